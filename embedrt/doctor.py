@@ -1,0 +1,118 @@
+"""`embedrt doctor`: what embedrt finds on this machine, what is wrong with it, and the remedy."""
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import embedrt
+from embedrt import store
+from embedrt.bundle import read_bundle
+from embedrt.errors import EmbedrtError, MissingDependencyError
+from embedrt.machine import affinity, available_threads, quota
+from embedrt.session import DEVICES, onnxruntime
+
+_EXPORT = ("onnx", "safetensors", "ml_dtypes")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        topic: What was looked at.
+        found: What is there.
+        problem: What is wrong and what to do about it, or None.
+    """
+
+    topic: str
+    found: str
+    problem: str | None = None
+
+
+def examine() -> Iterator[Finding]:
+    """Looks at versions, providers, threads and the store. Nothing is changed and nothing is downloaded."""
+    yield Finding("embedrt", embedrt.__version__)
+    yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for name in ("numpy", "tokenizers", "huggingface-hub"):
+        yield Finding(name, version(name))
+    yield from _engine()
+    missing = [name for name in _EXPORT if _version(name) is None]
+    yield Finding(
+        "export",
+        ", ".join(f"{name} {_version(name) or 'missing'}" for name in _EXPORT)
+        + (" (not needed to encode; `pip install 'embedrt[export]'` adds it)" if missing else ""),
+    )
+    limit = quota()
+    yield Finding(
+        "threads",
+        f"{available_threads()} in use: {affinity()} by affinity, {'no' if limit is None else f'{limit:g}'} cgroup limit",
+        "less than one processor is granted; expect long waits" if limit is not None and limit < 1 else None,
+    )
+    yield from _store()
+
+
+def _engine() -> Iterator[Finding]:
+    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
+    try:
+        module = onnxruntime()
+    except MissingDependencyError as error:
+        yield Finding("onnxruntime", "missing", str(error))
+        return
+    problem = None
+    if len(both) > 1:
+        problem = "onnxruntime and onnxruntime-gpu overwrite each other; uninstall both, then install one of them"
+    yield Finding("onnxruntime", f"{module.__version__}, telemetry off", problem)
+    available = module.get_available_providers()
+    devices = [device.name for device in DEVICES.values() if device.provider in available]
+    yield Finding("devices", f"{', '.join(devices)} (providers: {', '.join(available)})")
+
+
+def _store() -> Iterator[Finding]:
+    home = store.home()
+    existing = next(folder for folder in [home, *home.parents] if folder.is_dir())
+    problem = None
+    if not os.access(existing, os.W_OK):
+        problem = f"{existing} is read-only for this user; set EMBEDRT_HOME to a folder of yours"
+    yield Finding("store", str(home), problem)
+    bundles = store.stored()
+    for name in bundles:
+        try:
+            manifest = read_bundle(store.resolve(name, local_files_only=True))
+        except EmbedrtError as error:
+            yield Finding(f"  {name}", "damaged", f"{error}; or `embedrt remove {name}`")
+        else:
+            yield Finding(
+                f"  {name}", f"{manifest.architecture}, {manifest.dim} dimensions, {', '.join(manifest.graphs)}"
+            )
+    for folder in store.unfinished(home / "bundles"):
+        yield Finding(f"  {folder.name}", "left by a killed process", f"delete {folder}, or let the next export do it")
+    name = embedrt.default_model()
+    known = Path(name).is_dir() or name in bundles
+    yield Finding(
+        "default model",
+        f"{name} ({'there' if known else 'not in the store'})",
+        None if known else f"run `embedrt export {name}`, or set EMBEDRT_MODEL to a bundle",
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def report() -> bool:
+    """Prints the findings; returns whether all is well."""
+    healthy = True
+    for finding in examine():
+        print(f"{finding.topic:20} {finding.found}")
+        if finding.problem is not None:
+            healthy = False
+            print(f"{'':20} ! {finding.problem}")
+    sys.stdout.flush()
+    return healthy

@@ -1,0 +1,112 @@
+"""The proof: a bundle's vectors against reference vectors, whole vectors by absolute error and norm."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedrt.bundle import PARITY_TEXTS, PARITY_VECTORS, ParityReport
+from embedrt.embedder import Embedder, Vectors
+from embedrt.errors import ParityError
+
+TOLERANCE = 1e-5
+"""What float32 vectors may differ from the reference, in any coordinate of a vector of length 1."""
+
+
+def save_reference(folder: Path, texts: list[str], vectors: Vectors) -> None:
+    """Writes the texts and their reference vectors into a bundle, for `verify` to use on other machines."""
+    (folder / PARITY_TEXTS).parent.mkdir(exist_ok=True)
+    (folder / PARITY_TEXTS).write_bytes(json.dumps(texts, ensure_ascii=True, indent=1).encode() + b"\n")
+    np.save(folder / PARITY_VECTORS, vectors.astype(np.float32), allow_pickle=False)
+
+
+def verify(embedder: Embedder) -> ParityReport:
+    """Computes the bundle's own texts on this machine and compares them with the reference vectors in the bundle.
+
+    Raises:
+        ParityError: A vector is beyond the tolerance of the export.
+    """
+    texts = json.loads((embedder.folder / PARITY_TEXTS).read_bytes())
+    vectors = np.load(embedder.folder / PARITY_VECTORS, allow_pickle=False)
+    made = embedder.manifest.parity[embedder.precision]
+    return compare(embedder, texts, vectors, made.reference, independent=made.independent, tolerance=made.tolerance)
+
+
+def compare(
+    embedder: Embedder,
+    texts: list[str],
+    reference: Vectors,
+    reference_name: str,
+    *,
+    independent: bool,
+    tolerance: float = TOLERANCE,
+) -> ParityReport:
+    """Encodes the texts in three ways (each alone, planned, and padded far beyond their length) and measures.
+
+    Args:
+        embedder: What is judged.
+        texts: The texts.
+        reference: Their vectors `[len(texts), dim]`, before truncation.
+        reference_name: What made them.
+        independent: See `ParityReport`.
+        tolerance: What the errors may be at most.
+
+    Raises:
+        ParityError: An error is above the tolerance.
+    """
+    alone = np.stack([_encode(embedder, text) for text in texts])
+    planned = _encode(embedder, texts)
+    padded = _among_others(embedder, texts)
+    scale = max(1.0, float(np.linalg.norm(reference, axis=1).max()))
+    errors = np.maximum(np.abs(planned - reference), np.abs(alone - reference)).max(axis=1) / scale
+    batch_errors = np.maximum(np.abs(planned - alone), np.abs(padded - alone)).max(axis=1) / scale
+    norms = np.abs(np.linalg.norm(planned, axis=1) - np.linalg.norm(reference, axis=1)) / scale
+    report = ParityReport(
+        reference=reference_name,
+        independent=independent,
+        texts=len(texts),
+        max_tokens=max(embedder.count_tokens(texts)),
+        tolerance=tolerance,
+        max_abs_error=float(errors.max()),
+        max_batch_error=float(batch_errors.max()),
+        max_norm_error=float(norms.max()),
+        min_cosine=float(_cosines(planned, reference).min()),
+        worst_text=int(errors.argmax()),
+        engine=embedder.engine,
+    )
+    worst = np.maximum(errors, batch_errors)
+    if not (worst <= tolerance).all():
+        order = np.argsort(-np.nan_to_num(worst, nan=np.inf))[:5]
+        shown = "\n".join(
+            f"  {errors[i]:.1e} to the reference, {batch_errors[i]:.1e} by batch: texts[{i}] = {texts[i][:60]!r}"
+            for i in order
+        )
+        raise ParityError(
+            f"the vectors of {embedder.manifest.name} differ from {reference_name} by up to {worst.max():.1e} in a "
+            f"coordinate, {tolerance:.0e} is allowed; the worst texts:\n{shown}"
+        )
+    return report
+
+
+def _encode(embedder: Embedder, texts: str | list[str]) -> Vectors:
+    """What the graph gives, without the model's default prompt and truncation."""
+    return embedder.encode(texts, prompt="", truncate_dim=embedder.manifest.dim, show_progress_bar=False)
+
+
+def _among_others(embedder: Embedder, texts: list[str]) -> Vectors:
+    """Every text in one batch with texts of all lengths, so that the short ones are mostly padding."""
+    by_length = np.argsort(embedder.count_tokens(texts), kind="stable")
+    vectors = np.empty((len(texts), embedder.manifest.dim), np.float32)
+    groups = -(-len(texts) // 4)
+    for start in range(groups):
+        rows = by_length[start::groups]
+        vectors[rows] = embedder.encode_together([texts[i] for i in rows])
+    return vectors
+
+
+def _cosines(a: Vectors, b: Vectors) -> NDArray[np.float64]:
+    a64, b64 = a.astype(np.float64), b.astype(np.float64)
+    norms = np.linalg.norm(a64, axis=1) * np.linalg.norm(b64, axis=1)
+    cosines: NDArray[np.float64] = (a64 * b64).sum(axis=1) / np.maximum(norms, 1e-30)
+    return cosines

@@ -1,0 +1,110 @@
+"""JSON to frozen dataclasses, strictly: a missing, extra or mistyped field is an error that names its path."""
+
+import dataclasses
+import json
+import math
+import types
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+Record = TypeVar("Record")
+
+MAX_BYTES = 16 * 2**20
+
+
+class RecordError(ValueError):
+    """A JSON document does not have the shape that was asked for."""
+
+
+def read_json(path: Path) -> Any:
+    """Parses one JSON file. Duplicate keys, NaN, Infinity, other encodings than UTF-8 and huge files are errors.
+
+    Raises:
+        RecordError: The file is not such a document; the message starts with the file's name.
+        OSError: The file cannot be read.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            keys = [key for key, _ in pairs]
+            raise RecordError(f"duplicate key {next(key for key in keys if keys.count(key) > 1)!r}")
+        return found
+
+    def no_constant(text: str) -> Any:
+        raise RecordError(f"{text} is not JSON")
+
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise RecordError(f"{path.name}: {size} bytes, more than the {MAX_BYTES} that a JSON file may have here")
+    try:
+        return json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{path.name}: not valid JSON: {error}") from error
+
+
+def decode(kind: type[Record], value: Any, where: str) -> Record:
+    """Turns parsed JSON into a dataclass of scalars, None, Literal, tuple[X, ...], dict[str, X] and dataclasses.
+
+    Args:
+        kind: The dataclass.
+        value: What the JSON parser gave.
+        where: How messages name the document, such as its file name.
+
+    Raises:
+        RecordError: Names the field, what it holds and what it may hold.
+    """
+    decoded: Record = _decode(kind, value, where)
+    return decoded
+
+
+def _decode(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911, PLR0912 - one branch a kind of field
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin is Literal:
+        if value in arguments and type(value) in {type(a) for a in arguments}:
+            return value
+        raise _mismatch(where, value, f"one of {', '.join(map(repr, arguments))}")
+    if origin in (Union, types.UnionType):
+        if value is None and types.NoneType in arguments:
+            return None
+        (inner,) = (a for a in arguments if a is not types.NoneType)
+        return _decode(inner, value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise _mismatch(where, value, "a list")
+        return tuple(_decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _mismatch(where, value, "an object")
+        return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if dataclasses.is_dataclass(kind):
+        return _decode_record(kind, value, where)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise _mismatch(where, value, {str: "a string", int: "an integer", float: "a number", bool: "a boolean"}[kind])
+    if kind is float and not math.isfinite(value):
+        raise _mismatch(where, value, "a finite number")
+    return value
+
+
+def _decode_record(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise _mismatch(where, value, "an object")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if unknown := sorted(set(value) - set(fields)):
+        raise RecordError(f"{where}: unknown field {unknown[0]!r}; known: {', '.join(fields)}")
+    hints = get_type_hints(kind)
+    given = {}
+    for name, field in fields.items():
+        if name in value:
+            given[name] = _decode(hints[name], value[name], f"{where}.{name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise RecordError(f"{where}: missing field {name!r}")
+    return kind(**given)
+
+
+def _mismatch(where: str, value: Any, expected: str) -> RecordError:
+    shown = "null" if value is None else f"{type(value).__name__} {str(value)[:60]!r}"
+    return RecordError(f"{where}: expected {expected}, got {shown}")

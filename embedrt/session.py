@@ -1,0 +1,189 @@
+"""The engine: the only module that imports onnxruntime. From a device's name to vectors, or an error."""
+
+import os
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedrt.errors import DeviceError, InferenceError, MissingDependencyError
+from embedrt.machine import available_threads
+
+# Making sessions from several threads at once is not safe in ONNX Runtime; running them is.
+_CREATING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Device:
+    """A way to run the graph.
+
+    Attributes:
+        name: What users write; an index may follow, as in "cuda:1".
+        provider: ONNX Runtime's execution provider.
+        options: The provider's options.
+        token_budget: Tokens of one batch (`rows x longest`). Small on a CPU, where a batch should stay in the cache;
+            large where a launch costs more than the arithmetic.
+        parallel: Whether several threads run batches at once, each on one processor.
+        indexed: Whether the name may carry a device index.
+    """
+
+    name: str
+    provider: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    token_budget: int = 16384
+    parallel: bool = False
+    indexed: bool = False
+
+
+DEVICES = {
+    device.name: device
+    for device in (
+        Device("cpu", "CPUExecutionProvider", token_budget=512, parallel=True),
+        # A growing arena doubles its size at every new maximum; asking for what is needed keeps the memory bounded.
+        Device("cuda", "CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"}, indexed=True),
+        Device("coreml", "CoreMLExecutionProvider", {"ModelFormat": "MLProgram"}),
+    )
+}
+_ALIASES = {"mps": "coreml"}
+
+
+def onnxruntime() -> ModuleType:
+    """Imports ONNX Runtime with its telemetry off.
+
+    Raises:
+        MissingDependencyError: It is not installed; the message has the line that installs it.
+    """
+    # Read when the library is loaded; the Python call afterwards covers a user who imported it before.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        import onnxruntime as module
+    except ImportError as error:
+        raise MissingDependencyError(
+            "ONNX Runtime is not installed; run `pip install 'embedrt[cpu]'` or `pip install 'embedrt[gpu]'`"
+        ) from error
+    module.disable_telemetry_events()
+    loaded: ModuleType = module
+    return loaded
+
+
+def find_device(name: str | None) -> Device:
+    """Looks a device up by the name that users write, such as "cpu", "cuda:1" or "auto" (also None).
+
+    "auto" is CUDA where the installed ONNX Runtime has it, else the CPU. What it chose is what must work: a CUDA
+    installation that fails is an error and not a reason to compute elsewhere.
+
+    Raises:
+        DeviceError: The name is unknown, or the installed ONNX Runtime has no such provider.
+    """
+    available = onnxruntime().get_available_providers()
+    if name is None or name == "auto":
+        return DEVICES["cuda"] if DEVICES["cuda"].provider in available else DEVICES["cpu"]
+    match = re.fullmatch(r"([a-z]+)(?::(\d+))?", name) if isinstance(name, str) else None
+    base, index = match.groups() if match else (None, None)
+    device = DEVICES.get(_ALIASES.get(base or "", base or ""))
+    if device is None or (index is not None and not device.indexed):
+        raise DeviceError(f"device: {name!r} is unknown; known: auto, {', '.join(DEVICES)}, cuda:INDEX, mps")
+    if device.provider not in available:
+        raise DeviceError(
+            f"device: {name!r} needs {device.provider}, but the installed onnxruntime {onnxruntime().__version__} has "
+            f"only {', '.join(available)}; install the wheel that has it (`pip install 'embedrt[gpu]'` for CUDA, after "
+            "`pip uninstall onnxruntime`), or use device='cpu'"
+        )
+    if index is None:
+        return device
+    return Device(name, device.provider, {**device.options, "device_id": index}, device.token_budget)
+
+
+class Engine:
+    """One graph on one device.
+
+    A session's thread count is fixed when it is made. Many batches run fastest on several threads over a narrow session
+    of one thread each; one batch alone runs fastest on a wide session. Each is made on first use; the weights that no
+    kernel repacks are mapped from the file and shared between them.
+
+    Args:
+        graph: The ONNX file.
+        device: Where to run.
+        threads: Processors to use; None takes what affinity and cgroup quota allow.
+    """
+
+    def __init__(self, graph: Path, device: Device, threads: int | None = None) -> None:
+        self.device = device
+        self.threads = available_threads() if threads is None else threads
+        self._graph = graph
+        self._sessions: dict[int, Any] = {}
+        self._process = os.getpid()
+
+    @property
+    def workers(self) -> int:
+        """How many threads should call `run(..., alone=False)` at once."""
+        return self.threads if self.device.parallel else 1
+
+    @property
+    def description(self) -> str:
+        """Engine, version and execution provider, as reports name it."""
+        return f"onnxruntime {onnxruntime().__version__} {self.device.provider}"
+
+    def run(self, feeds: dict[str, NDArray[np.int64]], output: str, *, alone: bool) -> NDArray[np.float32]:
+        """Computes one output of the graph.
+
+        Args:
+            feeds: The graph's inputs, int64 `[batch, sequence]`.
+            output: "sentence_embedding" `[batch, dim]` or "token_embeddings" `[batch, sequence, hidden]`.
+            alone: Whether this is the only batch, which may have all processors.
+
+        Raises:
+            InferenceError: ONNX Runtime failed.
+            DeviceError: The session could not be made on the device.
+        """
+        session = self._session(self.threads if alone or not self.device.parallel else 1)
+        try:
+            (result,) = session.run([output], feeds)
+        except Exception as error:
+            shape = feeds["input_ids"].shape
+            raise InferenceError(
+                f"ONNX Runtime failed on a batch of {shape[0]} x {shape[1]} tokens: {error}"
+            ) from error
+        vectors: NDArray[np.float32] = result
+        return vectors
+
+    def _session(self, threads: int) -> Any:
+        if os.getpid() != self._process:
+            raise InferenceError(
+                "this model was loaded before the process forked, and ONNX Runtime does not survive a fork; "
+                "load it in the child, or start processes with spawn"
+            )
+        with _CREATING:
+            if threads not in self._sessions:
+                self._sessions[threads] = _create_session(self._graph, self.device, threads)
+            return self._sessions[threads]
+
+
+def _create_session(graph: Path, device: Device, threads: int) -> Any:
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # it keeps a plan for every input shape ever seen
+    options.log_severity_level = 4  # errors arrive as exceptions
+    providers = [(device.provider, dict(device.options))]
+    if device.provider != "CPUExecutionProvider":
+        options.log_severity_level = 3  # why a provider did not load is told by the log alone
+        providers.append(("CPUExecutionProvider", {}))  # for shape arithmetic, which has no other kernel
+    try:
+        session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
+    except Exception as error:
+        raise DeviceError(f"ONNX Runtime cannot load {graph} on {device.name!r}: {error}") from error
+    session.disable_fallback()
+    if (obtained := session.get_providers()[0]) != device.provider:
+        raise DeviceError(
+            f"device {device.name!r} needs {device.provider}, but ONNX Runtime loaded {obtained} instead; its log "
+            "above tells why (often a missing CUDA or cuDNN library); device='cpu' runs on the processor"
+        )
+    return session

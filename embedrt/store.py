@@ -1,0 +1,190 @@
+"""The local store of bundles, and the way from a model's name to a bundle folder."""
+
+import contextlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from embedrt.bundle import MANIFEST, Manifest, read_bundle, read_manifest, sync
+from embedrt.errors import BundleError, ModelNotFoundError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+_UNFINISHED = ".unfinished-"
+# No export takes that long; what is older was left by a process that was killed.
+_STALE_SECONDS = 24 * 3600
+
+
+def home() -> Path:
+    """The store's folder: `EMBEDRT_HOME`, else `embedrt` in the user's cache folder of the platform."""
+    if chosen := os.environ.get("EMBEDRT_HOME"):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local")).expanduser() / "embedrt" / "Cache"
+    if sys.platform == "darwin":
+        return Path("~/Library/Caches/embedrt").expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "embedrt"
+
+
+def stored_path(name: str, revision: str | None = None) -> Path:
+    """Where the store keeps a bundle: `org/model` at revision `v2` is the folder `org--model@v2`.
+
+    Raises:
+        ValueError: Not a name: letters, digits, `.`, `_` and `-`, with at most one `/`.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is not a model name; expected `name` or `org/name` of letters, digits, '.', '_', '-'"
+        )
+    folder = name.replace("/", "--")
+    if revision is not None:
+        folder += "@" + re.sub(r"[^A-Za-z0-9._-]", "--", revision)
+    return home() / "bundles" / folder
+
+
+def stored() -> dict[str, Manifest | BundleError]:
+    """Every bundle in the store by the name that loads it; a damaged one as the error that tells what is wrong."""
+    found: dict[str, Manifest | BundleError] = {}
+    for folder in sorted((home() / "bundles").glob("[!.]*")):
+        name = folder.name.replace("--", "/", 1)
+        try:
+            found[name] = read_manifest(folder)
+        except BundleError as error:
+            found[name] = error
+    return found
+
+
+def unfinished(parent: Path) -> list[Path]:
+    """Temporary folders below `parent` that a killed process left."""
+    now = time.time()
+    return [path for path in parent.glob(f"{_UNFINISHED}*") if now - path.stat().st_mtime > _STALE_SECONDS]
+
+
+def remove(name: str) -> Path:
+    """Deletes a bundle from the store and returns where it was. `name@revision` names one revision.
+
+    Raises:
+        ModelNotFoundError: The store does not have it.
+    """
+    base, _, revision = name.partition("@")
+    folder = stored_path(base, revision or None)
+    if not folder.is_dir():
+        known = ", ".join(stored()) or "the store is empty"
+        raise ModelNotFoundError(f"{name!r} is not in the store {home()}; there: {known}")
+    # Renamed first, so that nobody finds half of it.
+    doomed = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder.parent))
+    folder.rename(doomed / folder.name)
+    shutil.rmtree(doomed)
+    return folder
+
+
+@contextlib.contextmanager
+def staging(target: Path) -> Iterator[Path]:
+    """A fresh temporary folder beside `target`, for `publish`; what is still in it at the end is deleted."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in unfinished(target.parent):
+        shutil.rmtree(leftover, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=target.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(folder: Path, target: Path, *, overwrite: bool = False) -> None:
+    """Makes a finished folder appear as `target`, whole or not at all.
+
+    Two processes may publish the same target: the second finds the first one's bundle, and if that is of the same
+    vector space and sound, leaves it.
+
+    Raises:
+        BundleError: Something else is there, and `overwrite` is not set.
+    """
+    os.chmod(folder, 0o777 & ~_umask())  # noqa: PTH101 - mkdtemp made it private
+    sync(folder)
+    if overwrite and target.exists():
+        with staging(target) as retired:
+            target.rename(retired / "old")
+            folder.rename(target)
+    else:
+        try:
+            folder.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+            if not _same_vectors(folder, target):
+                raise BundleError(
+                    f"{target} exists and is not a sound bundle of the same model; choose another place or overwrite it"
+                ) from None
+    if os.name != "nt":
+        sync_parent = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(sync_parent)
+        finally:
+            os.close(sync_parent)
+
+
+def _same_vectors(folder: Path, target: Path) -> bool:
+    try:
+        return read_bundle(target).fingerprint == read_manifest(folder).fingerprint
+    except BundleError:
+        return False
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def resolve(
+    model: str | Path, *, revision: str | None = None, token: str | bool | None = None, local_files_only: bool = False
+) -> Path:
+    """From a model's name to a bundle folder.
+
+    Tried in this order: a folder; the local store; a hub repo that is a bundle; an export of a hub repo on the spot, if
+    the extra `export` is installed. The last two put the bundle into the store, and neither is tried where
+    `local_files_only` or `HF_HUB_OFFLINE` is set.
+
+    Raises:
+        ModelNotFoundError: None of these has it; the message says what to run.
+    """
+    if not isinstance(model, (str, Path)):
+        raise TypeError(f"model: expected a str or a Path, got {type(model).__name__}")
+    if Path(model).expanduser().is_dir():
+        return Path(model).expanduser()
+    if isinstance(model, Path) or not _NAME.fullmatch(model):
+        raise ModelNotFoundError(f"{str(model)!r}: no such folder, and not a model name either")
+    target = stored_path(model, revision)
+    if (target / MANIFEST).is_file():
+        return target
+
+    from embedrt import hub
+
+    if local_files_only or hub.offline():
+        raise ModelNotFoundError(
+            f"{model!r} is not in the local store {home()}, and the network may not be used; where it may, run "
+            f"`embedrt export {model} -o FOLDER` and copy the folder here"
+        )
+    repo = hub.find(model, revision, token)
+    if MANIFEST in repo.files:
+        with staging(target) as folder:
+            hub.download(repo, token, [MANIFEST], folder)
+            hub.download(repo, token, read_manifest(folder).files, folder)
+            shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub client's bookkeeping
+            read_bundle(folder)
+            publish(folder, target)
+        return target
+    if find_spec("onnx") is None or find_spec("safetensors") is None:
+        raise ModelNotFoundError(
+            f"{model!r} is on the hub as a model, and not as a bundle; run `pip install 'embedrt[export]'`, "
+            f"then `embedrt export {model}`"
+        )
+    from embedrt_export import export
+
+    return export(model, revision=revision, token=token)

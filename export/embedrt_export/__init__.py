@@ -1,0 +1,14 @@
+"""The export step of embedrt: a model folder to a bundle, without torch. `embedrt export` on the command line."""
+
+from embedrt.errors import MissingDependencyError
+
+try:
+    from embedrt_export.pipeline import export
+except ModuleNotFoundError as error:
+    if error.name in {"onnx", "safetensors", "ml_dtypes"}:
+        raise MissingDependencyError(
+            f"exporting needs the package {error.name}, which is not installed; run `pip install 'embedrt[export]'`"
+        ) from error
+    raise
+
+__all__ = ["export"]

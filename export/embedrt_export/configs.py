@@ -1,0 +1,50 @@
+"""Config files of a model repo to frozen dataclasses."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from embedrt.errors import ExportError, UnsupportedModelError
+from embedrt.records import RecordError, decode, read_json
+
+Config = TypeVar("Config")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        ExportError: The file is missing, damaged or not an object.
+    """
+    try:
+        content = read_json(path)
+    except OSError as error:
+        raise ExportError(f"{path.name}: missing in {path.parent.name}; a model folder needs it") from error
+    except RecordError as error:
+        raise ExportError(str(error)) from error
+    if not isinstance(content, dict):
+        raise ExportError(f"{path.name}: expected an object, got {type(content).__name__}")
+    return content
+
+
+def strict(kind: type[Config], content: Mapping[str, Any], where: str) -> Config:
+    """Decodes a config whose every key matters: an unknown key may change the numbers, so it is refused.
+
+    Raises:
+        UnsupportedModelError: Names the key, what it holds and what is known.
+    """
+    try:
+        return decode(kind, dict(content), where)
+    except RecordError as error:
+        raise UnsupportedModelError(str(error)) from error
+
+
+def pick(kind: type[Config], content: Mapping[str, Any], where: str = "config.json") -> Config:
+    """Decodes the keys that `kind` knows out of a config that has many more, null counting as absent.
+
+    Raises:
+        UnsupportedModelError: Names the key, what it holds and what is known.
+    """
+    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return strict(kind, {key: value for key, value in content.items() if key in known and value is not None}, where)

@@ -1,0 +1,78 @@
+"""The encoder layer of BERT and its descendants: attention and feed-forward, each added to its input and normalized."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from embedrt_export.graph import GraphBuilder
+from embedrt_export.layers import activation, attention, layer_norm, linear
+from embedrt_export.weights import Weights
+
+
+class EncoderConfig(Protocol):
+    """What a layer needs of a family's config."""
+
+    @property
+    def hidden_size(self) -> int: ...  # noqa: D102
+    @property
+    def num_attention_heads(self) -> int: ...  # noqa: D102
+    @property
+    def intermediate_size(self) -> int: ...  # noqa: D102
+    @property
+    def hidden_act(self) -> str: ...  # noqa: D102
+    @property
+    def layer_norm_eps(self) -> float: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class LayerNames:
+    """How a family names the parameters of one layer, below the layer's own name."""
+
+    query: str
+    key: str
+    value: str
+    attention_output: str
+    attention_norm: str
+    feed_forward_input: str = "intermediate.dense"
+    feed_forward_output: str = "output.dense"
+    output_norm: str = "output.LayerNorm"
+
+
+def encoder_layer(
+    graph: GraphBuilder,
+    config: EncoderConfig,
+    weights: Weights,
+    x: str,
+    bias: str,
+    shape: str,
+    layer: str,
+    names: LayerNames,
+) -> str:
+    """Adds one layer to the hidden states `x` `[tokens, hidden]`.
+
+    Args:
+        graph: The graph.
+        config: Sizes and activation.
+        weights: The model's tensors.
+        x: Hidden states `[tokens, hidden]`.
+        bias: Added to the attention scores.
+        shape: int64 `[2]`: batch and sequence.
+        layer: Prefix of the layer's tensors, such as "encoder.layer.0".
+        names: How the family names them.
+
+    Returns:
+        Hidden states `[tokens, hidden]`.
+    """
+    hidden, heads, inner = config.hidden_size, config.num_attention_heads, config.intermediate_size
+    size = hidden // heads
+    query = linear(graph, weights, x, f"{layer}.{names.query}", hidden, hidden, scale=size**-0.5)
+    key = linear(graph, weights, x, f"{layer}.{names.key}", hidden, hidden)
+    value = linear(graph, weights, x, f"{layer}.{names.value}", hidden, hidden)
+    attended = attention(graph, query, key, value, bias, shape, heads, size)
+    attended = linear(graph, weights, attended, f"{layer}.{names.attention_output}", hidden, hidden)
+    x = graph.op("Add", attended, x)
+    x = layer_norm(graph, weights, x, f"{layer}.{names.attention_norm}", hidden, config.layer_norm_eps)
+    inside = linear(graph, weights, x, f"{layer}.{names.feed_forward_input}", hidden, inner)
+    inside = activation(graph, config.hidden_act, inside)
+    inside = linear(graph, weights, inside, f"{layer}.{names.feed_forward_output}", inner, hidden)
+    x = graph.op("Add", inside, x)
+    return layer_norm(graph, weights, x, f"{layer}.{names.output_norm}", hidden, config.layer_norm_eps)

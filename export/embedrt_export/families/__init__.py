@@ -1,0 +1,36 @@
+"""Architecture families: one module each, from config and weights to the graph of `token_embeddings`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from embedrt_export.families import bert, mpnet
+from embedrt_export.graph import GraphBuilder
+from embedrt_export.layers import TextInputs
+from embedrt_export.weights import Weights
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the pipeline needs to know of a family.
+
+    Attributes:
+        read_config: From the parsed `config.json` to the family's own config, or an error that names the key.
+        prefixes: What the names of the backbone's tensors start with in repos that were saved with a head.
+        backbone: What they start with after that; a tensor there that the graph does not use is an error.
+        positions: How many tokens the position embeddings reach, or None without limit.
+        build: Adds the graph and returns `token_embeddings` as `[tokens, hidden]`.
+    """
+
+    read_config: Callable[[Mapping[str, Any]], Any]
+    prefixes: tuple[str, ...]
+    backbone: tuple[str, ...]
+    positions: Callable[[Any], int | None]
+    build: Callable[[GraphBuilder, Any, Weights, TextInputs], str]
+
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family(bert.read_config, ("bert.",), ("embeddings.", "encoder."), bert.positions, bert.build),
+    "mpnet": Family(mpnet.read_config, ("mpnet.",), ("embeddings.", "encoder."), mpnet.positions, mpnet.build),
+}
+"""By the `model_type` of config.json."""

@@ -1,0 +1,109 @@
+"""MPNet: positions counted from the padding id on, and one table of relative position biases for all layers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedrt_export.configs import pick
+from embedrt_export.encoder import LayerNames, encoder_layer
+from embedrt_export.graph import INT64, GraphBuilder
+from embedrt_export.layers import TextInputs, flatten, layer_norm, padding_bias
+from embedrt_export.weights import Weights
+
+_PADDING_ID = 1  # fixed in the architecture, whatever the tokenizer pads with
+_BUCKETS = 32  # the architecture uses so many, whatever relative_attention_num_buckets says
+_MAX_DISTANCE = 128
+
+LAYER = LayerNames(
+    query="attention.attn.q",
+    key="attention.attn.k",
+    value="attention.attn.v",
+    attention_output="attention.attn.o",
+    attention_norm="attention.LayerNorm",
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The keys of config.json that change the numbers, with the defaults of transformers."""
+
+    vocab_size: int = 30527
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    max_position_embeddings: int = 512
+    layer_norm_eps: float = 1e-12
+    relative_attention_num_buckets: int = 32
+
+
+def read_config(config: Mapping[str, Any]) -> Config:
+    """Reads config.json."""
+    return pick(Config, config)
+
+
+def positions(config: Config) -> int:
+    """Tokens that have a position embedding: the first two rows belong to padding."""
+    return config.max_position_embeddings - _PADDING_ID - 1
+
+
+def build(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> str:
+    """Adds the graph; returns `token_embeddings` as `[tokens, hidden]`."""
+    x = _embeddings(graph, config, weights, inputs)
+    bias = graph.op("Add", _relative_bias(graph, config, weights, inputs), padding_bias(graph, inputs.attention_mask))
+    for i in range(config.num_hidden_layers):
+        x = encoder_layer(graph, config, weights, x, bias, inputs.shape, f"encoder.layer.{i}", LAYER)
+    return x
+
+
+def bucket(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The bucket of each relative position `key - query`.
+
+    Half of the buckets are for keys before and half for keys after the query. Of each half, the first part holds one
+    offset each and the rest ever wider spans, logarithmically up to 128 (the scheme of T5, arXiv:1910.10683).
+    """
+    half = _BUCKETS // 2
+    exact = half // 2
+    distance = np.abs(offsets)
+    growth = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact)) / np.float32(
+        np.log(_MAX_DISTANCE / exact)
+    )
+    wide = np.minimum(exact + (growth * np.float32(half - exact)).astype(np.int64), half - 1)
+    return np.where(offsets > 0, half, 0) + np.where(distance < exact, distance, wide)
+
+
+def _embeddings(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> str:
+    hidden = config.hidden_size
+    words = weights("embeddings.word_embeddings.weight", config.vocab_size, hidden)
+    places = weights("embeddings.position_embeddings.weight", config.max_position_embeddings, hidden)
+    # Position = padding id + how many tokens that are not the padding id stand here or before.
+    is_token = graph.op("Not", graph.op("Equal", inputs.input_ids, graph.index(_PADDING_ID)))
+    counted = graph.op("Cast", is_token, to=INT64)
+    place = graph.op(
+        "Add", graph.op("Mul", graph.op("CumSum", counted, graph.index(1)), counted), graph.index(_PADDING_ID)
+    )
+    x = graph.op(
+        "Add",
+        graph.op("Gather", graph.weight("embeddings.word_embeddings.weight", words), inputs.input_ids),
+        graph.op("Gather", graph.weight("embeddings.position_embeddings.weight", places), place),
+    )
+    return layer_norm(graph, weights, flatten(graph, x, hidden), "embeddings.LayerNorm", hidden, config.layer_norm_eps)
+
+
+def _relative_bias(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> str:
+    """Bias by offset between key and query: float32 `[1, heads, sequence, sequence]`."""
+    longest = positions(config)
+    table = weights(
+        "encoder.relative_attention_bias.weight", config.relative_attention_num_buckets, config.num_attention_heads
+    )
+    by_offset = table[bucket(np.arange(-longest + 1, longest))].T  # [heads, 2 x longest - 1]
+    values = graph.weight("encoder.relative_attention_bias.by_offset", by_offset)
+    length = graph.op("Squeeze", inputs.sequence, graph.ints(0))
+    place = graph.op("Range", graph.index(0), length, graph.index(1))
+    offset = graph.op("Sub", graph.op("Unsqueeze", place, graph.ints(0)), graph.op("Unsqueeze", place, graph.ints(1)))
+    bias = graph.op("Gather", values, graph.op("Add", offset, graph.index(longest - 1)), axis=1)
+    return graph.op("Unsqueeze", bias, graph.ints(0))

@@ -1,0 +1,78 @@
+"""The vectors that a fresh bundle is compared with, by the best reference that this environment has."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
+from tqdm.auto import tqdm
+
+from embedrt.embedder import Embedder, Vectors
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Reference vectors.
+
+    Attributes:
+        name: What made them, with versions.
+        independent: Whether it shares nothing with the graph that is judged.
+        vectors: float32 `[texts, dim]`.
+    """
+
+    name: str
+    independent: bool
+    vectors: Vectors
+
+
+def find_reference(folder: Path, embedder: Embedder, graph: Path, texts: list[str]) -> Reference:
+    """Takes sentence-transformers where it is installed, else golden vectors of this very model, else onnx's evaluator.
+
+    Args:
+        folder: The model folder.
+        embedder: The bundle that will be judged; only its tokenizer is used here.
+        graph: The ONNX file that will be judged.
+        texts: The texts.
+    """
+    if find_spec("sentence_transformers") is not None:
+        return _sentence_transformers(folder, texts)
+    golden = GOLDEN / f"{embedder.manifest.fingerprint}.npy"
+    if golden.is_file():
+        made = json.loads(golden.with_suffix(".json").read_bytes())
+        if made["texts_sha256"] == digest(texts):
+            return Reference(f"golden vectors of {made['made_with']}", True, np.load(golden, allow_pickle=False))
+    return _onnx_evaluator(embedder, graph, texts)
+
+
+def digest(texts: Sequence[str]) -> str:
+    """SHA-256 over a list of texts."""
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
+
+
+def _sentence_transformers(folder: Path, texts: list[str]) -> Reference:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": "float32"})
+    made_with = ", ".join(f"{name} {version(name)}" for name in ("sentence-transformers", "transformers", "torch"))
+    vectors = model.encode(texts, prompt="", show_progress_bar=False, convert_to_numpy=True)
+    return Reference(f"{made_with}, float32 on cpu", True, np.asarray(vectors, np.float32))
+
+
+def _onnx_evaluator(embedder: Embedder, graph: Path, texts: list[str]) -> Reference:
+    """Each text alone through onnx's own evaluator, whose operators are written in numpy."""
+    evaluator = ReferenceEvaluator(onnx.load(graph))
+    name = f"the same graph in onnx.reference {onnx.__version__}"
+    vectors: list[Vectors] = []
+    for text in tqdm(texts, desc=f"Computing {name}", unit="text", disable=None):
+        (vector,) = cast("list[Vectors]", evaluator.run(["sentence_embedding"], embedder.feeds(text)))
+        vectors.append(vector)
+    return Reference(name, False, np.concatenate(vectors))

@@ -1,0 +1,83 @@
+"""SOURCE to a model folder: a hub id, a local folder, or `package:NAME`."""
+
+import re
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+
+from embedrt import hub
+from embedrt.bundle import Source
+from embedrt.errors import ModelNotFoundError
+
+_PACKAGE = "package:"
+# Folders of a hub repo with the same model for other runtimes.
+_OTHER_RUNTIMES = {"onnx", "openvino"}
+
+
+@dataclass(frozen=True)
+class Located:
+    """A model folder on this machine.
+
+    Attributes:
+        folder: The folder.
+        source: Where it came from.
+        name: The name that the store gives the bundle by default.
+    """
+
+    folder: Path
+    source: Source
+    name: str
+
+
+def locate(source: str | Path, revision: str | None, token: str | bool | None) -> Located:
+    """Finds the model folder, downloading it if SOURCE is a hub id.
+
+    Raises:
+        ModelNotFoundError: It is nowhere; the message says what was tried.
+        ValueError: A revision was given for something that is not on the hub.
+    """
+    text = str(source)
+    is_package, folder = text.startswith(_PACKAGE), Path(source).expanduser()
+    if revision is not None and (is_package or folder.is_dir()):
+        raise ValueError(f"revision: {text!r} is not on the hub and has no revisions")
+    if is_package:
+        return _in_package(text.removeprefix(_PACKAGE))
+    if folder.is_dir():
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).lstrip("._-") or "model"
+        return Located(folder, Source("folder", name, None), name)
+    if isinstance(source, Path) or text.count("/") > 1 or text.startswith((".", "/", "~")) or "\\" in text:
+        raise ModelNotFoundError(f"{text!r}: no such folder")
+    repo = hub.find(text, revision, token)
+    # Named by path: the weights beside a config, and every config; not the copies for other runtimes.
+    wanted = [file for file in repo.files if _is_wanted(PurePosixPath(file))]
+    return Located(hub.download(repo, token, wanted), Source("hub", repo.id, repo.commit), repo.id)
+
+
+def _is_wanted(path: PurePosixPath) -> bool:
+    if path.parts[0] in _OTHER_RUNTIMES:
+        return False
+    return path.suffix == ".json" or (path.name.startswith("model") and path.suffix == ".safetensors")
+
+
+def _in_package(name: str) -> Located:
+    """Finds the one model folder in an installed package, without importing the package."""
+    spec = find_spec(name) if re.fullmatch(r"[A-Za-z_]\w*", name) else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelNotFoundError(
+            f"package {name!r} is not installed here; install it with pip, without what it depends on"
+        )
+    found = {
+        file.parent
+        for root in map(Path, spec.submodule_search_locations)
+        for file in root.rglob("modules.json")
+        if (file.parent / "config.json").is_file() or (file.parent / "0_Transformer" / "config.json").is_file()
+    }
+    if len(found) != 1:
+        what = ", ".join(sorted(str(folder) for folder in found)) or "none"
+        raise ModelNotFoundError(
+            f"package {name!r}: expected one folder with modules.json and config.json, found {what}"
+        )
+    (distribution,) = metadata.packages_distributions().get(name, [None])[:1]
+    version = metadata.version(distribution) if distribution else None
+    return Located(found.pop(), Source("package", distribution or name, version), name)

@@ -1,0 +1,55 @@
+"""The fixed texts of the parity report: every length up to the limit and beyond, many scripts, and odd input."""
+
+_SENTENCES = (
+    "",
+    " ",
+    "a",
+    "\t\n  leading and trailing white space \r\n",
+    "A quick brown fox jumps over the lazy dog.",
+    "IS THIS THE SAME AS lower case? Café, naïve, Ångström, Straße",
+    "Der schnelle braune Fuchs springt über den faulen Hund.",
+    "Le cœur a ses raisons que la raison ne connaît point.",
+    "Чем дальше в лес, тем больше дров.",
+    "Η γλώσσα είναι το σπίτι του ανθρώπου.",
+    "العلم في الصغر كالنقش على الحجر",
+    "אין חכם כבעל ניסיון",
+    "जहाँ चाह वहाँ राह",
+    "น้ำขึ้นให้รีบตัก",
+    "千里之行，始于足下。",
+    "石の上にも三年。カタカナとひらがな",
+    "시작이 반이다",
+    "Có công mài sắt, có ngày nên kim",
+    "🙂👩‍👩‍👧‍👦🏳️‍🌈 emoji 🇫🇷 joined and alone",
+    "e\u0301 is not é; \u200bzero\u200dwidth\ufeff; \u202eright to left\u202c",
+    "nul \x00 bell \x07 escape \x1b[31m replacement \ufffd unassigned \u0378",
+    "[CLS] special [SEP] tokens [MASK] in <s> text </s> [PAD] [UNK]",
+    "3.14159 + 2,718 = 5.86; 1e-9 0x7F 2026-11-21T12:00:00Z",
+    "https://example.org/a/b?c=d&e=%20f#g user@example.org C:\\Windows\\System32",
+    "def f(x):\n    return {k: v for k, v in x.items() if v is not None}  # code",
+    "Supercalifragilisticexpialidocious" * 4,
+    "!?.,;:-_()[]{}<>|/\\@#$%^&*~`'\"",
+    "The bank raised its interest rates again this quarter.",
+    "We sat on the bank of the river and watched the boats.",
+    "How do I reset my password?",
+    "To change your password, open the settings and choose Security.",
+)
+_WORDS = (
+    "the model turns every text into one vector and the vector of a text must not depend on the other texts that "
+    "happen to be computed with it because search would then find different things on different days"
+).split()
+
+
+def parity_texts(max_seq_length: int) -> list[str]:
+    """The texts, for a model that reads `max_seq_length` tokens.
+
+    Word counts double from 1 to beyond the limit, with the lengths around the limit in between. Most words are one
+    token. Models that read more than 512 tokens get one text of their full length, and none between.
+    """
+    limit = min(max_seq_length, 512)
+    counts = {2**i for i in range(10) if 2**i < limit} | {limit - 3, limit - 2, limit - 1, limit, limit + limit // 4}
+    if max_seq_length > limit:
+        counts.add(max_seq_length)
+    return [
+        *_SENTENCES,
+        *(" ".join(_WORDS[i % len(_WORDS)] for i in range(count)) for count in sorted(counts) if count > 0),
+    ]
