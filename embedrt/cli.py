@@ -146,7 +146,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
 def _export(options: argparse.Namespace) -> int:
     from embedrt_export import export
 
-    logging.getLogger("embedrt").setLevel(logging.INFO)
+    logging.getLogger("embedrt.export").setLevel(logging.INFO)
     folder = export(
         options.source, options.output, name=options.name, revision=options.revision, overwrite=options.overwrite
     )
@@ -221,7 +221,8 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
 def _summary(report: ParityReport) -> str:
     return (
         f"{report.texts} texts of up to {report.max_tokens} tokens, max abs error {report.max_abs_error:.1e}, by batch "
-        f"{report.max_batch_error:.1e} ({report.tolerance:.0e} allowed); reference: {report.reference}; on {report.engine}"
+        f"{report.max_batch_error:.1e} ({report.tolerance:.0e} allowed); reference: {report.reference}; "
+        f"on {report.engine}"
     )
 
 

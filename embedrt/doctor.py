@@ -47,9 +47,10 @@ def examine() -> Iterator[Finding]:
         + (" (not needed to encode; `pip install 'embedrt[export]'` adds it)" if missing else ""),
     )
     limit = quota()
+    granted = "no cgroup limit" if limit is None else f"{limit:g} by cgroup limit"
     yield Finding(
         "threads",
-        f"{available_threads()} in use: {affinity()} by affinity, {'no' if limit is None else f'{limit:g}'} cgroup limit",
+        f"{available_threads()} in use: {affinity()} by affinity, {granted}",
         "less than one processor is granted; expect long waits" if limit is not None and limit < 1 else None,
     )
     yield from _store()

@@ -37,11 +37,10 @@ def find(repo_id: str, revision: str | None, token: str | bool | None) -> Repo:
         ModelNotFoundError: The hub does not give it: unknown, private, gated or out of reach.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
         info = HfApi().model_info(repo_id, revision=revision, token=token)
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+    except Exception as error:  # besides its own errors it raises those of an HTTP library that changed over time
         at = f" at revision {revision!r}" if revision else ""
         raise ModelNotFoundError(
             f"{repo_id!r}{at} is not in the local store, and the hub does not give it: {error}"
@@ -67,7 +66,6 @@ def download(repo: Repo, token: str | bool | None, files: Iterable[str], folder:
         ModelNotFoundError: A file did not arrive whole.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         path = snapshot_download(
@@ -77,6 +75,6 @@ def download(repo: Repo, token: str | bool | None, files: Iterable[str], folder:
             local_dir=folder,
             allow_patterns=[escape(file) for file in files],
         )
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:
         raise ModelNotFoundError(f"{repo.id!r}: download failed: {error}") from error
     return Path(path)

@@ -35,7 +35,7 @@ from embedrt_export.texts import parity_texts
 from embedrt_export.tokenization import SettledTokenizer, settle_tokenizer
 from embedrt_export.weights import Weights
 
-logger = logging.getLogger("embedrt")
+logger = logging.getLogger("embedrt.export")
 
 PRECISION = "fp32"
 _GRAPH = Graph(file="onnx/model.onnx", data="onnx/model.onnx.data", flavour="portable")
@@ -87,11 +87,13 @@ def export(
     name = located.name if name is None else name
     target = store.stored_path(name, revision) if target is None else target
     spec = read_repo(located.folder)
+    logger.info("%s: %s in %s", name, spec.architecture, located.folder)
     with store.staging(target) as folder:
         manifest = _write_bundle(folder, located, spec, name)
         manifest = _prove(folder, manifest, spec)
         write_manifest(folder, manifest)
         store.publish(folder, target, overwrite=overwrite)
+        logger.info("done: %s", target)
     return target
 
 
@@ -199,6 +201,7 @@ def _prove(folder: Path, manifest: Manifest, spec: ModelSpec) -> Manifest:
     embedder = Embedder.open_unpublished(folder, manifest, PRECISION)
     texts = parity_texts(manifest.max_seq_length)
     reference = find_reference(spec.folder, embedder, folder / _GRAPH.file, texts)
+    logger.info("comparing %d texts with %s", len(texts), reference.name)
     report = compare(embedder, texts, reference.vectors, reference.name, independent=reference.independent)
     save_reference(folder, texts, reference.vectors)
     files = {**manifest.files, **record_files(folder, [PARITY_TEXTS, PARITY_VECTORS])}

@@ -144,7 +144,8 @@ def read_repo(folder: Path) -> ModelSpec:
         if kind != _MODULES[position]:
             chain = ", ".join(_kind(e.type) for e in entries)
             raise UnsupportedModelError(
-                f"modules.json: the chain {chain} is not supported; supported: {', '.join(_MODULES)} (the last may be missing)"
+                f"modules.json: the chain {chain} is not supported; "
+                f"supported: {', '.join(_MODULES)} (the last may be missing)"
             )
     if len(settings) < 2:
         raise UnsupportedModelError(

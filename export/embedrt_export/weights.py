@@ -75,7 +75,8 @@ class Weights:
         if view.get_dtype() not in _FLOATS:
             raise UnsupportedModelError(
                 f"{path.name}: tensor {stored_name!r} is stored as {view.get_dtype()}; "
-                f"expected {', '.join(sorted(_FLOATS))} (quantized weights cannot be exported; use the repo that the model was quantized from)"
+                f"expected {', '.join(sorted(_FLOATS))} "
+                "(quantized weights cannot be exported; use the repo that the model was quantized from)"
             )
         values: NDArray[np.float32] = file.get_tensor(stored_name).astype(np.float32, copy=False)
         if not np.isfinite(values).all():
