@@ -84,6 +84,15 @@ def test_what_sentence_transformers_saves_today(architecture: str, tmp_path: Pat
     assert Embedder(tmp_path / "bundle").manifest.prompts["passage"] == "two "
 
 
+def test_real_minilm(minilm: Embedder, minilm_source: Path) -> None:
+    texts: list[str] = json.loads((Path(__file__).parents[1] / "reference" / "texts.json").read_bytes())
+    expected = reference(minilm_source).encode(texts)
+    found = minilm.encode(texts)
+    assert len(texts) >= 300
+    assert np.abs(found - expected).max() <= 2e-6
+    assert np.abs(np.linalg.norm(found, axis=1) - np.linalg.norm(expected, axis=1)).max() <= 2e-6
+
+
 def test_real_minilm_in_the_new_generation_keeps_its_vectors(minilm_source: Path, tmp_path: Path) -> None:
     new = tmp_path / "new"
     reference(minilm_source).save_pretrained(str(new))

