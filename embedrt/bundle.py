@@ -199,10 +199,11 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not folder.is_dir():
         raise BundleError(f"{folder}: no such folder")
-    if not path.is_file() or path.is_symlink():
+    if not os.path.lexists(path):
         raise BundleError(
             f"{folder}: not a bundle, it has no {MANIFEST}; `embedrt export {folder}` makes one of a model"
         )
+    _plain_file_size(folder, MANIFEST)
     try:
         raw = read_json(path)
         version = raw.get("format_version") if isinstance(raw, dict) else None
@@ -272,6 +273,18 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
 
 def _check_file(folder: Path, name: str, record: FileRecord) -> None:
     path = folder / name
+    if (size := _plain_file_size(folder, name)) != record.size:
+        with path.open("rb") as file:
+            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise BundleError(f"{path}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
+        raise BundleError(f"{path}: {size} bytes, {MANIFEST} says {record.size}; get the bundle again")
+    if (digest := sha256_of(path)) != record.sha256:
+        raise BundleError(f"{path}: SHA-256 {digest}, {MANIFEST} says {record.sha256}; get the bundle again")
+
+
+def _plain_file_size(folder: Path, name: str) -> int:
+    """The size of a file that is neither a link nor reached through one, and that can be opened without hanging."""
+    path = folder / name
     for parent in [path, *path.parents][: len(PurePosixPath(name).parts)]:
         if parent.is_symlink():
             raise BundleError(f"{path}: a symlink; bundles hold plain files only, copy the bundle with links resolved")
@@ -281,13 +294,7 @@ def _check_file(folder: Path, name: str, record: FileRecord) -> None:
         raise BundleError(f"{path}: listed in {MANIFEST}, but missing; get the bundle again") from error
     if not stat.S_ISREG(status.st_mode):
         raise BundleError(f"{path}: not a plain file")
-    if status.st_size != record.size:
-        with path.open("rb") as file:
-            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-                raise BundleError(f"{path}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
-        raise BundleError(f"{path}: {status.st_size} bytes, {MANIFEST} says {record.size}; get the bundle again")
-    if (digest := sha256_of(path)) != record.sha256:
-        raise BundleError(f"{path}: SHA-256 {digest}, {MANIFEST} says {record.sha256}; get the bundle again")
+    return status.st_size
 
 
 def sync(folder: Path) -> None:
