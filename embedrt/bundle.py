@@ -242,9 +242,7 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
             raise BundleError(f"{folder}: {MANIFEST}: {message}")
 
     for name in manifest.files:
-        parts = PurePosixPath(name).parts
-        plain = name == "/".join(parts) and not {"..", "/", "."} & set(parts) and not set('\\:\0*?"<>|') & set(name)
-        require(plain and name != MANIFEST, f"files: {name!r} is not a plain path inside the bundle")
+        require(_is_plain(name) and name != MANIFEST, f"files: {name!r} is not a plain path inside the bundle")
     for name, field in (("hidden_size", manifest.hidden_size), ("dim", manifest.dim)):
         require(field > 0, f"{name}: expected a positive integer, got {field}")
     require(manifest.max_seq_length > 0, f"max_seq_length: expected a positive integer, got {manifest.max_seq_length}")
@@ -269,6 +267,13 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
     needed |= {file for graph in manifest.graphs.values() for file in (graph.file, graph.data)}
     missing = sorted(needed - set(manifest.files))
     require(not missing, f"files: {', '.join(missing)} not listed")
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a path can be printed and leads to one place inside the folder, on every platform."""
+    parts = PurePosixPath(name).parts
+    canonical = bool(parts) and name == "/".join(parts) and not {"..", "/"} & set(parts)
+    return canonical and name.isprintable() and not set('\\:*?"<>|') & set(name)
 
 
 def _check_file(folder: Path, name: str, record: FileRecord) -> None:

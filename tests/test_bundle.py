@@ -137,6 +137,7 @@ class TestPaths:
             "../x",
             "..",
             ".",
+            "",
             "/etc/passwd",
             "a/../../x",
             "a/../b",
@@ -147,6 +148,7 @@ class TestPaths:
             "C:x",
             "a\\b",
             "a\0b",
+            "\ud800",
             MANIFEST,
         ],
     )
