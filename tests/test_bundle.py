@@ -168,6 +168,14 @@ class TestPaths:
         folder = copy_bundle(tiny_bundle, tmp_path / "two words" / "ключ 千里 é")
         np.testing.assert_array_equal(Embedder(folder).encode("one text"), tiny.encode("one text"))
 
+    def test_a_relative_path_holds_after_chdir(
+        self, bundle: Path, tiny: Embedder, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        monkeypatch.chdir(bundle.parent)
+        embedder = Embedder("bundle")
+        monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        np.testing.assert_array_equal(embedder.encode("one text"), tiny.encode("one text"))
+
 
 def flip(content: bytes, at: int) -> bytes:
     return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
