@@ -4,10 +4,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from models import make_model
 
 from embedrt import Embedder
 from embedrt_export import export
+from models import make_model
 
 
 @pytest.fixture(autouse=True)
