@@ -314,7 +314,7 @@ def test_refused_by_name(model: Path, name: str) -> None:
 @pytest.mark.parametrize("path", ["../other", "/etc", "a/../../b", "C:\\models", "1_Pool\0ing", "C:pool"])
 def test_module_path_outside(model: Path, path: str) -> None:
     edit_modules(model, lambda entries: entries[1].update(path=path))
-    with pytest.raises(ExportError, match="leads out of the model folder"):
+    with pytest.raises(ExportError, match="is not a plain path inside the model folder"):
         read_repo(model)
 
 
@@ -404,3 +404,33 @@ def test_a_copy_of_a_folder_with_links_reads_alike(model: Path, tmp_path: Path) 
         if path.is_file():
             place.symlink_to(path)
     assert read_repo(linked).modules == read_repo(model).modules
+
+
+@pytest.mark.parametrize("path", ["1_Pool*ing", "\ud800", "x" * 300, "é" * 150, 'a"b', "a\nb"])
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_module_path_that_no_bundle_can_hold(model: Path, path: str, position: int) -> None:
+    edit_modules(model, lambda entries: entries[position].update(path=path))
+    with pytest.raises(ExportError, match=r"^modules\.json: path .* is not a plain path"):
+        read_repo(model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"default_prompt_name": "passage"}, "default_prompt_name 'passage' is not among the prompts: query"),
+        ({"prompts": {}, "default_prompt_name": "query"}, "default_prompt_name 'query' is not among the prompts: none"),
+        ({"truncate_dim": 33}, "truncate_dim 33 is not within 1 to 32"),
+        ({"truncate_dim": 0}, "truncate_dim 0 is not within 1 to 32"),
+        ({"truncate_dim": -8}, "truncate_dim -8 is not within 1 to 32"),
+    ],
+)
+def test_defaults_that_no_bundle_can_have(model: Path, changes: dict[str, Any], message: str) -> None:
+    edit_json(model / TOP, **changes)
+    with pytest.raises(ExportError, match=f"^{TOP}: {message}$"):
+        read_repo(model)
+
+
+def test_truncate_dim_may_use_all_of_a_concatenation(model: Path) -> None:
+    edit_json(model / POOLING, pooling_mode=["cls", "mean"])
+    edit_json(model / TOP, truncate_dim=64)
+    assert read_repo(model).truncate_dim == 64
