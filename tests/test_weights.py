@@ -235,6 +235,11 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
     ),
     "NaN": (with_tensor(QUERY, NAN), ExportError, rf"^model\.safetensors: tensor '{QUERY}' has NaN or infinity"),
     "infinity": (with_tensor(QUERY, INFINITE), ExportError, f"'{QUERY}' has NaN or infinity"),
+    "float64 beyond float32": (
+        with_tensor(QUERY, np.full((32, 32), 1e300)),
+        ExportError,
+        f"'{QUERY}' has NaN or infinity",
+    ),
     "int8": (
         with_tensor(QUERY, np.zeros((32, 32), np.int8)),
         UnsupportedModelError,

@@ -78,7 +78,8 @@ class Weights:
                 f"expected {', '.join(sorted(_FLOATS))} "
                 "(quantized weights cannot be exported; use the repo that the model was quantized from)"
             )
-        values: NDArray[np.float32] = file.get_tensor(stored_name).astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and told below
+            values: NDArray[np.float32] = file.get_tensor(stored_name).astype(np.float32, copy=False)
         if not np.isfinite(values).all():
             raise ExportError(f"{path.name}: tensor {stored_name!r} has NaN or infinity")
         self._digests[name] = hashlib.sha256(str(shape).encode() + np.ascontiguousarray(values).data).hexdigest()
