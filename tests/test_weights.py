@@ -326,3 +326,20 @@ def test_reading_twice_gives_the_same_digest(model: Path) -> None:
         assert weights.digest() == once
         assert QUERY not in weights.unread("encoder.")
         assert QUERY.replace("query", "key") in weights.unread("encoder.")
+
+
+@pytest.mark.parametrize("twin", ["bert.embeddings.LayerNorm.gamma", "embeddings.LayerNorm.weight"])
+def test_two_tensors_of_one_name(model: Path, tmp_path: Path, twin: str) -> None:
+    """Which of them the model was trained with cannot be known."""
+    edit_weights(model, lambda tensors: {f"bert.{name}": values for name, values in tensors.items()})
+    edit_weights(model, lambda tensors: {**tensors, twin: np.ones(32, np.float32)})
+    with pytest.raises(ExportError, match=r"^weights: two tensors for 'embeddings\.LayerNorm\.weight': .*'bert\..*'"):
+        export(model, tmp_path / "bundle")
+
+
+def test_one_tensor_in_two_shards(model: Path, tmp_path: Path) -> None:
+    shard(model, 2)
+    for path in model.glob("*.safetensors"):
+        save_file({**load_file(path), QUERY: np.ones((32, 32), np.float32)}, path)
+    with pytest.raises(ExportError, match=rf"^weights: two tensors for '{QUERY}': .*-00001-of-.*-00002-of-"):
+        export(model, tmp_path / "bundle")
