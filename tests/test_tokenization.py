@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edits import edit_json
-from embedrt import ExportError, UnsupportedModelError
+from embedrt import EmbedrtError, ExportError, UnsupportedModelError
 from embedrt_export.tokenization import SettledTokenizer, settle_tokenizer
 from models import make_model, vocabulary, write_json
 
@@ -231,20 +234,23 @@ def test_no_tokenizer_json(model: Path) -> None:
         settle(model)
 
 
+CANNOT_READ = r"^tokenizer\.json: tokenizers \S+ cannot read it: "
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "not JSON": (lambda model: (model / "tokenizer.json").write_bytes(b"{"), r"^tokenizer\.json: not valid JSON"),
+    "not JSON": (lambda model: (model / "tokenizer.json").write_bytes(b"{"), CANNOT_READ),
     "truncated": (
         lambda model: (model / "tokenizer.json").write_bytes((model / "tokenizer.json").read_bytes()[:-9]),
-        r"^tokenizer\.json: not valid JSON",
+        CANNOT_READ,
     ),
-    "a list": (lambda model: write_json(model / "tokenizer.json", []), r"^tokenizer\.json: expected an object"),
+    "not UTF-8": (lambda model: (model / "tokenizer.json").write_bytes(b"\xff\xfe"), CANNOT_READ),
+    "empty": (lambda model: (model / "tokenizer.json").write_bytes(b""), CANNOT_READ),
+    "a list": (lambda model: write_json(model / "tokenizer.json", []), CANNOT_READ),
     "no model": (
         lambda model: edit_json(model / "tokenizer.json", model=...),
-        r"^tokenizer\.json: tokenizers \S+ cannot read it",
+        CANNOT_READ,
     ),
     "unknown model": (
         lambda model: edit_json(model / "tokenizer.json", model={"type": "Morse", "vocab": {}}),
-        r"^tokenizer\.json: tokenizers \S+ cannot read it",
+        CANNOT_READ,
     ),
     "config not JSON": (lambda model: (model / CONFIG).write_bytes(b"]"), rf"^{CONFIG}: not valid JSON"),
     "config a string": (lambda model: write_json(model / CONFIG, "x"), rf"^{CONFIG}: expected an object, got str"),
@@ -260,3 +266,64 @@ def test_refused(model: Path, name: str) -> None:
     damage(model)
     with pytest.raises(ExportError, match=message):
         settle(model)
+
+
+TEXTS = st.one_of(
+    st.sampled_from(["type", "normalizers", "direction", "pad_token", "content", "Lowercase", "Sequence", "left"]),
+    st.text(st.characters(), max_size=5),
+)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), TEXTS),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXTS, inner, max_size=3)),
+    max_leaves=6,
+)
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_model(tmp_path_factory.mktemp("fuzz") / "model")
+    edit_json(folder / CONFIG, tokenizer_class="PreTrainedTokenizerFast")
+    return folder
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(data=st.data())
+@pytest.mark.parametrize("file", ["tokenizer.json", CONFIG])
+def test_any_json_gives_an_error_of_ours_or_a_tokenizer(untouched: Path, file: str, data: st.DataObject) -> None:
+    """Files with one value replaced by any JSON."""
+    original = (untouched / file).read_bytes()
+    content = json.loads(original)
+    known = sorted({*content, "tokenizer_class", "model_max_length", "truncation_side"} - {"vocab"})
+    content[data.draw(st.sampled_from(known))] = data.draw(VALUES)
+    try:
+        write_json(untouched / file, content)
+        with suppress(EmbedrtError):
+            settled = settle(untouched, do_lower_case=data.draw(st.booleans()))
+            assert tokens(settled, "the cat") is not None
+            assert settled.model_max_length is None or settled.model_max_length > 0
+    finally:
+        (untouched / file).write_bytes(original)
+
+
+@pytest.mark.parametrize("limit", [0, -1, -(10**12)])
+def test_a_limit_that_is_none(model: Path, limit: int) -> None:
+    edit_json(model / CONFIG, model_max_length=limit)
+    with pytest.raises(ExportError, match=rf"^{CONFIG}: model_max_length {limit} is not a length$"):
+        settle(model)
+
+
+@pytest.mark.parametrize("part", ["normalizer", "truncation", "padding"])
+@pytest.mark.parametrize("value", ["x", 1, [1], {"normalizers": "x", "direction": 1, "pad_token": 1}])
+def test_a_part_of_another_kind(model: Path, part: str, value: Any) -> None:
+    edit_json(model / CONFIG, tokenizer_class="PreTrainedTokenizerFast", pad_token=...)
+    edit_json(model / "tokenizer.json", **{part: value})
+    with pytest.raises(ExportError, match=CANNOT_READ):
+        settle(model, do_lower_case=True)
+
+
+def test_tokenizer_larger_than_any_config(model: Path) -> None:
+    """XLM-R's vocabulary of 250,000 makes a file of 17 MB."""
+    raw = (model / "tokenizer.json").read_bytes()
+    expected = settle(model)
+    (model / "tokenizer.json").write_bytes(raw + b" " * 17 * 2**20)
+    assert settle(model) == expected
