@@ -199,10 +199,11 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not folder.is_dir():
         raise BundleError(f"{folder}: no such folder")
-    if not path.is_file() or path.is_symlink():
+    if not os.path.lexists(path):
         raise BundleError(
             f"{folder}: not a bundle, it has no {MANIFEST}; `embedrt export {folder}` makes one of a model"
         )
+    _plain_file_size(folder, MANIFEST)
     try:
         raw = read_json(path)
         version = raw.get("format_version") if isinstance(raw, dict) else None
@@ -241,9 +242,7 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
             raise BundleError(f"{folder}: {MANIFEST}: {message}")
 
     for name in manifest.files:
-        parts = PurePosixPath(name).parts
-        plain = name == "/".join(parts) and not {"..", "/", "."} & set(parts) and not set('\\:\0*?"<>|') & set(name)
-        require(plain and name != MANIFEST, f"files: {name!r} is not a plain path inside the bundle")
+        require(_is_plain(name) and name != MANIFEST, f"files: {name!r} is not a plain path inside the bundle")
     for name, field in (("hidden_size", manifest.hidden_size), ("dim", manifest.dim)):
         require(field > 0, f"{name}: expected a positive integer, got {field}")
     require(manifest.max_seq_length > 0, f"max_seq_length: expected a positive integer, got {manifest.max_seq_length}")
@@ -270,7 +269,26 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
     require(not missing, f"files: {', '.join(missing)} not listed")
 
 
+def _is_plain(name: str) -> bool:
+    """Whether a path can be printed and leads to one place inside the folder, on every platform."""
+    parts = PurePosixPath(name).parts
+    canonical = bool(parts) and name == "/".join(parts) and not {"..", "/"} & set(parts)
+    return canonical and name.isprintable() and not set('\\:*?"<>|') & set(name)
+
+
 def _check_file(folder: Path, name: str, record: FileRecord) -> None:
+    path = folder / name
+    if (size := _plain_file_size(folder, name)) != record.size:
+        with path.open("rb") as file:
+            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise BundleError(f"{path}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
+        raise BundleError(f"{path}: {size} bytes, {MANIFEST} says {record.size}; get the bundle again")
+    if (digest := sha256_of(path)) != record.sha256:
+        raise BundleError(f"{path}: SHA-256 {digest}, {MANIFEST} says {record.sha256}; get the bundle again")
+
+
+def _plain_file_size(folder: Path, name: str) -> int:
+    """The size of a file that is neither a link nor reached through one, and that can be opened without hanging."""
     path = folder / name
     for parent in [path, *path.parents][: len(PurePosixPath(name).parts)]:
         if parent.is_symlink():
@@ -281,13 +299,7 @@ def _check_file(folder: Path, name: str, record: FileRecord) -> None:
         raise BundleError(f"{path}: listed in {MANIFEST}, but missing; get the bundle again") from error
     if not stat.S_ISREG(status.st_mode):
         raise BundleError(f"{path}: not a plain file")
-    if status.st_size != record.size:
-        with path.open("rb") as file:
-            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-                raise BundleError(f"{path}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
-        raise BundleError(f"{path}: {status.st_size} bytes, {MANIFEST} says {record.size}; get the bundle again")
-    if (digest := sha256_of(path)) != record.sha256:
-        raise BundleError(f"{path}: SHA-256 {digest}, {MANIFEST} says {record.sha256}; get the bundle again")
+    return status.st_size
 
 
 def sync(folder: Path) -> None:

@@ -75,6 +75,7 @@ class Embedder:
             raise BundleError(f"{folder}: precision {precision!r} is not in it; it has {', '.join(manifest.graphs)}")
         if threads is not None and (type(threads) is not int or threads < 1):
             raise ValueError(f"threads: expected a positive integer or None, got {threads!r}")
+        folder = folder.absolute()  # sessions are made on first use, and the working folder may change until then
         self.folder = folder
         self.manifest = manifest
         self.precision = precision

@@ -1,9 +1,11 @@
 """What this process may use of the machine: processors by affinity and by cgroup quota."""
 
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 _CGROUP = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def affinity() -> int:
@@ -13,21 +15,49 @@ def affinity() -> int:
     return os.cpu_count() or 1
 
 
-def quota(root: Path = _CGROUP) -> float | None:
-    """Processors that the cgroup grants (`docker --cpus`, a Kubernetes limit), or None without a limit.
+def quota(root: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> float | None:
+    """Processors that the cgroups of this process grant, or None without a limit.
 
-    Reads version 2 (`cpu.max`: "quota period", or "max period") and version 1 (`cpu.cfs_quota_us`, -1 for no limit).
+    A container sees its limit (`docker --cpus`, Kubernetes) at the root of the tree; on a host it is at the process's
+    own group or above (a systemd slice). All of them hold, so the smallest counts.
+
+    Args:
+        root: Where the cgroup file systems are mounted.
+        membership: Names the process's own groups, one a line: "0::/path" in version 2, "3:cpu,cpuacct:/path" in 1.
     """
+    limits = [limit for group in _groups(root, membership) if (limit := _limit(group)) is not None]
+    return min(limits, default=None)
+
+
+def _groups(root: Path, membership: Path) -> Iterator[Path]:
+    """The root group, the process's own group and those between, in both versions; some may not be visible here."""
     try:
-        limit, period = (root / "cpu.max").read_text().split()
-        return None if limit == "max" else int(limit) / int(period)
-    except (OSError, ValueError):
-        pass
+        lines = membership.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in ["0::/", "0:cpu:/", *lines]:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        group = PurePosixPath(path.lstrip("/"))
+        if ".." in group.parts:  # outside of what this cgroup namespace shows
+            continue
+        tree = root / "cpu" if controllers else root
+        yield from (tree / part for part in [group, *group.parents])
+
+
+def _limit(group: Path) -> float | None:
+    """Reads `cpu.max` ("quota period", or "max period"), or version 1's two files (a quota of -1 is no limit)."""
     try:
-        granted = int((root / "cpu" / "cpu.cfs_quota_us").read_text())
-        return None if granted <= 0 else granted / int((root / "cpu" / "cpu.cfs_period_us").read_text())
+        if (group / "cpu.max").is_file():
+            granted, period = (group / "cpu.max").read_text().split()
+        else:
+            granted, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        limit = None if granted == "max" else int(granted) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         return None
+    return limit if limit is not None and limit > 0 else None
 
 
 def available_threads() -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import sys
 import types
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -31,13 +32,16 @@ def read_json(path: Path) -> Any:
             raise RecordError(f"duplicate key {next(key for key in keys if keys.count(key) > 1)!r}")
         return found
 
-    def no_constant(text: str) -> Any:
-        raise RecordError(f"{text} is not JSON")
+    def finite(text: str) -> float:
+        if not math.isfinite(number := float(text)):
+            raise RecordError(f"{text} is not a finite number")
+        return number
 
     if (size := path.stat().st_size) > MAX_BYTES:
         raise RecordError(f"{path.name}: {size} bytes, more than the {MAX_BYTES} that a JSON file may have here")
     try:
-        return json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant)
+        text = path.read_bytes().decode("utf-8")
+        return json.loads(text, object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path.name}: not valid JSON: {error}") from error
 
@@ -80,12 +84,12 @@ def _decode(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911, PLR0912
         return {key: _decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if dataclasses.is_dataclass(kind):
         return _decode_record(kind, value, where)
-    if kind is float and type(value) is int:
+    if kind is float and type(value) in {int, float}:
+        if not abs(value) <= sys.float_info.max:  # NaN compares as False
+            raise _mismatch(where, value, "a finite number")
         return float(value)
     if type(value) is not kind:
         raise _mismatch(where, value, {str: "a string", int: "an integer", float: "a number", bool: "a boolean"}[kind])
-    if kind is float and not math.isfinite(value):
-        raise _mismatch(where, value, "a finite number")
     return value
 
 

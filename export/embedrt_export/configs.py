@@ -28,14 +28,14 @@ def read_config(path: Path) -> dict[str, Any]:
     return content
 
 
-def strict(kind: type[Config], content: Mapping[str, Any], where: str) -> Config:
+def strict(kind: type[Config], content: Any, where: str) -> Config:
     """Decodes a config whose every key matters: an unknown key may change the numbers, so it is refused.
 
     Raises:
         UnsupportedModelError: Names the key, what it holds and what is known.
     """
     try:
-        return decode(kind, dict(content), where)
+        return decode(kind, content, where)
     except RecordError as error:
         raise UnsupportedModelError(str(error)) from error
 

@@ -4,6 +4,7 @@ Both generations of configs are read: the old pooling booleans and `max_seq_leng
 and later saves. What is not known is refused by name, never ignored.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,8 @@ from embedrt_export.heads import POOLERS
 # The last part of a module's type; the path before it has changed over the years.
 _MODULES = ("Transformer", "Pooling", "Normalize")
 _TYPE_PREFIX = "sentence_transformers."
+# A module's path, such as "1_Pooling": what every system, and so a bundle, can have as the name of a folder.
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9_ .+/-]{0,100}")
 _TRANSFORMER_CONFIGS = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -165,7 +168,7 @@ def read_repo(folder: Path) -> ModelSpec:
             f"{entries[1].path}/config.json: embedding dimension {pooling.embedding_dimension}, "
             f"but config.json has hidden_size {architecture.hidden_size}"
         )
-    top = _read_top(folder)
+    top = _read_top(folder, pooling.embedding_dimension * len(pooling.pooling_mode))
     modules = [
         Module("Transformer", {"do_lower_case": transformer.do_lower_case}),
         Module("Pooling", {"pooling_mode": list(pooling.pooling_mode)}),
@@ -222,8 +225,8 @@ def _kind(module_type: str) -> str:
 
 def _inside(folder: Path, path: str) -> Path:
     parts = PurePosixPath(path).parts
-    if ".." in parts or PurePosixPath(path).is_absolute() or set(path) & set("\\:\0"):
-        raise ExportError(f"modules.json: path {path!r} leads out of the model folder")
+    if ".." in parts or PurePosixPath(path).is_absolute() or not _PLAIN_PATH.fullmatch(path):
+        raise ExportError(f"modules.json: path {path!r} is not a plain path inside the model folder")
     return folder.joinpath(*parts)
 
 
@@ -277,11 +280,17 @@ def _read_normalize(place: Path) -> _Normalize:
     return strict(_Normalize, read_config(path), f"{place.name}/config.json") if path.is_file() else _Normalize()
 
 
-def _read_top(folder: Path) -> _SentenceTransformer:
+def _read_top(folder: Path, dim: int) -> _SentenceTransformer:
     name = "config_sentence_transformers.json"
     if not (folder / name).is_file():
         return _SentenceTransformer()
     content: Mapping[str, Any] = read_config(folder / name)
     # Null means none in every field, and the versions of what trained the model change no numbers.
     content = {key: value for key, value in content.items() if key != "__version__" and value is not None}
-    return strict(_SentenceTransformer, content, name)
+    top = strict(_SentenceTransformer, content, name)
+    if top.default_prompt_name is not None and top.default_prompt_name not in top.prompts:
+        known = ", ".join(top.prompts) or "none"
+        raise ExportError(f"{name}: default_prompt_name {top.default_prompt_name!r} is not among the prompts: {known}")
+    if top.truncate_dim is not None and not 1 <= top.truncate_dim <= dim:
+        raise ExportError(f"{name}: truncate_dim {top.truncate_dim} is not within 1 to {dim}")
+    return top

@@ -62,11 +62,15 @@ def settle_tokenizer(folder: Path, architecture: str, embedding_rows: int, *, do
             f"{folder.name}: no tokenizer.json; "
             "`AutoTokenizer.from_pretrained(...).save_pretrained(...)` of transformers writes one"
         )
-    definition = read_config(path)
+    raw = path.read_bytes()
+    stored = _parse(raw)
+    definition = json.loads(raw)
     content = read_config(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     if isinstance(limit := content.get("model_max_length"), float) or (isinstance(limit, int) and limit > 10**9):
         content["model_max_length"] = None  # transformers writes 1e30 for "no limit"
     config = pick(_TokenizerConfig, content, "tokenizer_config.json")
+    if config.model_max_length is not None and config.model_max_length < 1:
+        raise ExportError(f"tokenizer_config.json: model_max_length {config.model_max_length} is not a length")
     class_name = (config.tokenizer_class or _WORDPIECE_CLASSES.get(architecture, "")).removesuffix("Fast")
     if class_name in _WORDPIECE_CLASSES.values():
         definition["normalizer"] = {
@@ -79,7 +83,7 @@ def settle_tokenizer(folder: Path, architecture: str, embedding_rows: int, *, do
         definition["pre_tokenizer"] = {"type": "BertPreTokenizer"}
     if do_lower_case:
         definition["normalizer"] = _lowercased(definition.get("normalizer"))
-    side = config.truncation_side or ((definition.get("truncation") or {}).get("direction", "Right")).lower()
+    side = config.truncation_side or (stored.truncation or {}).get("direction", "right")
     # The runtime sets the length; the side is what it reads from here.
     definition["truncation"] = {
         "direction": side.capitalize(),
@@ -87,12 +91,9 @@ def settle_tokenizer(folder: Path, architecture: str, embedding_rows: int, *, do
         "strategy": "LongestFirst",
         "stride": 0,
     }
-    padding, definition["padding"] = definition.get("padding") or {}, None
+    definition["padding"] = None
     text = json.dumps(definition, ensure_ascii=False, separators=(",", ":"))
-    try:
-        tokenizer = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:
-        raise ExportError(f"tokenizer.json: tokenizers {tokenizers.__version__} cannot read it: {error}") from error
+    tokenizer = _parse(text.encode())
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if highest >= embedding_rows:
         raise ExportError(
@@ -100,7 +101,7 @@ def settle_tokenizer(folder: Path, architecture: str, embedding_rows: int, *, do
             f"but the model has only {embedding_rows} word embeddings"
         )
     uses_types = any(tokenizer.encode("a b").type_ids) and "token_type_ids" in config.model_input_names
-    pad_token = _pad_token(content) or padding.get("pad_token") or _PAD_TOKENS.get(class_name)
+    pad_token = _pad_token(content) or (stored.padding or {}).get("pad_token") or _PAD_TOKENS.get(class_name)
     pad_id = tokenizer.token_to_id(pad_token) if pad_token else None
     return SettledTokenizer(
         definition=text,
@@ -113,6 +114,13 @@ def settle_tokenizer(folder: Path, architecture: str, embedding_rows: int, *, do
             embedding_rows=embedding_rows,
         ),
     )
+
+
+def _parse(definition: bytes) -> Any:
+    try:
+        return tokenizers.Tokenizer.from_buffer(definition)
+    except Exception as error:
+        raise ExportError(f"tokenizer.json: tokenizers {tokenizers.__version__} cannot read it: {error}") from error
 
 
 def _pad_token(content: dict[str, Any]) -> str | None:

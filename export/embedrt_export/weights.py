@@ -37,13 +37,13 @@ class Weights:
         self._places: dict[str, tuple[Path, Any, str]] = {}
         self._digests: dict[str, str] = {}
         try:
-            for file in _files(folder):
-                self._add(file)
+            found = [place for file in _files(folder) for place in self._open(file)]
+            prefix = next((p for p in prefixes if any(name.startswith(p) for _, _, name in found)), "")
+            for place in found:
+                self._add(_plain(place[2], prefix), place)
         except BaseException:
             self._stack.close()
             raise
-        prefix = next((p for p in prefixes if any(name.startswith(p) for name in self._places)), "")
-        self._places = {_plain(name, prefix): place for name, place in self._places.items()}
 
     def __enter__(self) -> "Weights":
         return self
@@ -78,7 +78,8 @@ class Weights:
                 f"expected {', '.join(sorted(_FLOATS))} "
                 "(quantized weights cannot be exported; use the repo that the model was quantized from)"
             )
-        values: NDArray[np.float32] = file.get_tensor(stored_name).astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and told below
+            values: NDArray[np.float32] = file.get_tensor(stored_name).astype(np.float32, copy=False)
         if not np.isfinite(values).all():
             raise ExportError(f"{path.name}: tensor {stored_name!r} has NaN or infinity")
         self._digests[name] = hashlib.sha256(str(shape).encode() + np.ascontiguousarray(values).data).hexdigest()
@@ -100,7 +101,14 @@ class Weights:
         _, file, stored_name = self._places[name]
         return file.get_slice(stored_name)
 
-    def _add(self, path: Path) -> None:
+    def _add(self, name: str, place: tuple[Path, Any, str]) -> None:
+        (path, _, stored_name), (other, _, other_name) = place, self._places.setdefault(name, place)
+        if (path, stored_name) != (other, other_name):
+            raise ExportError(
+                f"weights: two tensors for {name!r}: {other_name!r} in {other.name} and {stored_name!r} in {path.name}"
+            )
+
+    def _open(self, path: Path) -> list[tuple[Path, Any, str]]:
         try:
             file = self._stack.enter_context(safe_open(path, framework="np"))
             names = list(file.keys())
@@ -109,7 +117,7 @@ class Weights:
                 pointer = head.read(16).startswith(b"version https:")
             remedy = "it is a Git LFS pointer, run `git lfs pull`" if pointer else "get the file again"
             raise ExportError(f"{path.name}: not a whole safetensors file: {error}; {remedy}") from error
-        self._places.update({name: (path, file, name) for name in names})
+        return [(path, file, name) for name in names]
 
 
 def _plain(name: str, prefix: str) -> str:
