@@ -136,26 +136,20 @@ def read_repo(folder: Path) -> ModelSpec:
         UnsupportedModelError: A module, key or value is unknown; the message names it.
         ExportError: A file is missing or damaged.
     """
-    entries = _module_entries(folder)
-    settings: list[Any] = []
-    for position, entry in enumerate(entries):
-        place = _inside(folder, entry.path)
-        kind = _kind(entry.type)
-        settings.append(
-            {"Transformer": _read_transformer, "Pooling": _read_pooling, "Normalize": _read_normalize}[kind](place)
-        )
-        if kind != _MODULES[position]:
-            chain = ", ".join(_kind(e.type) for e in entries)
-            raise UnsupportedModelError(
-                f"modules.json: the chain {chain} is not supported; "
-                f"supported: {', '.join(_MODULES)} (the last may be missing)"
-            )
-    if len(settings) < 2:
+    chain = _module_chain(folder)
+    if "Pooling" not in chain:
         raise UnsupportedModelError(
             "modules.json: no Pooling module: this model gives token embeddings, not sentence embeddings"
         )
-    transformer, pooling = settings[0], settings[1]
-    transformer_folder = _inside(folder, entries[0].path)
+    if list(chain) not in (list(_MODULES), list(_MODULES[:2])):
+        raise UnsupportedModelError(
+            f"modules.json: the chain {', '.join(chain)} is not supported; "
+            f"supported: {', '.join(_MODULES)} (the last may be missing)"
+        )
+    transformer_folder = chain["Transformer"]
+    transformer, pooling = _read_transformer(transformer_folder), _read_pooling(chain["Pooling"])
+    if normalized := "Normalize" in chain:
+        _read_normalize(chain["Normalize"])
     config = read_config(transformer_folder / "config.json")
     architecture = pick(_Architecture, config)
     if architecture.model_type not in FAMILIES:
@@ -165,14 +159,14 @@ def read_repo(folder: Path) -> ModelSpec:
         )
     if pooling.embedding_dimension != architecture.hidden_size:
         raise ExportError(
-            f"{entries[1].path}/config.json: embedding dimension {pooling.embedding_dimension}, "
+            f"{chain['Pooling'].name}/config.json: embedding dimension {pooling.embedding_dimension}, "
             f"but config.json has hidden_size {architecture.hidden_size}"
         )
     top = _read_top(folder, pooling.embedding_dimension * len(pooling.pooling_mode))
     modules = [
         Module("Transformer", {"do_lower_case": transformer.do_lower_case}),
         Module("Pooling", {"pooling_mode": list(pooling.pooling_mode)}),
-        *([Module("Normalize", {})] if len(settings) == 3 else []),
+        *([Module("Normalize", {})] if normalized else []),
     ]
     return ModelSpec(
         folder=folder,
@@ -181,7 +175,7 @@ def read_repo(folder: Path) -> ModelSpec:
         config=config,
         modules=tuple(modules),
         pooling=pooling.pooling_mode,
-        normalized=len(settings) == 3,
+        normalized=normalized,
         max_seq_length=transformer.max_seq_length,
         do_lower_case=transformer.do_lower_case,
         prompts=top.prompts,
@@ -191,7 +185,8 @@ def read_repo(folder: Path) -> ModelSpec:
     )
 
 
-def _module_entries(folder: Path) -> list[_ModuleEntry]:
+def _module_chain(folder: Path) -> dict[str, Path]:
+    """The modules in their order: kind to folder. A dict, because no chain that is supported has a kind twice."""
     path = folder / "modules.json"
     if not path.is_file():
         raise UnsupportedModelError(
@@ -201,26 +196,22 @@ def _module_entries(folder: Path) -> list[_ModuleEntry]:
         content = read_json(path)
     except RecordError as error:
         raise ExportError(str(error)) from error
-    if not isinstance(content, list) or not len(content) >= 1:
+    if not isinstance(content, list) or not content:
         raise ExportError("modules.json: expected a list of modules")
-    entries = [strict(_ModuleEntry, item, f"modules.json[{i}]") for i, item in enumerate(content)]
-    for i, entry in enumerate(entries):
-        _kind(entry.type)
+    chain: dict[str, Path] = {}
+    for i, item in enumerate(content):
+        entry = strict(_ModuleEntry, item, f"modules.json[{i}]")
+        kind = entry.type.rpartition(".")[2]
+        if not entry.type.startswith(_TYPE_PREFIX) or kind not in _MODULES:
+            raise UnsupportedModelError(
+                f"modules.json: module {entry.type!r} is not supported; supported: {', '.join(_MODULES)}"
+            )
         if entry.kwargs:
             raise UnsupportedModelError(f"modules.json[{i}].kwargs: {', '.join(entry.kwargs)} are not supported")
-    if len(entries) > len(_MODULES):
-        chain = ", ".join(_kind(entry.type) for entry in entries)
-        raise UnsupportedModelError(f"modules.json: the chain {chain} is not supported")
-    return entries
-
-
-def _kind(module_type: str) -> str:
-    name = module_type.rpartition(".")[2]
-    if not module_type.startswith(_TYPE_PREFIX) or name not in _MODULES:
-        raise UnsupportedModelError(
-            f"modules.json: module {module_type!r} is not supported; supported: {', '.join(_MODULES)}"
-        )
-    return name
+        if kind in chain:
+            raise UnsupportedModelError(f"modules.json: a second {kind} is not supported")
+        chain[kind] = _inside(folder, entry.path)
+    return chain
 
 
 def _inside(folder: Path, path: str) -> Path:
