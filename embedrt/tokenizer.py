@@ -122,8 +122,11 @@ def check_texts(texts: Any, name: str = "texts") -> tuple[list[str], bool]:
     if isinstance(texts, str):
         _check_unicode(texts, name)
         return [texts], True
+    expected = f"{name}: expected str or an ordered collection of str, got {type(texts).__name__}"
     if isinstance(texts, (bytes, dict, set, frozenset)) or not isinstance(texts, Iterable):
-        raise TypeError(f"{name}: expected str or an ordered collection of str, got {type(texts).__name__}")
+        raise TypeError(expected)
+    if (dimensions := getattr(texts, "ndim", 1)) != 1:  # a DataFrame iterates over the names of its columns
+        raise TypeError(f"{expected} of {dimensions} dimensions")
     items = list(texts)
     for i, item in enumerate(items):
         if not isinstance(item, str):
