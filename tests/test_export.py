@@ -730,3 +730,24 @@ def test_unsupported_model_says_so_in_one_line(model: Path, tmp_path: Path) -> N
     with pytest.raises(ExportError, match="hidden_act: expected a string"):
         export(model, tmp_path / "bundle")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+BAD_SIZES: dict[str, tuple[str, dict[str, Any], str]] = {
+    "heads do not divide": ("bert", {"num_attention_heads": 5}, "hidden_size 32 is not a multiple of num_attention_h"),
+    "no heads": ("bert", {"num_attention_heads": 0}, "num_attention_heads: expected a positive integer, got 0"),
+    "no layers": ("bert", {"num_hidden_layers": 0}, "num_hidden_layers: expected a positive integer, got 0"),
+    "minus one layer": ("mpnet", {"num_hidden_layers": -1}, "num_hidden_layers: expected a positive integer, got -1"),
+    "no types": ("bert", {"type_vocab_size": 0}, "type_vocab_size: expected a positive integer, got 0"),
+    "few buckets": ("mpnet", {"relative_attention_num_buckets": 31}, "relative_attention_num_buckets 31 is less than"),
+    "only padding": ("mpnet", {"max_position_embeddings": 2}, "max_position_embeddings 2 leaves no position for a t"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SIZES)
+def test_sizes_that_no_model_has(tmp_path: Path, name: str) -> None:
+    architecture, sizes, message = BAD_SIZES[name]
+    model = make_model(tmp_path / "model", architecture)
+    edit_json(model / "config.json", **sizes)
+    with pytest.raises(ExportError, match=rf"^config\.json.*{message}"):
+        export(model, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
