@@ -751,3 +751,20 @@ def test_sizes_that_no_model_has(tmp_path: Path, name: str) -> None:
     with pytest.raises(ExportError, match=rf"^config\.json.*{message}"):
         export(model, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(("own", "of_tokenizer"), [(1, 64), (2, 64), (None, 1), (None, 2)])
+def test_max_seq_length_without_room(model: Path, tmp_path: Path, own: int | None, of_tokenizer: int) -> None:
+    """With [CLS] and [SEP]; a limit below them makes the tokenizers library cut off nothing at all."""
+    edit_json(model / "sentence_bert_config.json", max_seq_length=own)
+    edit_json(model / "tokenizer_config.json", model_max_length=of_tokenizer)
+    with pytest.raises(ExportError, match=rf"^max_seq_length {own or of_tokenizer} leaves no room .* 2 special tokens"):
+        export(model, tmp_path / "bundle")
+    edit_json(model / "sentence_bert_config.json", max_seq_length=3)
+    assert Embedder(export(model, tmp_path / "bundle")).count_tokens("a b c") == [3]
+
+
+def test_positions_without_room(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", max_position_embeddings=2)
+    with pytest.raises(ExportError, match="max_seq_length 2 leaves no room"):
+        export(model, tmp_path / "bundle")

@@ -192,7 +192,11 @@ def _max_seq_length(spec: ModelSpec, tokenizer: SettledTokenizer, positions: int
         logger.warning(
             "max_seq_length %d is more than the %d positions that the model has; using those", wanted, positions
         )
-        return positions
+        wanted = positions
+    if wanted <= tokenizer.special_tokens:
+        raise ExportError(
+            f"max_seq_length {wanted} leaves no room for text beside the {tokenizer.special_tokens} special tokens"
+        )
     return wanted
 
 
