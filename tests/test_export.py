@@ -768,3 +768,27 @@ def test_positions_without_room(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", max_position_embeddings=2)
     with pytest.raises(ExportError, match="max_seq_length 2 leaves no room"):
         export(model, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("bert", {"hidden_act": "relu"}),
+        ("bert", {"layer_norm_eps": 1e-5}),
+        ("bert", {"num_attention_heads": 2}),
+        ("mpnet", {"hidden_act": "gelu_new"}),
+    ],
+)
+def test_fingerprint_is_of_the_architecture_too(tmp_path: Path, architecture: str, changes: dict[str, Any]) -> None:
+    """Settings of config.json that leave the weights alone and change every vector."""
+    model = make_model(tmp_path / "model", architecture)
+    before = Embedder(export(model, tmp_path / "before"))
+    edit_json(model / "config.json", **changes)
+    after = Embedder(export(model, tmp_path / "after"))
+    assert np.abs(before.encode("the cat") - after.encode("the cat")).max() > 1e-6
+    assert before.manifest.fingerprint != after.manifest.fingerprint
+
+
+def test_fingerprint_is_of_what_defaults_mean(model: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    edit_json(model / "config.json", layer_norm_eps=..., type_vocab_size=..., hidden_act=None)
+    assert read_bundle(export(model, tmp_path / "bundle")).fingerprint == read_bundle(tiny_bundle).fingerprint

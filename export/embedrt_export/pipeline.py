@@ -123,6 +123,7 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str) ->
     copied = _copy_configs(spec, folder)
     max_seq_length = _max_seq_length(spec, tokenizer, family.positions(config))
     identity = {
+        "architecture": {"model_type": spec.architecture, **dataclasses.asdict(config)},
         "weights": weights_digest,
         "tokenizer": hashlib.sha256(tokenizer.definition.encode()).hexdigest(),
         "modules": [dataclasses.asdict(module) for module in spec.modules],
