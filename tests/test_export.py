@@ -792,3 +792,35 @@ def test_fingerprint_is_of_the_architecture_too(tmp_path: Path, architecture: st
 def test_fingerprint_is_of_what_defaults_mean(model: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     edit_json(model / "config.json", layer_norm_eps=..., type_vocab_size=..., hidden_act=None)
     assert read_bundle(export(model, tmp_path / "bundle")).fingerprint == read_bundle(tiny_bundle).fingerprint
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link to a folder"])
+def test_overwrite_replaces_bundles_only(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A slip of the hand must not delete somebody's folder."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis.txt").write_text("mine")
+    target = {"folder": home, "file": home / "thesis.txt", "link to a folder": tmp_path / "link"}[kind]
+    if kind == "link to a folder":
+        target.symlink_to(home)
+    monkeypatch.delattr(pipeline, "read_repo")
+    with pytest.raises(BundleError, match="exists and is not a bundle; choose another folder"):
+        export(model, target, overwrite=True)
+    assert (home / "thesis.txt").read_text() == "mine"
+
+
+def test_overwrite_an_empty_folder_and_nothing(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert verify(Embedder(export(model, tmp_path / "empty", overwrite=True)))
+    assert verify(Embedder(export(model, tmp_path / "absent", overwrite=True)))
+
+
+def test_overwrite_in_the_store(model: Path, own_store: Path) -> None:
+    bundle = export(make_model(model.parent / "other", seed=2), name="model")
+    before = read_bundle(bundle).fingerprint
+    assert export(model, overwrite=True) == bundle
+    assert read_bundle(bundle).fingerprint != before
+    assert [path.name for path in bundle.parent.iterdir()] == ["model"]
+    assert list(own_store.iterdir()) == [bundle.parent]
