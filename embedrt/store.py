@@ -117,7 +117,11 @@ def publish(folder: Path, target: Path, *, overwrite: bool = False) -> None:
     if overwrite and target.exists():
         with staging(target) as retired:
             target.rename(retired / "old")
-            folder.rename(target)
+            try:
+                folder.rename(target)
+            except OSError:
+                (retired / "old").rename(target)
+                raise
     else:
         try:
             folder.rename(target)

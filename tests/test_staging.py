@@ -87,3 +87,22 @@ def test_publish_onto_something_else_leaves_it(tmp_path: Path) -> None:
             publish(folder, target)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     assert (target / "mine").read_text() == "mine"
+
+
+def test_failure_while_overwriting_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / "mine").write_text("mine")
+    rename = Path.rename
+
+    def fail(path: Path, to: Path) -> Path:
+        if to == target and (path / "new").exists():
+            raise OSError("the disk went away")
+        return rename(path, to)
+
+    with staging(target) as folder:
+        (folder / "new").write_text("")
+        monkeypatch.setattr(Path, "rename", fail)
+        with pytest.raises(OSError, match="the disk went away"):
+            publish(folder, target, overwrite=True)
+    assert (target / "mine").read_text() == "mine"
