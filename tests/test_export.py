@@ -824,3 +824,10 @@ def test_overwrite_in_the_store(model: Path, own_store: Path) -> None:
     assert read_bundle(bundle).fingerprint != before
     assert [path.name for path in bundle.parent.iterdir()] == ["model"]
     assert list(own_store.iterdir()) == [bundle.parent]
+
+
+def test_a_lone_surrogate_in_a_config(model: Path, tmp_path: Path) -> None:
+    """JSON can spell half of a character; no manifest can hold it."""
+    edit_json(model / "config_sentence_transformers.json", prompts={"query": "\ud83d"})
+    with pytest.raises(ExportError, match=r"^config_sentence_transformers\.json: a lone surrogate, which no encoding"):
+        export(model, tmp_path / "bundle")
