@@ -61,8 +61,15 @@ def stored() -> dict[str, Manifest | BundleError]:
 
 def unfinished(parent: Path) -> list[Path]:
     """Temporary folders below `parent` that a killed process left."""
-    now = time.time()
-    return [path for path in parent.glob(f"{_UNFINISHED}*") if now - path.stat().st_mtime > _STALE_SECONDS]
+    return [path for path in parent.glob(f"{_UNFINISHED}*") if _age(path) > _STALE_SECONDS]
+
+
+def _age(path: Path) -> float:
+    """Seconds since the last change; none if another process has removed it just now."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def remove(name: str) -> Path:
@@ -110,7 +117,11 @@ def publish(folder: Path, target: Path, *, overwrite: bool = False) -> None:
     if overwrite and target.exists():
         with staging(target) as retired:
             target.rename(retired / "old")
-            folder.rename(target)
+            try:
+                folder.rename(target)
+            except OSError:
+                (retired / "old").rename(target)
+                raise
     else:
         try:
             folder.rename(target)

@@ -730,3 +730,104 @@ def test_unsupported_model_says_so_in_one_line(model: Path, tmp_path: Path) -> N
     with pytest.raises(ExportError, match="hidden_act: expected a string"):
         export(model, tmp_path / "bundle")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+BAD_SIZES: dict[str, tuple[str, dict[str, Any], str]] = {
+    "heads do not divide": ("bert", {"num_attention_heads": 5}, "hidden_size 32 is not a multiple of num_attention_h"),
+    "no heads": ("bert", {"num_attention_heads": 0}, "num_attention_heads: expected a positive integer, got 0"),
+    "no layers": ("bert", {"num_hidden_layers": 0}, "num_hidden_layers: expected a positive integer, got 0"),
+    "minus one layer": ("mpnet", {"num_hidden_layers": -1}, "num_hidden_layers: expected a positive integer, got -1"),
+    "no types": ("bert", {"type_vocab_size": 0}, "type_vocab_size: expected a positive integer, got 0"),
+    "few buckets": ("mpnet", {"relative_attention_num_buckets": 31}, "relative_attention_num_buckets 31 is less than"),
+    "only padding": ("mpnet", {"max_position_embeddings": 2}, "max_position_embeddings 2 leaves no position for a t"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SIZES)
+def test_sizes_that_no_model_has(tmp_path: Path, name: str) -> None:
+    architecture, sizes, message = BAD_SIZES[name]
+    model = make_model(tmp_path / "model", architecture)
+    edit_json(model / "config.json", **sizes)
+    with pytest.raises(ExportError, match=rf"^config\.json.*{message}"):
+        export(model, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(("own", "of_tokenizer"), [(1, 64), (2, 64), (None, 1), (None, 2)])
+def test_max_seq_length_without_room(model: Path, tmp_path: Path, own: int | None, of_tokenizer: int) -> None:
+    """With [CLS] and [SEP]; a limit below them makes the tokenizers library cut off nothing at all."""
+    edit_json(model / "sentence_bert_config.json", max_seq_length=own)
+    edit_json(model / "tokenizer_config.json", model_max_length=of_tokenizer)
+    with pytest.raises(ExportError, match=rf"^max_seq_length {own or of_tokenizer} leaves no room .* 2 special tokens"):
+        export(model, tmp_path / "bundle")
+    edit_json(model / "sentence_bert_config.json", max_seq_length=3)
+    assert Embedder(export(model, tmp_path / "bundle")).count_tokens("a b c") == [3]
+
+
+def test_positions_without_room(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", max_position_embeddings=2)
+    with pytest.raises(ExportError, match="max_seq_length 2 leaves no room"):
+        export(model, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("bert", {"hidden_act": "relu"}),
+        ("bert", {"layer_norm_eps": 1e-5}),
+        ("bert", {"num_attention_heads": 2}),
+        ("mpnet", {"hidden_act": "gelu_new"}),
+    ],
+)
+def test_fingerprint_is_of_the_architecture_too(tmp_path: Path, architecture: str, changes: dict[str, Any]) -> None:
+    """Settings of config.json that leave the weights alone and change every vector."""
+    model = make_model(tmp_path / "model", architecture)
+    before = Embedder(export(model, tmp_path / "before"))
+    edit_json(model / "config.json", **changes)
+    after = Embedder(export(model, tmp_path / "after"))
+    assert np.abs(before.encode("the cat") - after.encode("the cat")).max() > 1e-6
+    assert before.manifest.fingerprint != after.manifest.fingerprint
+
+
+def test_fingerprint_is_of_what_defaults_mean(model: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    edit_json(model / "config.json", layer_norm_eps=..., type_vocab_size=..., hidden_act=None)
+    assert read_bundle(export(model, tmp_path / "bundle")).fingerprint == read_bundle(tiny_bundle).fingerprint
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link to a folder"])
+def test_overwrite_replaces_bundles_only(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A slip of the hand must not delete somebody's folder."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis.txt").write_text("mine")
+    target = {"folder": home, "file": home / "thesis.txt", "link to a folder": tmp_path / "link"}[kind]
+    if kind == "link to a folder":
+        target.symlink_to(home)
+    monkeypatch.delattr(pipeline, "read_repo")
+    with pytest.raises(BundleError, match="exists and is not a bundle; choose another folder"):
+        export(model, target, overwrite=True)
+    assert (home / "thesis.txt").read_text() == "mine"
+
+
+def test_overwrite_an_empty_folder_and_nothing(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert verify(Embedder(export(model, tmp_path / "empty", overwrite=True)))
+    assert verify(Embedder(export(model, tmp_path / "absent", overwrite=True)))
+
+
+def test_overwrite_in_the_store(model: Path, own_store: Path) -> None:
+    bundle = export(make_model(model.parent / "other", seed=2), name="model")
+    before = read_bundle(bundle).fingerprint
+    assert export(model, overwrite=True) == bundle
+    assert read_bundle(bundle).fingerprint != before
+    assert [path.name for path in bundle.parent.iterdir()] == ["model"]
+    assert list(own_store.iterdir()) == [bundle.parent]
+
+
+def test_a_lone_surrogate_in_a_config(model: Path, tmp_path: Path) -> None:
+    """JSON can spell half of a character; no manifest can hold it."""
+    edit_json(model / "config_sentence_transformers.json", prompts={"query": "\ud83d"})
+    with pytest.raises(ExportError, match=r"^config_sentence_transformers\.json: a lone surrogate, which no encoding"):
+        export(model, tmp_path / "bundle")

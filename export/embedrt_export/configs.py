@@ -1,6 +1,7 @@
 """Config files of a model repo to frozen dataclasses."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,10 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ExportError(str(error)) from error
     if not isinstance(content, dict):
         raise ExportError(f"{path.name}: expected an object, got {type(content).__name__}")
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ExportError(f"{path.name}: a lone surrogate, which no encoding can express") from None
     return content
 
 

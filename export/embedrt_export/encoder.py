@@ -1,8 +1,10 @@
 """The encoder layer of BERT and its descendants: attention and feed-forward, each added to its input and normalized."""
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from embedrt.errors import UnsupportedModelError
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import activation, attention, layer_norm, linear
 from embedrt_export.weights import Weights
@@ -35,6 +37,22 @@ class LayerNames:
     feed_forward_input: str = "intermediate.dense"
     feed_forward_output: str = "output.dense"
     output_norm: str = "output.LayerNorm"
+
+
+def check_sizes(config: Any) -> None:
+    """Checks the sizes in a family's config, which has those of an `EncoderConfig` among others.
+
+    Raises:
+        UnsupportedModelError: No model has such sizes; the message names the key.
+    """
+    for name, value in dataclasses.asdict(config).items():
+        if type(value) is int and value < 1:
+            raise UnsupportedModelError(f"config.json.{name}: expected a positive integer, got {value}")
+    if config.hidden_size % config.num_attention_heads:
+        raise UnsupportedModelError(
+            f"config.json: hidden_size {config.hidden_size} is not a multiple of "
+            f"num_attention_heads {config.num_attention_heads}"
+        )
 
 
 def encoder_layer(

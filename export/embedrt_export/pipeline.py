@@ -13,6 +13,7 @@ import embedrt
 from embedrt import store
 from embedrt.bundle import (
     FORMAT_VERSION,
+    MANIFEST,
     PARITY_TEXTS,
     PARITY_VECTORS,
     TOKENIZER,
@@ -81,8 +82,8 @@ def export(
         BundleError: Something else is where the bundle should go.
     """
     target = None if output is None else Path(output).expanduser()
-    if target is not None and target.exists() and not overwrite:
-        _require_bundle(target)
+    if target is not None and target.exists():
+        _require_bundle(target, overwrite=overwrite)
     located = locate(source, revision, token)
     name = located.name if name is None else name
     target = store.stored_path(name, revision) if target is None else target
@@ -97,10 +98,11 @@ def export(
     return target
 
 
-def _require_bundle(target: Path) -> None:
-    """Fails before the work where `publish` would fail after it."""
-    if not (target / "embedrt.json").is_file():
-        raise BundleError(f"{target} exists and is not a bundle; choose another folder, or overwrite it")
+def _require_bundle(target: Path, *, overwrite: bool) -> None:
+    """Fails before the work where `publish` would fail after it, or would delete what no export has made."""
+    is_empty = target.is_dir() and not any(target.iterdir())
+    if not (target / MANIFEST).is_file() and not (overwrite and is_empty):
+        raise BundleError(f"{target} exists and is not a bundle; choose another folder, or delete it first")
 
 
 def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str) -> Manifest:
@@ -123,6 +125,7 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str) ->
     copied = _copy_configs(spec, folder)
     max_seq_length = _max_seq_length(spec, tokenizer, family.positions(config))
     identity = {
+        "architecture": {"model_type": spec.architecture, **dataclasses.asdict(config)},
         "weights": weights_digest,
         "tokenizer": hashlib.sha256(tokenizer.definition.encode()).hexdigest(),
         "modules": [dataclasses.asdict(module) for module in spec.modules],
@@ -192,7 +195,11 @@ def _max_seq_length(spec: ModelSpec, tokenizer: SettledTokenizer, positions: int
         logger.warning(
             "max_seq_length %d is more than the %d positions that the model has; using those", wanted, positions
         )
-        return positions
+        wanted = positions
+    if wanted <= tokenizer.special_tokens:
+        raise ExportError(
+            f"max_seq_length {wanted} leaves no room for text beside the {tokenizer.special_tokens} special tokens"
+        )
     return wanted
 
 

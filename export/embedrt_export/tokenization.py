@@ -36,11 +36,13 @@ class SettledTokenizer:
     Attributes:
         definition: The text of `tokenizer.json`.
         model_max_length: The tokenizer's own limit, or None.
+        special_tokens: How many it puts around a text.
         tokenization: What the runtime needs beside it.
     """
 
     definition: str
     model_max_length: int | None
+    special_tokens: int
     tokenization: Tokenization
 
 
@@ -106,6 +108,7 @@ def settle_tokenizer(folder: Path, architecture: str, embedding_rows: int, *, do
     return SettledTokenizer(
         definition=text,
         model_max_length=config.model_max_length,
+        special_tokens=tokenizer.num_special_tokens_to_add(is_pair=False),
         tokenization=Tokenization(
             pad_id=0 if pad_id is None else pad_id,
             # Both families count positions from the left, so a text gets the vector that it has alone only there.

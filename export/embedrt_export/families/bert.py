@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from embedrt_export.configs import pick
-from embedrt_export.encoder import LayerNames, encoder_layer
+from embedrt_export.encoder import LayerNames, check_sizes, encoder_layer
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import TextInputs, flatten, layer_norm, padding_bias
 from embedrt_export.weights import Weights
@@ -39,7 +39,9 @@ class Config:
 
 def read_config(config: Mapping[str, Any]) -> Config:
     """Reads config.json, refusing variants that the graph does not have."""
-    return pick(Config, config)
+    read = pick(Config, config)
+    check_sizes(read)
+    return read
 
 
 def positions(config: Config) -> int:

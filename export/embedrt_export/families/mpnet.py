@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedrt.errors import UnsupportedModelError
 from embedrt_export.configs import pick
-from embedrt_export.encoder import LayerNames, encoder_layer
+from embedrt_export.encoder import LayerNames, check_sizes, encoder_layer
 from embedrt_export.graph import INT64, GraphBuilder
 from embedrt_export.layers import TextInputs, flatten, layer_norm, padding_bias
 from embedrt_export.weights import Weights
@@ -42,8 +43,19 @@ class Config:
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
-    """Reads config.json."""
-    return pick(Config, config)
+    """Reads config.json, refusing sizes for which the architecture fails."""
+    read = pick(Config, config)
+    check_sizes(read)
+    if read.relative_attention_num_buckets < _BUCKETS:
+        raise UnsupportedModelError(
+            f"config.json: relative_attention_num_buckets {read.relative_attention_num_buckets} is less than the "
+            f"{_BUCKETS} that the architecture uses"
+        )
+    if positions(read) < 1:
+        raise UnsupportedModelError(
+            f"config.json: max_position_embeddings {read.max_position_embeddings} leaves no position for a token"
+        )
+    return read
 
 
 def positions(config: Config) -> int:
