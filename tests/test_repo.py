@@ -202,7 +202,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
     "normalize before pooling": (
         lambda model: edit_modules(model, lambda entries: entries.__delitem__(1)),
         UnsupportedModelError,
-        "the chain Transformer, Normalize is not supported",
+        "no Pooling module",
     ),
     "pooling first": (
         lambda model: edit_modules(model, lambda entries: entries.reverse()),

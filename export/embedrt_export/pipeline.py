@@ -8,6 +8,7 @@ import platform
 import shutil
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import embedrt
 from embedrt import store
@@ -125,7 +126,7 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str) ->
     copied = _copy_configs(spec, folder)
     max_seq_length = _max_seq_length(spec, tokenizer, family.positions(config))
     identity = {
-        "architecture": {"model_type": spec.architecture, **dataclasses.asdict(config)},
+        "architecture": {"model_type": spec.architecture, **_unusual(config)},
         "weights": weights_digest,
         "tokenizer": hashlib.sha256(tokenizer.definition.encode()).hexdigest(),
         "modules": [dataclasses.asdict(module) for module in spec.modules],
@@ -159,6 +160,11 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str) ->
             **{package: version(package) for package in ("numpy", "onnx", "safetensors", "tokenizers")},
         },
     )
+
+
+def _unusual(config: Any) -> dict[str, Any]:
+    """What differs from the architecture's defaults; so a key that is read only later changes no fingerprint."""
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
 
 
 def _write_graph(folder: Path, spec: ModelSpec, tokenizer: SettledTokenizer, weights: Weights) -> None:

@@ -35,10 +35,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "mpnet-max": {"architecture": "mpnet", "pooling": "max"},
     "mpnet-4-layers": {"architecture": "mpnet", "num_hidden_layers": 4, "hidden_size": 48, "num_attention_heads": 3},
     "mpnet-long": {"architecture": "mpnet", "max_position_embeddings": 514, "max_seq_length": 512},
-} | {
-    f"bert-{name}": {"architecture": "bert", "hidden_act": name}
-    for name in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "tanh")
 }
+for _name in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "tanh"):
+    MODELS[f"bert-{_name}"] = {"architecture": "bert", "hidden_act": _name}
 
 
 def reference(source: Path) -> SentenceTransformer:
