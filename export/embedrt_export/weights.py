@@ -11,6 +11,7 @@ import ml_dtypes  # noqa: F401 - registers bfloat16 with numpy, which safetensor
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from tqdm.auto import tqdm
 
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt.records import RecordError, read_json
@@ -41,6 +42,8 @@ class Weights:
             prefix = next((p for p in prefixes if any(name.startswith(p) for _, _, name in found)), "")
             for place in found:
                 self._add(_plain(place[2], prefix), place)
+            bar = tqdm(total=len(found), desc="Reading weights", unit="tensor", leave=False, disable=None)
+            self._bar = self._stack.enter_context(bar)
         except BaseException:
             self._stack.close()
             raise
@@ -82,6 +85,7 @@ class Weights:
             values: NDArray[np.float32] = file.get_tensor(stored_name).astype(np.float32, copy=False)
         if not np.isfinite(values).all():
             raise ExportError(f"{path.name}: tensor {stored_name!r} has NaN or infinity")
+        self._bar.update()
         self._digests[name] = hashlib.sha256(str(shape).encode() + np.ascontiguousarray(values).data).hexdigest()
         return values
 
