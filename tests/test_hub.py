@@ -359,3 +359,20 @@ def test_without_the_extra_the_message_says_what_to_install(hub: Hub, client: Cl
     assert "ModelNotFoundError: 'org/tiny' is on the hub as a model, and not as a bundle" in result.stderr
     assert "pip install 'embedrt[export]'" in result.stderr
     assert hub.downloads() == []
+
+
+def test_repo_without_modules_is_refused_before_its_weights_come(
+    hub: Hub, client: Client, tiny_source: Path, tmp_path: Path
+) -> None:
+    """By the repo's id, and not by the commit that names its folder in the client's cache."""
+    shutil.copytree(tiny_source, tmp_path / "plain")
+    (tmp_path / "plain" / "modules.json").unlink()
+    (tmp_path / "empty").mkdir()
+    hub.add("org/plain", tmp_path / "plain")
+    hub.add("org/empty", tmp_path / "empty")
+    for name, finished in zip(
+        ("org/plain", "org/empty"), client.commands(["export", "org/plain"], [*ENCODE, "org/empty"]), strict=True
+    ):
+        assert f"embedrt: {name}: no modules.json, so the pooling is unknown" in finished.refused()
+    assert hub.downloads() == []
+    assert client.stored() == []
