@@ -831,3 +831,11 @@ def test_a_lone_surrogate_in_a_config(model: Path, tmp_path: Path) -> None:
     edit_json(model / "config_sentence_transformers.json", prompts={"query": "\ud83d"})
     with pytest.raises(ExportError, match=r"^config_sentence_transformers\.json: a lone surrogate, which no encoding"):
         export(model, tmp_path / "bundle")
+
+
+def test_a_bundle_that_could_not_be_read_is_not_published(model: Path, tmp_path: Path) -> None:
+    """A folder that no module names, with a name that not every system can have."""
+    write_json(model / "9_what?" / "config.json", {})
+    with pytest.raises(BundleError, match=r"files: '9_what\?/config\.json' is not a plain path inside the bundle"):
+        export(model, tmp_path / "parent" / "bundle")
+    assert list((tmp_path / "parent").iterdir()) == []

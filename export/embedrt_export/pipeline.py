@@ -20,6 +20,7 @@ from embedrt.bundle import (
     TOKENIZER,
     Graph,
     Manifest,
+    read_manifest,
     record_files,
     write_manifest,
 )
@@ -94,6 +95,7 @@ def export(
         manifest = _write_bundle(folder, located, spec, name)
         manifest = _prove(folder, manifest, spec)
         write_manifest(folder, manifest)
+        read_manifest(folder)  # refuses here what it would refuse in every reader
         store.publish(folder, target, overwrite=overwrite)
         logger.info("done: %s", target)
     return target

@@ -17,6 +17,7 @@ from embedrt_export.configs import pick, read_config, strict
 from embedrt_export.families import FAMILIES
 from embedrt_export.heads import POOLERS
 
+MODULES = "modules.json"
 # The last part of a module's type; the path before it has changed over the years.
 _MODULES = ("Transformer", "Pooling", "Normalize")
 _TYPE_PREFIX = "sentence_transformers."
@@ -185,13 +186,18 @@ def read_repo(folder: Path) -> ModelSpec:
     )
 
 
+def no_modules(model: str) -> UnsupportedModelError:
+    """The error for a model that has no module chain."""
+    return UnsupportedModelError(
+        f"{model}: no {MODULES}, so the pooling is unknown; save the model with sentence-transformers"
+    )
+
+
 def _module_chain(folder: Path) -> dict[str, Path]:
     """The modules in their order: kind to folder. A dict, because no chain that is supported has a kind twice."""
-    path = folder / "modules.json"
+    path = folder / MODULES
     if not path.is_file():
-        raise UnsupportedModelError(
-            f"{folder.name}: no modules.json, so the pooling is unknown; save the model with sentence-transformers"
-        )
+        raise no_modules(folder.name)
     try:
         content = read_json(path)
     except RecordError as error:

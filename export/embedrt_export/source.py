@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from embedrt import hub
 from embedrt.bundle import Source
 from embedrt.errors import ModelNotFoundError
+from embedrt_export.repo import MODULES, no_modules
 
 _PACKAGE = "package:"
 # Folders of a hub repo with the same model for other runtimes.
@@ -35,6 +36,7 @@ def locate(source: str | Path, revision: str | None, token: str | bool | None) -
 
     Raises:
         ModelNotFoundError: It is nowhere; the message says what was tried.
+        UnsupportedModelError: The hub repo is none of sentence-transformers.
         ValueError: A revision was given for something that is not on the hub.
     """
     text = str(source)
@@ -49,6 +51,8 @@ def locate(source: str | Path, revision: str | None, token: str | bool | None) -
     if isinstance(source, Path) or text.count("/") > 1 or text.startswith((".", "/", "~")) or "\\" in text:
         raise ModelNotFoundError(f"{text!r}: no such folder")
     repo = hub.find(text, revision, token)
+    if MODULES not in repo.files:
+        raise no_modules(repo.id)
     # Named by path: the weights beside a config, and every config; not the copies for other runtimes.
     wanted = [file for file in repo.files if _is_wanted(PurePosixPath(file))]
     return Located(hub.download(repo, token, wanted), Source("hub", repo.id, repo.commit), repo.id)
@@ -70,7 +74,7 @@ def _in_package(name: str) -> Located:
     found = {
         file.parent
         for root in map(Path, spec.submodule_search_locations)
-        for file in root.rglob("modules.json")
+        for file in root.rglob(MODULES)
         if (file.parent / "config.json").is_file() or (file.parent / "0_Transformer" / "config.json").is_file()
     }
     if len(found) != 1:

@@ -1,0 +1,166 @@
+"""A hub on this machine: repos from folders, over real HTTP, with the faults that a test asks for."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client asked for."""
+
+    method: str
+    path: str
+    authorization: str | None
+
+
+@dataclass
+class Hub:
+    """The state that tests set and look at.
+
+    Attributes:
+        url: For `HF_ENDPOINT`.
+        repos: By id, and by revision within it, the folder with the files.
+        refuse: Per id the status, error code and message of every answer.
+        token: What private repos want; None serves everybody.
+        cut: Files whose download ends after half of the bytes, without a word.
+        requests: Everything that was asked, in order.
+    """
+
+    url: str = ""
+    repos: dict[str, dict[str, Path]] = field(default_factory=dict)
+    refuse: dict[str, tuple[int, str, str]] = field(default_factory=dict)
+    token: str | None = None
+    cut: set[str] = field(default_factory=set)
+    requests: list[Request] = field(default_factory=list)
+
+    def add(self, repo: str, folder: Path, *revisions: str) -> str:
+        """Serves a folder as a repo, under its commit and the revisions named; returns the commit."""
+        commit = hashlib.sha1(f"{repo} {folder}".encode()).hexdigest()
+        self.repos.setdefault(repo, {}).update(dict.fromkeys([commit, *(revisions or ["main"])], folder))
+        return commit
+
+    def commit(self, repo: str, folder: Path) -> str:
+        return next(name for name, place in self.repos[repo].items() if place == folder and len(name) == 40)
+
+    def authorizations(self) -> set[str | None]:
+        """What came with the requests for repos."""
+        return {request.authorization for request in self.requests if any(repo in request.path for repo in self.repos)}
+
+    def downloads(self) -> list[str]:
+        """The files whose content was asked for."""
+        return sorted(
+            unquote(request.path.split("/resolve/")[1].partition("/")[2])
+            for request in self.requests
+            if request.method == "GET" and "/resolve/" in request.path
+        )
+
+
+class Handler(BaseHTTPRequestHandler):
+    """The part of the hub's HTTP interface that `model_info` and `snapshot_download` use."""
+
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the standard library
+        """Says nothing."""
+
+    def do_HEAD(self) -> None:
+        self.respond()
+
+    def do_GET(self) -> None:
+        self.respond()
+
+    def respond(self) -> None:  # noqa: PLR0911 - one answer a case
+        path = unquote(urlsplit(self.path).path).strip("/")
+        self.hub.requests.append(Request(self.command, path, self.headers.get("Authorization")))
+        parts = path.split("/")
+        is_api = parts[:2] == ["api", "models"]
+        parts = parts[2:] if is_api else parts
+        repo, rest = "/".join(parts[:2]), parts[2:]
+        if repo in self.hub.refuse:
+            return self.fail(*self.hub.refuse[repo])
+        if self.hub.token is not None and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+            return self.fail(401, "", "Invalid username or password.")
+        if repo not in self.hub.repos:
+            return self.fail(401, "RepoNotFound", "Repository not found")
+        revision = rest[1] if len(rest) > 1 else "main"
+        if (folder := self.hub.repos[repo].get(revision)) is None:
+            return self.fail(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        commit = self.hub.commit(repo, folder)
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        if is_api and rest[:1] == ["tree"]:
+            return self.send_json([tree_entry(folder, file) for file in files])
+        if is_api:
+            names = [{"rfilename": file.relative_to(folder).as_posix()} for file in files]
+            return self.send_json({"id": repo, "modelId": repo, "sha": commit, "siblings": names})
+        file = folder / "/".join(rest[2:])
+        if rest[:1] != ["resolve"] or file not in files:
+            return self.fail(404, "EntryNotFound", "Entry not found")
+        return self.send_file(file, commit)
+
+    def send_file(self, file: Path, commit: str) -> None:
+        content = file.read_bytes()
+        start, _, _ = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        rest = content[int(start) :]
+        self.send_response(206 if int(start) else 200)
+        self.send_header("X-Repo-Commit", commit)
+        self.send_header("ETag", f'"{blob_id(content)}"')
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(rest)))
+        if int(start):
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if file.name in self.hub.cut:
+            self.wfile.write(rest[: len(rest) // 2] if not int(start) else b"")
+            self.close_connection = True
+            return
+        self.wfile.write(rest)
+
+    def send_json(self, content: object, status: int = 200, **headers: str) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {**headers, "Content-Type": "application/json", "Content-Length": str(len(body))}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def fail(self, status: int, code: str, message: str) -> None:
+        self.send_json({"error": message}, status, X_Error_Code=code, X_Error_Message=message)
+
+
+def blob_id(content: bytes) -> str:
+    """The id that git gives a file."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def tree_entry(folder: Path, file: Path) -> dict[str, object]:
+    content = file.read_bytes()
+    name = file.relative_to(folder).as_posix()
+    return {"type": "file", "path": name, "size": len(content), "oid": blob_id(content)}
+
+
+@contextmanager
+def serve() -> Iterator[Hub]:
+    """A hub on a free port of this machine."""
+    hub = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": hub}))
+    server.daemon_threads = False
+    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
