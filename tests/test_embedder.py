@@ -1,6 +1,9 @@
 """`Embedder.encode`: shapes, order, prompts, truncation, devices, threads and forks, with the real engine."""
 
 import logging
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -578,6 +581,67 @@ class TestDevices:
     def test_an_unknown_precision(self, tiny_bundle: Path) -> None:
         with pytest.raises(BundleError, match=r"precision 'int4' is not in it; it has fp32$"):
             Embedder(tiny_bundle, precision="int4")
+
+
+PARENT = """
+import faulthandler, os, sys
+import embedrt
+
+embedder = embedrt.Embedder(sys.argv[1], threads=3)
+embedder.encode("one two")            # a session with threads of its own
+embedder.encode(["one two " * 20] * 70)  # and one without
+sys.stdout.flush()
+child = os.fork()
+if child == 0:
+    faulthandler.dump_traceback_later(20, exit=True)
+    CHILD
+    sys.exit(0)
+print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(embedder.encode("one two").shape)
+"""
+TRY = """
+    for texts in ("one two", ["one two " * 20] * 70):
+        try:
+            embedder.encode(texts)
+        except embedrt.InferenceError as error:
+            print(error)
+"""
+FORKED = (
+    "this model was loaded before the process forked, and neither tokenizer nor ONNX Runtime survive a fork; load it "
+    "in the child, or start processes with spawn\n"
+)
+
+
+def fork(bundle: Path, child: str, **environment: str) -> str:
+    """What parent and child print when the child runs this code after `os.fork()`."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PARENT.replace("    CHILD", child), str(bundle)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+class TestFork:
+    @pytest.mark.parametrize("parallelism", ["true", "false"])
+    def test_the_child_is_told_and_ends_well(self, tiny_bundle: Path, parallelism: str) -> None:
+        printed = fork(tiny_bundle, TRY, TOKENIZERS_PARALLELISM=parallelism)
+        assert printed == FORKED * 2 + "child 0\n(32,)\n"
+
+    def test_a_child_that_never_encodes_ends_well(self, tiny_bundle: Path) -> None:
+        """The engine's destructor waits for threads that the child has not: without care one of four children hangs."""
+        with ThreadPoolExecutor(2) as pool:
+            printed = list(pool.map(lambda _: fork(tiny_bundle, ""), range(8)))
+        assert printed == ["child 0\n(32,)\n"] * 8
+
+    def test_a_child_may_load_the_model_itself(self, tiny_bundle: Path) -> None:
+        child = "    print(embedrt.Embedder(sys.argv[1], threads=3).encode('one two').shape)"
+        assert fork(tiny_bundle, child) == "(32,)\nchild 0\n(32,)\n"
 
 
 def test_the_default_model_is_loaded_once(
