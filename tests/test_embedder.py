@@ -438,6 +438,20 @@ class TestNonFinite:
 class TestWrongGraphs:
     """Graphs that do not return what the manifest says."""
 
+    @pytest.mark.parametrize("dim", [1, 16, 64])
+    @pytest.mark.parametrize("texts", ["a", ["a", "one two"]])
+    def test_vectors_of_another_width(self, bundle: Path, dim: int, texts: Any) -> None:
+        def edit(graph: onnx.GraphProto) -> None:
+            parts = [onnx.numpy_helper.from_array(np.array([v]), n) for n, v in (("from", 0), ("to", dim), ("axis", 1))]
+            graph.initializer.extend(parts)
+            twice = onnx.helper.make_node("Concat", ["plain", "plain"], ["twice"], axis=1)
+            cut = onnx.helper.make_node("Slice", ["twice", "from", "to", "axis"], ["sentence_embedding"])
+            replace_output(graph, twice, cut, dim=dim)
+
+        edit_graph(bundle, edit)
+        with pytest.raises(BundleError, match=rf"the graph returns vectors of shape \[{dim}\], .* says \[32\]"):
+            Embedder(bundle).encode(texts)
+
     def test_no_such_output(self, bundle: Path) -> None:
         def rename(graph: onnx.GraphProto) -> None:
             replace_output(graph, onnx.helper.make_node("Identity", ["plain"], ["other"]))
