@@ -132,6 +132,7 @@ class Embedder:
         """
         items, single = check_texts(texts)
         if prefix := self._prompt(prompt_name, prompt):
+            check_texts(prefix, "prompt")
             items = [prefix + item for item in items]
         if type(batch_size) is not int or batch_size < 1:
             raise ValueError(f"batch_size: expected a positive integer, got {batch_size!r}")

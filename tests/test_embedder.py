@@ -264,6 +264,10 @@ class TestPrompts:
         with pytest.raises(TypeError, match=rf"^prompt: expected str or None, got {type(prompt).__name__}$"):
             tiny.encode("a", prompt=prompt)
 
+    def test_a_prompt_with_a_lone_surrogate(self, tiny: Embedder) -> None:
+        with pytest.raises(ValueError, match=r"^prompt: lone surrogate '\\ud800' at character 1; "):
+            tiny.encode("a", prompt="a\ud800")
+
     def test_the_default_prompt(self, prompted_bundle: Path, tmp_path: Path, prompted: Embedder) -> None:
         folder = copy_bundle(prompted_bundle, tmp_path / "bundle")
         change(folder, lambda raw: raw.update(default_prompt_name="default"))
