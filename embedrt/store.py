@@ -65,8 +65,12 @@ def stored() -> dict[str, Manifest | BundleError]:
 
 def unfinished(parent: Path) -> list[Path]:
     """Temporary folders below `parent` that a killed process left."""
-    now = time.time()
-    return [path for path in parent.glob(f"{_UNFINISHED}*") if now - path.stat().st_mtime > _STALE_SECONDS]
+    found = []
+    for path in parent.glob(f"{_UNFINISHED}*"):
+        with contextlib.suppress(FileNotFoundError):  # its process just finished it
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                found.append(path)
+    return found
 
 
 def remove(name: str) -> Path:

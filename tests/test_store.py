@@ -225,6 +225,14 @@ class TestStaging:
         assert leftover.exists() is kept
         assert other.exists()
 
+    @pytest.mark.skipif(os.name == "nt", reason="Windows needs privileges for links")
+    def test_a_leftover_that_another_process_just_deleted(self, tmp_path: Path) -> None:
+        """A dangling link is listed and then is not there, as if deleted in between."""
+        (tmp_path / ".unfinished-gone").symlink_to("nowhere")
+        assert unfinished(tmp_path) == []
+        with staging(tmp_path / "target") as folder:
+            assert folder.is_dir()
+
 
 class TestPublish:
     @pytest.fixture
