@@ -132,6 +132,7 @@ class Embedder:
         """
         items, single = check_texts(texts)
         if prefix := self._prompt(prompt_name, prompt):
+            check_texts(prefix, "prompt")
             items = [prefix + item for item in items]
         if type(batch_size) is not int or batch_size < 1:
             raise ValueError(f"batch_size: expected a positive integer, got {batch_size!r}")
@@ -243,6 +244,11 @@ class Embedder:
         """Computes one batch into the rows of `vectors`; returns how many they are."""
         feeds = batch_feeds(self.manifest.tokenization, tokens, batch)
         result = self._engine.run(feeds, "sentence_embedding", alone=alone)
+        if result.shape != (len(batch.rows), self.manifest.dim):
+            raise BundleError(
+                f"{self.folder}: the graph returns vectors of shape {list(result.shape[1:])}, the manifest says "
+                f"[{self.manifest.dim}]"
+            )
         rows = np.asarray(batch.rows) + start
         if not (finite := np.isfinite(result).all(axis=1)).all():
             bad = rows[~finite].tolist()

@@ -1,8 +1,10 @@
-"""What this process may use of the machine: processors by affinity and by cgroup quota."""
+"""What this process is and may use: whether it forked, processors by affinity and by cgroup quota."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+
+from embedrt.errors import InferenceError
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
@@ -64,3 +66,16 @@ def available_threads() -> int:
     """Threads worth starting: the affinity, or the quota rounded down if it is smaller, and at least 1."""
     limit = quota()
     return max(1, affinity() if limit is None else min(affinity(), int(limit)))
+
+
+def require_process(loaded_in: int) -> None:
+    """Keeps a forked child from its parent's model: the threads of tokenizer and engine exist in the parent only.
+
+    Raises:
+        InferenceError: This is not the process of that id.
+    """
+    if os.getpid() != loaded_in:
+        raise InferenceError(
+            "this model was loaded before the process forked, and neither tokenizer nor ONNX Runtime survive a fork; "
+            "load it in the child, or start processes with spawn"
+        )

@@ -1,8 +1,10 @@
 """The engine: the only module that imports onnxruntime. From a device's name to vectors, or an error."""
 
+import ctypes
 import os
 import re
 import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.errors import DeviceError, InferenceError, MissingDependencyError
-from embedrt.machine import available_threads
+from embedrt.machine import available_threads, require_process
 
 # Making sessions from several threads at once is not safe in ONNX Runtime; running them is.
 _CREATING = threading.Lock()
+# Every session of this process, for a child that it may fork.
+_ALIVE: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def _abandon_sessions() -> None:
+    """Keeps a forked child from destroying its parent's sessions, which waits for threads that it does not have."""
+    for session in _ALIVE:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_sessions)
 
 
 @dataclass(frozen=True)
@@ -154,11 +168,7 @@ class Engine:
         return vectors
 
     def _session(self, threads: int) -> Any:
-        if os.getpid() != self._process:
-            raise InferenceError(
-                "this model was loaded before the process forked, and ONNX Runtime does not survive a fork; "
-                "load it in the child, or start processes with spawn"
-            )
+        require_process(self._process)
         with _CREATING:
             if threads not in self._sessions:
                 self._sessions[threads] = _create_session(self._graph, self.device, threads)
@@ -180,6 +190,7 @@ def _create_session(graph: Path, device: Device, threads: int) -> Any:
         session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
     except Exception as error:
         raise DeviceError(f"ONNX Runtime cannot load {graph} on {device.name!r}: {error}") from error
+    _ALIVE.add(session)
     session.disable_fallback()
     if (obtained := session.get_providers()[0]) != device.provider:
         raise DeviceError(

@@ -14,7 +14,10 @@ from pathlib import Path
 from embedrt.bundle import MANIFEST, Manifest, read_bundle, read_manifest, sync
 from embedrt.errors import BundleError, ModelNotFoundError
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+# As on the hub: no part ends with "-" or ".", and none has "--", which stands for the slash in the names of folders.
+_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+_NAME = rf"(?![^@]*--){_PART}(?:/{_PART})?"
+_REFERENCE = re.compile(rf"(?P<name>{_NAME})(?:@(?P<revision>[^@]+))?")
 _UNFINISHED = ".unfinished-"
 # No export takes that long; what is older was left by a process that was killed.
 _STALE_SECONDS = 24 * 3600
@@ -35,11 +38,12 @@ def stored_path(name: str, revision: str | None = None) -> Path:
     """Where the store keeps a bundle: `org/model` at revision `v2` is the folder `org--model@v2`.
 
     Raises:
-        ValueError: Not a name: letters, digits, `.`, `_` and `-`, with at most one `/`.
+        ValueError: Not a name as the hub has them: letters, digits, `.`, `_` and `-`, with at most one `/`.
     """
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(_NAME, name):
         raise ValueError(
-            f"{name!r} is not a model name; expected `name` or `org/name` of letters, digits, '.', '_', '-'"
+            f"{name!r} is not a model name; expected `name` or `org/name` of letters, digits and '_', with '.' and '-' "
+            "between them, and no '--'"
         )
     folder = name.replace("/", "--")
     if revision is not None:
@@ -78,9 +82,9 @@ def remove(name: str) -> Path:
     Raises:
         ModelNotFoundError: The store does not have it.
     """
-    base, _, revision = name.partition("@")
-    folder = stored_path(base, revision or None)
-    if not folder.is_dir():
+    match = _REFERENCE.fullmatch(name)
+    folder = stored_path(match["name"], match["revision"]) if match else None
+    if folder is None or not folder.is_dir():
         known = ", ".join(stored()) or "the store is empty"
         raise ModelNotFoundError(f"{name!r} is not in the store {home()}; there: {known}")
     # Renamed first, so that nobody finds half of it.
@@ -160,18 +164,26 @@ def resolve(
 
     Tried in this order: a folder; the local store; a hub repo that is a bundle; an export of a hub repo on the spot, if
     the extra `export` is installed. The last two put the bundle into the store, and neither is tried where
-    `local_files_only` or `HF_HUB_OFFLINE` is set.
+    `local_files_only` or `HF_HUB_OFFLINE` is set. `name@revision` is another way to give the revision.
 
     Raises:
         ModelNotFoundError: None of these has it; the message says what to run.
+        ValueError: Two revisions are given.
     """
     if not isinstance(model, (str, Path)):
         raise TypeError(f"model: expected a str or a Path, got {type(model).__name__}")
-    if Path(model).expanduser().is_dir():
-        return Path(model).expanduser()
-    if isinstance(model, Path) or not _NAME.fullmatch(model):
+    folder = os.path.expanduser(model)  # noqa: PTH111 - pathlib raises where there is no such user, and where a
+    if os.path.isdir(folder):  # noqa: PTH112 - name is too long
+        return Path(folder)
+    match = _REFERENCE.fullmatch(model) if isinstance(model, str) else None
+    if match is None:
         raise ModelNotFoundError(f"{str(model)!r}: no such folder, and not a model name either")
-    target = stored_path(model, revision)
+    name = match["name"]
+    if match["revision"] and revision not in {None, match["revision"]}:
+        raise ValueError(f"revision: {revision!r}, but {model!r} names another")
+    revision = match["revision"] or revision
+    command = f"embedrt export {name}" + (f" --revision {revision}" if revision else "")
+    target = stored_path(name, revision)
     if (target / MANIFEST).is_file():
         return target
 
@@ -180,22 +192,22 @@ def resolve(
     if local_files_only or hub.offline():
         raise ModelNotFoundError(
             f"{model!r} is not in the local store {home()}, and the network may not be used; where it may, run "
-            f"`embedrt export {model} -o FOLDER` and copy the folder here"
+            f"`{command} -o FOLDER` and copy the folder here"
         )
-    repo = hub.find(model, revision, token)
+    repo = hub.find(name, revision, token)
     if MANIFEST in repo.files:
-        with staging(target) as folder:
-            hub.download(repo, token, [MANIFEST], folder)
-            hub.download(repo, token, read_manifest(folder).files, folder)
-            shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub client's bookkeeping
-            read_bundle(folder)
-            publish(folder, target)
+        with staging(target) as fresh:
+            hub.download(repo, token, [MANIFEST], fresh)
+            hub.download(repo, token, read_manifest(fresh).files, fresh)
+            shutil.rmtree(fresh / ".cache", ignore_errors=True)  # the hub client's bookkeeping
+            read_bundle(fresh)
+            publish(fresh, target)
         return target
     if find_spec("onnx") is None or find_spec("safetensors") is None:
         raise ModelNotFoundError(
             f"{model!r} is on the hub as a model, and not as a bundle; run `pip install 'embedrt[export]'`, "
-            f"then `embedrt export {model}`"
+            f"then `{command}`"
         )
     from embedrt_export import export
 
-    return export(model, revision=revision, token=token)
+    return export(name, revision=revision, token=token)

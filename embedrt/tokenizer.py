@@ -1,11 +1,13 @@
 """Texts to token ids, with the Rust `tokenizers`. Configured once when loaded, never changed by a call."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from embedrt.errors import BundleError, InferenceError
+from embedrt.machine import require_process
 
 # White space that every step below keeps; other kinds count as control characters for some and vanish.
 _SPACES = " \t\n\r"
@@ -53,6 +55,7 @@ class TextTokenizer:
         direction = (self._tokenizer.truncation or {}).get("direction", "right")
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_seq_length, direction=direction)
+        self._process = os.getpid()
         self._max_seq_length = max_seq_length
         self._with_type_ids = with_type_ids
         self._head_length = max_seq_length * _CHARACTERS_PER_TOKEN
@@ -62,8 +65,9 @@ class TextTokenizer:
         """Tokenizes on all processors; the GIL is free meanwhile.
 
         Raises:
-            InferenceError: The tokenizer failed.
+            InferenceError: The tokenizer failed, or the process forked since it was loaded.
         """
+        require_process(self._process)
         heads = [self._head(text) for text in texts]
         encodings = self._encode(heads)
         truncated = {i for i, encoding in enumerate(encodings) if self._is_cut(encoding)}

@@ -4,10 +4,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from embedrt import Embedder
 from embedrt_export import export
 from models import make_model
+
+settings.register_profile("embedrt", deadline=None)  # machines that are busy are slow, and that is no failure
+settings.load_profile("embedrt")
 
 
 @pytest.fixture(autouse=True)

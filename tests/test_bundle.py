@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundles import Json, change, copy_bundle, read_raw, rehash, write_raw
+from bundles import Json, change, copy_bundle, edit_graph, read_raw, rehash, write_raw
 from embedrt import BundleError, DeviceError, Embedder
 from embedrt.bundle import MANIFEST, read_bundle, read_manifest, write_manifest
 
@@ -310,16 +310,17 @@ class TestConsistentlyHashed:
 
 def set_external(bundle: Path, key: str, value: str) -> None:
     """Changes one key of every tensor's external data, with the manifest made to fit."""
-    model = onnx.load(bundle / GRAPH, load_external_data=False)
-    external = [tensor for tensor in model.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
-    assert external
-    for tensor in external:
-        kept = {entry.key: entry.value for entry in tensor.external_data} | {key: value}
-        del tensor.external_data[:]
-        for name, content in kept.items():
-            tensor.external_data.add(key=name, value=content)
-    (bundle / GRAPH).write_bytes(model.SerializeToString())
-    rehash(bundle)
+
+    def edit(graph: onnx.GraphProto) -> None:
+        external = [tensor for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+        assert external
+        for tensor in external:
+            kept = {entry.key: entry.value for entry in tensor.external_data} | {key: value}
+            del tensor.external_data[:]
+            for name, content in kept.items():
+                tensor.external_data.add(key=name, value=content)
+
+    edit_graph(bundle, edit)
 
 
 def point_weights_to(bundle: Path, location: str) -> None:

@@ -46,7 +46,7 @@ def locate(source: str | Path, revision: str | None, token: str | bool | None) -
     if is_package:
         return _in_package(text.removeprefix(_PACKAGE))
     if folder.is_dir():
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).lstrip("._-") or "model"
+        name = re.sub(r"[^A-Za-z0-9._]+", "-", folder.resolve().name).strip("._-")[:96].rstrip(".-") or "model"
         return Located(folder, Source("folder", name, None), name)
     if isinstance(source, Path) or text.count("/") > 1 or text.startswith((".", "/", "~")) or "\\" in text:
         raise ModelNotFoundError(f"{text!r}: no such folder")
