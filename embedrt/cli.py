@@ -122,7 +122,12 @@ def _parser() -> argparse.ArgumentParser:
     command("list", _list, "List the bundles in the local store.", "example:\n  embedrt list")
     remove = command("remove", _remove, "Delete a bundle from the local store.", "example:\n  embedrt remove org/model")
     remove.add_argument("name", metavar="NAME", help="a name that `embedrt list` shows")
-    command("doctor", _doctor, "Show what embedrt finds on this machine, and what is wrong with it.", "")
+    command(
+        "doctor",
+        _doctor,
+        "Show what embedrt finds on this machine, and what is wrong with it.",
+        "example:\n  embedrt doctor",
+    )
     return parser
 
 

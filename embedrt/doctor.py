@@ -81,16 +81,18 @@ def _store() -> Iterator[Finding]:
     yield Finding("store", str(home), problem)
     bundles = store.stored()
     for name in bundles:
+        if (folder := store.find(name)) is None:
+            continue  # removed since
         try:
-            manifest = read_bundle(store.resolve(name, local_files_only=True))
+            manifest = read_bundle(folder)
         except EmbedrtError as error:
             yield Finding(f"  {name}", "damaged", f"{error}; or `embedrt remove {name}`")
         else:
             yield Finding(
                 f"  {name}", f"{manifest.architecture}, {manifest.dim} dimensions, {', '.join(manifest.graphs)}"
             )
-    for folder in store.unfinished(home / "bundles"):
-        yield Finding(f"  {folder.name}", "left by a killed process", f"delete {folder}, or let the next export do it")
+    for left in store.unfinished(home / "bundles"):
+        yield Finding(f"  {left.name}", "left by a killed process", f"delete {left}, or let the next export do it")
     name = embedrt.default_model()
     known = Path(name).is_dir() or name in bundles
     yield Finding(

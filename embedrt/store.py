@@ -56,11 +56,20 @@ def stored() -> dict[str, Manifest | BundleError]:
     found: dict[str, Manifest | BundleError] = {}
     for folder in sorted((home() / "bundles").glob("[!.]*")):
         name = folder.name.replace("--", "/", 1)
+        if find(name) != folder:  # nothing of ours
+            continue
         try:
             found[name] = read_manifest(folder)
         except BundleError as error:
             found[name] = error
     return found
+
+
+def find(name: str) -> Path | None:
+    """The folder of a stored bundle by `name` or `name@revision`; None if there is none."""
+    match = _REFERENCE.fullmatch(name)
+    folder = stored_path(match["name"], match["revision"]) if match else None
+    return folder if folder is not None and folder.is_dir() else None
 
 
 def unfinished(parent: Path) -> list[Path]:
@@ -82,9 +91,8 @@ def remove(name: str) -> Path:
     Raises:
         ModelNotFoundError: The store does not have it.
     """
-    match = _REFERENCE.fullmatch(name)
-    folder = stored_path(match["name"], match["revision"]) if match else None
-    if folder is None or not folder.is_dir():
+    folder = find(name)
+    if folder is None:
         known = ", ".join(stored()) or "the store is empty"
         raise ModelNotFoundError(f"{name!r} is not in the store {home()}; there: {known}")
     # Renamed first, so that nobody finds half of it.

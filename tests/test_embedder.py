@@ -439,6 +439,22 @@ class TestNonFinite:
         assert_close(poisoned.encode(TEXTS[:1]), tiny.encode(TEXTS[:1]))
 
 
+def test_after_a_failure_the_remaining_batches_are_not_run(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedder = Embedder(tiny_bundle, threads=1)
+    run, started = embedder._engine.run, []
+
+    def fail_first(feeds: dict[str, Any], output: str, *, alone: bool) -> Any:
+        started.append(feeds)
+        if len(started) == 1:
+            raise InferenceError("mine")
+        return run(feeds, output, alone=alone)
+
+    monkeypatch.setattr(embedder._engine, "run", fail_first)
+    with pytest.raises(InferenceError, match=r"^mine$"):
+        embedder.encode(["one two"] * 1000, batch_size=1)
+    assert len(started) < 500
+
+
 class TestWrongGraphs:
     """Graphs that do not return what the manifest says."""
 

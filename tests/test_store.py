@@ -161,6 +161,12 @@ class TestListing:
         assert isinstance(found["bad"], BundleError)
         assert found["org/good"] == found["org/good@v2"] == read_manifest(tiny_bundle)
 
+    def test_what_is_not_of_ours_is_not_listed(self, tiny_bundle: Path) -> None:
+        folder = put(tiny_bundle, "good").parent
+        (folder / "notes.txt").write_text("")
+        (folder / "two words").mkdir()
+        assert list(stored()) == ["good"]
+
     def test_remove(self, tiny_bundle: Path) -> None:
         first, second = put(tiny_bundle, "org/model"), put(tiny_bundle, "org/model", "v2")
         assert remove("org/model@v2") == second
