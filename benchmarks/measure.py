@@ -1,8 +1,10 @@
-"""The measurements. Engines take turns, one works while the others wait, so that a busy machine is busy for all."""
+"""The measurements. Engines take turns, and one works while the others wait. A turn that something else on the machine
+disturbed is repeated.
+"""
 
 import contextlib
 import itertools
-import time
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,9 @@ from benchmarks.process import Worker, WorkerError
 
 _START_ROUNDS = 3
 _WARM_UP_TEXTS = 64  # enough for several batches: an engine may prepare differently for one batch and for many
-_LATENCY_BLOCKS, _LATENCY_BLOCK = 5, 30
+_LATENCY_BLOCKS, _LATENCY_BLOCK = 5, 60
+# A turn counts as disturbed if anything but the engine used more than this share of all processors meanwhile.
+_DISTURBED = 0.05
 
 
 @dataclass
@@ -26,7 +30,8 @@ class Run:
 
     Attributes:
         texts_per_second: By round.
-        cpu_ms_per_text: Processor time of the whole process, by round; it suffers least from what else runs.
+        cpu_ms_per_text: Processor time of the whole process, by round.
+        other_cores: Processors that everything but the engine used meanwhile, by round; None where that is not known.
         peak_rss_mb: The most memory that the process held up to the end of this workload, in 10^6 bytes.
         min_cosine: Smallest cosine to the reference.
         mean_cosine: Mean cosine to the reference.
@@ -35,6 +40,7 @@ class Run:
 
     texts_per_second: list[float] = field(default_factory=list)
     cpu_ms_per_text: list[float] = field(default_factory=list)
+    other_cores: list[float | None] = field(default_factory=list)
     peak_rss_mb: float | None = None
     min_cosine: float | None = None
     mean_cosine: float | None = None
@@ -52,6 +58,7 @@ class Result:
         start_seconds: From starting a process to its first vector, by round.
         loaded_rss_mb: The most memory that the process held up to its first vector, in 10^6 bytes.
         one_text_ms: Time of each call with one short text.
+        one_text_other_cores: As in `Run`, by block of calls.
         runs: By workload.
     """
 
@@ -61,6 +68,7 @@ class Result:
     start_seconds: list[float] = field(default_factory=list)
     loaded_rss_mb: float | None = None
     one_text_ms: list[float] = field(default_factory=list)
+    one_text_other_cores: list[float | None] = field(default_factory=list)
     runs: dict[str, Run] = field(default_factory=dict)
 
 
@@ -75,14 +83,18 @@ class Measurement:
         model: The model folder.
         bundle: The bundle made of it.
         rounds: How often each engine encodes each workload.
+        retries: How often a disturbed turn is repeated; the least disturbed try counts.
         scratch: A folder for vectors.
     """
 
-    def __init__(self, names: list[str], model: Path, bundle: Path, *, rounds: int, scratch: Path) -> None:
+    def __init__(
+        self, names: list[str], model: Path, bundle: Path, *, rounds: int, retries: int, scratch: Path
+    ) -> None:
         self._names = names
         self._model = model
         self._bundle = bundle
         self._rounds = rounds
+        self._retries = retries
         self._scratch = scratch
         self._workers: dict[str, Worker] = {}
         self._results: dict[str, Result] = {}
@@ -117,17 +129,26 @@ class Measurement:
                     result.error = str(error)
             self._bar.update()
 
+    def _undisturbed(self, attempt: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The least disturbed of some tries. How fast a try was has no say in it."""
+        tolerated = _DISTURBED * (os.cpu_count() or 1)
+        tries: list[dict[str, Any]] = []
+        while len(tries) <= self._retries and all((done["other_cores"] or 0) > tolerated for done in tries):
+            tries.append(attempt())
+        return min(tries, key=lambda done: done["other_cores"] or 0)
+
     def _starts(self, text: str) -> None:
         """Fresh processes. The first round only brings the files into the system's cache."""
 
-        def start(name: str, result: Result) -> None:
-            begin = time.perf_counter()
+        def fresh(name: str) -> dict[str, Any]:
             worker = Worker(name, self._model, self._bundle)
             try:
-                worker.ask("encode", texts=[text], save=None)
-                result.start_seconds.append(time.perf_counter() - begin)
+                return worker.ask("encode", texts=[text], save=None)
             finally:
                 worker.close()
+
+        def start(name: str, result: Result) -> None:
+            result.start_seconds.append(self._undisturbed(lambda: fresh(name))["wall_seconds"])
 
         for _ in range(1 + _START_ROUNDS):
             self._in_turn("start", start)
@@ -152,17 +173,20 @@ class Measurement:
             block = list(itertools.islice(supply, _LATENCY_BLOCK))
 
             def one_by_one(name: str, result: Result, block: list[str] = block) -> None:
-                seconds = self._workers[name].ask("one_by_one", texts=block)["seconds"]
-                result.one_text_ms += [1000 * second for second in seconds]
+                answer = self._undisturbed(lambda: self._workers[name].ask("one_by_one", texts=block))
+                result.one_text_ms += [1000 * seconds for seconds in answer["seconds"]]
+                result.one_text_other_cores.append(answer["other_cores"])
 
             self._in_turn("one text", one_by_one)
 
     def _throughput(self, workload: str, texts: list[str]) -> None:
         def encode(name: str, result: Result) -> None:
             run = result.runs.setdefault(workload, Run())
-            answer = self._workers[name].ask("encode", texts=texts, save=str(self._vectors(name, workload)))
+            save = str(self._vectors(name, workload))
+            answer = self._undisturbed(lambda: self._workers[name].ask("encode", texts=texts, save=save))
             run.texts_per_second.append(len(texts) / answer["seconds"])
             run.cpu_ms_per_text.append(1000 * answer["cpu_seconds"] / len(texts))
+            run.other_cores.append(answer["other_cores"])
             run.peak_rss_mb = answer["peak_rss_mb"]
 
         for _ in range(self._rounds):

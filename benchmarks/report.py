@@ -22,15 +22,15 @@ def tables(results: dict[str, Result], missing: Sequence[str]) -> Iterator[str]:
     workloads = list(dict.fromkeys(workload for result in results.values() for workload in result.runs))
     for workload in workloads:
         yield (
-            f"{workload:{width}}   texts/s (min-max)       ratio (min-max)      CPU ms/text  RSS MB  "
-            "cosine min  mean     max error"
+            f"{workload:{width}}   texts/s (min-max)       ratio (min-max)      CPU ms/text  others  RSS MB  "
+            "cosine min  mean      max error"
         )
         reference = results[REFERENCE].runs.get(workload) if REFERENCE in results else None
         for name, result in results.items():
             run = result.runs.get(workload)
             yield f"  {name:{width}} {_throughput(run, reference) if run and run.texts_per_second else 'failed'}"
         yield ""
-    yield f"{'one text':{width}}   p50 ms   p99 ms   start to first vector, s   RSS MB then"
+    yield f"{'one text':{width}}   p50 ms   p99 ms  others   start to first vector, s   RSS MB then"
     for name, result in results.items():
         yield f"  {name:{width}} {_latency(result)}"
     yield ""
@@ -53,7 +53,7 @@ def _throughput(run: Run, reference: Run | None) -> str:
     relative = ratios(run, reference) if reference is not None else []
     return (
         f"{_spread(run.texts_per_second, '.1f'):23} {_spread(relative, '.2f'):20} "
-        f"{median(run.cpu_ms_per_text):11.1f}  {_number(run.peak_rss_mb, '.0f'):>6}  "
+        f"{median(run.cpu_ms_per_text):11.1f}  {_others(run.other_cores):>6}  {_number(run.peak_rss_mb, '.0f'):>6}  "
         f"{_number(run.min_cosine, '.6f'):>10}  {_number(run.mean_cosine, '.6f')} "
         f"{_number(run.max_abs_error, '.1e'):>10}"
     )
@@ -64,7 +64,14 @@ def _latency(result: Result) -> str:
         return "failed"
     p50, p99 = np.percentile(result.one_text_ms, [50, 99])
     start = _spread(result.start_seconds, ".2f")
-    return f"{p50:8.2f} {p99:8.2f}   {start:26} {_number(result.loaded_rss_mb, '.0f'):>7}"
+    others, loaded = _others(result.one_text_other_cores), _number(result.loaded_rss_mb, ".0f")
+    return f"{p50:8.2f} {p99:8.2f}  {others:>6}   {start:26} {loaded:>7}"
+
+
+def _others(cores: Sequence[float | None]) -> str:
+    """The most that others used in any round: a round was disturbed, or none was."""
+    known = [value for value in cores if value is not None]
+    return f"{max(known):.2f}" if known else _NONE
 
 
 def _spread(values: Sequence[float], form: str) -> str:

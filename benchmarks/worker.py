@@ -34,7 +34,8 @@ def main() -> None:
         encode = ENGINES[name].load(Path(model), Path(bundle))
         for line in sys.stdin.buffer:
             request = json.loads(line)
-            answer({**TASKS[request.pop("task")](encode, **request), "peak_rss_mb": peak_rss_mb()})
+            done = TASKS[request.pop("task")](encode, **request)
+            answer({**done, "process_cpu_seconds": time.process_time(), "peak_rss_mb": peak_rss_mb()})
     except Exception as error:
         answer({"error": f"{type(error).__name__}: {error}"})
         raise
