@@ -16,9 +16,9 @@ What is measured, for every engine that is installed:
 - Start to first vector: a fresh process imports, loads and encodes one text; wall seconds, with files cached.
 
 Each engine has a process of its own that lives for the whole comparison; they take turns in every round, and only one
-works at a time. A turn during which others used more than a twentieth of the machine is repeated, twice at most, and
-the least disturbed try counts. The column "others" has the processors that others used in the worst round that counts:
-where it is not near 0, believe no ratio. It needs Linux, and without it no turn is repeated.
+works at a time. A turn of up to 15 seconds during which others used more than a twentieth of the machine is repeated,
+`--retries` times at most, and the least disturbed try counts. The column "others" has the processors that others used
+in the worst round that counts: where it is not near 0, believe no ratio. It needs Linux; elsewhere no turn is repeated.
 
 Memory is in MB of 10^6 bytes and counts mapped files. The exit status is 1 if an engine that is installed fails. The
 default of fastembed wants 9 GB of memory and most of the time; `--engines` leaves engines out.
