@@ -1,0 +1,101 @@
+"""The parent's side of a worker process."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, Any
+
+ROOT = Path(__file__).resolve().parents[1]
+# No engine may ask the network: the model is here.
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+
+
+class WorkerError(Exception):
+    """An engine failed: it could not be loaded, raised an error, or its process died."""
+
+
+class Worker:
+    """One engine in a process of its own. It starts to load at once; the first request waits for that.
+
+    Args:
+        engine: Its name.
+        model: The model folder.
+        bundle: The bundle made of it.
+    """
+
+    def __init__(self, engine: str, model: Path, bundle: Path) -> None:
+        self._mark: tuple[float, float | None] | None = _now()
+        self._cpu_seconds = 0.0
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", engine, str(model), str(bundle)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            cwd=ROOT,
+            env={**os.environ, **_OFFLINE},
+        )
+
+    def ask(self, task: str, **request: Any) -> dict[str, Any]:
+        """Sends a request and waits for the answer, to which it adds
+
+        - `wall_seconds`: how long that took, for the first request since the process was started;
+        - `other_cores`: how many processors everything but this engine used meanwhile; None where that is not known.
+
+        Raises:
+            WorkerError: With what the engine said, or the end of what it printed.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        start, busy = self._mark or _now()
+        with contextlib.suppress(BrokenPipeError):  # a dead process gives no answer below
+            self._process.stdin.write(json.dumps({"task": task, **request}).encode() + b"\n")
+            self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            status = self._process.wait()
+            cause = "killed, often for want of memory" if status == -9 else f"exit status {status}"
+            raise WorkerError(f"the process ended ({cause}): {self._printed()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        end, busy_at_end = _now()
+        own = answer["process_cpu_seconds"] - self._cpu_seconds
+        self._mark, self._cpu_seconds = None, answer["process_cpu_seconds"]
+        others = None
+        if busy is not None and busy_at_end is not None:
+            others = max(0.0, busy_at_end - busy - own) / (end - start)
+        return {**answer, "wall_seconds": end - start, "other_cores": others}
+
+    def close(self) -> None:
+        """Ends the process and waits for its end, so that its memory is free for the next."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._log.close()
+
+    def _printed(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")[-500:].strip()
+
+
+def _now() -> tuple[float, float | None]:
+    """The time, and the seconds that all processors together have worked since the system started (Linux only)."""
+    if sys.platform != "linux":
+        return time.perf_counter(), None
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(
+        int, Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]
+    )
+    return time.perf_counter(), (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
