@@ -362,7 +362,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(data=st.data())
 @pytest.mark.parametrize("file", ["modules.json", "config.json", TRANSFORMER, TOP, POOLING, "2_Normalize/config.json"])
 def test_any_json_gives_an_error_of_ours_or_a_spec(untouched: Path, file: str, data: st.DataObject) -> None:

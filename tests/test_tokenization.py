@@ -286,7 +286,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(data=st.data())
 @pytest.mark.parametrize("file", ["tokenizer.json", CONFIG])
 def test_any_json_gives_an_error_of_ours_or_a_tokenizer(untouched: Path, file: str, data: st.DataObject) -> None:
