@@ -148,8 +148,8 @@ class Manifest:
         graphs: The graph files by precision.
         files: Every file of the bundle but the manifest, by path with forward slashes.
         parity: The proof, by precision.
-        fingerprint: SHA-256 over weights, tokenizer, module chain and maximum length: two bundles with equal
-            fingerprints make vectors that may share an index.
+        fingerprint: SHA-256 over architecture, weights, tokenizer, module chain and maximum length: two bundles with
+            equal fingerprints make vectors that may share an index.
         vector_ranges: Per coordinate minimum and maximum for int8 and uint8 vectors, if calibrated.
         made_with: Versions of what made the bundle.
     """

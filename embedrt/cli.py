@@ -41,7 +41,16 @@ Without --output, each vector is one line of JSON. A single - reads one text per
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status: 0, 1 for an error with a message, 2 for wrong usage."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(format="embedrt: %(message)s", stream=sys.stderr)
+    log, handler = logging.getLogger("embedrt"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("embedrt: %(message)s"))
+    log.addHandler(handler)
+    try:
+        return _run(options)
+    finally:
+        log.removeHandler(handler)
+
+
+def _run(options: argparse.Namespace) -> int:
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         status = run(options)
