@@ -6,7 +6,9 @@
 What is measured, for every engine that is installed:
 
 - Texts a second on short texts (8 to 16 tokens), mixed texts (dictionary entries as they are) and long ones (256 tokens
-  or more): median, minimum and maximum over the rounds, and the ratio to sentence-transformers in the same round.
+  or more): median, minimum and maximum over the rounds.
+- The ratio to sentence-transformers in the same round, over the rounds in which neither of the two was disturbed by
+  what else runs on the machine, and how many of the rounds those are; if none, over all rounds.
 - Beside each speed: processor time a text; the most memory that the process has held so far (short, then mixed, then
   long); cosine and largest error to sentence-transformers.
 - One short text at a time: p50 and p99 of 300 calls.
@@ -15,7 +17,7 @@ What is measured, for every engine that is installed:
 Each engine has a process of its own that lives for the whole comparison; they take turns in every round, and only one
 works at a time. A turn of up to 15 seconds during which others used more than a twentieth of the machine is repeated,
 `--retries` times at most, and the least disturbed try counts. The column "others" has the processors that others used
-in the worst round that counts: where it is not near 0, believe no ratio. It needs Linux; elsewhere no turn is repeated.
+in the worst round. That is known on Linux only; elsewhere no turn counts as disturbed.
 
 Memory is in MB of 10^6 bytes and counts mapped files. The exit status is 1 if an engine that is installed fails. The
 default of fastembed wants 9 GB of memory and most of the time; `--engines` leaves engines out.

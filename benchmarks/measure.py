@@ -77,6 +77,11 @@ class Result:
 Action = Callable[[str, Result], None]
 
 
+def disturbed(other_cores: float | None) -> bool:
+    """Whether something else on the machine used too much of it for the numbers to be the engine's own."""
+    return other_cores is not None and other_cores > _DISTURBED * (os.cpu_count() or 1)
+
+
 class Measurement:
     """Measures some engines on the same texts.
 
@@ -133,10 +138,9 @@ class Measurement:
 
     def _undisturbed(self, attempt: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The least disturbed of some tries. How fast a try was has no say in it."""
-        tolerated = _DISTURBED * (os.cpu_count() or 1)
         best = attempt()
         for _ in range(self._retries):
-            if (best["other_cores"] or 0) <= tolerated or best["wall_seconds"] > _REPEATABLE_SECONDS:
+            if not disturbed(best["other_cores"]) or best["wall_seconds"] > _REPEATABLE_SECONDS:
                 break
             best = min(best, attempt(), key=lambda done: done["other_cores"])
         return best

@@ -6,7 +6,7 @@ from statistics import median
 import numpy as np
 
 from benchmarks.engines import REFERENCE
-from benchmarks.measure import Result, Run
+from benchmarks.measure import Result, Run, disturbed
 
 _NONE = "-"
 
@@ -22,7 +22,7 @@ def tables(results: dict[str, Result], missing: Sequence[str]) -> Iterator[str]:
     workloads = list(dict.fromkeys(workload for result in results.values() for workload in result.runs))
     for workload in workloads:
         yield (
-            f"{workload:{width}}   texts/s (min-max)       ratio (min-max)      CPU ms/text  others  RSS MB  "
+            f"{workload:{width}}   texts/s (min-max)       ratio (min-max)  rounds   CPU ms/text  others  RSS MB  "
             "cosine min  mean      max error"
         )
         reference = results[REFERENCE].runs.get(workload) if REFERENCE in results else None
@@ -42,18 +42,27 @@ def tables(results: dict[str, Result], missing: Sequence[str]) -> Iterator[str]:
         yield f"  {name:{width}} not installed"
 
 
-def ratios(run: Run, reference: Run) -> list[float]:
-    """Speed relative to the reference, by round: both sides of a ratio ran at nearly the same time."""
-    return [
-        ours / theirs for ours, theirs in zip(run.texts_per_second, reference.texts_per_second, strict=False) if theirs
-    ]
+def ratios(run: Run, reference: Run) -> tuple[list[float], int]:
+    """Speed relative to the reference, by round, because both sides of a round ran at nearly the same time.
+
+    Returns:
+        The ratios of the rounds in which neither side was disturbed, or of all if there are none; and how many were not
+        disturbed.
+    """
+    rounds = list(
+        zip(run.texts_per_second, run.other_cores, reference.texts_per_second, reference.other_cores, strict=False)
+    )
+    quiet = [ours / theirs for ours, a, theirs, b in rounds if not disturbed(a) and not disturbed(b)]
+    return quiet or [ours / theirs for ours, _, theirs, _ in rounds], len(quiet)
 
 
 def _throughput(run: Run, reference: Run | None) -> str:
-    relative = ratios(run, reference) if reference is not None else []
+    relative, quiet = ratios(run, reference) if reference is not None else ([], 0)
+    share = f"{quiet}/{len(run.texts_per_second)}"
+    others, peak = _others(run.other_cores), _number(run.peak_rss_mb, ".0f")
     return (
-        f"{_spread(run.texts_per_second, '.1f'):23} {_spread(relative, '.2f'):20} "
-        f"{median(run.cpu_ms_per_text):11.1f}  {_others(run.other_cores):>6}  {_number(run.peak_rss_mb, '.0f'):>6}  "
+        f"{_spread(run.texts_per_second, '.1f'):23} {_spread(relative, '.2f'):16} "
+        f"{share if relative else _NONE:>6} {median(run.cpu_ms_per_text):13.1f}  {others:>6}  {peak:>6}  "
         f"{_number(run.min_cosine, '.6f'):>10}  {_number(run.mean_cosine, '.6f')} "
         f"{_number(run.max_abs_error, '.1e'):>10}"
     )
