@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     run: Callable[[argparse.Namespace], int] = options.run
     try:
-        status = run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            status = run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # `embedrt encode ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -65,6 +69,10 @@ def _run(options: argparse.Namespace) -> int:
         print(f"embedrt: {error}", file=sys.stderr)
         return 1
     return status
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"embedrt: {message}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

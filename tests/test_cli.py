@@ -167,11 +167,13 @@ class TestEncode:
             assert (status, err) == (0, "")
             np.testing.assert_allclose(json.loads(out), expected, rtol=0, atol=2e-6)
 
+    @pytest.mark.filterwarnings("always::embedrt.TruncationWarning")
     def test_truncation(self, run: Run, tiny_bundle: Path) -> None:
         arguments = ("encode", "-m", tiny_bundle, "a", "one " * 60)
-        with pytest.warns(embedrt.TruncationWarning, match=r"texts\[1\]"):
-            run(*arguments)
-        assert run(*arguments, "--on-truncation", "ignore")[0] == 0
+        status, out, err = run(*arguments)
+        assert (status, len(out.splitlines())) == (0, 2)
+        assert err == "embedrt: 1 of 2 texts cut off after 48 tokens: texts[1]\n"
+        assert run(*arguments, "--on-truncation", "ignore") == (0, out, "")
         assert_one_line_error(run(*arguments, "--on-truncation", "error"), "texts[1]: longer than the 48 tokens")
 
     def test_the_default_model_comes_from_the_environment(

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from embedrt import (
     NonFiniteError,
     TruncationError,
     TruncationWarning,
+    session,
 )
 from embedrt import embedder as embedder_module
 from embedrt.embedder import Vectors
@@ -497,12 +499,29 @@ class TestThreads:
             for vectors, one in zip(pool.map(model.encode, work), expected, strict=True):
                 assert_close(vectors, one)
 
-    def test_the_first_use_may_be_by_eight_threads(self, tiny_bundle: Path, tiny: Embedder) -> None:
-        embedder = Embedder(tiny_bundle)
-        work = [TEXTS if i % 2 else TEXTS[:1] for i in range(8)]
+    def test_the_first_use_may_be_by_eight_threads(
+        self, tiny_bundle: Path, tiny: Embedder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        work = [TEXTS * 20 if i % 2 else TEXTS[:1] for i in range(8)]
+        expected = [tiny.encode(texts) for texts in work]
+        create, made = session._create_session, []
+
+        def count(graph: Path, device: session.Device, threads: int) -> Any:
+            made.append(threads)
+            return create(graph, device, threads)
+
+        monkeypatch.setattr(session, "_create_session", count)
+        embedder = Embedder(tiny_bundle, threads=2)
+        together = Barrier(8)
+
+        def first_use(texts: list[str]) -> Vectors:
+            together.wait(timeout=60)
+            return embedder.encode(texts)
+
         with ThreadPoolExecutor(8) as pool:
-            for vectors, texts in zip(pool.map(embedder.encode, work), work, strict=True):
-                assert_close(vectors, tiny.encode(texts))
+            for vectors, same in zip(pool.map(first_use, work), expected, strict=True):
+                assert_close(vectors, same)
+        assert sorted(made) == [1, 2]
 
     def test_eight_threads_may_load(self, tiny_bundle: Path, tiny: Embedder) -> None:
         with ThreadPoolExecutor(8) as pool:

@@ -29,6 +29,7 @@ class Outer:
     real: float
     flag: bool
     choice: Literal["left", "right"]
+    number: Literal[1, 2]
     maybe: str | None
     many: tuple[Inner, ...]
     named: dict[str, Inner]
@@ -43,6 +44,7 @@ GOOD: dict[str, Any] = {
     "real": 0.5,
     "flag": True,
     "choice": "left",
+    "number": 2,
     "maybe": None,
     "many": [{"number": 1}, {"number": 2}],
     "named": {"a": {"number": 3}},
@@ -57,6 +59,7 @@ def test_every_kind_of_field_is_decoded() -> None:
         real=0.5,
         flag=True,
         choice="left",
+        number=2,
         maybe=None,
         many=(Inner(1), Inner(2)),
         named={"a": Inner(3)},
@@ -97,6 +100,8 @@ def test_an_optional_string_may_be_a_string() -> None:
         ("flag", 1, "doc.flag: expected a boolean, got int '1'"),
         ("choice", "up", "doc.choice: expected one of 'left', 'right', got str 'up'"),
         ("choice", ["left"], "doc.choice: expected one of 'left', 'right', got list"),
+        ("number", True, "doc.number: expected one of 1, 2, got bool 'True'"),
+        ("number", 1.0, "doc.number: expected one of 1, 2, got float '1.0'"),
         ("maybe", 3, "doc.maybe: expected a string, got int '3'"),
         ("many", {"number": 1}, "doc.many: expected a list, got dict"),
         ("many", "ab", "doc.many: expected a list, got str 'ab'"),
