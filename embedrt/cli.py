@@ -60,15 +60,24 @@ def _run(options: argparse.Namespace) -> int:
             status = run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # `embedrt encode ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 141
     except KeyboardInterrupt:
         print("embedrt: interrupted", file=sys.stderr)
         return 130
     except (EmbedrtError, ValueError, OSError) as error:
         print(f"embedrt: {error}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:  # a full disk
+            _drop_output()
         return 1
     return status
+
+
+def _drop_output() -> None:
+    """Drops what stdout could not take; Python would try once more at exit, and complain with a status of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -40,14 +40,14 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 def shell(command: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """Runs a shell line, where `$EMBEDRT` is the command and `$1`, `$2`, ... are the arguments."""
-    environment = {**os.environ, "EMBEDRT": f"{sys.executable} -m embedrt", "PYTHONWARNINGS": "error"}
+    settings = {"EMBEDRT": f"{sys.executable} -m embedrt", "PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": ""}
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command, "bash", *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
-        env=environment,
+        env={**os.environ, **settings},
         **options,
     )
 
@@ -140,6 +140,20 @@ class TestEncode:
         vectors = np.load(tmp_path / "x.npy", allow_pickle=False)
         assert vectors.dtype == np.float32
         np.testing.assert_array_equal(vectors, tiny.encode(["one cat", "", "two é", " last"]))
+
+    def test_lines_lose_their_ends_and_nothing_else(
+        self, run: Run, stdin: Callable[[str], None], tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[str] = []
+
+        def note(_: Embedder, texts: list[str], *__: Any, **___: Any) -> Any:
+            seen.extend(texts)
+            return np.zeros((len(texts), 1), np.float32)
+
+        monkeypatch.setattr(Embedder, "encode", note)
+        stdin(" a \t\n\x0bb\x1c\r\n\n\u3000c\u3000")
+        assert run("encode", "-m", tiny_bundle, "-")[0] == 0
+        assert seen == [" a \t", "\x0bb\x1c", "", "\u3000c\u3000"]
 
     def test_no_lines(self, run: Run, stdin: Callable[[str], None], tiny_bundle: Path, tmp_path: Path) -> None:
         stdin("")

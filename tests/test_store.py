@@ -325,6 +325,23 @@ class TestPublish:
         with pytest.raises(OSError, match="No space left on device"):
             self.publish_copy(tiny_bundle, target)
 
+    @pytest.mark.skipif(os.name == "nt", reason="Windows cannot flush folders")
+    def test_everything_is_on_the_disk_before_it_appears(
+        self, tiny_bundle: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        flushed: dict[int, bool] = {}
+        fsync = os.fsync
+
+        def note(descriptor: int) -> None:
+            flushed[os.fstat(descriptor).st_ino] = target.exists()
+            fsync(descriptor)
+
+        monkeypatch.setattr("os.fsync", note)
+        self.publish_copy(tiny_bundle, target)
+        for path in [target, *target.rglob("*")]:
+            assert flushed.pop(path.stat().st_ino) is False
+        assert flushed == {target.parent.stat().st_ino: True}
+
     def test_eight_at_once_are_one(self, tiny_bundle: Path, target: Path) -> None:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda _: self.publish_once(tiny_bundle, target), range(8)))
