@@ -119,8 +119,8 @@ class Embedder:
             normalize_embeddings: Scale the vectors to length 1, after truncation.
             truncate_dim: Keep only the first coordinates; None takes the model's default, if any.
             on_truncation: What to do when a text is longer than the model reads: cut it off without a word, with a
-                `TruncationWarning`, or raise a `TruncationError` before the model runs on it. The number of such texts
-                is in the log in any case.
+                `TruncationWarning`, or raise a `TruncationError` before the model runs on it. The number of texts that
+                were cut off is in the log.
 
         Returns:
             float32, `[dim]` for a str, else `[len(texts), dim]`.

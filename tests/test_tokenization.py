@@ -200,8 +200,9 @@ def test_token_beyond_the_embedding_table(model: Path) -> None:
     assert settle(model, rows=ROWS + 1).tokenization.embedding_rows == ROWS + 1
 
 
-def test_type_ids_only_where_the_tokenizer_emits_them(model: Path) -> None:
-    assert not settle(model).tokenization.token_type_ids
+def test_type_ids_only_where_the_tokenizer_emits_them_and_the_config_names_them(model: Path) -> None:
+    edit_json(model / CONFIG, model_input_names=["input_ids", "token_type_ids", "attention_mask"])
+    assert not settle(model).tokenization.token_type_ids  # they are all 0
     tokenizer = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single="[CLS]:0 $A:1 [SEP]:1",
