@@ -384,7 +384,7 @@ def test_max_seq_length_beyond_the_positions(
         ("Ünï 千 model", "n-model"),
         ("千里", "model"),
         (".hidden", "hidden"),
-        ("org--model", "org--model"),
+        ("org--model", "org-model"),
         ("a" * 90, "a" * 90),
     ],
 )

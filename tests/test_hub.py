@@ -274,8 +274,8 @@ BAD_BUNDLES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "org/incomplete": (lambda repo: (repo / "tokenizer.json").unlink(), "listed in embedrt.json, but missing"),
     "org/outside": (lambda repo: add_file(repo, "../../evil"), "'../../evil' is not a plain path inside the bundle"),
     "org/absolute": (
-        lambda repo: add_file(repo, "/absolute/evil"),
-        "'/absolute/evil' is not a plain path inside the bundle",
+        lambda repo: add_file(repo, "/a/evil"),
+        "'/a/evil' is not a plain path inside the bundle",
     ),
     "org/windows": (lambda repo: add_file(repo, "a\\evil"), "is not a plain path inside the bundle"),
     "org/later": (lambda repo: edit_json(repo / "embedrt.json", format_version=2), "format version 2"),
