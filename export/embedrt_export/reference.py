@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from tqdm.auto import tqdm
 
 from embedrt.embedder import Embedder, Vectors
+from embedrt.errors import ExportError
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -42,9 +43,19 @@ def find_reference(folder: Path, embedder: Embedder, graph: Path, texts: list[st
         embedder: The bundle that will be judged; only its tokenizer is used here.
         graph: The ONNX file that will be judged.
         texts: The texts.
+
+    Raises:
+        ExportError: sentence-transformers is installed and fails on the model; another reference in its place would
+            prove less than was to be expected here.
     """
     if find_spec("sentence_transformers") is not None:
-        return _sentence_transformers(folder, texts)
+        try:
+            return _sentence_transformers(folder, texts)
+        except Exception as error:
+            raise ExportError(
+                f"sentence-transformers is installed here, so it is the reference, but fails on this model: {error}; "
+                "mend that installation, or export in an environment without it"
+            ) from error
     golden = GOLDEN / f"{embedder.manifest.fingerprint}.npy"
     if golden.is_file():
         made = json.loads(golden.with_suffix(".json").read_bytes())
