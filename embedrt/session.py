@@ -125,6 +125,9 @@ class Engine:
         graph: The ONNX file.
         device: Where to run.
         threads: Processors to use; None takes what affinity and cgroup quota allow.
+
+    Raises:
+        DeviceError: The device is not to be had. On a CPU, which is always there, sessions are made on first use.
     """
 
     def __init__(self, graph: Path, device: Device, threads: int | None = None) -> None:
@@ -133,6 +136,8 @@ class Engine:
         self._graph = graph
         self._sessions: dict[int, Any] = {}
         self._process = os.getpid()
+        if not device.parallel:
+            self._session(self.threads)
 
     @property
     def workers(self) -> int:

@@ -615,11 +615,9 @@ class TestDevices:
         self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, name: str
     ) -> None:
         monkeypatch.setattr("onnxruntime.InferenceSession", Stub)
-        embedder = Embedder(tiny_bundle, name)
         message = "needs CUDAExecutionProvider, but ONNX Runtime loaded CPUExecutionProvider instead"
-        for texts in ("a", ["a"] * 1000):
-            with pytest.raises(DeviceError, match=message):
-                embedder.encode(texts)
+        with pytest.raises(DeviceError, match=message):
+            Embedder(tiny_bundle, name)
 
     @pytest.mark.usefixtures("with_cuda")
     @pytest.mark.skipif(
@@ -628,7 +626,7 @@ class TestDevices:
     @pytest.mark.filterwarnings("ignore:Specified provider:UserWarning")
     def test_the_real_engine_does_not_fall_back(self, tiny_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(DeviceError, match="CUDAExecutionProvider"):
-            Embedder(tiny_bundle, "cuda").encode("a")
+            Embedder(tiny_bundle, "cuda")
         assert capfd.readouterr().out == ""
 
     def test_an_unknown_precision(self, tiny_bundle: Path) -> None:
