@@ -4,13 +4,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from embedrt import Embedder
 from embedrt_export import export
 from models import make_model
 
-settings.register_profile("embedrt", deadline=None)  # machines that are busy are slow, and that is no failure
+# A busy machine is slow, and that is no failure. The rest stays as hypothesis has it: where `CI` is set, no random seeds.
+settings.register_profile("embedrt", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("embedrt")
 
 
