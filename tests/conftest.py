@@ -10,7 +10,7 @@ from embedrt import Embedder
 from embedrt_export import export
 from models import make_model
 
-# A busy machine is slow, and that is no failure. The rest stays as hypothesis has it: no random seeds where `CI` is set.
+# A busy machine is slow, and that is no failure. The rest stays as hypothesis has it: fixed seeds where `CI` is set.
 settings.register_profile("embedrt", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("embedrt")
 
