@@ -306,10 +306,11 @@ def sync(folder: Path) -> None:
     """Flushes every file and folder below to the disk, so that a rename after it publishes whole files only."""
     for parent, _, files in os.walk(folder):
         for path in [*(Path(parent) / file for file in files), Path(parent)]:
-            _fsync(path)
+            flush(path)
 
 
-def _fsync(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Flushes one file, or the entries of one folder, to the disk."""
     if os.name == "nt" and path.is_dir():
         return  # Windows cannot open folders; its file system journals renames
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)

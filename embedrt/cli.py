@@ -15,7 +15,7 @@ import numpy as np
 
 import embedrt
 from embedrt import store
-from embedrt.bundle import Manifest, ParityReport, read_bundle
+from embedrt.bundle import Manifest, ParityReport, read_bundle, read_manifest
 from embedrt.embedder import Embedder
 from embedrt.errors import EmbedrtError
 
@@ -181,18 +181,17 @@ def _export(options: argparse.Namespace) -> int:
     folder = export(
         options.source, options.output, name=options.name, revision=options.revision, overwrite=options.overwrite
     )
-    manifest = read_bundle(folder)
     print(folder)
-    for precision, report in manifest.parity.items():
+    for precision, report in read_manifest(folder).parity.items():
         print(f"{precision}: {_summary(report)}")
     return 0
 
 
 def _encode(options: argparse.Namespace) -> int:
-    texts = [line.rstrip("\r\n") for line in sys.stdin] if options.texts == ["-"] else options.texts
-    embedder = Embedder(options.model or embedrt.default_model(), options.device, threads=options.threads)
     if options.output is not None and not options.output.parent.is_dir():
         raise ValueError(f"--output: {options.output.parent} is not a folder")
+    texts = [line.rstrip("\r\n") for line in sys.stdin] if options.texts == ["-"] else options.texts
+    embedder = Embedder(options.model or embedrt.default_model(), options.device, threads=options.threads)
     vectors = embedder.encode(
         texts,
         options.prompt_name,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from embedrt.bundle import MANIFEST, Manifest, read_bundle, read_manifest, sync
+from embedrt.bundle import MANIFEST, Manifest, flush, read_bundle, read_manifest, sync
 from embedrt.errors import BundleError, ModelNotFoundError
 
 # As on the hub: no part ends with "-" or ".", and none has "--", which stands for the slash in the names of folders.
@@ -144,12 +144,7 @@ def publish(folder: Path, target: Path, *, overwrite: bool = False) -> None:
                 raise BundleError(
                     f"{target} exists and is not a sound bundle of the same model; choose another place or overwrite it"
                 ) from None
-    if os.name != "nt":
-        sync_parent = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(sync_parent)
-        finally:
-            os.close(sync_parent)
+    flush(target.parent)
 
 
 def _same_vectors(folder: Path, target: Path) -> bool:

@@ -118,7 +118,7 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str) ->
     (folder / TOKENIZER).write_bytes(tokenizer.definition.encode())
     (folder / "onnx").mkdir()
     with Weights(spec.transformer, family.prefixes) as weights:
-        _write_graph(folder, spec, tokenizer, weights)
+        _write_graph(folder, spec, config, tokenizer, weights)
         if unread := weights.unread(*family.backbone):
             raise ExportError(
                 f"weights: config.json describes a smaller model, it has no place for {', '.join(unread[:5])}"
@@ -169,10 +169,8 @@ def _unusual(config: Any) -> dict[str, Any]:
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
 
 
-def _write_graph(folder: Path, spec: ModelSpec, tokenizer: SettledTokenizer, weights: Weights) -> None:
-    family = FAMILIES[spec.architecture]
-    config = family.read_config(spec.config)
-    hidden = config.hidden_size
+def _write_graph(folder: Path, spec: ModelSpec, config: Any, tokenizer: SettledTokenizer, weights: Weights) -> None:
+    family, hidden = FAMILIES[spec.architecture], config.hidden_size
     with GraphBuilder(folder / _GRAPH.data) as graph:
         inputs = text_inputs(graph, token_type_ids=tokenizer.tokenization.token_type_ids)
         tokens = unflatten(graph, family.build(graph, config, weights, inputs), inputs.shape, hidden)
