@@ -42,6 +42,7 @@ bench: $(BENCH)/.ready  ## side by side with the peers; ARGS="--texts 200" for a
 
 golden: $(REFERENCE)/.ready  ## make the golden vectors again
 	$(REFERENCE)/$(BIN)/python tests/reference/make_golden.py
+	$(REFERENCE)/$(BIN)/python tests/reference/make_families.py
 
 build: $(VENV)/.develop  ## wheel and sdist into dist/
 	$(RUN) build

@@ -15,10 +15,11 @@ from onnx.reference import ReferenceEvaluator
 from embedrt import Embedder, UnsupportedModelError
 from embedrt.session import onnxruntime
 from embedrt_export import export
+from embedrt_export.attention import attention_bias
 from embedrt_export.families.mpnet import bucket
-from embedrt_export.graph import INT64, OPSET, GraphBuilder
+from embedrt_export.graph import INT64, OPSET, DataFile, GraphBuilder
 from embedrt_export.heads import POOLERS, normalize, pool
-from embedrt_export.layers import ACTIVATIONS, activation, padding_bias
+from embedrt_export.layers import ACTIVATIONS, activation, text_inputs
 from formulas import ACTIVATION_FORMULAS, mpnet_bucket
 from models import make_model
 
@@ -53,7 +54,8 @@ POINTS = np.unique(np.concatenate([np.linspace(-12, 12, 481), [0.0, 1e-6, -1e-6,
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation(tmp_path: Path, engine: Engine, name: str) -> None:
-    with GraphBuilder(tmp_path / "m.onnx.data") as graph:
+    with DataFile(tmp_path / "m.onnx.data") as data:
+        graph = GraphBuilder(data)
         graph.output("y", activation(graph, name, numbers(graph, POINTS)), [len(POINTS)])
         graph.save(tmp_path / "m.onnx")
 
@@ -65,8 +67,10 @@ def test_activation(tmp_path: Path, engine: Engine, name: str) -> None:
 
 
 def test_unknown_activation(tmp_path: Path) -> None:
-    with GraphBuilder(tmp_path / "m.onnx.data") as graph, pytest.raises(UnsupportedModelError, match="'xielu' is unkn"):
-        activation(graph, "xielu", "x")
+    with DataFile(tmp_path / "m.onnx.data") as data:
+        graph = GraphBuilder(data)
+        with pytest.raises(UnsupportedModelError, match="'xielu' is unknown"):
+            activation(graph, "xielu", "x")
 
 
 # Right padding, left padding, no padding, one token, gaps, and nothing but padding.
@@ -88,7 +92,8 @@ def expected_pooling(mode: str, row: Array, mask: Array) -> list[float]:
 )
 def test_pooling(tmp_path: Path, engine: Engine, modes: tuple[str, ...]) -> None:
     embeddings = np.random.default_rng(0).normal(-3, 1, (*MASKS.shape, 4)).astype(np.float32)
-    with GraphBuilder(tmp_path / "m.onnx.data") as graph:
+    with DataFile(tmp_path / "m.onnx.data") as data:
+        graph = GraphBuilder(data)
         mask = graph.input("attention_mask")
         pooled = pool(graph, modes, numbers(graph, embeddings), mask)
         graph.output("y", pooled, ["batch", 4 * len(modes)])
@@ -113,7 +118,8 @@ def test_every_pooler_has_a_test() -> None:
 
 def test_normalize(tmp_path: Path, engine: Engine) -> None:
     vectors = np.array([[3, 4], [0, 0], [1e-20, 0], [-1e18, 1e18], [2e-12, 0]], np.float32)
-    with GraphBuilder(tmp_path / "m.onnx.data") as graph:
+    with DataFile(tmp_path / "m.onnx.data") as data:
+        graph = GraphBuilder(data)
         graph.output("y", normalize(graph, numbers(graph, vectors)), [len(vectors), 2])
         graph.save(tmp_path / "m.onnx")
 
@@ -125,10 +131,11 @@ def test_normalize(tmp_path: Path, engine: Engine) -> None:
 
 
 def test_padding_bias(tmp_path: Path, engine: Engine) -> None:
-    with GraphBuilder(tmp_path / "m.onnx.data") as graph:
-        graph.output("y", padding_bias(graph, graph.input("attention_mask")), ["batch", 1, 1, "sequence"])
+    with DataFile(tmp_path / "m.onnx.data") as data:
+        graph = GraphBuilder(data)
+        graph.output("y", attention_bias(graph, text_inputs(graph, token_type_ids=False)), ["batch", 1, 1, "sequence"])
         graph.save(tmp_path / "m.onnx")
-    result = engine(tmp_path / "m.onnx", {"attention_mask": MASKS})
+    result = engine(tmp_path / "m.onnx", {"input_ids": MASKS, "attention_mask": MASKS})
     assert result.shape == (6, 1, 1, 5)
     np.testing.assert_array_equal(result[:, 0, 0, :] == 0, MASKS == 1)
     np.testing.assert_array_equal(result[:, 0, 0, :] < -3e38, MASKS == 0)
@@ -178,7 +185,8 @@ def test_builder_writes_data_that_can_be_mapped(tmp_path: Path) -> None:
     shapes = [(3, 100), (1, 257), (513, 512), (7, 99), (600, 600), (4,), (5, 60)]
     values = {f"t{i}": random.normal(size=shape).astype(np.float32) for i, shape in enumerate(shapes)}
     path = tmp_path / "m.onnx"
-    with GraphBuilder(tmp_path / "m.onnx.data") as graph:
+    with DataFile(tmp_path / "m.onnx.data") as data:
+        graph = GraphBuilder(data)
         for name, value in values.items():
             flat = graph.op("Reshape", graph.weight(name, value), graph.ints(-1))
             graph.output(f"{name}_out", flat, [value.size])
@@ -204,7 +212,8 @@ def test_builder_writes_data_that_can_be_mapped(tmp_path: Path) -> None:
 
 
 def test_builder_refuses_two_tensors_of_one_name(tmp_path: Path) -> None:
-    with GraphBuilder(tmp_path / "m.onnx.data") as graph:
+    with DataFile(tmp_path / "m.onnx.data") as data:
+        graph = GraphBuilder(data)
         graph.weight("w", np.ones(3, np.float32))
         with pytest.raises(ValueError, match="two tensors named 'w'"):
             graph.weight("w", np.zeros(3, np.float32))
@@ -213,12 +222,13 @@ def test_builder_refuses_two_tensors_of_one_name(tmp_path: Path) -> None:
 def test_builder_does_not_overwrite(tmp_path: Path) -> None:
     (tmp_path / "m.onnx.data").write_bytes(b"mine")
     with pytest.raises(FileExistsError):
-        GraphBuilder(tmp_path / "m.onnx.data")
+        DataFile(tmp_path / "m.onnx.data")
     assert (tmp_path / "m.onnx.data").read_bytes() == b"mine"
 
 
 def test_builder_shares_constants_and_keeps_kinds_apart(tmp_path: Path) -> None:
-    with GraphBuilder(tmp_path / "m.onnx.data") as graph:
+    with DataFile(tmp_path / "m.onnx.data") as data:
+        graph = GraphBuilder(data)
         names = [
             graph.ints(1),
             graph.index(1),
@@ -232,7 +242,8 @@ def test_builder_shares_constants_and_keeps_kinds_apart(tmp_path: Path) -> None:
 
 
 def test_builder_has_onnx_check_what_it_saves(tmp_path: Path) -> None:
-    with GraphBuilder(tmp_path / "m.onnx.data") as graph:
+    with DataFile(tmp_path / "m.onnx.data") as data:
+        graph = GraphBuilder(data)
         graph.output("y", graph.op("NoSuchOperator", numbers(graph, np.ones(2))), [2])
         with pytest.raises(onnx.checker.ValidationError):
             graph.save(tmp_path / "m.onnx")

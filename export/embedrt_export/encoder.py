@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from embedrt.errors import UnsupportedModelError
+from embedrt_export.attention import attend, split_heads
 from embedrt_export.graph import GraphBuilder
-from embedrt_export.layers import activation, attention, layer_norm, linear
+from embedrt_export.layers import TextInputs, activation, layer_norm, linear
 from embedrt_export.weights import Weights
 
 
@@ -61,7 +62,7 @@ def encoder_layer(
     weights: Weights,
     x: str,
     bias: str,
-    shape: str,
+    inputs: TextInputs,
     layer: str,
     names: LayerNames,
 ) -> str:
@@ -73,7 +74,7 @@ def encoder_layer(
         weights: The model's tensors.
         x: Hidden states `[tokens, hidden]`.
         bias: Added to the attention scores.
-        shape: int64 `[2]`: batch and sequence.
+        inputs: The graph's inputs.
         layer: Prefix of the layer's tensors, such as "encoder.layer.0".
         names: How the family names them.
 
@@ -85,7 +86,8 @@ def encoder_layer(
     query = linear(graph, weights, x, f"{layer}.{names.query}", hidden, hidden, scale=size**-0.5)
     key = linear(graph, weights, x, f"{layer}.{names.key}", hidden, hidden)
     value = linear(graph, weights, x, f"{layer}.{names.value}", hidden, hidden)
-    attended = attention(graph, query, key, value, bias, shape, heads, size)
+    query, key, value = (split_heads(graph, part, inputs, heads, size) for part in (query, key, value))
+    attended = attend(graph, query, key, value, bias, heads=heads, size=size)
     attended = linear(graph, weights, attended, f"{layer}.{names.attention_output}", hidden, hidden)
     x = graph.op("Add", attended, x)
     x = layer_norm(graph, weights, x, f"{layer}.{names.attention_norm}", hidden, config.layer_norm_eps)

@@ -1,5 +1,6 @@
 """A thin builder over onnx's helpers. Weights go straight to the data file, so memory holds one tensor at a time."""
 
+import hashlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -18,28 +19,60 @@ INT32, INT64 = int(TensorProto.INT32), int(TensorProto.INT64)
 _LARGE_BYTES, _LARGE_ALIGNMENT, _SMALL_ALIGNMENT = 1 << 20, 1 << 16, 64
 
 
-class GraphBuilder:
-    """Collects nodes and weights of one ONNX graph. Values are named by strings, as in ONNX.
+class DataFile:
+    """The file with the weights of one or more graphs. Equal tensors are stored once.
 
     Args:
-        data: The file that takes the weights; it must not exist yet.
+        path: The file; it must not exist yet.
     """
 
-    def __init__(self, data: Path) -> None:
-        self._data = data
-        self._file: BinaryIO = data.open("xb")
-        self._nodes: list[onnx.NodeProto] = []
-        self._tensors: dict[str, TensorProto] = {}
-        self._inputs: list[onnx.ValueInfoProto] = []
-        self._outputs: list[onnx.ValueInfoProto] = []
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self._file: BinaryIO = path.open("xb")
+        self._offsets: dict[bytes, int] = {}
 
-    def __enter__(self) -> "GraphBuilder":
+    def __enter__(self) -> "DataFile":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+    def place(self, values: NDArray[Any], identity: bytes) -> int:
+        """Writes a tensor, unless one of the same identity is there already, and returns its offset."""
+        if identity in self._offsets:
+            return self._offsets[identity]
+        alignment = _LARGE_ALIGNMENT if values.nbytes >= _LARGE_BYTES else _SMALL_ALIGNMENT
+        offset = -(-self._file.tell() // alignment) * alignment
+        self._file.truncate(offset)
+        self._file.seek(offset)
+        # ONNX stores little-endian; on a machine that is, this is no copy.
+        self._file.write(values.astype(values.dtype.newbyteorder("<"), copy=False).data)
+        self._offsets[identity] = offset
+        return offset
+
+    def flush(self) -> None:
+        """Hands what was written to the system, so that a graph beside it can be checked."""
+        self._file.flush()
+
+
+class GraphBuilder:
+    """Collects nodes and weights of one ONNX graph. Values are named by strings, as in ONNX.
+
+    Nodes are pure functions of their inputs, so what is asked for twice is computed once.
+
+    Args:
+        data: Takes the weights.
+    """
+
+    def __init__(self, data: DataFile) -> None:
+        self._data = data
+        self._nodes: list[onnx.NodeProto] = []
+        self._values: dict[bytes, str] = {}
+        self._tensors: dict[str, TensorProto] = {}
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
 
     def input(self, name: str) -> str:
         """Declares an int64 input `[batch, sequence]`."""
@@ -53,26 +86,36 @@ class GraphBuilder:
 
     def op(self, op_type: str, *inputs: str, **attributes: Any) -> str:
         """Adds a standard operator with one output and returns the output's name."""
-        name = f"{op_type}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(op_type, list(inputs), [name], name=name, **attributes))
-        return name
+        return self.ops(op_type, 1, *inputs, **attributes)[0]
 
-    def weight(self, name: str, values: NDArray[np.float32]) -> str:
-        """Adds a tensor under a name of its own."""
+    def ops(self, op_type: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
+        """Adds a standard operator with several outputs and returns their names."""
+        node = helper.make_node(op_type, list(inputs), [], **attributes)
+        identity = node.SerializeToString(deterministic=True)
+        name = self._values.setdefault(identity, f"{op_type}_{len(self._nodes)}")
+        names = [name] if outputs == 1 else [f"{name}_{i}" for i in range(outputs)]
+        if name == f"{op_type}_{len(self._nodes)}":
+            node.name = name
+            node.output.extend(names)
+            self._nodes.append(node)
+        return names
+
+    def weight(self, name: str, values: NDArray[Any]) -> str:
+        """Adds a tensor and returns its name: `name`, or that of an equal tensor which is there already."""
+        values = np.ascontiguousarray(values)
+        identity = hashlib.sha256(f"{values.dtype} {values.shape}".encode() + b" ")
+        identity.update(values.data.cast("B") if values.nbytes else b"")
+        if known := self._values.get(identity.digest()):
+            return known
         if name in self._tensors:
             raise ValueError(f"graph: two tensors named {name!r}")
-        values = np.ascontiguousarray(values)
+        self._values[identity.digest()] = name
         if values.nbytes < _INLINE_BYTES:
             self._tensors[name] = numpy_helper.from_array(values, name)
             return name
-        alignment = _LARGE_ALIGNMENT if values.nbytes >= _LARGE_BYTES else _SMALL_ALIGNMENT
-        offset = -(-self._file.tell() // alignment) * alignment
-        self._file.truncate(offset)
-        self._file.seek(offset)
-        # ONNX stores little-endian; on a machine that is, this is no copy.
-        self._file.write(values.astype(values.dtype.newbyteorder("<"), copy=False).data)
         tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(values.dtype), dims=values.shape)
         tensor.data_location = TensorProto.EXTERNAL
+        offset = self._data.place(values, identity.digest())
         place = {"location": self._data.name, "offset": str(offset), "length": str(values.nbytes)}
         for key, value in place.items():
             tensor.external_data.add(key=key, value=value)
@@ -105,7 +148,7 @@ class GraphBuilder:
         """
         import embedrt
 
-        self._file.close()
+        self._data.flush()
         graph = helper.make_graph(self._nodes, "embedrt", self._inputs, self._outputs, list(self._tensors.values()))
         model = helper.make_model(
             graph,

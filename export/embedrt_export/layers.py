@@ -8,13 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedrt.errors import UnsupportedModelError
-from embedrt_export.graph import BOOL, GraphBuilder
+from embedrt_export.graph import GraphBuilder
 from embedrt_export.weights import Weights
-
-# Added to the attention scores of padding. Finite, so that a row of nothing but padding gives no NaN.
-MASKED = float(np.finfo(np.float32).min)
 
 
 @dataclass(frozen=True)
@@ -57,55 +55,52 @@ def unflatten(graph: GraphBuilder, value: str, shape: str, *width: int) -> str:
 
 
 def linear(
-    graph: GraphBuilder, weights: Weights, x: str, name: str, inputs: int, outputs: int, scale: float = 1.0
+    graph: GraphBuilder,
+    weights: Weights,
+    x: str,
+    name: str,
+    inputs: int,
+    outputs: int,
+    *,
+    bias: bool = True,
+    scale: float = 1.0,
 ) -> str:
     """`(x @ weight.T + bias) * scale`, with the parameters `NAME.weight` `[outputs, inputs]` and `NAME.bias`."""
-    weight, bias = weights(f"{name}.weight", outputs, inputs), weights(f"{name}.bias", outputs)
+    weight = weights(f"{name}.weight", outputs, inputs)
+    added = weights(f"{name}.bias", outputs) if bias else None
     if scale != 1.0:
-        weight, bias = weight * np.float32(scale), bias * np.float32(scale)
-    return graph.op("Gemm", x, graph.weight(f"{name}.weight", weight), graph.weight(f"{name}.bias", bias), transB=1)
+        weight = weight * np.float32(scale)
+        added = None if added is None else added * np.float32(scale)
+    return project(graph, x, name, weight, added)
 
 
-def layer_norm(graph: GraphBuilder, weights: Weights, x: str, name: str, width: int, epsilon: float) -> str:
-    """Layer normalization over the last axis, with the parameters `NAME.weight` and `NAME.bias`."""
-    scale = graph.weight(f"{name}.weight", weights(f"{name}.weight", width))
-    bias = graph.weight(f"{name}.bias", weights(f"{name}.bias", width))
-    return graph.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=epsilon)
-
-
-def padding_bias(graph: GraphBuilder, attention_mask: str) -> str:
-    """What to add to attention scores so that padding gets no weight: float32 `[batch, 1, 1, sequence]`."""
-    is_token = graph.op("Cast", attention_mask, to=BOOL)
-    is_token = graph.op("Unsqueeze", is_token, graph.ints(1, 2))
-    return graph.op("Where", is_token, graph.scalar(0.0), graph.scalar(MASKED))
-
-
-def attention(
-    graph: GraphBuilder, query: str, key: str, value: str, bias: str, shape: str, heads: int, size: int
+def project(
+    graph: GraphBuilder, x: str, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32] | None = None
 ) -> str:
-    """Softmax attention with `heads` heads of `size`, from plain operators.
+    """`x @ weight.T + bias` for arrays at hand: `x` `[tokens, inputs]`, `weight` `[outputs, inputs]`."""
+    parameters = [graph.weight(f"{name}.weight", weight)]
+    if bias is not None:
+        parameters.append(graph.weight(f"{name}.bias", bias))
+    return graph.op("Gemm", x, *parameters, transB=1)
 
-    Args:
-        graph: The graph.
-        query: `[tokens, heads x size]`, already divided by the root of `size`.
-        key: `[tokens, heads x size]`.
-        value: `[tokens, heads x size]`.
-        bias: Added to the scores; broadcasts to `[batch, heads, sequence, sequence]`.
-        shape: int64 `[2]`: batch and sequence.
-        heads: Number of heads.
-        size: Width of one head.
 
-    Returns:
-        `[tokens, heads x size]`.
-    """
-    split = graph.op("Concat", shape, graph.ints(heads, size), axis=0)
-    by_head = [graph.op("Reshape", x, split) for x in (query, key, value)]
-    q = graph.op("Transpose", by_head[0], perm=[0, 2, 1, 3])
-    k = graph.op("Transpose", by_head[1], perm=[0, 2, 3, 1])
-    v = graph.op("Transpose", by_head[2], perm=[0, 2, 1, 3])
-    scores = graph.op("Softmax", graph.op("Add", graph.op("MatMul", q, k), bias), axis=-1)
-    context = graph.op("Transpose", graph.op("MatMul", scores, v), perm=[0, 2, 1, 3])
-    return graph.op("Reshape", context, graph.ints(-1, heads * size))
+def layer_norm(
+    graph: GraphBuilder, weights: Weights, x: str, name: str, width: int, epsilon: float, *, bias: bool = True
+) -> str:
+    """Layer normalization over the last axis, with the parameters `NAME.weight` and `NAME.bias`."""
+    parts = ("weight", "bias") if bias else ("weight",)
+    parameters = [graph.weight(f"{name}.{part}", weights(f"{name}.{part}", width)) for part in parts]
+    return graph.op("LayerNormalization", x, *parameters, axis=-1, epsilon=epsilon)
+
+
+def rms_norm(
+    graph: GraphBuilder, weights: Weights, x: str, name: str, width: int, epsilon: float, offset: float = 0.0
+) -> str:
+    """`x / sqrt(mean(x^2) + epsilon) * (offset + weight)` over the last axis, with the parameter `NAME.weight`."""
+    weight = weights(f"{name}.weight", width) + np.float32(offset)
+    mean = graph.op("ReduceMean", graph.op("Mul", x, x), graph.ints(-1), keepdims=1)
+    root = graph.op("Sqrt", graph.op("Add", mean, graph.scalar(epsilon)))
+    return graph.op("Mul", graph.op("Div", x, root), graph.weight(f"{name}.weight", weight))
 
 
 def activation(graph: GraphBuilder, name: str, x: str) -> str:

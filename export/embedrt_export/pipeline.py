@@ -28,7 +28,7 @@ from embedrt.embedder import Embedder
 from embedrt.errors import BundleError, ExportError
 from embedrt.parity import compare, save_reference
 from embedrt_export.families import FAMILIES
-from embedrt_export.graph import GraphBuilder
+from embedrt_export.graph import DataFile, GraphBuilder
 from embedrt_export.heads import normalize, pool
 from embedrt_export.layers import text_inputs, unflatten
 from embedrt_export.reference import find_reference
@@ -117,9 +117,9 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str) ->
     )
     (folder / TOKENIZER).write_bytes(tokenizer.definition.encode())
     (folder / "onnx").mkdir()
-    with Weights(spec.transformer, family.prefixes) as weights:
+    with Weights(spec.transformer, family.prefixes, family.renames) as weights:
         _write_graph(folder, spec, config, tokenizer, weights)
-        if unread := weights.unread(*family.backbone):
+        if unread := weights.unread(family.backbone, family.ignored):
             raise ExportError(
                 f"weights: config.json describes a smaller model, it has no place for {', '.join(unread[:5])}"
                 + (f" and {len(unread) - 5} more" if len(unread) > 5 else "")
@@ -171,9 +171,10 @@ def _unusual(config: Any) -> dict[str, Any]:
 
 def _write_graph(folder: Path, spec: ModelSpec, config: Any, tokenizer: SettledTokenizer, weights: Weights) -> None:
     family, hidden = FAMILIES[spec.architecture], config.hidden_size
-    with GraphBuilder(folder / _GRAPH.data) as graph:
+    with DataFile(folder / _GRAPH.data) as data:
+        graph = GraphBuilder(data)
         inputs = text_inputs(graph, token_type_ids=tokenizer.tokenization.token_type_ids)
-        tokens = unflatten(graph, family.build(graph, config, weights, inputs), inputs.shape, hidden)
+        tokens = unflatten(graph, family.build(graph, config, weights, inputs)[-1], inputs.shape, hidden)
         vectors = pool(graph, spec.pooling, tokens, inputs.attention_mask)
         if spec.normalized:
             vectors = normalize(graph, vectors)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -28,12 +29,13 @@ class Weights:
     Args:
         folder: The folder with `model.safetensors`, or with the index of a sharded model.
         prefixes: Prefixes to try, such as "bert."; the first that any tensor has is stripped.
+        renames: Patterns for whole names without prefix, and the names that they get instead.
 
     Raises:
         ExportError: There are no such files, or they are damaged.
     """
 
-    def __init__(self, folder: Path, prefixes: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, prefixes: tuple[str, ...] = (), renames: tuple[tuple[str, str], ...] = ()) -> None:
         self._stack = ExitStack()
         self._places: dict[str, tuple[Path, Any, str]] = {}
         self._digests: dict[str, str] = {}
@@ -41,7 +43,7 @@ class Weights:
             found = [place for file in _files(folder) for place in self._open(file)]
             prefix = next((p for p in prefixes if any(name.startswith(p) for _, _, name in found)), "")
             for place in found:
-                self._add(_plain(place[2], prefix), place)
+                self._add(_plain(place[2], prefix, renames), place)
             bar = tqdm(total=len(found), desc="Reading weights", unit="tensor", leave=False, disable=None)
             self._bar = self._stack.enter_context(bar)
         except BaseException:
@@ -89,12 +91,18 @@ class Weights:
         self._digests[name] = hashlib.sha256(str(shape).encode() + np.ascontiguousarray(values).data).hexdigest()
         return values
 
-    def unread(self, *starts: str) -> list[str]:
+    def unread(self, starts: tuple[str, ...], ignored: tuple[str, ...] = ()) -> list[str]:
         """Tensors of floats whose names start with one of `starts` and that nobody read.
 
         Tensors of integers are buffers, such as `embeddings.position_ids`, which the graph computes by itself.
         """
-        left = [name for name in self._places if name.startswith(starts) and name not in self._digests]
+        left = [
+            name
+            for name in self._places
+            if name.startswith(starts)
+            and name not in self._digests
+            and not any(re.fullmatch(pattern, name) for pattern in ignored)
+        ]
         return sorted(name for name in left if self._view(name).get_dtype() in _FLOATS)
 
     def digest(self) -> str:
@@ -124,8 +132,11 @@ class Weights:
         return [(path, file, name) for name in names]
 
 
-def _plain(name: str, prefix: str) -> str:
+def _plain(name: str, prefix: str, renames: tuple[tuple[str, str], ...]) -> str:
     name = name.removeprefix(prefix)
+    for pattern, replacement in renames:
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, replacement, name)
     for old, new in _LEGACY_SUFFIXES.items():
         if name.endswith(old):
             return name.removesuffix(old) + new

@@ -9,13 +9,14 @@ import torch
 from onnx import TensorProto, helper
 from transformers.activations import ACT2FN
 
-from embedrt_export.graph import GraphBuilder
+from embedrt_export.graph import DataFile, GraphBuilder
 from embedrt_export.layers import ACTIVATIONS
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_activation(name: str, tmp_path: Path) -> None:
-    with GraphBuilder(tmp_path / "graph.data") as graph:
+    with DataFile(tmp_path / "graph.data") as data:
+        graph = GraphBuilder(data)
         graph._inputs.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, [None]))
         graph.output("y", ACTIVATIONS[name](graph, "x"), ["n"])
         graph.save(tmp_path / "graph.onnx")

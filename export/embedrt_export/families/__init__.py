@@ -19,14 +19,20 @@ class Family:
         prefixes: What the names of the backbone's tensors start with in repos that were saved with a head.
         backbone: What they start with after that; a tensor there that the graph does not use is an error.
         positions: How many tokens the position embeddings reach, or None without limit.
-        build: Adds the graph and returns `token_embeddings` as `[tokens, hidden]`.
+        build: Adds the graph and returns the hidden states `[tokens, hidden]`: after the embeddings, after every layer,
+            and as the last the token embeddings, with the final norm where the family has one.
+        renames: Other names under which repos store tensors: patterns of `re` for whole names without prefix, and what
+            `build` asks for instead.
+        ignored: Patterns of tensors of the backbone that no encoder needs.
     """
 
     read_config: Callable[[Mapping[str, Any]], Any]
     prefixes: tuple[str, ...]
     backbone: tuple[str, ...]
     positions: Callable[[Any], int | None]
-    build: Callable[[GraphBuilder, Any, Weights, TextInputs], str]
+    build: Callable[[GraphBuilder, Any, Weights, TextInputs], list[str]]
+    renames: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[str, ...] = ()
 
 
 FAMILIES: dict[str, Family] = {

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from embedrt_export.attention import attention_bias
 from embedrt_export.configs import pick
 from embedrt_export.encoder import LayerNames, check_sizes, encoder_layer
 from embedrt_export.graph import GraphBuilder
-from embedrt_export.layers import TextInputs, flatten, layer_norm, padding_bias
+from embedrt_export.layers import TextInputs, flatten, layer_norm
 from embedrt_export.weights import Weights
 
 LAYER = LayerNames(
@@ -49,13 +50,13 @@ def positions(config: Config) -> int:
     return config.max_position_embeddings
 
 
-def build(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> str:
-    """Adds the graph; returns `token_embeddings` as `[tokens, hidden]`."""
-    x = _embeddings(graph, config, weights, inputs)
-    bias = padding_bias(graph, inputs.attention_mask)
+def build(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> list[str]:
+    """Adds the graph; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer."""
+    bias = attention_bias(graph, inputs)
+    states = [_embeddings(graph, config, weights, inputs)]
     for i in range(config.num_hidden_layers):
-        x = encoder_layer(graph, config, weights, x, bias, inputs.shape, f"encoder.layer.{i}", LAYER)
-    return x
+        states.append(encoder_layer(graph, config, weights, states[-1], bias, inputs, f"encoder.layer.{i}", LAYER))
+    return states
 
 
 def _embeddings(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> str:

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.errors import UnsupportedModelError
+from embedrt_export.attention import attention_bias, token_positions
 from embedrt_export.configs import pick
 from embedrt_export.encoder import LayerNames, check_sizes, encoder_layer
 from embedrt_export.graph import INT64, GraphBuilder
-from embedrt_export.layers import TextInputs, flatten, layer_norm, padding_bias
+from embedrt_export.layers import TextInputs, flatten, layer_norm
 from embedrt_export.weights import Weights
 
 _PADDING_ID = 1  # fixed in the architecture, whatever the tokenizer pads with
@@ -63,13 +64,13 @@ def positions(config: Config) -> int:
     return config.max_position_embeddings - _PADDING_ID - 1
 
 
-def build(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> str:
-    """Adds the graph; returns `token_embeddings` as `[tokens, hidden]`."""
-    x = _embeddings(graph, config, weights, inputs)
-    bias = graph.op("Add", _relative_bias(graph, config, weights, inputs), padding_bias(graph, inputs.attention_mask))
+def build(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> list[str]:
+    """Adds the graph; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer."""
+    bias = graph.op("Add", _relative_bias(graph, config, weights, inputs), attention_bias(graph, inputs))
+    states = [_embeddings(graph, config, weights, inputs)]
     for i in range(config.num_hidden_layers):
-        x = encoder_layer(graph, config, weights, x, bias, inputs.shape, f"encoder.layer.{i}", LAYER)
-    return x
+        states.append(encoder_layer(graph, config, weights, states[-1], bias, inputs, f"encoder.layer.{i}", LAYER))
+    return states
 
 
 def bucket(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -114,8 +115,7 @@ def _relative_bias(graph: GraphBuilder, config: Config, weights: Weights, inputs
     )
     by_offset = table[bucket(np.arange(-longest + 1, longest))].T  # [heads, 2 x longest - 1]
     values = graph.weight("encoder.relative_attention_bias.by_offset", by_offset)
-    length = graph.op("Squeeze", inputs.sequence, graph.ints(0))
-    place = graph.op("Range", graph.index(0), length, graph.index(1))
+    place = token_positions(graph, inputs)
     offset = graph.op("Sub", graph.op("Unsqueeze", place, graph.ints(0)), graph.op("Unsqueeze", place, graph.ints(1)))
     bias = graph.op("Gather", values, graph.op("Add", offset, graph.index(longest - 1)), axis=1)
     return graph.op("Unsqueeze", bias, graph.ints(0))

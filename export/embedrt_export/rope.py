@@ -1,0 +1,160 @@
+"""Rotary position embeddings (arXiv:2104.09864) and the ways to stretch them that configs name."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedrt.errors import UnsupportedModelError
+from embedrt_export.attention import token_positions
+from embedrt_export.configs import strict
+from embedrt_export.graph import FLOAT, GraphBuilder
+from embedrt_export.layers import TextInputs
+
+
+@dataclass(frozen=True)
+class Rope:
+    """`rope_parameters` of a config, or its older form `rope_theta` with `rope_scaling`.
+
+    Attributes:
+        rope_theta: Base of the wavelengths.
+        rope_type: How positions beyond those of the training are brought into reach.
+        factor: By how much they are stretched.
+        partial_rotary_factor: Which share of a head is rotated.
+        original_max_position_embeddings: The positions of the training.
+        attention_factor: What cosine and sine are multiplied with ("yarn"); None follows from `factor`.
+        beta_fast: Where "yarn" begins to stretch, in rotations over the training's positions.
+        beta_slow: Where it stretches in full.
+        mscale: Part of the formula for `attention_factor` ("yarn").
+        mscale_all_dim: Likewise.
+        truncate: Whether "yarn" rounds its range to whole dimensions.
+        low_freq_factor: Where "llama3" stretches in full.
+        high_freq_factor: Where it does not stretch.
+    """
+
+    rope_theta: float = 10000.0
+    rope_type: Literal["default", "linear", "llama3", "yarn"] = "default"
+    factor: float = 1.0
+    partial_rotary_factor: float = 1.0
+    original_max_position_embeddings: int | None = None
+    attention_factor: float | None = None
+    beta_fast: float | None = None
+    beta_slow: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool = True
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Cosine and sine of every position's angles, float32 `[sequence, 1, size / 2]`, and the width that is rotated."""
+
+    cos: str
+    sin: str
+    size: int
+
+
+def read_rope(parameters: Mapping[str, Any] | None, where: str, *, theta: float = 10000.0) -> Rope:
+    """Reads `rope_parameters` or `rope_scaling`.
+
+    Args:
+        parameters: The object in the config, if it is there.
+        where: Its name, for messages.
+        theta: The base where the object has none.
+
+    Raises:
+        UnsupportedModelError: Names the key, what it holds and what is known.
+    """
+    content = {key: value for key, value in (parameters or {}).items() if value is not None}
+    if "type" in content:  # the name of the key in older configs
+        content.setdefault("rope_type", content["type"])
+        del content["type"]
+    rope = strict(Rope, {"rope_theta": theta, **content}, where)
+    if rope.rope_theta <= 0 or rope.factor <= 0 or not 0 < rope.partial_rotary_factor <= 1:
+        raise UnsupportedModelError(f"{where}: {rope} has a number out of range")
+    if rope.rope_type in {"llama3", "yarn"} and not rope.original_max_position_embeddings:
+        raise UnsupportedModelError(f"{where}: rope_type {rope.rope_type!r} needs original_max_position_embeddings")
+    return rope
+
+
+def frequencies(rope: Rope, head_size: int) -> tuple[NDArray[np.float32], float]:
+    """The angle by which each pair of coordinates turns from one position to the next.
+
+    Returns:
+        Angles, float32 `[rotated size / 2]`, and what cosine and sine are multiplied with.
+    """
+    size = int(head_size * rope.partial_rotary_factor)
+    exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
+    plain = np.float32(1) / np.float32(rope.rope_theta) ** exponents
+    if rope.rope_type == "linear":
+        return plain / np.float32(rope.factor), 1.0
+    if rope.rope_type == "llama3":
+        return _llama3(rope, plain), 1.0
+    if rope.rope_type == "yarn":
+        return _yarn(rope, plain, size), _yarn_scale(rope)
+    return plain, 1.0
+
+
+def rotation(graph: GraphBuilder, inputs: TextInputs, rope: Rope, head_size: int) -> Rotation:
+    """Computes cosine and sine for the positions of a batch, counted from the left end of its rows."""
+    angles, scale = frequencies(rope, head_size)
+    place = graph.op("Cast", token_positions(graph, inputs), to=FLOAT)
+    table = graph.weight(f"rope.{rope.rope_type}.{rope.rope_theta:g}.{rope.factor:g}.{len(angles)}", angles)
+    turned = graph.op("Mul", graph.op("Unsqueeze", place, graph.ints(1, 2)), table)
+    cos, sin = graph.op("Cos", turned), graph.op("Sin", turned)
+    if scale != 1.0:
+        cos, sin = (graph.op("Mul", x, graph.scalar(scale)) for x in (cos, sin))
+    return Rotation(cos, sin, 2 * len(angles))
+
+
+def rotate(graph: GraphBuilder, x: str, turned: Rotation, head_size: int) -> str:
+    """Turns the pairs (i, i + size / 2) of every head: `[batch, sequence, heads, head_size]`."""
+    half, rest = turned.size // 2, head_size - turned.size
+    parts = [half, half, *([rest] if rest else [])]
+    first, second, *unturned = graph.ops("Split", len(parts), x, graph.ints(*parts), axis=-1)
+    turned_first = graph.op("Sub", graph.op("Mul", first, turned.cos), graph.op("Mul", second, turned.sin))
+    turned_second = graph.op("Add", graph.op("Mul", second, turned.cos), graph.op("Mul", first, turned.sin))
+    return graph.op("Concat", turned_first, turned_second, *unturned, axis=-1)
+
+
+def _llama3(rope: Rope, plain: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Long waves are stretched, short ones not, and those between by degrees (the rule of Llama 3.1)."""
+    trained = float(rope.original_max_position_embeddings or 0)
+    waves = 2 * math.pi / plain
+    smooth = (trained / waves - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+    between = (1 - smooth) * plain / rope.factor + smooth * plain
+    long, short = waves > trained / rope.low_freq_factor, waves < trained / rope.high_freq_factor
+    stretched: NDArray[Any] = np.where(long, plain / rope.factor, np.where(short, plain, between))
+    return stretched.astype(np.float32)
+
+
+def _yarn(rope: Rope, plain: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Likewise, by a linear ramp over the dimensions (arXiv:2309.00071)."""
+    trained = float(rope.original_max_position_embeddings or 0)
+
+    def dimension(rotations: float) -> float:
+        return size * math.log(trained / (rotations * 2 * math.pi)) / (2 * math.log(rope.rope_theta))
+
+    low, high = dimension(rope.beta_fast or 32), dimension(rope.beta_slow or 1)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, size - 1)
+    ramp = np.clip((np.arange(size // 2, dtype=np.float32) - low) / ((high - low) or 0.001), 0, 1)
+    stretched: NDArray[Any] = plain / rope.factor * ramp + plain * (1 - ramp)
+    return stretched.astype(np.float32)
+
+
+def _yarn_scale(rope: Rope) -> float:
+    def scale(weight: float) -> float:
+        return 0.1 * weight * math.log(rope.factor) + 1.0 if rope.factor > 1 else 1.0
+
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+    if rope.mscale and rope.mscale_all_dim:
+        return scale(rope.mscale) / scale(rope.mscale_all_dim)
+    return scale(1.0)
