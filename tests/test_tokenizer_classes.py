@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tokenizers
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from edits import edit_json
 from embedrt import EmbedrtError, ExportError, UnsupportedModelError
+from embedrt_export.scores import score_text
 from embedrt_export.sentencepiece import merges_of, read_sentencepiece
 from embedrt_export.tokenization import SettledTokenizer, settle_tokenizer
 from embedrt_export.tokenizer_names import tokenizer_class
@@ -375,6 +377,46 @@ def test_a_piece_of_endless_length(tmp_path: Path) -> None:
     (tmp_path / "x.model").write_bytes(b"\x0a\xc4\x84\x3d" + piece)
     with pytest.raises(ExportError, match=r"^x\.model: .*a piece of 1000000 characters"):
         read_sentencepiece(tmp_path / "x.model")
+
+
+def _pieces(count: int) -> bytes:
+    """A SentencePiece model whose scores need all digits."""
+    scores = np.random.default_rng(0).uniform(-30, -1e-3, count).astype("<f4")
+    model = b""
+    for i, score in enumerate(scores):
+        model += _field(1, _field(1, f"t{i}".encode()) + b"\x15" + score.tobytes())
+    return model
+
+
+def _scores_read_back(settled: SettledTokenizer) -> list[float]:
+    vocabulary = json.loads(tokenizers.Tokenizer.from_str(settled.definition).to_str())["model"]["vocab"]
+    return [score for _, score in vocabulary]
+
+
+def test_scores_are_exact(write: Callable[[str], Path]) -> None:
+    """transformers passes floats; the library's parser of JSON would miss one in ten by the last bit."""
+    folder = write("AlbertTokenizer-plain-files")
+    path = folder / "spiece.model"
+    path.write_bytes(path.read_bytes() + _pieces(5000))
+    expected = [score for _, score in read_sentencepiece(path).pieces]
+    assert sum(np.array(_scores_read_back(settle(folder))) != expected) <= 15
+
+    definition = plain("albert")
+    definition["model"]["vocab"] = [[piece, score] for piece, score in read_sentencepiece(path).pieces]
+    write_json(folder / "tokenizer.json", definition)
+    assert sum(np.array(_scores_read_back(settle(folder))) != expected) <= 15
+
+    # What stays as it stands keeps its digits, and so has what the parser makes of them.
+    edit_json(folder / CONFIG, tokenizer_class="PreTrainedTokenizerFast")
+    as_it_stands = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    found = _scores_read_back(settle(folder))
+    assert found == [score for _, score in json.loads(as_it_stands.to_str())["model"]["vocab"]]
+    assert sum(np.array(found) != expected) > 300
+
+
+@given(score=st.floats(-1e300, 1e300, allow_nan=False))
+def test_a_score_is_the_same_float_for_every_exact_parser(score: float) -> None:
+    assert float(score_text(score)) == score
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)

@@ -10,8 +10,9 @@ from typing import Any, Literal
 from embedrt.bundle import Tokenization
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt_export.configs import pick, read_config
+from embedrt_export.scores import WrittenScore
 from embedrt_export.special_tokens import read_special_tokens
-from embedrt_export.tokenizer_build import build, dump, library_errors, parse
+from embedrt_export.tokenizer_build import build, dump, library_errors, model_text, parse
 from embedrt_export.tokenizer_classes import CLASSES, Options, TokenizerClass
 from embedrt_export.tokenizer_names import BACKEND, tokenizer_class
 from embedrt_export.vocabulary import TOKENIZER, Vocabulary, read_vocabulary, stored_vocabulary
@@ -89,7 +90,8 @@ def settle_tokenizer(
         if stored is None:
             raise UnsupportedModelError(f"{folder.name}: no {TOKENIZER}, which static embeddings need; save one there")
         config = _TokenizerConfig(model_max_length=truncation.get("max_length"), truncation_side=side)
-        return _settled(stored | {"post_processor": None}, TOKENIZER, config, None, embedding_rows, do_lower_case)
+        definition = stored | {"post_processor": None, "model": model_text(stored["model"])}
+        return _settled(definition, TOKENIZER, config, None, embedding_rows, do_lower_case)
     config = _read_settings(content)
     config = replace(config, truncation_side=config.truncation_side or side)
     name = _class_name(folder, architecture, config, content, stored)
@@ -161,7 +163,7 @@ def _read_stored(folder: Path) -> dict[str, Any] | None:
         return None
     raw = path.read_bytes()
     parse(raw, TOKENIZER)
-    definition: dict[str, Any] = json.loads(raw)
+    definition: dict[str, Any] = json.loads(raw, parse_float=WrittenScore)
     return definition
 
 
@@ -204,18 +206,9 @@ def _class_name(
         config.tokenizer_class or model.tokenizer_class or None,
         architecture,
         model.model_name,
-        is_byte_level=stored is not None and _mentions(stored, "ByteLevel"),
+        is_byte_level=stored is not None and b'"ByteLevel"' in (folder / TOKENIZER).read_bytes(),
         remote=remote,
     )
-
-
-def _mentions(value: Any, text: str) -> bool:
-    """Whether a JSON document has this string as a key or value, a vocabulary's included."""
-    if isinstance(value, dict):
-        return text in value or any(_mentions(inner, text) for inner in value.values())
-    if isinstance(value, list):
-        return any(_mentions(inner, text) for inner in value)
-    return bool(value == text)
 
 
 def _options(kind: TokenizerClass, content: Mapping[str, Any]) -> Options:

@@ -4,11 +4,13 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from json.encoder import encode_basestring
 from typing import Any
 
 import tokenizers
 
 from embedrt.errors import ExportError
+from embedrt_export.scores import score_text
 from embedrt_export.special_tokens import (
     AddedToken,
     SpecialTokens,
@@ -45,7 +47,7 @@ def build(
             no `tokenizer.json`, which would win.
 
     Returns:
-        The content of a `tokenizer.json`, and the padding token.
+        The content of a `tokenizer.json`, its model as text, and the padding token.
 
     Raises:
         ExportError: Vocabulary, tokens and class do not fit.
@@ -56,6 +58,7 @@ def build(
         definition = dict(stored)
     else:
         definition = _class_definition(name, tokens, options, vocabulary, stored or {})
+    definition["model"] = model_text(definition["model"])
     definition["added_tokens"] = _added_tokens(kind, tokens, definition, vocabulary.file)
     definition["post_processor"] = _post_processor(kind, tokens, definition, ends)
     return definition, content_of(tokens.named.get("pad_token"))
@@ -167,8 +170,22 @@ def _post_processor(
 
 
 def dump(definition: dict[str, Any]) -> str:
-    """The text of a `tokenizer.json`."""
-    return json.dumps(definition, ensure_ascii=False, separators=(",", ":"))
+    """The text of a `tokenizer.json` whose model is text already."""
+    rest = _json({key: value for key, value in definition.items() if key != "model"})
+    return f'{rest[:-1]},"model":{definition["model"]}}}'
+
+
+def model_text(model: dict[str, Any]) -> str:
+    """The model as JSON, once, since a vocabulary of 250,000 takes its time."""
+    if not isinstance(model.get("vocab"), list):
+        return _json(model)
+    entries = ",".join(f"[{encode_basestring(piece)},{score_text(score)}]" for piece, score in model["vocab"])
+    rest = _json({key: value for key, value in model.items() if key != "vocab"})
+    return f'{rest[:-1]},"vocab":[{entries}]}}'
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def parse(definition: bytes, file: str) -> Any:

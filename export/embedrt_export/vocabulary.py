@@ -100,7 +100,7 @@ def stored_vocabulary(definition: Mapping[str, Any], algorithm: str | None) -> V
     if not entries:
         raise ExportError(f"{TOKENIZER}: no vocabulary; {_REMEDY}")
     if algorithm not in {"WordPiece", "BPE"}:
-        return replace(found, scores=[(token, score) for token, score in entries] if is_scored else None)
+        return replace(found, scores=[(token, float(score)) for token, score in entries] if is_scored else None)
     ids = {entry[0]: i for i, entry in enumerate(entries)} if is_scored else entries
     merges = model.get("merges", []) if algorithm == "BPE" else []
     return replace(found, ids=ids, merges=[tuple(m.split(" ")) if isinstance(m, str) else m for m in merges])
