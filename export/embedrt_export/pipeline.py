@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import platform
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from embedrt.embedder import Embedder
 from embedrt.errors import BundleError, ExportError
 from embedrt.parity import compare, save_reference
 from embedrt_export.families import FAMILIES
+from embedrt_export.files import check_files, copy_config
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.heads import normalize, pool
 from embedrt_export.layers import text_inputs, unflatten
@@ -36,7 +36,7 @@ from embedrt_export.repo import ModelSpec, read_repo
 from embedrt_export.source import Located, locate
 from embedrt_export.texts import parity_texts
 from embedrt_export.tokenization import SettledTokenizer, settle_tokenizer
-from embedrt_export.weights import Weights
+from embedrt_export.weights import Weights, quote
 
 logger = logging.getLogger("embedrt.export")
 
@@ -89,6 +89,7 @@ def export(
     located = locate(source, revision, token)
     name = located.name if name is None else name
     target = store.stored_path(name, revision) if target is None else target
+    check_files(located.folder)
     spec = read_repo(located.folder)
     logger.info("%s: %s in %s", name, spec.architecture, located.folder)
     with store.staging(target) as folder:
@@ -112,16 +113,15 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str) ->
     """Writes graph, tokenizer and configs; the manifest lacks the proof."""
     family = FAMILIES[spec.architecture]
     config = family.read_config(spec.config)
-    tokenizer = settle_tokenizer(
-        spec.transformer, spec.architecture, config.vocab_size, do_lower_case=spec.do_lower_case
-    )
+    tokenizer = _settle(spec, config.vocab_size)
     (folder / TOKENIZER).write_bytes(tokenizer.definition.encode())
     (folder / "onnx").mkdir()
     with Weights(spec.transformer, family.prefixes) as weights:
         _write_graph(folder, spec, config, tokenizer, weights)
         if unread := weights.unread(*family.backbone):
+            shown = ", ".join(map(quote, unread[:5]))
             raise ExportError(
-                f"weights: config.json describes a smaller model, it has no place for {', '.join(unread[:5])}"
+                f"weights: config.json describes a smaller model, it has no place for {shown}"
                 + (f" and {len(unread) - 5} more" if len(unread) > 5 else "")
             )
         weights_digest = weights.digest()
@@ -164,6 +164,16 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str) ->
     )
 
 
+def _settle(spec: ModelSpec, embedding_rows: int) -> SettledTokenizer:
+    try:
+        return settle_tokenizer(spec.transformer, spec.architecture, embedding_rows, do_lower_case=spec.do_lower_case)
+    except BaseException as error:
+        # A panic in Rust arrives as a BaseException of its own, which `except Exception` does not catch.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ExportError(f"tokenizer.json: the tokenizers library fails on it: {error}; get the file again") from error
+
+
 def _unusual(config: Any) -> dict[str, Any]:
     """What differs from the architecture's defaults; so a key that is read only later changes no fingerprint."""
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
@@ -187,9 +197,10 @@ def _copy_configs(spec: ModelSpec, folder: Path) -> list[str]:
     copied = []
     for path in sorted(path for pattern in _COPIED for path in spec.folder.glob(pattern)):
         name = path.relative_to(spec.folder).as_posix()
-        (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, folder / name)
-        copied.append(name)
+        if copy_config(spec.folder, name, folder):
+            copied.append(name)
+        else:
+            logger.warning("%s is a link that leads out of the model folder, and is not copied into the bundle", name)
     return copied
 
 

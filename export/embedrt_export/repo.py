@@ -16,6 +16,7 @@ from embedrt.records import RecordError, read_json
 from embedrt_export.configs import pick, read_config, strict
 from embedrt_export.families import FAMILIES
 from embedrt_export.heads import POOLERS
+from embedrt_export.weights import quote
 
 MODULES = "modules.json"
 # The last part of a module's type; the path before it has changed over the years.
@@ -223,7 +224,7 @@ def _module_chain(folder: Path) -> dict[str, Path]:
 def _inside(folder: Path, path: str) -> Path:
     parts = PurePosixPath(path).parts
     if ".." in parts or PurePosixPath(path).is_absolute() or not _PLAIN_PATH.fullmatch(path):
-        raise ExportError(f"modules.json: path {path!r} is not a plain path inside the model folder")
+        raise ExportError(f"modules.json: path {quote(path)} is not a plain path inside the model folder")
     return folder.joinpath(*parts)
 
 
