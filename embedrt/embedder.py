@@ -65,12 +65,21 @@ class Embedder:
 
     @classmethod
     def open_unpublished(cls, folder: Path, manifest: Manifest, precision: str = "fp32") -> "Embedder":
-        """Opens what will be a bundle once its parity is proven. For exporters only."""
+        """Opens what will be a bundle once its parity is proven. For exporters only: large weights stay mapped."""
         embedder = cls.__new__(cls)
-        embedder._open(folder, manifest, None, precision, None)
+        embedder._open(folder, manifest, None, precision, None, proving=True)
         return embedder
 
-    def _open(self, folder: Path, manifest: Manifest, device: str | None, precision: str, threads: int | None) -> None:
+    def _open(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        device: str | None,
+        precision: str,
+        threads: int | None,
+        *,
+        proving: bool = False,
+    ) -> None:
         if precision not in manifest.graphs:
             raise BundleError(f"{folder}: precision {precision!r} is not in it; it has {', '.join(manifest.graphs)}")
         if threads is not None and (type(threads) is not int or threads < 1):
@@ -84,7 +93,9 @@ class Embedder:
             max_seq_length=manifest.max_seq_length,
             with_type_ids=manifest.tokenization.token_type_ids,
         )
-        self._engine = Engine(folder / manifest.graphs[precision].file, find_device(device), threads)
+        graph = manifest.graphs[precision]
+        size = manifest.files[graph.data].size
+        self._engine = Engine(folder / graph.file, find_device(device), threads, weights_bytes=size, proving=proving)
 
     @property
     def device(self) -> str:
