@@ -26,6 +26,7 @@ from embedrt.bundle import (
 from embedrt.embedder import Embedder
 from embedrt.errors import BundleError, ExportError
 from embedrt.parity import compare, save_reference
+from embedrt_export import adapters
 from embedrt_export.families import FAMILIES
 from embedrt_export.files import check_files, copy_config
 from embedrt_export.graph import GraphBuilder
@@ -90,7 +91,9 @@ def export(
     name = located.name if name is None else name
     target = store.stored_path(name, revision) if target is None else target
     check_files(located.folder)
-    spec = read_repo(located.folder)
+    spec = read_repo(located.folder, is_local=located.source.kind != "hub", token=token)
+    if spec.base != spec.transformer:
+        check_files(spec.base)
     logger.info("%s: %s in %s", name, spec.architecture, located.folder)
     with store.staging(target) as folder:
         manifest = _write_bundle(folder, located, spec, name)
@@ -116,7 +119,9 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str) ->
     tokenizer = _settle(spec, config.vocab_size)
     (folder / TOKENIZER).write_bytes(tokenizer.definition.encode())
     (folder / "onnx").mkdir()
-    with Weights(spec.transformer, family.prefixes) as weights:
+    has_adapter = (spec.transformer / adapters.CONFIG).is_file()
+    adapter = adapters.Adapter(spec.transformer, family.prefixes) if has_adapter else None
+    with Weights(spec.base, family.prefixes, adapter) as weights:
         _write_graph(folder, spec, config, tokenizer, weights)
         if unread := weights.unread(*family.backbone):
             shown = ", ".join(map(quote, unread[:5]))

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from embedrt.bundle import Module
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt.records import RecordError, read_json
+from embedrt_export.adapters import find_base
 from embedrt_export.configs import pick, read_config, strict
 from embedrt_export.families import FAMILIES
 from embedrt_export.heads import POOLERS
@@ -45,7 +46,8 @@ class ModelSpec:
 
     Attributes:
         folder: The model folder.
-        transformer: The folder with `config.json`, weights and tokenizer.
+        transformer: The folder with the tokenizer, and an adapter if there is one.
+        base: The folder with `config.json` and weights; another only for an adapter without its base beside it.
         architecture: The `model_type`.
         config: The parsed `config.json`.
         modules: The module chain.
@@ -61,6 +63,7 @@ class ModelSpec:
 
     folder: Path
     transformer: Path
+    base: Path
     architecture: str
     config: dict[str, Any]
     modules: tuple[Module, ...]
@@ -131,8 +134,13 @@ class _Architecture:
     hidden_size: int
 
 
-def read_repo(folder: Path) -> ModelSpec:
+def read_repo(folder: Path, *, is_local: bool = True, token: str | bool | None = None) -> ModelSpec:
     """Reads the module chain of a model folder.
+
+    Args:
+        folder: The model folder.
+        is_local: Whether it may name other folders of this machine, as an adapter names its base model.
+        token: Hub token, for the base model of an adapter.
 
     Raises:
         UnsupportedModelError: A module, key or value is unknown; the message names it.
@@ -152,7 +160,8 @@ def read_repo(folder: Path) -> ModelSpec:
     transformer, pooling = _read_transformer(transformer_folder), _read_pooling(chain["Pooling"])
     if normalized := "Normalize" in chain:
         _read_normalize(chain["Normalize"])
-    config = read_config(transformer_folder / "config.json")
+    base = find_base(transformer_folder, is_local=is_local, token=token)
+    config = read_config(base / "config.json")
     architecture = pick(_Architecture, config)
     if architecture.model_type not in FAMILIES:
         raise UnsupportedModelError(
@@ -173,6 +182,7 @@ def read_repo(folder: Path) -> ModelSpec:
     return ModelSpec(
         folder=folder,
         transformer=transformer_folder,
+        base=base,
         architecture=architecture.model_type,
         config=config,
         modules=tuple(modules),

@@ -61,7 +61,9 @@ def locate(source: str | Path, revision: str | None, token: str | bool | None) -
 def _is_wanted(path: PurePosixPath) -> bool:
     if path.parts[0] in _OTHER_RUNTIMES:
         return False
-    return path.suffix == ".json" or (path.name.startswith("model") and path.suffix == ".safetensors")
+    return path.suffix == ".json" or (
+        path.name.startswith(("model", "adapter_model")) and path.suffix == ".safetensors"
+    )
 
 
 def _in_package(name: str) -> Located:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -69,18 +69,29 @@ class Tensor:
         return flat.reshape(self.shape)
 
 
+class Merge(Protocol):
+    """What an adapter does to the tensors of its base model."""
+
+    def replaces(self, name: str) -> bool: ...  # noqa: D102
+    def replacement(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]: ...  # noqa: D102
+    def merge(self, name: str, values: NDArray[np.float32]) -> NDArray[np.float32]: ...  # noqa: D102
+    def unused(self, *starts: str) -> list[str]: ...  # noqa: D102
+
+
 class Weights:
     """The tensors of one repo by name, without the prefix that a model saved with a head gives them.
 
     Args:
         folder: The folder with `model.safetensors`, or with the index of a sharded model.
         prefixes: Prefixes to try, such as "bert."; the first that any tensor has is stripped.
+        adapter: What is merged into each tensor while it is read.
 
     Raises:
         ExportError: There are no such files, or they are damaged.
     """
 
-    def __init__(self, folder: Path, prefixes: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, prefixes: tuple[str, ...], adapter: Merge | None = None) -> None:
+        self._adapter = adapter
         self._tensors: dict[str, Tensor] = {}
         self._digests: dict[str, str] = {}
         found = [tensor for file in _files(folder) for tensor in open_tensors(file)]
@@ -114,14 +125,16 @@ class Weights:
         Raises:
             ExportError: It is missing, of another shape, not of floats, or not finite.
         """
-        if name not in self._tensors:
-            raise ExportError(f"weights: tensor {name!r} is missing; the config says that the model has it")
-        tensor = self._tensors[name]
-        if tensor.shape != shape:
-            raise ExportError(f"{tensor} has shape {str(tensor.shape)[:_SHOWN]}, the config says {shape}")
-        values = tensor.read()
+        if self._adapter is not None and self._adapter.replaces(name):
+            values = self._adapter.replacement(name, shape)
+        else:
+            values = self._stored(name, shape)
+            if self._adapter is not None:
+                values = self._adapter.merge(name, values)
         self._bar.update()
-        self._digests[name] = hashlib.sha256(str(shape).encode() + np.ascontiguousarray(values).data).hexdigest()
+        digest = hashlib.sha256(str(shape).encode())
+        digest.update(np.ascontiguousarray(values).data)
+        self._digests[name] = digest.hexdigest()
         return values
 
     def unread(self, *starts: str) -> list[str]:
@@ -130,11 +143,20 @@ class Weights:
         Tensors of integers are buffers, such as `embeddings.position_ids`, which the graph computes by itself.
         """
         left = [name for name in self._tensors if name.startswith(starts) and name not in self._digests]
-        return sorted(name for name in left if self._tensors[name].dtype in _FLOATS)
+        unread = sorted(name for name in left if self._tensors[name].dtype in _FLOATS)
+        return unread if self._adapter is None else unread + self._adapter.unused(*starts)
 
     def digest(self) -> str:
         """SHA-256 over names, shapes and float32 values of what was read, whatever the files and their order."""
         return hashlib.sha256(json.dumps(self._digests, sort_keys=True).encode()).hexdigest()
+
+    def _stored(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        if name not in self._tensors:
+            raise ExportError(f"weights: tensor {name!r} is missing; the config says that the model has it")
+        tensor = self._tensors[name]
+        if tensor.shape != shape:
+            raise ExportError(f"{tensor} has shape {str(tensor.shape)[:_SHOWN]}, the config says {shape}")
+        return tensor.read()
 
     def _add(self, name: str, tensor: Tensor) -> None:
         other = self._tensors.setdefault(name, tensor)
