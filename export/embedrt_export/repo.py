@@ -17,6 +17,7 @@ from embedrt_export.adapters import find_base
 from embedrt_export.configs import pick, read_config, strict
 from embedrt_export.families import FAMILIES
 from embedrt_export.heads import POOLERS
+from embedrt_export.refusals import refuse
 from embedrt_export.weights import quote
 
 MODULES = "modules.json"
@@ -162,12 +163,8 @@ def read_repo(folder: Path, *, is_local: bool = True, token: str | bool | None =
         _read_normalize(chain["Normalize"])
     base = find_base(transformer_folder, is_local=is_local, token=token)
     config = read_config(base / "config.json")
+    refuse(config, FAMILIES)
     architecture = pick(_Architecture, config)
-    if architecture.model_type not in FAMILIES:
-        raise UnsupportedModelError(
-            f"config.json: model_type {architecture.model_type!r} is not supported; "
-            f"supported: {', '.join(sorted(FAMILIES))}"
-        )
     if pooling.embedding_dimension != architecture.hidden_size:
         raise ExportError(
             f"{chain['Pooling'].name}/config.json: embedding dimension {pooling.embedding_dimension}, "

@@ -25,6 +25,18 @@ _FLOATS = {"F16": "<f2", "BF16": ml_dtypes.bfloat16, "F32": "<f4", "F64": "<f8"}
 _CHUNK = 1 << 22
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors")
 _SHOWN = 160
+# What a layer has beside or in place of its weight where that is packed.
+_PACKED = (
+    ".qweight",
+    ".qzeros",
+    ".weight_packed",
+    ".weight_scale",
+    ".weight_scale_inv",
+    ".SCB",
+    ".absmax",
+    ".quant_map",
+)
+_OTHER_FORMATS = {".bin", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".ckpt", ".gguf", ".ot"}
 _LEGACY_SUFFIXES = {".gamma": ".weight", ".beta": ".bias"}  # LayerNorm parameters in repos of the TensorFlow era
 
 
@@ -95,6 +107,11 @@ class Weights:
         self._tensors: dict[str, Tensor] = {}
         self._digests: dict[str, str] = {}
         found = [tensor for file in _files(folder) for tensor in open_tensors(file)]
+        if packed := next((tensor for tensor in found if tensor.name.endswith(_PACKED)), None):
+            raise UnsupportedModelError(
+                f"{packed} belongs to packed weights (GPTQ, AWQ, bitsandbytes, FP8, ...), which are not supported; "
+                "export the repo that the model was quantized from"
+            )
         prefix = next((p for p in prefixes if any(tensor.name.startswith(p) for tensor in found)), "")
         for tensor in found:
             self._add(plain_name(tensor.name, prefix), tensor)
@@ -219,11 +236,12 @@ def _files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
-        others = sorted(p.name for p in folder.glob("*") if p.suffix in {".bin", ".h5", ".msgpack", ".onnx", ".pt"})
+        others = sorted(p.name for p in folder.glob("*") if p.suffix in _OTHER_FORMATS)
         there = f"it has {', '.join(others)}, which are not read; " if others else ""
         raise ExportError(
             f"{folder.name}: no {SINGLE} and no {INDEX}; {there}"
-            "save the model with safetensors (`save_pretrained` does), or ask its authors to"
+            "save the model with safetensors, as transformers does "
+            "(`AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER)`), or ask its authors to"
         )
     try:
         shards = sorted(set(read_json(folder / INDEX)["weight_map"].values()))

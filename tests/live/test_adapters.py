@@ -1,7 +1,6 @@
 """LoRA adapters as peft and sentence-transformers save and load them, against the merged export."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +76,7 @@ def check(adapter: Path, base: Path, bundle: Path) -> float:
 
 @pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_adapters(name: str, beside: bool, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+def test_adapters(name: str, beside: bool, tmp_path: Path) -> None:
     architecture, config = ADAPTERS[name]
     base = make_model(tmp_path / "base", architecture, seed=len(name))
     train(base, tmp_path / "adapter", **config)
@@ -85,7 +84,7 @@ def test_adapters(name: str, beside: bool, tmp_path: Path, record_property: Call
     if beside:
         for file in ("config.json", "model.safetensors"):
             shutil.copyfile(base / file, tmp_path / "adapter" / file)
-    record_property("error", check(tmp_path / "adapter", base, tmp_path / "bundle"))
+    print(f"{name}: {check(tmp_path / 'adapter', base, tmp_path / 'bundle'):.1e}")
 
 
 def test_half_precision_adapter_on_a_half_precision_base(tmp_path: Path) -> None:
@@ -96,9 +95,7 @@ def test_half_precision_adapter_on_a_half_precision_base(tmp_path: Path) -> None
     check(tmp_path / "adapter", base, tmp_path / "bundle")
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("use_dora", True), ("lora_bias", True), ("trainable_token_indices", [3, 4])]
-)
+@pytest.mark.parametrize(("key", "value"), [("use_dora", True), ("trainable_token_indices", [3, 4])])
 def test_what_peft_can_do_beyond_lora_is_refused(key: str, value: Any, tmp_path: Path) -> None:
     base = make_model(tmp_path / "base")
     train(base, tmp_path / "adapter", target_modules=["query"], **{key: value})
