@@ -291,9 +291,9 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
     "sparse": (with_keys(TOP, model_type="SparseEncoder"), UnsupportedModelError, "model_type: expected one of"),
     "similarity": (with_keys(TOP, similarity_fn_name="maxsim"), UnsupportedModelError, "similarity_fn_name"),
     "model_type": (
-        with_keys("config.json", model_type="llama"),
+        with_keys("config.json", model_type="vit"),
         UnsupportedModelError,
-        "config.json: model_type 'llama' is not supported; supported: bert, mpnet",
+        "config.json: model_type 'vit' is not supported; supported: .*bert, .*mpnet",
     ),
     "no model_type": (with_keys("config.json", model_type=...), ExportError, "config.json: missing field 'model_type'"),
     "no modules.json": (lambda model: (model / "modules.json").unlink(), UnsupportedModelError, "no modules.json"),
