@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from safetensors.numpy import save_file
 
 from edits import edit_json, edit_weights
 from embedrt import Embedder, UnsupportedModelError
 from embedrt_export import export
 from embedrt_export.families import FAMILIES, roformer
+from embedrt_export.graph import DataFile, GraphBuilder
+from embedrt_export.layers import parameter
 from embedrt_export.weights import Weights
 from family_models import REFERENCE, cases, write_repo
 from models import Tensors
@@ -216,11 +219,23 @@ def test_albert_reads_shared_layers_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(read) == len(set(read))
 
 
+def test_parameters_are_shared_within_one_model_only(tmp_path: Path) -> None:
+    """The files of two modules of a chain may have tensors of one name."""
+    for name, value in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        save_file({"norm.weight": np.full(3, value, np.float32)}, tmp_path / name / "model.safetensors")
+    with DataFile(tmp_path / "data") as data, Weights(tmp_path / "one") as one, Weights(tmp_path / "two") as two:
+        graph = GraphBuilder(data)
+        assert parameter(graph, one, "norm.weight", 3) == parameter(graph, one, "norm.weight", 3)
+        with pytest.raises(ValueError, match=r"two tensors named 'norm\.weight'"):
+            parameter(graph, two, "norm.weight", 3)
+
+
 def test_a_padding_id_of_the_tokenizer_that_the_config_has_not(tmp_path: Path) -> None:
     """Positions count from the config's id, whatever the tokenizer pads with."""
     source = make(tmp_path / "model", "roberta", "positions from another id")
     embedder = Embedder(export(source, tmp_path / "bundle"))
-    assert embedder.manifest.tokenization.pad_id == 1
+    assert embedder.manifest.routes["default"].tokenization.pad_id == 1
     together, alone = embedder.encode(TEXTS), np.stack([embedder.encode(text) for text in TEXTS])
     np.testing.assert_allclose(together, alone, atol=2e-6)
 

@@ -79,7 +79,7 @@ def parameter(graph: GraphBuilder, weights: Weights, name: str, *shape: int, sca
         values = weights(name, *shape)
         return graph.weight(name, values if scale == 1.0 else values * np.float32(scale))
 
-    return graph.once((name, scale), read)
+    return graph.once((weights, name, scale), read)
 
 
 def project(
