@@ -55,7 +55,7 @@ def find_reference(folder: Path, manifest: Manifest, runner: Runner, task: str |
     """
     if find_spec("sentence_transformers") is not None:
         try:
-            return _sentence_transformers(folder, task, texts)
+            return _sentence_transformers(folder, task, texts, runner.route.max_seq_length)
         except Exception as error:
             raise ExportError(
                 f"sentence-transformers is installed here, so it is the reference, but fails on this model: {error}; "
@@ -74,13 +74,25 @@ def digest(texts: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
-def _sentence_transformers(folder: Path, task: str | None, texts: list[str]) -> Reference:
+def _sentence_transformers(folder: Path, task: str | None, texts: list[str], limit: int | None) -> Reference:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": "float32"})
     made_with = ", ".join(f"{name} {version(name)}" for name in ("sentence-transformers", "transformers", "torch"))
-    vectors = model.encode(texts, prompt="", show_progress_bar=False, convert_to_numpy=True, task=task or None)
-    return Reference(f"{made_with}, float32 on cpu", True, np.asarray(vectors, np.float32))
+
+    def encode() -> Vectors:
+        vectors = model.encode(texts, prompt="", show_progress_bar=False, convert_to_numpy=True, task=task or None)
+        return np.asarray(vectors, np.float32)
+
+    try:
+        vectors = encode()
+    except (IndexError, RuntimeError):
+        own = model.max_seq_length
+        if limit is None or (own is not None and own <= limit):
+            raise
+        model.max_seq_length = limit  # it fails on texts that are longer than the positions which the model has
+        vectors = encode()
+    return Reference(f"{made_with}, float32 on cpu", True, vectors)
 
 
 def _onnx_evaluator(runner: Runner, texts: list[str]) -> Reference:
