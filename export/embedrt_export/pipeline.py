@@ -18,7 +18,7 @@ from embedrt.runner import Runner
 from embedrt_export.chain import DATA, PRECISION, BuiltRoute, build_route
 from embedrt_export.files import check_files, copy_config
 from embedrt_export.graph import DataFile
-from embedrt_export.reference import find_reference
+from embedrt_export.reference import ReferenceKind, find_reference
 from embedrt_export.repo import ModelSpec, read_repo
 from embedrt_export.source import Located, locate
 from embedrt_export.texts import parity_texts
@@ -45,6 +45,7 @@ def export(
     revision: str | None = None,
     token: str | bool | None = None,
     overwrite: bool = False,
+    reference: ReferenceKind = "auto",
 ) -> Path:
     """Turns a model into a bundle, without torch, and proves that it computes the same vectors.
 
@@ -55,6 +56,9 @@ def export(
         revision: Branch, tag or commit of a hub repo.
         token: Hub token; None uses `HF_TOKEN` or the saved login.
         overwrite: Replace a bundle that is there already.
+        reference: What the vectors are compared with: "sentence-transformers" on this machine, "golden" vectors that
+            embedrt has of this very model, or "onnx", the same graph in onnx's own evaluator. "auto" takes the first
+            of these that is there.
 
     Returns:
         The bundle's folder. It exists whole and proven, or not at all.
@@ -77,7 +81,7 @@ def export(
     logger.info("%s: %s in %s", name, _chains(spec), located.folder)
     with store.staging(target) as folder:
         manifest = _write_bundle(folder, located, spec, name)
-        manifest = _prove(folder, manifest, spec)
+        manifest = _prove(folder, manifest, spec, reference)
         write_manifest(folder, manifest)
         read_manifest(folder)  # refuses here what it would refuse in every reader
         store.publish(folder, target, overwrite=overwrite)
@@ -152,20 +156,22 @@ def _copy_configs(spec: ModelSpec, folder: Path) -> list[str]:
     return copied
 
 
-def _prove(folder: Path, manifest: Manifest, spec: ModelSpec) -> Manifest:
+def _prove(folder: Path, manifest: Manifest, spec: ModelSpec, kind: ReferenceKind) -> Manifest:
     """Loads every route with the runtime, compares it with the reference, and adds references and reports."""
     proven, files = {}, dict(manifest.files)
     for name, route in manifest.routes.items():
         runner = Runner(folder, route, manifest, proving=True)
         task = next((task for task, taken in manifest.tasks.items() if taken == name), None)
-        proven[name] = _prove_route(folder, manifest, spec, runner, task)
+        proven[name] = _prove_route(folder, manifest, spec, runner, task, kind)
         files |= record_files(folder, [route.parity_texts, route.parity_vectors])
     return dataclasses.replace(manifest, routes=proven, files=files)
 
 
-def _prove_route(folder: Path, manifest: Manifest, spec: ModelSpec, runner: Runner, task: str | None) -> Route:
+def _prove_route(
+    folder: Path, manifest: Manifest, spec: ModelSpec, runner: Runner, task: str | None, kind: ReferenceKind
+) -> Route:
     texts = parity_texts(runner.route.max_seq_length)
-    reference = find_reference(spec.folder, manifest, runner, task, texts)
+    reference = find_reference(kind, spec.folder, manifest, runner, task, texts)
     logger.info("comparing %d texts with %s", len(texts), reference.name)
     report = compare(runner, texts, reference.vectors, reference.name, independent=reference.independent)
     save_reference(folder, runner.route, texts, reference.vectors)

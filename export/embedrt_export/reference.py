@@ -4,10 +4,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import onnx
@@ -17,10 +17,14 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from onnx.reference import ReferenceEvaluator
 from tqdm.auto import tqdm
 
-from embedrt.bundle import Manifest
-from embedrt.errors import ExportError
+from embedrt.bundle import Manifest, ParityReport
+from embedrt.embedder import Embedder
+from embedrt.errors import ExportError, ModelNotFoundError
+from embedrt.parity import compare, read_texts
 from embedrt.runner import Runner, Vectors
+from embedrt_export.source import locate
 
+ReferenceKind = Literal["auto", "sentence-transformers", "golden", "onnx"]
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -39,10 +43,13 @@ class Reference:
     vectors: Vectors
 
 
-def find_reference(folder: Path, manifest: Manifest, runner: Runner, task: str | None, texts: list[str]) -> Reference:
-    """Takes sentence-transformers where it is installed, else golden vectors of this very model, else onnx's evaluator.
+def find_reference(
+    kind: ReferenceKind, folder: Path, manifest: Manifest, runner: Runner, task: str | None, texts: list[str]
+) -> Reference:
+    """The reference that is asked for; "auto" is the best that is there, in the order of `ReferenceKind`.
 
     Args:
+        kind: Which one.
         folder: The model folder.
         manifest: Of the bundle that will be judged.
         runner: The route that will be judged; only its tokenizer and its graph file are used here.
@@ -50,23 +57,65 @@ def find_reference(folder: Path, manifest: Manifest, runner: Runner, task: str |
         texts: The texts.
 
     Raises:
-        ExportError: sentence-transformers is installed and fails on the model; another reference in its place would
-            prove less than was to be expected here.
+        ExportError: The reference is not there; or sentence-transformers is, and fails on the model: another one in
+            its place would prove less than was to be expected here.
     """
-    if find_spec("sentence_transformers") is not None:
-        try:
-            return _sentence_transformers(folder, task, texts, runner.route.max_seq_length)
-        except Exception as error:
-            raise ExportError(
-                f"sentence-transformers is installed here, so it is the reference, but fails on this model: {error}; "
-                "mend that installation, or export in an environment without it"
-            ) from error
-    golden = GOLDEN / f"{manifest.fingerprint}.npy"
-    if golden.is_file():
-        made = json.loads(golden.with_suffix(".json").read_bytes())
-        if made["texts_sha256"] == digest(texts):
-            return Reference(f"golden vectors of {made['made_with']}", True, np.load(golden, allow_pickle=False))
+    if kind == "sentence-transformers" or (kind == "auto" and find_spec("sentence_transformers") is not None):
+        return _sentence_transformers(folder, task, texts)
+    if kind in {"auto", "golden"} and (golden := _golden(manifest.fingerprint, texts)) is not None:
+        return golden
+    if kind == "golden":
+        raise ExportError(
+            f"there are no golden vectors of the model with the fingerprint {manifest.fingerprint}; "
+            "choose another reference"
+        )
     return _onnx_evaluator(runner, texts)
+
+
+def verify_with_sentence_transformers(embedder: Embedder, source: str | Path | None) -> dict[str, ParityReport]:
+    """Compares a bundle with sentence-transformers on the model that it was made of, over the bundle's own texts.
+
+    Args:
+        embedder: The bundle.
+        source: The model, as `export` takes it; None is where the bundle came from.
+
+    Returns:
+        A report for every route.
+
+    Raises:
+        ParityError: A vector is beyond the tolerance of the export.
+        ModelNotFoundError: The model is nowhere, or was a folder, whose place a bundle does not tell.
+        ExportError: sentence-transformers fails on the model.
+    """
+    manifest = embedder.manifest
+    if source is None and manifest.source.kind == "folder":
+        raise ModelNotFoundError(
+            f"{manifest.name} was made of the folder {manifest.source.id!r}, and a bundle does not tell where that is; "
+            "name it with --source"
+        )
+    if source is None and manifest.source.kind == "package":
+        packages = [name for name, owners in packages_distributions().items() if manifest.source.id in owners]
+        source = f"package:{packages[0] if packages else manifest.source.id}"
+    revision = manifest.source.revision if source is None else None
+    folder = locate(manifest.source.id if source is None else source, revision, None).folder
+    reports = {}
+    for name, runner in embedder.runners.items():
+        task = next((task for task, taken in manifest.tasks.items() if taken == name), None)
+        texts = read_texts(embedder.folder, runner.route)
+        reference = _sentence_transformers(folder, task, texts)
+        tolerance = runner.route.parity[embedder.precision].tolerance
+        reports[name] = compare(runner, texts, reference.vectors, reference.name, independent=True, tolerance=tolerance)
+    return reports
+
+
+def _golden(fingerprint: str, texts: list[str]) -> Reference | None:
+    golden = GOLDEN / f"{fingerprint}.npy"
+    if not golden.is_file():
+        return None
+    made = json.loads(golden.with_suffix(".json").read_bytes())
+    if made["texts_sha256"] != digest(texts):
+        return None
+    return Reference(f"golden vectors of {made['made_with']}", True, np.load(golden, allow_pickle=False))
 
 
 def digest(texts: Sequence[str]) -> str:
@@ -74,25 +123,22 @@ def digest(texts: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
-def _sentence_transformers(folder: Path, task: str | None, texts: list[str], limit: int | None) -> Reference:
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": "float32"})
-    made_with = ", ".join(f"{name} {version(name)}" for name in ("sentence-transformers", "transformers", "torch"))
-
-    def encode() -> Vectors:
-        vectors = model.encode(texts, prompt="", show_progress_bar=False, convert_to_numpy=True, task=task or None)
-        return np.asarray(vectors, np.float32)
-
+def _sentence_transformers(folder: Path, task: str | None, texts: list[str]) -> Reference:
+    if find_spec("sentence_transformers") is None:
+        raise ExportError("sentence-transformers is not installed here; `pip install sentence-transformers`")
     try:
-        vectors = encode()
-    except (IndexError, RuntimeError):
-        own = model.max_seq_length
-        if limit is None or (own is not None and own <= limit):
-            raise
-        model.max_seq_length = limit  # it fails on texts that are longer than the positions which the model has
-        vectors = encode()
-    return Reference(f"{made_with}, float32 on cpu", True, vectors)
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": "float32"})
+        model.truncate_dim = None  # the graph gives all coordinates
+        vectors = model.encode(texts, prompt="", show_progress_bar=False, convert_to_numpy=True, task=task or None)
+    except Exception as error:
+        raise ExportError(
+            f"sentence-transformers is installed here, so it is the reference, but fails on this model: {error}; "
+            "mend that installation, or choose another reference (`--reference onnx`)"
+        ) from error
+    made_with = ", ".join(f"{name} {version(name)}" for name in ("sentence-transformers", "transformers", "torch"))
+    return Reference(f"{made_with}, float32 on cpu", True, np.asarray(vectors, np.float32))
 
 
 def _onnx_evaluator(runner: Runner, texts: list[str]) -> Reference:
