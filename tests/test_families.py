@@ -10,6 +10,7 @@ import pytest
 
 from embedrt import Embedder
 from embedrt_export import export, families
+from embedrt_export.heads import POOLERS
 from family_models import FAMILIES, REFERENCE, cases, texts_for, write_repo
 
 TOLERANCE = 1e-5
