@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import helper
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from onnx.reference import ReferenceEvaluator
 from tqdm.auto import tqdm
 
@@ -95,10 +98,28 @@ def _sentence_transformers(folder: Path, task: str | None, texts: list[str], lim
 def _onnx_evaluator(runner: Runner, texts: list[str]) -> Reference:
     """Each text alone through onnx's own evaluator, whose operators are written in numpy."""
     graph = next(iter(runner.route.graphs.values()))
-    evaluator = ReferenceEvaluator(onnx.load(runner.folder / graph.file))
+    path = runner.folder / graph.file
+    model = onnx.load(path, load_external_data=False)
+    weights = mapped_weights(model, path.parent)
+    evaluator = ReferenceEvaluator(model)
     name = f"the same graph in onnx.reference {onnx.__version__}"
     vectors: list[Vectors] = []
     for text in tqdm(texts, desc=f"Computing {name}", unit="text", disable=None):
-        (vector,) = cast("list[Vectors]", evaluator.run(["sentence_embedding"], runner.feeds(text)))
+        (vector,) = cast("list[Vectors]", evaluator.run(["sentence_embedding"], {**weights, **runner.feeds(text)}))
         vectors.append(vector)
     return Reference(name, False, np.concatenate(vectors))
+
+
+def mapped_weights(model: onnx.ModelProto, folder: Path) -> dict[str, NDArray[Any]]:
+    """Turns the weights in data files into inputs, and returns what to feed there: views of the mapped files."""
+    graph = model.graph
+    outside = [tensor for tensor in graph.initializer if uses_external_data(tensor)]
+    weights: dict[str, NDArray[Any]] = {}
+    for tensor in outside:
+        place = ExternalDataInfo(tensor)
+        stored = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).newbyteorder("<")
+        mapped = np.memmap(folder / place.location, stored, "r", place.offset or 0, tuple(tensor.dims))
+        weights[tensor.name] = np.asarray(mapped)
+        graph.initializer.remove(tensor)
+        graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return weights
