@@ -123,7 +123,9 @@ PREFIXES = {
     "distilbert": "distilbert.",
     "electra": "electra.",
     "ernie": "ernie.",
+    "megatron-bert": "bert.",
     "roberta": "roberta.",
+    "roberta-prelayernorm": "roberta_prelayernorm.",
     "roformer": "roformer.",
     "xlm-roberta": "roberta.",
     "xlm-roberta-xl": "roberta.",
@@ -140,6 +142,7 @@ def test_saved_with_a_head_and_old_norm_names(family: str, tmp_path: Path) -> No
 
     def old_name(name: str) -> str:
         norm = "norm" in name.lower()
+        norm = norm or name.endswith(("ln.weight", "ln.bias"))
         return name.replace(".weight", ".gamma").replace(".bias", ".beta") if norm else name
 
     plain, headed = make(tmp_path / "plain", family), make(tmp_path / "headed", family)
@@ -153,6 +156,7 @@ BACKBONES = {
     "electra": "embeddings_project.weight",
     "ernie": "embeddings.task_type_embeddings.weight",
     "roberta": "encoder.layer.9.output.dense.weight",
+    "roberta-prelayernorm": "LayerNorm.gain",
     "roformer": "embeddings_project.weight",
     "xlm-roberta-xl": "encoder.layer.9.LayerNorm.weight",
 }
@@ -255,7 +259,9 @@ def test_defaults_are_those_of_the_config_class() -> None:
         "distilbert": (30522, 768, 6, 12),
         "electra": (30522, 256, 12, 4),
         "ernie": (30522, 768, 12, 12),
+        "megatron-bert": (29056, 1024, 24, 16),
         "roberta": (50265, 768, 12, 12),
+        "roberta-prelayernorm": (50265, 768, 12, 12),
         "roformer": (50000, 768, 12, 12),
         "xlm-roberta": (30522, 768, 12, 12),
         "xlm-roberta-xl": (250880, 2560, 36, 32),
@@ -263,7 +269,7 @@ def test_defaults_are_those_of_the_config_class() -> None:
     limits = {family: FAMILIES[family].positions(config) for family, config in read.items()}
     assert limits == {
         **dict.fromkeys(PREFIXES, 512),
-        **dict.fromkeys(["camembert", "data2vec-text", "roberta", "xlm-roberta"], 510),
+        **dict.fromkeys(["camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta"], 510),
         "xlm-roberta-xl": 512,
         "roformer": 1536,
     }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from embedrt_export.families import albert, bert, distilbert, mpnet, roformer, xlm_roberta_xl
+from embedrt_export.families import albert, bert, distilbert, mpnet, pre_norm, roformer
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import TextInputs
 from embedrt_export.weights import Weights
@@ -46,6 +46,16 @@ def _bert(defaults: Mapping[str, Any], prefix: str) -> Family:
     )
 
 
+def _pre_norm(variant: pre_norm.Variant, prefix: str) -> Family:
+    return Family(
+        read_config=partial(bert.read_config, defaults=variant.defaults),
+        prefixes=(prefix,),
+        backbone=("embeddings.", "encoder.", "LayerNorm."),
+        positions=bert.positions,
+        build=partial(pre_norm.build, variant=variant),
+    )
+
+
 FAMILIES: dict[str, Family] = {
     "albert": Family(albert.read_config, ("albert.",), ("embeddings.", "encoder."), albert.positions, albert.build),
     "bert": _bert(bert.BERT, "bert."),
@@ -61,8 +71,10 @@ FAMILIES: dict[str, Family] = {
     ),
     "electra": _bert(bert.ELECTRA, "electra."),
     "ernie": _bert(bert.ERNIE, "ernie."),
+    "megatron-bert": _pre_norm(pre_norm.MEGATRON_BERT, "bert."),
     "mpnet": Family(mpnet.read_config, ("mpnet.",), ("embeddings.", "encoder."), mpnet.positions, mpnet.build),
     "roberta": _bert(bert.ROBERTA, "roberta."),
+    "roberta-prelayernorm": _pre_norm(pre_norm.ROBERTA_PRE_LAYER_NORM, "roberta_prelayernorm."),
     "roformer": Family(
         roformer.read_config,
         ("roformer.",),
@@ -71,12 +83,6 @@ FAMILIES: dict[str, Family] = {
         roformer.build,
     ),
     "xlm-roberta": _bert(bert.XLM_ROBERTA, "roberta."),
-    "xlm-roberta-xl": Family(
-        xlm_roberta_xl.read_config,
-        ("roberta.",),
-        ("embeddings.", "encoder."),
-        bert.positions,
-        xlm_roberta_xl.build,
-    ),
+    "xlm-roberta-xl": _pre_norm(pre_norm.XLM_ROBERTA_XL, "roberta."),
 }
 """By the `model_type` of config.json."""

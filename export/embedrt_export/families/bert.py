@@ -79,7 +79,7 @@ def read_config(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Confi
 
     Args:
         config: The parsed file.
-        defaults: What differs from the defaults of BERT: one of the tables above. An optional key that has no value
+        defaults: What differs from the defaults of BERT, such as the tables above. An optional key that has no value
             after that belongs to other architectures and is not read.
     """
     settled = {**{name: getattr(Config, name) for name in _OPTIONAL}, **defaults}
