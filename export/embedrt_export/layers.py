@@ -68,20 +68,36 @@ def linear(
     """`(x @ weight.T + bias) * scale`, with the parameters `NAME.weight` `[outputs, inputs]` and `NAME.bias`."""
     weight = weights(f"{name}.weight", outputs, inputs)
     added = weights(f"{name}.bias", outputs) if bias else None
-    if scale != 1.0:
-        weight = weight * np.float32(scale)
-        added = None if added is None else added * np.float32(scale)
-    return project(graph, x, name, weight, added)
+    return project(graph, x, name, weight, added, scale=scale)
 
 
 def project(
-    graph: GraphBuilder, x: str, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32] | None = None
+    graph: GraphBuilder,
+    x: str,
+    name: str,
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32] | None = None,
+    *,
+    scale: float = 1.0,
 ) -> str:
-    """`x @ weight.T + bias` for arrays at hand: `x` `[tokens, inputs]`, `weight` `[outputs, inputs]`."""
+    """`(x @ weight.T + bias) * scale` for arrays at hand: `x` `[tokens, inputs]`, `weight` `[outputs, inputs]`."""
+    if scale != 1.0:
+        weight = weight * np.float32(scale)
+        bias = None if bias is None else bias * np.float32(scale)
     parameters = [graph.weight(f"{name}.weight", weight)]
     if bias is not None:
         parameters.append(graph.weight(f"{name}.bias", bias))
     return graph.op("Gemm", x, *parameters, transB=1)
+
+
+Linear = tuple[NDArray[np.float32], NDArray[np.float32] | None]
+"""Weight `[outputs, inputs]` and bias `[outputs]` of a linear layer."""
+
+
+def unpack(weight: NDArray[np.float32], bias: NDArray[np.float32] | None, parts: int) -> list[Linear]:
+    """The layers of equal size that a repo stores as one, row after row."""
+    biases = [None] * parts if bias is None else np.split(bias, parts)
+    return list(zip(np.split(weight, parts), biases, strict=True))
 
 
 def layer_norm(

@@ -166,7 +166,8 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str) ->
 
 def _unusual(config: Any) -> dict[str, Any]:
     """What differs from the architecture's defaults; so a key that is read only later changes no fingerprint."""
-    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
+    values = dataclasses.asdict(config)
+    return {f.name: values[f.name] for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
 
 
 def _write_graph(folder: Path, spec: ModelSpec, config: Any, tokenizer: SettledTokenizer, weights: Weights) -> None:

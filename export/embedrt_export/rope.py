@@ -82,6 +82,20 @@ def read_rope(parameters: Mapping[str, Any] | None, where: str, *, theta: float 
     return rope
 
 
+def read_whole_rope(parameters: Mapping[str, Any] | None, where: str, *, theta: float = 10000.0) -> Rope:
+    """Likewise, for architectures that always turn whole heads.
+
+    Raises:
+        UnsupportedModelError: Names the key, what it holds and what is known.
+    """
+    rope = read_rope(parameters, where, theta=theta)
+    if rope.partial_rotary_factor != 1.0:
+        raise UnsupportedModelError(
+            f"{where}: partial_rotary_factor {rope.partial_rotary_factor} is not supported; supported: 1.0"
+        )
+    return rope
+
+
 def frequencies(rope: Rope, head_size: int) -> tuple[NDArray[np.float32], float]:
     """The angle by which each pair of coordinates turns from one position to the next.
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from embedrt_export.families import bert, mpnet
+from embedrt_export.families import bert, modernbert, mpnet
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import TextInputs
 from embedrt_export.weights import Weights
@@ -37,6 +37,13 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     "bert": Family(bert.read_config, ("bert.",), ("embeddings.", "encoder."), bert.positions, bert.build),
+    "modernbert": Family(
+        modernbert.read_config,
+        ("model.",),
+        ("embeddings.", "layers.", "final_norm."),
+        modernbert.positions,
+        modernbert.build,
+    ),
     "mpnet": Family(mpnet.read_config, ("mpnet.",), ("embeddings.", "encoder."), mpnet.positions, mpnet.build),
 }
 """By the `model_type` of config.json."""
