@@ -14,7 +14,7 @@ from embedrt.bundle import Module
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt.records import RecordError, read_json
 from embedrt_export.configs import pick, read_config, strict
-from embedrt_export.families import FAMILIES
+from embedrt_export.families import FAMILIES, family_name
 from embedrt_export.heads import POOLERS
 
 MODULES = "modules.json"
@@ -45,7 +45,7 @@ class ModelSpec:
     Attributes:
         folder: The model folder.
         transformer: The folder with `config.json`, weights and tokenizer.
-        architecture: The `model_type`.
+        architecture: The family's name, as a rule the `model_type`.
         config: The parsed `config.json`.
         modules: The module chain.
         pooling: Pooling modes, concatenated in this order.
@@ -124,10 +124,9 @@ class _SentenceTransformer:
 
 @dataclass(frozen=True)
 class _Architecture:
-    """The keys of `config.json` that decide whether it is a plain text encoder at all."""
+    """The key of `config.json` that names the family, which reads the others."""
 
     model_type: str
-    hidden_size: int
 
 
 def read_repo(folder: Path) -> ModelSpec:
@@ -152,16 +151,17 @@ def read_repo(folder: Path) -> ModelSpec:
     if normalized := "Normalize" in chain:
         _read_normalize(chain["Normalize"])
     config = read_config(transformer_folder / "config.json")
-    architecture = pick(_Architecture, config)
-    if architecture.model_type not in FAMILIES:
+    model_type = pick(_Architecture, config).model_type
+    architecture = family_name(config, model_type)
+    if architecture not in FAMILIES:
         raise UnsupportedModelError(
-            f"config.json: model_type {architecture.model_type!r} is not supported; "
-            f"supported: {', '.join(sorted(FAMILIES))}"
+            f"config.json: model_type {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}"
         )
-    if pooling.embedding_dimension != architecture.hidden_size:
+    hidden = FAMILIES[architecture].read_config(config).hidden_size
+    if pooling.embedding_dimension != hidden:
         raise ExportError(
             f"{chain['Pooling'].name}/config.json: embedding dimension {pooling.embedding_dimension}, "
-            f"but config.json has hidden_size {architecture.hidden_size}"
+            f"but config.json has hidden_size {hidden}"
         )
     top = _read_top(folder, pooling.embedding_dimension * len(pooling.pooling_mode))
     modules = [
@@ -172,7 +172,7 @@ def read_repo(folder: Path) -> ModelSpec:
     return ModelSpec(
         folder=folder,
         transformer=transformer_folder,
-        architecture=architecture.model_type,
+        architecture=architecture,
         config=config,
         modules=tuple(modules),
         pooling=pooling.pooling_mode,

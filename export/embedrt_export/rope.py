@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from embedrt.errors import UnsupportedModelError
 from embedrt_export.attention import token_positions
-from embedrt_export.configs import strict
+from embedrt_export.configs import pick, strict
 from embedrt_export.graph import FLOAT, GraphBuilder
 from embedrt_export.layers import TextInputs
 
@@ -94,6 +94,41 @@ def read_whole_rope(parameters: Mapping[str, Any] | None, where: str, *, theta: 
             f"{where}: partial_rotary_factor {rope.partial_rotary_factor} is not supported; supported: 1.0"
         )
     return rope
+
+
+@dataclass(frozen=True)
+class _RopeKeys:
+    rope_parameters: dict[str, Any] | None = None
+    rope_scaling: dict[str, Any] | None = None
+    rope_theta: float | None = None
+    partial_rotary_factor: float | None = None
+    max_position_embeddings: int | None = None
+    original_max_position_embeddings: int | None = None
+
+
+def config_rope(config: Mapping[str, Any], *, theta: float) -> Rope:
+    """Reads the rotary positions of a whole config, for architectures that always turn whole heads.
+
+    `rope_scaling` goes before `rope_parameters`, and what lies beside them fills in what they lack.
+
+    Args:
+        config: The parsed config.json.
+        theta: The base where it has none.
+
+    Raises:
+        UnsupportedModelError: Names the key, what it holds and what is known.
+    """
+    keys = pick(_RopeKeys, config)
+    where = "rope_scaling" if keys.rope_scaling else "rope_parameters"
+    parameters = {
+        "rope_theta": keys.rope_theta,
+        "partial_rotary_factor": keys.partial_rotary_factor,
+        **(keys.rope_scaling or keys.rope_parameters or {}),
+    }
+    if parameters.get("rope_type", parameters.get("type")) in {"llama3", "yarn"}:
+        trained = parameters.get("original_max_position_embeddings") or keys.max_position_embeddings
+        parameters["original_max_position_embeddings"] = keys.original_max_position_embeddings or trained
+    return read_whole_rope(parameters, f"config.json.{where}", theta=theta)
 
 
 def frequencies(rope: Rope, head_size: int) -> tuple[NDArray[np.float32], float]:

@@ -1,10 +1,13 @@
 """Architecture families: one module each, from config and weights to the graph of `token_embeddings`."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from embedrt_export.families import bert, modernbert, mpnet
+from embedrt.errors import ExportError
+from embedrt_export import rotary_encoder
+from embedrt_export.families import bert, gte, jina_embeddings_v3, modernbert, mpnet, nomic_bert
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import TextInputs
 from embedrt_export.weights import Weights
@@ -24,6 +27,7 @@ class Family:
         renames: Other names under which repos store tensors: patterns of `re` for whole names without prefix, and what
             `build` asks for instead.
         ignored: Patterns of tensors of the backbone that no encoder needs.
+        tasks: The tasks for which a model has adapters; `task` of its config is the one that `build` puts in.
     """
 
     read_config: Callable[[Mapping[str, Any]], Any]
@@ -33,10 +37,30 @@ class Family:
     build: Callable[[GraphBuilder, Any, Weights, TextInputs], list[str]]
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
+    tasks: Callable[[Any], tuple[str, ...]] = lambda _: ()
+
+
+def _rotary(
+    read_config: Callable[[Mapping[str, Any]], Any], prefixes: tuple[str, ...], renames: tuple[tuple[str, str], ...]
+) -> Family:
+    return Family(
+        read_config=read_config,
+        prefixes=prefixes,
+        backbone=rotary_encoder.BACKBONE,
+        positions=rotary_encoder.positions,
+        build=rotary_encoder.build,
+        renames=renames,
+        ignored=rotary_encoder.IGNORED,
+        tasks=lambda config: tuple(config.tasks),
+    )
 
 
 FAMILIES: dict[str, Family] = {
     "bert": Family(bert.read_config, ("bert.",), ("embeddings.", "encoder."), bert.positions, bert.build),
+    "gte": _rotary(gte.read_config, gte.PREFIXES, gte.RENAMES),
+    "jina_embeddings_v3": _rotary(
+        jina_embeddings_v3.read_config, jina_embeddings_v3.PREFIXES, jina_embeddings_v3.RENAMES
+    ),
     "modernbert": Family(
         modernbert.read_config,
         ("model.",),
@@ -45,5 +69,34 @@ FAMILIES: dict[str, Family] = {
         modernbert.build,
     ),
     "mpnet": Family(mpnet.read_config, ("mpnet.",), ("embeddings.", "encoder."), mpnet.positions, mpnet.build),
+    "nomic_bert": _rotary(nomic_bert.read_config, nomic_bert.PREFIXES, nomic_bert.RENAMES),
 }
-"""By the `model_type` of config.json."""
+"""By `family_name`."""
+
+_OTHER_NAMES = {"new": "gte"}  # model types of hub repos that are made for code of their own
+
+
+def family_name(config: Mapping[str, Any], model_type: str) -> str:
+    """The family of a model: its `model_type`, but for hub repos that call it otherwise.
+
+    Args:
+        config: The parsed config.json.
+        model_type: The model type in it.
+    """
+    if jina_embeddings_v3.is_hub(config):
+        return "jina_embeddings_v3"
+    return _OTHER_NAMES.get(model_type, model_type)
+
+
+def choose_task(family: Family, config: Any, task: str | None) -> Any:
+    """The config with a task chosen; None leaves the model as it is without adapters.
+
+    Raises:
+        ExportError: The model has no such task.
+    """
+    if task is None:
+        return config
+    if task not in (tasks := family.tasks(config)):
+        known = f"it has {', '.join(tasks)}" if tasks else "it has none; leave the task out"
+        raise ExportError(f"task {task!r}: the model has no adapter for it; {known}")
+    return dataclasses.replace(config, task=task)
