@@ -14,8 +14,9 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 from tqdm.auto import tqdm
 
-from embedrt.embedder import Embedder, Vectors
+from embedrt.bundle import Manifest
 from embedrt.errors import ExportError
+from embedrt.runner import Runner, Vectors
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -35,33 +36,37 @@ class Reference:
     vectors: Vectors
 
 
-def find_reference(folder: Path, embedder: Embedder, graph: Path, texts: list[str]) -> Reference:
+def find_reference(
+    folder: Path, manifest: Manifest, runner: Runner, task: str | None, texts: list[str], *, native: bool = True
+) -> Reference:
     """Takes sentence-transformers where it is installed, else golden vectors of this very model, else onnx's evaluator.
 
     Args:
         folder: The model folder.
-        embedder: The bundle that will be judged; only its tokenizer is used here.
-        graph: The ONNX file that will be judged.
+        manifest: Of the bundle that will be judged.
+        runner: The route that will be judged; only its tokenizer and its graph file are used here.
+        task: A task that takes this route.
         texts: The texts.
+        native: Whether sentence-transformers can run the model without code from its repo, which is never run.
 
     Raises:
         ExportError: sentence-transformers is installed and fails on the model; another reference in its place would
             prove less than was to be expected here.
     """
-    if find_spec("sentence_transformers") is not None:
+    if native and find_spec("sentence_transformers") is not None:
         try:
-            return _sentence_transformers(folder, texts)
+            return _sentence_transformers(folder, task, texts)
         except Exception as error:
             raise ExportError(
                 f"sentence-transformers is installed here, so it is the reference, but fails on this model: {error}; "
                 "mend that installation, or export in an environment without it"
             ) from error
-    golden = GOLDEN / f"{embedder.manifest.fingerprint}.npy"
+    golden = GOLDEN / f"{manifest.fingerprint}.npy"
     if golden.is_file():
         made = json.loads(golden.with_suffix(".json").read_bytes())
         if made["texts_sha256"] == digest(texts):
             return Reference(f"golden vectors of {made['made_with']}", True, np.load(golden, allow_pickle=False))
-    return _onnx_evaluator(embedder, graph, texts)
+    return _onnx_evaluator(runner, texts)
 
 
 def digest(texts: Sequence[str]) -> str:
@@ -69,21 +74,22 @@ def digest(texts: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
-def _sentence_transformers(folder: Path, texts: list[str]) -> Reference:
+def _sentence_transformers(folder: Path, task: str | None, texts: list[str]) -> Reference:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": "float32"})
     made_with = ", ".join(f"{name} {version(name)}" for name in ("sentence-transformers", "transformers", "torch"))
-    vectors = model.encode(texts, prompt="", show_progress_bar=False, convert_to_numpy=True)
+    vectors = model.encode(texts, prompt="", show_progress_bar=False, convert_to_numpy=True, task=task or None)
     return Reference(f"{made_with}, float32 on cpu", True, np.asarray(vectors, np.float32))
 
 
-def _onnx_evaluator(embedder: Embedder, graph: Path, texts: list[str]) -> Reference:
+def _onnx_evaluator(runner: Runner, texts: list[str]) -> Reference:
     """Each text alone through onnx's own evaluator, whose operators are written in numpy."""
-    evaluator = ReferenceEvaluator(onnx.load(graph))
+    graph = next(iter(runner.route.graphs.values()))
+    evaluator = ReferenceEvaluator(onnx.load(runner.folder / graph.file))
     name = f"the same graph in onnx.reference {onnx.__version__}"
     vectors: list[Vectors] = []
     for text in tqdm(texts, desc=f"Computing {name}", unit="text", disable=None):
-        (vector,) = cast("list[Vectors]", evaluator.run(["sentence_embedding"], embedder.feeds(text)))
+        (vector,) = cast("list[Vectors]", evaluator.run(["sentence_embedding"], runner.feeds(text)))
         vectors.append(vector)
     return Reference(name, False, np.concatenate(vectors))

@@ -38,7 +38,8 @@ class RotaryEncoder:
         type_vocab_size: Rows of the token types; 0 is none.
         layer_norm_eps: Added to the variance in every norm.
         rope: The rotary positions.
-        positions: How many tokens they reach, or None without limit.
+        max_position_embeddings: The limit on tokens where nothing else sets one.
+        positions: How many tokens the positions reach, or None without limit.
         gated: Whether the feed-forward has a gate.
         attention_bias: Whether the linear layers of the attention have a bias.
         input_bias: Whether those into the feed-forward have one.
@@ -59,6 +60,7 @@ class RotaryEncoder:
     type_vocab_size: int
     layer_norm_eps: float
     rope: Rope
+    max_position_embeddings: int
     positions: int | None = None
     gated: bool = True
     attention_bias: bool = True
@@ -82,6 +84,7 @@ def check(config: RotaryEncoder) -> RotaryEncoder:
         "num_hidden_layers",
         "num_attention_heads",
         "intermediate_size",
+        "max_position_embeddings",
         "lora_rank",
     )
     for name in sizes:

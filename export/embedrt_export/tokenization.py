@@ -46,7 +46,9 @@ class SettledTokenizer:
     tokenization: Tokenization
 
 
-def settle_tokenizer(folder: Path, architecture: str, embedding_rows: int, *, do_lower_case: bool) -> SettledTokenizer:
+def settle_tokenizer(
+    folder: Path, architecture: str, embedding_rows: int, *, do_lower_case: bool, special_tokens: bool = True
+) -> SettledTokenizer:
     """Reads `tokenizer.json` and applies what `tokenizer_config.json` and the module's settings change in it.
 
     Args:
@@ -54,6 +56,7 @@ def settle_tokenizer(folder: Path, architecture: str, embedding_rows: int, *, do
         architecture: The `model_type`, which names the tokenizer's class where the config does not.
         embedding_rows: Rows of the word embedding table.
         do_lower_case: Lowercase before all else, as sentence-transformers does on request.
+        special_tokens: Whether the model reads special tokens around a text.
 
     Raises:
         ExportError: The tokenizer is missing, damaged, or has ids without an embedding.
@@ -94,6 +97,9 @@ def settle_tokenizer(folder: Path, architecture: str, embedding_rows: int, *, do
         "stride": 0,
     }
     definition["padding"] = None
+    if not special_tokens:
+        definition["post_processor"] = None
+        definition["truncation"] = None
     text = json.dumps(definition, ensure_ascii=False, separators=(",", ":"))
     tokenizer = _parse(text.encode())
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
@@ -114,6 +120,7 @@ def settle_tokenizer(folder: Path, architecture: str, embedding_rows: int, *, do
             # Both families count positions from the left, so a text gets the vector that it has alone only there.
             padding_side="right",
             token_type_ids=uses_types,
+            pooling_mask=False,
             embedding_rows=embedding_rows,
         ),
     )

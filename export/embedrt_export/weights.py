@@ -91,6 +91,41 @@ class Weights:
         self._digests[name] = hashlib.sha256(str(shape).encode() + np.ascontiguousarray(values).data).hexdigest()
         return values
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor that is there.
+
+        Raises:
+            ExportError: It is missing.
+        """
+        if name not in self._places:
+            raise ExportError(f"weights: tensor {name!r} is missing; there are {', '.join(sorted(self._places)[:5])}")
+        return tuple(self._view(name).get_shape())
+
+    def matrix_shape(self, name: str) -> tuple[int, int]:
+        """The shape of a tensor that must be a matrix.
+
+        Raises:
+            ExportError: It is missing, empty, or no matrix.
+        """
+        shape = self.shape(name)
+        if len(shape) != 2 or 0 in shape:
+            raise ExportError(f"weights: tensor {name!r} has shape {shape}; expected rows and columns")
+        return shape[0], shape[1]
+
+    def integers(self, name: str) -> NDArray[np.int64]:
+        """Reads a vector of integers.
+
+        Raises:
+            ExportError: It is missing, no vector, or not of integers.
+        """
+        shape = self.shape(name)
+        _, file, stored_name = self._places[name]
+        values = file.get_tensor(stored_name)
+        if len(shape) != 1 or values.dtype.kind not in "iu":
+            raise ExportError(f"weights: tensor {name!r} is {values.dtype} {shape}; expected a vector of integers")
+        converted: NDArray[np.int64] = values.astype(np.int64)
+        return converted
+
     def unread(self, starts: tuple[str, ...], ignored: tuple[str, ...] = ()) -> list[str]:
         """Tensors of floats whose names start with one of `starts` and that nobody read.
 

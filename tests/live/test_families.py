@@ -33,7 +33,7 @@ def test_family(family: str, name: str, tmp_path: Path) -> None:
     embedder = Embedder(export(source, tmp_path / "bundle"))
     model = SentenceTransformer(str(plain), device="cpu", model_kwargs={"dtype": "float32"})
 
-    texts = texts_for(embedder.manifest.max_seq_length)
+    texts = texts_for(embedder.manifest.routes["default"].max_seq_length)
     expected = np.stack([model.encode(text, show_progress_bar=False) for text in texts])
     together, alone = embedder.encode(texts), np.stack([embedder.encode(text) for text in texts])
     scale = max(1.0, float(np.linalg.norm(expected, axis=1).max()))
@@ -62,7 +62,7 @@ def padded(
     ids = [embedder.feeds(text)["input_ids"][0].tolist() for text in texts[::3]]
     longest = max(map(len, ids))
     feeds = {
-        "input_ids": pad(ids, longest, fill=embedder.manifest.tokenization.pad_id, left=left),
+        "input_ids": pad(ids, longest, fill=embedder.manifest.routes["default"].tokenization.pad_id, left=left),
         "attention_mask": pad([[1] * len(row) for row in ids], longest, fill=0, left=left),
     }
     session = onnxruntime().InferenceSession(embedder.folder / "onnx/model.onnx", providers=["CPUExecutionProvider"])

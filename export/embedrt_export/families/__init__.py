@@ -1,6 +1,7 @@
 """Architecture families: one module each, from config and weights to the graph of `token_embeddings`."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from embedrt_export.families import bert, gte, jina_embeddings_v3, modernbert, m
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import TextInputs
 from embedrt_export.weights import Weights
+
+logger = logging.getLogger("embedrt.export")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Family:
         renames: Other names under which repos store tensors: patterns of `re` for whole names without prefix, and what
             `build` asks for instead.
         ignored: Patterns of tensors of the backbone that no encoder needs.
+        needs_own_code: Whether transformers can run a model of this config only with code from the repo.
         tasks: The tasks for which a model has adapters; `task` of its config is the one that `build` puts in.
     """
 
@@ -37,11 +41,15 @@ class Family:
     build: Callable[[GraphBuilder, Any, Weights, TextInputs], list[str]]
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
+    needs_own_code: Callable[[Mapping[str, Any]], bool] = lambda _: False
     tasks: Callable[[Any], tuple[str, ...]] = lambda _: ()
 
 
 def _rotary(
-    read_config: Callable[[Mapping[str, Any]], Any], prefixes: tuple[str, ...], renames: tuple[tuple[str, str], ...]
+    read_config: Callable[[Mapping[str, Any]], Any],
+    prefixes: tuple[str, ...],
+    renames: tuple[tuple[str, str], ...],
+    needs_own_code: Callable[[Mapping[str, Any]], bool],
 ) -> Family:
     return Family(
         read_config=read_config,
@@ -51,15 +59,19 @@ def _rotary(
         build=rotary_encoder.build,
         renames=renames,
         ignored=rotary_encoder.IGNORED,
+        needs_own_code=needs_own_code,
         tasks=lambda config: tuple(config.tasks),
     )
 
 
 FAMILIES: dict[str, Family] = {
     "bert": Family(bert.read_config, ("bert.",), ("embeddings.", "encoder."), bert.positions, bert.build),
-    "gte": _rotary(gte.read_config, gte.PREFIXES, gte.RENAMES),
+    "gte": _rotary(gte.read_config, gte.PREFIXES, gte.RENAMES, gte.needs_own_code),
     "jina_embeddings_v3": _rotary(
-        jina_embeddings_v3.read_config, jina_embeddings_v3.PREFIXES, jina_embeddings_v3.RENAMES
+        jina_embeddings_v3.read_config,
+        jina_embeddings_v3.PREFIXES,
+        jina_embeddings_v3.RENAMES,
+        jina_embeddings_v3.is_hub,
     ),
     "modernbert": Family(
         modernbert.read_config,
@@ -69,7 +81,7 @@ FAMILIES: dict[str, Family] = {
         modernbert.build,
     ),
     "mpnet": Family(mpnet.read_config, ("mpnet.",), ("embeddings.", "encoder."), mpnet.positions, mpnet.build),
-    "nomic_bert": _rotary(nomic_bert.read_config, nomic_bert.PREFIXES, nomic_bert.RENAMES),
+    "nomic_bert": _rotary(nomic_bert.read_config, nomic_bert.PREFIXES, nomic_bert.RENAMES, nomic_bert.is_hub),
 }
 """By `family_name`."""
 
@@ -88,15 +100,25 @@ def family_name(config: Mapping[str, Any], model_type: str) -> str:
     return _OTHER_NAMES.get(model_type, model_type)
 
 
+def is_native(config: Mapping[str, Any], model_type: str) -> bool:
+    """Whether transformers runs a model without code from its repo."""
+    return not FAMILIES[family_name(config, model_type)].needs_own_code(config)
+
+
 def choose_task(family: Family, config: Any, task: str | None) -> Any:
     """The config with a task chosen; None leaves the model as it is without adapters.
 
     Raises:
         ExportError: The model has no such task.
     """
+    tasks = family.tasks(config)
     if task is None:
+        if tasks:
+            logger.warning(
+                "the model has adapters for the tasks %s, and none was chosen: they are left out", ", ".join(tasks)
+            )
         return config
-    if task not in (tasks := family.tasks(config)):
+    if task not in tasks:
         known = f"it has {', '.join(tasks)}" if tasks else "it has none; leave the task out"
         raise ExportError(f"task {task!r}: the model has no adapter for it; {known}")
     return dataclasses.replace(config, task=task)

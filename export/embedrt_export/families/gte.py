@@ -31,12 +31,13 @@ class Keys:
     hidden_act: str = "gelu"
     type_vocab_size: int = 1
     layer_norm_eps: float = 1e-12
+    max_position_embeddings: int = 8192
     layer_norm_type: Literal["layer_norm"] = "layer_norm"
     position_embedding_type: Literal["rope"] = "rope"
     logn_attention_scale: Literal[False] = False
 
 
-_HUB_DEFAULTS = {"vocab_size": 30528}  # where the code for "new" has others
+_HUB_DEFAULTS = {"vocab_size": 30528, "max_position_embeddings": 2048}  # where the code for "new" has others
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,19 @@ def read_config(config: Mapping[str, Any]) -> RotaryEncoder:
             type_vocab_size=keys.type_vocab_size,
             layer_norm_eps=keys.layer_norm_eps,
             rope=_rope(config, width, is_hub=is_hub),
+            max_position_embeddings=keys.max_position_embeddings,
         )
     )
+
+
+def needs_own_code(config: Mapping[str, Any]) -> bool:
+    """Whether only the code of hub repos runs a model of this config."""
+    return config.get("model_type") == "new" or _is_ntk(config)
+
+
+def _is_ntk(config: Mapping[str, Any]) -> bool:
+    scaling = config.get("rope_scaling")
+    return isinstance(scaling, Mapping) and scaling.get("type") == "ntk"
 
 
 def _rope(config: Mapping[str, Any], width: int, *, is_hub: bool) -> Rope:
@@ -75,8 +87,9 @@ def _rope(config: Mapping[str, Any], width: int, *, is_hub: bool) -> Rope:
     """
     theta = 10000.0 if is_hub else 160000.0
     scaling = config.get("rope_scaling")
-    if isinstance(scaling, Mapping) and scaling.get("type") == "ntk":
-        factor = strict(_Ntk, {k: v for k, v in scaling.items() if v is not None}, "config.json.rope_scaling").factor
+    if _is_ntk(config):
+        given = {key: value for key, value in config["rope_scaling"].items() if value is not None}
+        factor = strict(_Ntk, given, "config.json.rope_scaling").factor
         if factor <= 0:
             raise UnsupportedModelError(f"config.json.rope_scaling: factor {factor} is not a positive number")
         plain = config_rope({key: value for key, value in config.items() if key != "rope_scaling"}, theta=theta)

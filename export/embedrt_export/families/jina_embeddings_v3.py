@@ -53,6 +53,7 @@ class Keys:
     hidden_act: str = "gelu"
     type_vocab_size: int = 1
     layer_norm_eps: float = 1e-5
+    max_position_embeddings: int = 8194
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def read_config(config: Mapping[str, Any]) -> RotaryEncoder:
             type_vocab_size=keys.type_vocab_size,
             layer_norm_eps=keys.layer_norm_eps,
             rope=Rope(rope_theta=hub.rotary_emb_base) if hub else config_rope(config, theta=20000.0),
+            max_position_embeddings=keys.max_position_embeddings,
             gated=False,
             input_bias=True,
             tasks=hub.lora_adaptations if hub else (),

@@ -45,6 +45,7 @@ class Config:
     attention_bias: bool = False
     mlp_bias: bool = False
     local_attention: int = 128
+    max_position_embeddings: int = 8192
     layer_types: tuple[Literal["full_attention", "sliding_attention"], ...] | None = None
     global_attn_every_n_layers: int = 3
     rope_parameters: Ropes = Ropes()

@@ -38,6 +38,7 @@ class Keys:
     hidden_act: str = "silu"
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
+    max_position_embeddings: int = 2048
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class HubKeys:
     rotary_emb_base: float
     rotary_emb_fraction: float
     n_inner: int | None = None
+    n_positions: int = 1024
     num_heads_kv: int | None = None
     layer_norm_epsilon: float = 1e-5
     type_vocab_size: int = 2
@@ -74,7 +76,12 @@ class HubKeys:
 
 def read_config(config: Mapping[str, Any]) -> RotaryEncoder:
     """Reads config.json of either kind, refusing variants that the graph does not have."""
-    return check(_hub(config) if "n_embd" in config else _native(config))
+    return check(_hub(config) if is_hub(config) else _native(config))
+
+
+def is_hub(config: Mapping[str, Any]) -> bool:
+    """Whether a config is for the code of the hub repos."""
+    return "n_embd" in config
 
 
 def _native(config: Mapping[str, Any]) -> RotaryEncoder:
@@ -90,6 +97,7 @@ def _native(config: Mapping[str, Any]) -> RotaryEncoder:
         type_vocab_size=keys.type_vocab_size,
         layer_norm_eps=keys.layer_norm_eps,
         rope=config_rope(config, theta=1000.0),
+        max_position_embeddings=keys.max_position_embeddings,
         attention_bias=False,
         output_bias=False,
     )
@@ -124,6 +132,7 @@ def _hub(config: Mapping[str, Any]) -> RotaryEncoder:
         type_vocab_size=max(keys.type_vocab_size, 0),
         layer_norm_eps=keys.layer_norm_epsilon,
         rope=Rope(rope_theta=keys.rotary_emb_base),
+        max_position_embeddings=keys.n_positions if keys.n_positions > 0 else 2048,
         # Beyond these, the scaling changes the angles with the length of the longest text of a batch.
         positions=keys.max_trained_positions if keys.rotary_scaling_factor else None,
         gated=gated,
