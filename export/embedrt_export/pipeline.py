@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import platform
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from embedrt.parity import compare, save_reference
 from embedrt.runner import Runner
 from embedrt_export.chain import DATA, PRECISION, BuiltRoute, build_route
 from embedrt_export.families import is_native
+from embedrt_export.files import check_files, copy_config
 from embedrt_export.graph import DataFile
 from embedrt_export.modules import Transformer
 from embedrt_export.reference import find_reference
@@ -76,7 +76,8 @@ def export(
     located = locate(source, revision, token)
     name = located.name if name is None else name
     target = store.stored_path(name, revision) if target is None else target
-    spec = read_repo(located.folder)
+    check_files(located.folder)
+    spec = read_repo(located.folder, is_local=located.source.kind != "hub", token=token)
     logger.info("%s: %s in %s", name, _chains(spec), located.folder)
     with store.staging(target) as folder:
         manifest = _write_bundle(folder, located, spec, name, task)
@@ -148,9 +149,10 @@ def _copy_configs(spec: ModelSpec, folder: Path) -> list[str]:
     copied = []
     for path in sorted(path for pattern in _COPIED for path in spec.folder.glob(pattern)):
         name = path.relative_to(spec.folder).as_posix()
-        (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, folder / name)
-        copied.append(name)
+        if copy_config(spec.folder, name, folder):
+            copied.append(name)
+        else:
+            logger.warning("%s is a link that leads out of the model folder, and is not copied into the bundle", name)
     return copied
 
 
@@ -158,7 +160,7 @@ def _prove(folder: Path, manifest: Manifest, spec: ModelSpec) -> Manifest:
     """Loads every route with the runtime, compares it with the reference, and adds references and reports."""
     proven, files = {}, dict(manifest.files)
     for name, route in manifest.routes.items():
-        runner = Runner(folder, route, manifest.dim)
+        runner = Runner(folder, route, manifest, proving=True)
         task = next((task for task, taken in manifest.tasks.items() if taken == name), None)
         proven[name] = _prove_route(folder, manifest, spec, name, runner, task)
         files |= record_files(folder, [route.parity_texts, route.parity_vectors])

@@ -1,5 +1,6 @@
 """Every architecture family against transformers itself: whole vectors, alone, together, and padded on either side."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ CASES = [(family, name) for family in FAMILIES for name in cases(family)]
 
 
 @pytest.mark.parametrize(("family", "name"), CASES, ids=[f"{family}: {name}" for family, name in CASES])
-def test_family(family: str, name: str, tmp_path: Path) -> None:
+def test_family(family: str, name: str, tmp_path: Path, record_error: Any) -> None:
     case, shapes = (
         cases(family)[name],
         json.loads((REFERENCE / f"{family}.json").read_bytes())["cases"][name]["tensors"],
@@ -41,9 +42,29 @@ def test_family(family: str, name: str, tmp_path: Path) -> None:
     assert np.abs(alone - expected).max() <= TOLERANCE * scale
     assert np.abs(together - alone).max() <= TOLERANCE * scale
     assert np.abs(np.linalg.norm(together, axis=1) - np.linalg.norm(expected, axis=1)).max() <= TOLERANCE * scale
+    worst = [float(max(np.abs(together - expected).max(), np.abs(alone - expected).max()))]
     for left in (False, True):
         found, reference = padded(embedder, model, texts, left=left)
-        assert np.abs(found - reference).max() <= TOLERANCE * scale
+        worst.append(float(np.abs(found - reference).max()))
+        assert worst[-1] <= TOLERANCE * scale
+    record_error(family, name, max(worst) / scale, float(np.abs(together - alone).max()) / scale)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_limit_beyond_the_positions(family: str, tmp_path: Path) -> None:
+    """There sentence-transformers fails on long texts, and must be asked for what the model has."""
+    case = dataclasses.replace(cases(family)["plain"], max_seq_length=None)
+    shapes = json.loads((REFERENCE / f"{family}.json").read_bytes())["cases"]["plain"]["tensors"]
+    source = write_repo(tmp_path / "model", family, case, shapes)
+    (source / "sentence_bert_config.json").write_text('{"max_seq_length": 66}')
+    embedder = Embedder(export(source, tmp_path / "bundle"))
+    assert embedder.manifest.routes["default"].max_seq_length == 64
+    model = SentenceTransformer(str(source), device="cpu", model_kwargs={"dtype": "float32"})
+    with pytest.raises((IndexError, RuntimeError)):
+        model.encode("one " * 100)
+    model.max_seq_length = 64
+    texts = ["one " * n for n in (1, 60, 62, 63, 100)]
+    assert np.abs(embedder.encode(texts) - model.encode(texts)).max() <= TOLERANCE
 
 
 def check_seeded_weights(source: Path, case: Case) -> None:

@@ -4,11 +4,23 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from embedrt.errors import ExportError
 from embedrt_export import rotary_encoder
-from embedrt_export.families import bert, gte, jina_embeddings_v3, modernbert, mpnet, nomic_bert
+from embedrt_export.families import (
+    albert,
+    bert,
+    distilbert,
+    gte,
+    jina_embeddings_v3,
+    modernbert,
+    mpnet,
+    nomic_bert,
+    roformer,
+    xlm_roberta_xl,
+)
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import TextInputs
 from embedrt_export.weights import Weights
@@ -64,8 +76,31 @@ def _rotary(
     )
 
 
+def _bert(defaults: Mapping[str, Any], prefix: str) -> Family:
+    return Family(
+        read_config=partial(bert.read_config, defaults=defaults),
+        prefixes=(prefix,),
+        backbone=("embeddings.", "embeddings_project.", "encoder."),
+        positions=bert.positions,
+        build=bert.build,
+    )
+
+
 FAMILIES: dict[str, Family] = {
-    "bert": Family(bert.read_config, ("bert.",), ("embeddings.", "encoder."), bert.positions, bert.build),
+    "albert": Family(albert.read_config, ("albert.",), ("embeddings.", "encoder."), albert.positions, albert.build),
+    "bert": _bert(bert.BERT, "bert."),
+    "bert-generation": _bert(bert.BERT_GENERATION, "bert."),
+    "camembert": _bert(bert.XLM_ROBERTA, "roberta."),
+    "data2vec-text": _bert(bert.XLM_ROBERTA, "data2vec_text."),
+    "distilbert": Family(
+        distilbert.read_config,
+        ("distilbert.",),
+        ("embeddings.", "transformer."),
+        distilbert.positions,
+        distilbert.build,
+    ),
+    "electra": _bert(bert.ELECTRA, "electra."),
+    "ernie": _bert(bert.ERNIE, "ernie."),
     "gte": _rotary(gte.read_config, gte.PREFIXES, gte.RENAMES, gte.needs_own_code),
     "jina_embeddings_v3": _rotary(
         jina_embeddings_v3.read_config,
@@ -82,6 +117,22 @@ FAMILIES: dict[str, Family] = {
     ),
     "mpnet": Family(mpnet.read_config, ("mpnet.",), ("embeddings.", "encoder."), mpnet.positions, mpnet.build),
     "nomic_bert": _rotary(nomic_bert.read_config, nomic_bert.PREFIXES, nomic_bert.RENAMES, nomic_bert.is_hub),
+    "roberta": _bert(bert.ROBERTA, "roberta."),
+    "roformer": Family(
+        roformer.read_config,
+        ("roformer.",),
+        ("embeddings.", "embeddings_project.", "encoder."),
+        roformer.positions,
+        roformer.build,
+    ),
+    "xlm-roberta": _bert(bert.XLM_ROBERTA, "roberta."),
+    "xlm-roberta-xl": Family(
+        xlm_roberta_xl.read_config,
+        ("roberta.",),
+        ("embeddings.", "encoder."),
+        bert.positions,
+        xlm_roberta_xl.build,
+    ),
 }
 """By `family_name`."""
 

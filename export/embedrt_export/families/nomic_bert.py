@@ -70,8 +70,6 @@ class HubKeys:
     parallel_block: Literal[False] = False
     use_rms_norm: Literal[False] = False
     causal: Literal[False] = False
-    num_experts: int = 0
-    moe_every_n_layers: int = 0
 
 
 def read_config(config: Mapping[str, Any]) -> RotaryEncoder:
@@ -105,11 +103,6 @@ def _native(config: Mapping[str, Any]) -> RotaryEncoder:
 
 def _hub(config: Mapping[str, Any]) -> RotaryEncoder:
     keys = pick(HubKeys, config)
-    if keys.num_experts > 0 or keys.moe_every_n_layers > 0:
-        raise UnsupportedModelError(
-            f"config.json: num_experts {keys.num_experts}, moe_every_n_layers {keys.moe_every_n_layers}: mixtures of "
-            "experts are not supported; use a NomicBERT without them, such as nomic-ai/nomic-embed-text-v1.5"
-        )
     if keys.rotary_emb_fraction != 1.0:
         raise UnsupportedModelError(
             f"config.json: rotary_emb_fraction {keys.rotary_emb_fraction} is not supported; supported: 1.0"
