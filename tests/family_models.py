@@ -40,6 +40,7 @@ class Case:
         model_class: The class of transformers that makes and saves the model.
         weights: Standard deviation of the random weights.
         renames: Patterns of `re` for whole names, and replacements: how hub repos name what transformers saves.
+        reference: The model type of transformers to compare with, where it is not the file's name.
         repo_config: Keys of config.json as such a hub repo has them; None leaves those that transformers reads.
     """
 
@@ -52,6 +53,7 @@ class Case:
     model_class: str = "AutoModel"
     weights: float = 0.15
     renames: dict[str, str] = field(default_factory=dict)
+    reference: str | None = None
     repo_config: dict[str, Any] | None = None
 
 
@@ -68,7 +70,7 @@ def cases(family: str) -> dict[str, Case]:
 
 def write_repo(folder: Path, family: str, case: Case, shapes: dict[str, list[int]]) -> Path:
     """Writes the model as a sentence-transformers repo, with random weights of the given shapes."""
-    config = {"model_type": family, **case.config} if case.repo_config is None else case.repo_config
+    config = {"model_type": case.reference or family, **case.config} if case.repo_config is None else case.repo_config
     write_tokenizer(folder, case.vocabulary)
     write_json(folder / "config.json", config)
     tokenizer_config = json.loads((folder / "tokenizer_config.json").read_bytes())
@@ -88,6 +90,11 @@ def write_repo(folder: Path, family: str, case: Case, shapes: dict[str, list[int
     hidden = case.config.get("hidden_size") or case.config["dim"]
     write_json(folder / "1_Pooling" / "config.json", {"embedding_dimension": hidden, "pooling_mode": case.pooling})
     return folder
+
+
+def as_transformers(case: Case) -> Case:
+    """The case as transformers saves it, if it is one of a hub repo with names and keys of its own."""
+    return replace(case, renames={}, repo_config=None)
 
 
 def stored_name(case: Case, name: str) -> str:

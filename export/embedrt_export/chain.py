@@ -14,7 +14,7 @@ from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt_export import modules
 from embedrt_export.adapters import CONFIG as ADAPTER_CONFIG
 from embedrt_export.adapters import Adapter
-from embedrt_export.families import FAMILIES
+from embedrt_export.families import FAMILIES, choose_task, family_name
 from embedrt_export.graph import DataFile, GraphBuilder
 from embedrt_export.heads import DENSE_ACTIVATIONS, Masks, normalize, pool, weighted_sum
 from embedrt_export.layers import TextInputs, flatten, layer_norm, project, text_inputs, unflatten
@@ -88,7 +88,9 @@ class BuiltRoute:
     identity: dict[str, Any]
 
 
-def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]) -> BuiltRoute:
+def build_route(
+    folder: Path, data: DataFile, name: str, chain: tuple[Part, ...], task: str | None = None
+) -> BuiltRoute:
     """Writes graph and tokenizer of a route into a bundle.
 
     Args:
@@ -96,6 +98,7 @@ def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]
         data: Takes the weights.
         name: The route's name.
         chain: Its modules.
+        task: The task whose adapter goes into the weights, for models that have some.
 
     Raises:
         UnsupportedModelError: A module asks for something that embedrt does not know.
@@ -105,7 +108,9 @@ def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]
     first, *rest = chain
     match first.settings:
         case modules.Transformer() as settings:
-            start = _transformer(graph, first.folder, settings)
+            start = _transformer(graph, first.folder, settings, task)
+        case _ if task is not None:
+            raise ExportError(f"task {task!r}: the model has no adapters for tasks; leave the task out")
         case _:
             start = _static(graph, first.folder)
     pooling_mask = any(isinstance(part.settings, modules.Pooling) and not part.settings.include_prompt for part in rest)
@@ -180,11 +185,11 @@ def _described(part: Part) -> dict[str, Any]:
     return json.loads(json.dumps(settings))  # type: ignore[no-any-return]
 
 
-def _transformer(graph: GraphBuilder, folder: Path, settings: modules.Transformer) -> Start:
-    model_type = settings.architecture
-    refuse(settings.config, FAMILIES)
+def _transformer(graph: GraphBuilder, folder: Path, settings: modules.Transformer, task: str | None) -> Start:
+    model_type = family_name(settings.config, settings.architecture)
+    refuse({**settings.config, "model_type": model_type}, FAMILIES)
     family = FAMILIES[model_type]
-    config = family.read_config(settings.config)
+    config = choose_task(family, family.read_config(settings.config), task)
     tokenizer = settle_tokenizer(folder, model_type, config.vocab_size, do_lower_case=settings.do_lower_case)
     inputs = text_inputs(graph, token_type_ids=tokenizer.tokenization.token_type_ids)
     adapter = Adapter(folder, family.prefixes) if (folder / ADAPTER_CONFIG).is_file() else None
@@ -212,7 +217,8 @@ def _transformer(graph: GraphBuilder, folder: Path, settings: modules.Transforme
 
 def _unusual(config: Any) -> dict[str, Any]:
     """What differs from the architecture's defaults; so a key that is read only later changes no fingerprint."""
-    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
+    values = dataclasses.asdict(config)
+    return {f.name: values[f.name] for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
 
 
 def _max_seq_length(wanted: int | None, tokenizer: SettledTokenizer, config: Any, positions: int | None) -> int | None:

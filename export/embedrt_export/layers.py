@@ -83,13 +83,32 @@ def parameter(graph: GraphBuilder, weights: Weights, name: str, *shape: int, sca
 
 
 def project(
-    graph: GraphBuilder, x: str, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32] | None = None
+    graph: GraphBuilder,
+    x: str,
+    name: str,
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32] | None = None,
+    *,
+    scale: float = 1.0,
 ) -> str:
-    """`x @ weight.T + bias` for arrays at hand: `x` `[tokens, inputs]`, `weight` `[outputs, inputs]`."""
+    """`(x @ weight.T + bias) * scale` for arrays at hand: `x` `[tokens, inputs]`, `weight` `[outputs, inputs]`."""
+    if scale != 1.0:
+        weight = weight * np.float32(scale)
+        bias = None if bias is None else bias * np.float32(scale)
     parameters = [graph.weight(f"{name}.weight", weight)]
     if bias is not None:
         parameters.append(graph.weight(f"{name}.bias", bias))
     return graph.op("Gemm", x, *parameters, transB=1)
+
+
+Linear = tuple[NDArray[np.float32], NDArray[np.float32] | None]
+"""Weight `[outputs, inputs]` and bias `[outputs]` of a linear layer."""
+
+
+def unpack(weight: NDArray[np.float32], bias: NDArray[np.float32] | None, parts: int) -> list[Linear]:
+    """The layers of equal size that a repo stores as one, row after row."""
+    biases = [None] * parts if bias is None else np.split(bias, parts)
+    return list(zip(np.split(weight, parts), biases, strict=True))
 
 
 def layer_norm(

@@ -16,8 +16,10 @@ from embedrt.errors import BundleError, ExportError, UnsupportedModelError
 from embedrt.parity import compare, save_reference
 from embedrt.runner import Runner
 from embedrt_export.chain import DATA, PRECISION, BuiltRoute, build_route
+from embedrt_export.families import is_native
 from embedrt_export.files import check_files, copy_config
 from embedrt_export.graph import DataFile
+from embedrt_export.modules import Transformer
 from embedrt_export.reference import ReferenceKind, find_reference
 from embedrt_export.repo import ModelSpec, read_repo
 from embedrt_export.source import Located, locate
@@ -44,6 +46,7 @@ def export(
     name: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
+    task: str | None = None,
     overwrite: bool = False,
     reference: ReferenceKind = "auto",
 ) -> Path:
@@ -55,6 +58,7 @@ def export(
         name: The bundle's name; None takes the hub id, or the name of the folder or package.
         revision: Branch, tag or commit of a hub repo.
         token: Hub token; None uses `HF_TOKEN` or the saved login.
+        task: For models that have an adapter for each task: the one to put into the weights; None leaves them out.
         overwrite: Replace a bundle that is there already.
         reference: What the vectors are compared with: "sentence-transformers" on this machine, "golden" vectors that
             embedrt has of this very model, or "onnx", the same graph in onnx's own evaluator. "auto" takes the first
@@ -80,7 +84,7 @@ def export(
     spec = read_repo(located.folder, is_local=located.source.kind != "hub", token=token)
     logger.info("%s: %s in %s", name, _chains(spec), located.folder)
     with store.staging(target) as folder:
-        manifest = _write_bundle(folder, located, spec, name)
+        manifest = _write_bundle(folder, located, spec, name, task)
         manifest = _prove(folder, manifest, spec, reference)
         write_manifest(folder, manifest)
         read_manifest(folder)  # refuses here what it would refuse in every reader
@@ -100,11 +104,11 @@ def _chains(spec: ModelSpec) -> str:
     return ", ".join(" > ".join(part.kind for part in chain) for chain in spec.chains.values())
 
 
-def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str) -> Manifest:
+def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, task: str | None) -> Manifest:
     """Writes graphs, tokenizers and configs; the manifest lacks the proof."""
     (folder / "onnx").mkdir()
     with DataFile(folder / DATA) as data:
-        built = {route: build_route(folder, data, route, chain) for route, chain in spec.chains.items()}
+        built = {route: build_route(folder, data, route, chain, task) for route, chain in spec.chains.items()}
     routes = {route: one.record for route, one in built.items()}
     written = {file for route in routes.values() for file in (route.tokenizer, route.graphs[PRECISION].file)}
     dim = _common_dim(built)
@@ -162,16 +166,18 @@ def _prove(folder: Path, manifest: Manifest, spec: ModelSpec, kind: ReferenceKin
     for name, route in manifest.routes.items():
         runner = Runner(folder, route, manifest, proving=True)
         task = next((task for task, taken in manifest.tasks.items() if taken == name), None)
-        proven[name] = _prove_route(folder, manifest, spec, runner, task, kind)
+        proven[name] = _prove_route(folder, manifest, spec, name, runner, task, kind)
         files |= record_files(folder, [route.parity_texts, route.parity_vectors])
     return dataclasses.replace(manifest, routes=proven, files=files)
 
 
 def _prove_route(
-    folder: Path, manifest: Manifest, spec: ModelSpec, runner: Runner, task: str | None, kind: ReferenceKind
+    folder: Path, manifest: Manifest, spec: ModelSpec, name: str, runner: Runner, task: str | None, kind: ReferenceKind
 ) -> Route:
     texts = parity_texts(runner.route.max_seq_length)
-    reference = find_reference(kind, spec.folder, manifest, runner, task, texts)
+    first = spec.chains[name][0].settings
+    native = not isinstance(first, Transformer) or is_native(first.config, first.architecture)
+    reference = find_reference(kind, spec.folder, manifest, runner, task, texts, native=native)
     logger.info("comparing %d texts with %s", len(texts), reference.name)
     report = compare(runner, texts, reference.vectors, reference.name, independent=reference.independent)
     save_reference(folder, runner.route, texts, reference.vectors)

@@ -44,7 +44,14 @@ class Reference:
 
 
 def find_reference(
-    kind: ReferenceKind, folder: Path, manifest: Manifest, runner: Runner, task: str | None, texts: list[str]
+    kind: ReferenceKind,
+    folder: Path,
+    manifest: Manifest,
+    runner: Runner,
+    task: str | None,
+    texts: list[str],
+    *,
+    native: bool = True,
 ) -> Reference:
     """The reference that is asked for; "auto" is the best that is there, in the order of `ReferenceKind`.
 
@@ -55,13 +62,15 @@ def find_reference(
         runner: The route that will be judged; only its tokenizer and its graph file are used here.
         task: A task that takes this route.
         texts: The texts.
+        native: Whether sentence-transformers can run the model without code from its repo, which is never run.
 
     Raises:
         ExportError: The reference is not there; or sentence-transformers is, and fails on the model: another one in
             its place would prove less than was to be expected here.
     """
-    if kind == "sentence-transformers" or (kind == "auto" and find_spec("sentence_transformers") is not None):
-        return _sentence_transformers(folder, task, texts)
+    installed = find_spec("sentence_transformers") is not None
+    if kind == "sentence-transformers" or (kind == "auto" and installed and native):
+        return _sentence_transformers(folder, manifest, runner, task, texts)
     if kind in {"auto", "golden"} and (golden := _golden(manifest.fingerprint, texts)) is not None:
         return golden
     if kind == "golden":
@@ -102,7 +111,7 @@ def verify_with_sentence_transformers(embedder: Embedder, source: str | Path | N
     for name, runner in embedder.runners.items():
         task = next((task for task, taken in manifest.tasks.items() if taken == name), None)
         texts = read_texts(embedder.folder, runner.route)
-        reference = _sentence_transformers(folder, task, texts)
+        reference = _sentence_transformers(folder, manifest, runner, task, texts)
         tolerance = runner.route.parity[embedder.precision].tolerance
         reports[name] = compare(runner, texts, reference.vectors, reference.name, independent=True, tolerance=tolerance)
     return reports
@@ -123,7 +132,9 @@ def digest(texts: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
-def _sentence_transformers(folder: Path, task: str | None, texts: list[str]) -> Reference:
+def _sentence_transformers(
+    folder: Path, manifest: Manifest, runner: Runner, task: str | None, texts: list[str]
+) -> Reference:
     if find_spec("sentence_transformers") is None:
         raise ExportError("sentence-transformers is not installed here; `pip install sentence-transformers`")
     try:
@@ -131,6 +142,9 @@ def _sentence_transformers(folder: Path, task: str | None, texts: list[str]) -> 
 
         model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": "float32"})
         model.truncate_dim = None  # the graph gives all coordinates
+        limit, own = runner.route.max_seq_length, model.max_seq_length
+        if len(manifest.routes) == 1 and limit is not None and own is not None and own > limit:
+            model.max_seq_length = limit  # it fails on texts that are longer than the positions which the model has
         vectors = model.encode(texts, prompt="", show_progress_bar=False, convert_to_numpy=True, task=task or None)
     except Exception as error:
         raise ExportError(

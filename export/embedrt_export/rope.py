@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from embedrt.errors import UnsupportedModelError
 from embedrt_export.attention import token_positions
-from embedrt_export.configs import strict
+from embedrt_export.configs import pick, strict
 from embedrt_export.graph import FLOAT, GraphBuilder
 from embedrt_export.layers import TextInputs
 
@@ -36,7 +36,7 @@ class Rope:
     """
 
     rope_theta: float = 10000.0
-    rope_type: Literal["default", "linear", "llama3", "yarn"] = "default"
+    rope_type: Literal["default", "linear", "llama3", "proportional", "yarn"] = "default"
     factor: float = 1.0
     partial_rotary_factor: float = 1.0
     original_max_position_embeddings: int | None = None
@@ -48,6 +48,14 @@ class Rope:
     truncate: bool = True
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
+
+
+# What each type cannot do without; "default" ignores the rest.
+_REQUIRED = {
+    "linear": ("factor",),
+    "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor", "original_max_position_embeddings"),
+}
 
 
 @dataclass(frozen=True)
@@ -77,9 +85,59 @@ def read_rope(parameters: Mapping[str, Any] | None, where: str, *, theta: float 
     rope = strict(Rope, {"rope_theta": theta, **content}, where)
     if rope.rope_theta <= 0 or rope.factor <= 0 or not 0 < rope.partial_rotary_factor <= 1:
         raise UnsupportedModelError(f"{where}: {rope} has a number out of range")
-    if rope.rope_type in {"llama3", "yarn"} and not rope.original_max_position_embeddings:
-        raise UnsupportedModelError(f"{where}: rope_type {rope.rope_type!r} needs original_max_position_embeddings")
+    for key in _REQUIRED.get(rope.rope_type, ()):
+        if not content.get(key):
+            raise UnsupportedModelError(f"{where}: rope_type {rope.rope_type!r} needs {key}")
     return rope
+
+
+def read_whole_rope(parameters: Mapping[str, Any] | None, where: str, *, theta: float = 10000.0) -> Rope:
+    """Likewise, for architectures that always turn whole heads.
+
+    Raises:
+        UnsupportedModelError: Names the key, what it holds and what is known.
+    """
+    rope = read_rope(parameters, where, theta=theta)
+    if rope.partial_rotary_factor != 1.0:
+        raise UnsupportedModelError(
+            f"{where}: partial_rotary_factor {rope.partial_rotary_factor} is not supported; supported: 1.0"
+        )
+    return rope
+
+
+@dataclass(frozen=True)
+class _RopeKeys:
+    rope_parameters: dict[str, Any] | None = None
+    rope_scaling: dict[str, Any] | None = None
+    rope_theta: float | None = None
+    partial_rotary_factor: float | None = None
+    max_position_embeddings: int | None = None
+    original_max_position_embeddings: int | None = None
+
+
+def config_rope(config: Mapping[str, Any], *, theta: float) -> Rope:
+    """Reads the rotary positions of a whole config, for architectures that always turn whole heads.
+
+    `rope_scaling` goes before `rope_parameters`, and what lies beside them fills in what they lack.
+
+    Args:
+        config: The parsed config.json.
+        theta: The base where it has none.
+
+    Raises:
+        UnsupportedModelError: Names the key, what it holds and what is known.
+    """
+    keys = pick(_RopeKeys, config)
+    where = "rope_scaling" if keys.rope_scaling else "rope_parameters"
+    parameters = {
+        "rope_theta": keys.rope_theta,
+        "partial_rotary_factor": keys.partial_rotary_factor,
+        **(keys.rope_scaling or keys.rope_parameters or {}),
+    }
+    if parameters.get("rope_type", parameters.get("type")) in {"llama3", "yarn"}:
+        trained = parameters.get("original_max_position_embeddings") or keys.max_position_embeddings
+        parameters["original_max_position_embeddings"] = keys.original_max_position_embeddings or trained
+    return read_whole_rope(parameters, f"config.json.{where}", theta=theta)
 
 
 def frequencies(rope: Rope, head_size: int) -> tuple[NDArray[np.float32], float]:
@@ -88,16 +146,21 @@ def frequencies(rope: Rope, head_size: int) -> tuple[NDArray[np.float32], float]
     Returns:
         Angles, float32 `[rotated size / 2]`, and what cosine and sine are multiplied with.
     """
+    if rope.rope_type == "proportional":
+        turning = int(rope.partial_rotary_factor * head_size // 2)
+        still = np.zeros(head_size // 2 - turning, np.float32)
+        return np.concatenate([np.float32(1) / _powers(rope, 2 * turning, head_size), still]) / np.float32(
+            rope.factor
+        ), 1.0
     size = int(head_size * rope.partial_rotary_factor)
-    exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-    plain = np.float32(1) / np.float32(rope.rope_theta) ** exponents
+    powers = _powers(rope, size, size)
     if rope.rope_type == "linear":
-        return plain / np.float32(rope.factor), 1.0
+        return np.float32(1) / powers / np.float32(rope.factor), 1.0
     if rope.rope_type == "llama3":
-        return _llama3(rope, plain), 1.0
+        return _llama3(rope, np.float32(1) / powers), 1.0
     if rope.rope_type == "yarn":
-        return _yarn(rope, plain, size), _yarn_scale(rope)
-    return plain, 1.0
+        return _yarn(rope, powers, size), _yarn_scale(rope)
+    return np.float32(1) / powers, 1.0
 
 
 def rotation(graph: GraphBuilder, inputs: TextInputs, rope: Rope, head_size: int) -> Rotation:
@@ -122,6 +185,16 @@ def rotate(graph: GraphBuilder, x: str, turned: Rotation, head_size: int) -> str
     return graph.op("Concat", turned_first, turned_second, *unturned, axis=-1)
 
 
+def _powers(rope: Rope, size: int, width: int) -> NDArray[np.float32]:
+    """`rope_theta ** (i / width)` for i = 0, 2, ... below `size`.
+
+    The last bit matters: it grows with the position. So the power is rounded once, as torch does; that of numpy in
+    float32 differs in one of five.
+    """
+    exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(width)
+    return np.power(rope.rope_theta, exponents.astype(np.float64)).astype(np.float32)
+
+
 def _llama3(rope: Rope, plain: NDArray[np.float32]) -> NDArray[np.float32]:
     """Long waves are stretched, short ones not, and those between by degrees (the rule of Llama 3.1)."""
     trained = float(rope.original_max_position_embeddings or 0)
@@ -133,7 +206,7 @@ def _llama3(rope: Rope, plain: NDArray[np.float32]) -> NDArray[np.float32]:
     return stretched.astype(np.float32)
 
 
-def _yarn(rope: Rope, plain: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+def _yarn(rope: Rope, powers: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     """Likewise, by a linear ramp over the dimensions (arXiv:2309.00071)."""
     trained = float(rope.original_max_position_embeddings or 0)
 
@@ -145,7 +218,7 @@ def _yarn(rope: Rope, plain: NDArray[np.float32], size: int) -> NDArray[np.float
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, size - 1)
     ramp = np.clip((np.arange(size // 2, dtype=np.float32) - low) / ((high - low) or 0.001), 0, 1)
-    stretched: NDArray[Any] = plain / rope.factor * ramp + plain * (1 - ramp)
+    stretched: NDArray[Any] = 1 / (np.float32(rope.factor) * powers) * ramp + 1 / powers * (1 - ramp)
     return stretched.astype(np.float32)
 
 

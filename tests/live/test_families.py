@@ -16,7 +16,7 @@ from embedrt import Embedder
 from embedrt.planning import pad
 from embedrt.session import onnxruntime
 from embedrt_export import export
-from family_models import FAMILIES, REFERENCE, Case, cases, texts_for, write_repo
+from family_models import FAMILIES, REFERENCE, Case, as_transformers, cases, texts_for, write_repo
 
 TOLERANCE = 1e-5
 CASES = [(family, name) for family in FAMILIES for name in cases(family)]
@@ -28,7 +28,7 @@ def test_family(family: str, name: str, tmp_path: Path, record_error: Any) -> No
         cases(family)[name],
         json.loads((REFERENCE / f"{family}.json").read_bytes())["cases"][name]["tensors"],
     )
-    plain = write_repo(tmp_path / "plain", family, dataclasses.replace(case, renames={}, repo_config=None), shapes)
+    plain = write_repo(tmp_path / "plain", family, as_transformers(case), shapes)
     check_seeded_weights(plain, case)
     source = write_repo(tmp_path / "model", family, case, shapes)
     embedder = Embedder(export(source, tmp_path / "bundle"))

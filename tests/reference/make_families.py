@@ -20,12 +20,12 @@ import transformers
 from safetensors import safe_open
 from sentence_transformers import SentenceTransformer
 
-from family_models import FAMILIES, REFERENCE, Case, cases, texts_for, write_repo
+from family_models import FAMILIES, REFERENCE, Case, as_transformers, cases, texts_for, write_repo
 
 
 def tensor_shapes(family: str, case: Case) -> dict[str, list[int]]:
     """Names and shapes of the tensors, as transformers saves a model of this config."""
-    config = transformers.AutoConfig.for_model(family, **case.config)
+    config = transformers.AutoConfig.for_model(case.reference or family, **case.config)
     kind: Any = getattr(transformers, case.model_class)
     with tempfile.TemporaryDirectory() as folder:
         (kind.from_config(config) if hasattr(kind, "from_config") else kind(config)).save_pretrained(folder)
@@ -48,7 +48,7 @@ def make(family: str) -> None:
     for name, case in cases(family).items():
         shapes = tensor_shapes(family, case)
         with tempfile.TemporaryDirectory() as folder:
-            vectors[name], limit = vectors_of(write_repo(Path(folder), family, case, shapes))
+            vectors[name], limit = vectors_of(write_repo(Path(folder), family, as_transformers(case), shapes))
         assert np.isfinite(vectors[name]).all(), name
         print(family, name, vectors[name].shape)
         made[name] = {"max_seq_length": limit, "tensors": shapes}

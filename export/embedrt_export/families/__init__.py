@@ -1,14 +1,31 @@
 """Architecture families: one module each, from config and weights to the graph of `token_embeddings`."""
 
+import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from embedrt_export.families import albert, bert, distilbert, mpnet, pre_norm, roformer
+from embedrt.errors import ExportError
+from embedrt_export import rotary_encoder
+from embedrt_export.families import (
+    albert,
+    bert,
+    distilbert,
+    gte,
+    jina_embeddings_v3,
+    modernbert,
+    mpnet,
+    nomic_bert,
+    pre_norm,
+    roformer,
+)
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import TextInputs
 from embedrt_export.weights import Weights
+
+logger = logging.getLogger("embedrt.export")
 
 
 @dataclass(frozen=True)
@@ -25,6 +42,8 @@ class Family:
         renames: Other names under which repos store tensors: patterns of `re` for whole names without prefix, and what
             `build` asks for instead.
         ignored: Patterns of tensors of the backbone that no encoder needs.
+        needs_own_code: Whether transformers can run a model of this config only with code from the repo.
+        tasks: The tasks for which a model has adapters; `task` of its config is the one that `build` puts in.
     """
 
     read_config: Callable[[Mapping[str, Any]], Any]
@@ -34,6 +53,27 @@ class Family:
     build: Callable[[GraphBuilder, Any, Weights, TextInputs], list[str]]
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
+    needs_own_code: Callable[[Mapping[str, Any]], bool] = lambda _: False
+    tasks: Callable[[Any], tuple[str, ...]] = lambda _: ()
+
+
+def _rotary(
+    read_config: Callable[[Mapping[str, Any]], Any],
+    prefixes: tuple[str, ...],
+    renames: tuple[tuple[str, str], ...],
+    needs_own_code: Callable[[Mapping[str, Any]], bool],
+) -> Family:
+    return Family(
+        read_config=read_config,
+        prefixes=prefixes,
+        backbone=rotary_encoder.BACKBONE,
+        positions=rotary_encoder.positions,
+        build=rotary_encoder.build,
+        renames=renames,
+        ignored=rotary_encoder.IGNORED,
+        needs_own_code=needs_own_code,
+        tasks=lambda config: tuple(config.tasks),
+    )
 
 
 def _bert(defaults: Mapping[str, Any], prefix: str) -> Family:
@@ -71,8 +111,23 @@ FAMILIES: dict[str, Family] = {
     ),
     "electra": _bert(bert.ELECTRA, "electra."),
     "ernie": _bert(bert.ERNIE, "ernie."),
+    "gte": _rotary(gte.read_config, gte.PREFIXES, gte.RENAMES, gte.needs_own_code),
+    "jina_embeddings_v3": _rotary(
+        jina_embeddings_v3.read_config,
+        jina_embeddings_v3.PREFIXES,
+        jina_embeddings_v3.RENAMES,
+        jina_embeddings_v3.is_hub,
+    ),
     "megatron-bert": _pre_norm(pre_norm.MEGATRON_BERT, "bert."),
+    "modernbert": Family(
+        modernbert.read_config,
+        ("model.",),
+        ("embeddings.", "layers.", "final_norm."),
+        modernbert.positions,
+        modernbert.build,
+    ),
     "mpnet": Family(mpnet.read_config, ("mpnet.",), ("embeddings.", "encoder."), mpnet.positions, mpnet.build),
+    "nomic_bert": _rotary(nomic_bert.read_config, nomic_bert.PREFIXES, nomic_bert.RENAMES, nomic_bert.is_hub),
     "roberta": _bert(bert.ROBERTA, "roberta."),
     "roberta-prelayernorm": _pre_norm(pre_norm.ROBERTA_PRE_LAYER_NORM, "roberta_prelayernorm."),
     "roformer": Family(
@@ -85,4 +140,42 @@ FAMILIES: dict[str, Family] = {
     "xlm-roberta": _bert(bert.XLM_ROBERTA, "roberta."),
     "xlm-roberta-xl": _pre_norm(pre_norm.XLM_ROBERTA_XL, "roberta."),
 }
-"""By the `model_type` of config.json."""
+"""By `family_name`."""
+
+_OTHER_NAMES = {"new": "gte"}  # model types of hub repos that are made for code of their own
+
+
+def family_name(config: Mapping[str, Any], model_type: str) -> str:
+    """The family of a model: its `model_type`, but for hub repos that call it otherwise.
+
+    Args:
+        config: The parsed config.json.
+        model_type: The model type in it.
+    """
+    if jina_embeddings_v3.is_hub(config):
+        return "jina_embeddings_v3"
+    return _OTHER_NAMES.get(model_type, model_type)
+
+
+def is_native(config: Mapping[str, Any], model_type: str) -> bool:
+    """Whether transformers runs a model without code from its repo."""
+    return not FAMILIES[family_name(config, model_type)].needs_own_code(config)
+
+
+def choose_task(family: Family, config: Any, task: str | None) -> Any:
+    """The config with a task chosen; None leaves the model as it is without adapters.
+
+    Raises:
+        ExportError: The model has no such task.
+    """
+    tasks = family.tasks(config)
+    if task is None:
+        if tasks:
+            logger.warning(
+                "the model has adapters for the tasks %s, and none was chosen: they are left out", ", ".join(tasks)
+            )
+        return config
+    if task not in tasks:
+        known = f"it has {', '.join(tasks)}" if tasks else "it has none; leave the task out"
+        raise ExportError(f"task {task!r}: the model has no adapter for it; {known}")
+    return dataclasses.replace(config, task=task)
