@@ -15,15 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from embedrt.records import decode
 from embedrt_export.texts import parity_texts
-from models import write_json, write_tokenizer
+from models import SPECIAL, write_json, write_tokenizer
 
 CASES = Path(__file__).parent / "families"
 REFERENCE = Path(__file__).parent / "reference" / "families"
 FAMILIES = sorted(path.stem for path in CASES.glob("*.json"))
 _WORDS = "the model vector one two three token river bank money boats dogs !".split()  # noqa: SIM905 - a text
+_QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Case:
         pooling: The pooling mode.
         normalize: Whether an L2 normalization follows.
         max_seq_length: Of the Transformer module; None leaves it to the config.
-        vocabulary: "bert" has the padding id 0, "mpnet" has 1.
+        vocabulary: "bert" has the padding id 0, "mpnet" has 1; "bytes" is that of Qwen2 without merges.
         padding_side: Of the tokenizer.
         model_class: The class of transformers that makes and saves the model.
         weights: Standard deviation of the random weights.
@@ -69,11 +73,14 @@ def cases(family: str) -> dict[str, Case]:
 def write_repo(folder: Path, family: str, case: Case, shapes: dict[str, list[int]]) -> Path:
     """Writes the model as a sentence-transformers repo, with random weights of the given shapes."""
     config = {"model_type": family, **case.config} if case.repo_config is None else case.repo_config
-    write_tokenizer(folder, case.vocabulary)
+    if case.vocabulary == "bytes":
+        write_byte_tokenizer(folder)
+    else:
+        write_tokenizer(folder, case.vocabulary)
     write_json(folder / "config.json", config)
     tokenizer_config = json.loads((folder / "tokenizer_config.json").read_bytes())
     tokenizer_config |= {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": case.padding_side}
-    del tokenizer_config["model_max_length"]
+    tokenizer_config.pop("model_max_length", None)
     write_json(folder / "tokenizer_config.json", tokenizer_config)
     tensors = {stored_name(case, name): draw(name, shape, case.weights) for name, shape in shapes.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -85,9 +92,29 @@ def write_repo(folder: Path, family: str, case: Case, shapes: dict[str, list[int
         for i, kind in enumerate(types)
     ]
     write_json(folder / "modules.json", modules)
-    hidden = case.config["hidden_size"]
+    hidden = case.config.get("hidden_size", case.config.get("d_model"))
     write_json(folder / "1_Pooling" / "config.json", {"embedding_dimension": hidden, "pooling_mode": case.pooling})
     return folder
+
+
+def write_byte_tokenizer(folder: Path) -> None:
+    """A tokenizer of single bytes as transformers makes one for Qwen2, whatever class the repo names."""
+    tokens = [*SPECIAL["bert"], *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    ids = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(ids, []))
+    tokenizer.normalizer = normalizers.NFC()
+    words = pre_tokenizers.Split(Regex(_QWEN_WORDS), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL["bert"]))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")]
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", {"pad_token": "[PAD]", "unk_token": "[UNK]", "eos_token": "[SEP]"})
 
 
 def stored_name(case: Case, name: str) -> str:

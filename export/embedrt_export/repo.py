@@ -124,10 +124,9 @@ class _SentenceTransformer:
 
 @dataclass(frozen=True)
 class _Architecture:
-    """The keys of `config.json` that decide whether it is a plain text encoder at all."""
+    """The key of `config.json` that decides whether it is a text encoder at all."""
 
     model_type: str
-    hidden_size: int
 
 
 def read_repo(folder: Path) -> ModelSpec:
@@ -158,10 +157,11 @@ def read_repo(folder: Path) -> ModelSpec:
             f"config.json: model_type {architecture.model_type!r} is not supported; "
             f"supported: {', '.join(sorted(FAMILIES))}"
         )
-    if pooling.embedding_dimension != architecture.hidden_size:
+    hidden_size = FAMILIES[architecture.model_type].read_config(config).hidden_size
+    if pooling.embedding_dimension != hidden_size:
         raise ExportError(
             f"{chain['Pooling'].name}/config.json: embedding dimension {pooling.embedding_dimension}, "
-            f"but config.json has hidden_size {architecture.hidden_size}"
+            f"but config.json has hidden_size {hidden_size}"
         )
     top = _read_top(folder, pooling.embedding_dimension * len(pooling.pooling_mode))
     modules = [

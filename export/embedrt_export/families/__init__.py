@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from embedrt_export.families import bert, mpnet
+from embedrt_export import decoder
+from embedrt_export.families import bert, deberta_v2, gemma3, llama, mpnet, t5
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import TextInputs
 from embedrt_export.weights import Weights
@@ -35,8 +36,33 @@ class Family:
     ignored: tuple[str, ...] = ()
 
 
+_LLAMA = Family(
+    llama.read_config, decoder.PREFIXES, decoder.BACKBONE, llama.positions, llama.build, ignored=decoder.IGNORED
+)
+
+_T5 = Family(
+    t5.read_config, (), ("shared.", "encoder."), t5.positions, t5.build, ignored=(r"encoder\.embed_tokens\.weight",)
+)
+
 FAMILIES: dict[str, Family] = {
     "bert": Family(bert.read_config, ("bert.",), ("embeddings.", "encoder."), bert.positions, bert.build),
+    "deberta-v2": Family(
+        deberta_v2.read_config,
+        ("deberta.",),
+        ("embeddings.", "encoder."),
+        deberta_v2.positions,
+        deberta_v2.build,
+        ignored=(r"embeddings\.position_embeddings\.weight",),  # stored by repos whose config leaves it out
+    ),
+    "gemma3_text": Family(
+        gemma3.read_config, decoder.PREFIXES, decoder.BACKBONE, gemma3.positions, gemma3.build, ignored=decoder.IGNORED
+    ),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
     "mpnet": Family(mpnet.read_config, ("mpnet.",), ("embeddings.", "encoder."), mpnet.positions, mpnet.build),
+    "mt5": _T5,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "t5": _T5,
 }
 """By the `model_type` of config.json."""
