@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Iterable
 
-from embedrt.embedder import Embedder, OnTruncation, Vectors
+from embedrt.embedder import Embedder, OnTruncation
 from embedrt.errors import (
     BundleError,
     DeviceError,
@@ -19,6 +19,7 @@ from embedrt.errors import (
     TruncationWarning,
     UnsupportedModelError,
 )
+from embedrt.runner import Vectors
 
 __all__ = [
     "BundleError",

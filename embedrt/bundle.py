@@ -15,15 +15,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from embedrt.errors import BundleError
-from embedrt.records import RecordError, decode, read_json
+from embedrt.records import LFS_POINTER, RecordError, decode, read_json
 
 FORMAT_VERSION = 1
 MANIFEST = "embedrt.json"
-TOKENIZER = "tokenizer.json"
-PARITY_TEXTS = "parity/texts.json"
-PARITY_VECTORS = "parity/vectors.npy"
-
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+DEFAULT_ROUTE = "default"
 
 
 @dataclass(frozen=True)
@@ -57,12 +53,15 @@ class Tokenization:
         pad_id: The id that fills the rows of a batch; masked, so its embedding never matters.
         padding_side: The side on which a batch is padded.
         token_type_ids: Whether the graph wants the tokenizer's type ids as a third input.
+        pooling_mask: Whether the graph wants a mask of the tokens to pool as an input, because the prompt's tokens are
+            left out.
         embedding_rows: Rows of the word embedding table: every token id must be below.
     """
 
     pad_id: int
     padding_side: Literal["left", "right"]
     token_type_ids: bool
+    pooling_mask: bool
     embedding_rows: int
 
 
@@ -91,7 +90,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """How far the bundle's vectors are from the reference, over the texts in `parity/texts.json`.
+    """How far the bundle's vectors are from the reference, over the texts that the route names.
 
     Errors are absolute differences of single coordinates, divided by the largest norm of a reference vector where that
     is above 1, so that models without normalization are judged alike.
@@ -125,6 +124,40 @@ class ParityReport:
 
 
 @dataclass(frozen=True)
+class Route:
+    """One way from text to vector. Most models have one; a Router has one for queries and one for documents.
+
+    Attributes:
+        architecture: The `model_type` of the transformer, or "static" for a table of token embeddings alone.
+        via: How the graph was made; "native" is from config and weights, without torch.
+        modules: The module chain, with the settings that change the numbers.
+        hidden_size: Width of a token embedding.
+        normalized: Whether the graph ends with an L2 normalization.
+        max_seq_length: Tokens that the model reads, special tokens included, or None without limit; what is beyond is
+            cut off.
+        tokenizer: The tokenizer's file.
+        tokenization: How token ids become inputs.
+        graphs: The graph files by precision.
+        parity_texts: The file with the texts of the proof.
+        parity_vectors: The file with their reference vectors.
+        parity: The proof, by precision.
+    """
+
+    architecture: str
+    via: Literal["native", "onnx", "optimum"]
+    modules: tuple[Module, ...]
+    hidden_size: int
+    normalized: bool
+    max_seq_length: int | None
+    tokenizer: str
+    tokenization: Tokenization
+    graphs: dict[str, Graph]
+    parity_texts: str
+    parity_vectors: str
+    parity: dict[str, ParityReport]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The contents of `embedrt.json`.
 
@@ -132,24 +165,16 @@ class Manifest:
         format_version: Version of this contract.
         name: The name that the store lists.
         source: Where the model came from.
-        architecture: The `model_type` of the transformer.
-        via: How the graph was made; "native" is from config and weights, without torch.
-        hidden_size: Width of a token embedding.
         dim: Width of a sentence embedding, before truncation.
-        modules: The module chain, transformer first.
-        pooling: The pooling modes, concatenated in this order.
-        normalized: Whether the graph ends with an L2 normalization.
-        max_seq_length: Tokens that the model reads, special tokens included; what is beyond is cut off.
+        routes: The ways from text to vector by name; a model without a Router has the one named "default".
+        tasks: Which route a task takes, such as "query" or "document"; the empty name is for calls that name none.
         prompts: Texts that go before an input, by name.
         default_prompt_name: The prompt for calls that name none.
         truncate_dim: Coordinates to keep by default; None keeps all.
         similarity_fn_name: The similarity that the model was trained for.
-        tokenization: How token ids become inputs.
-        graphs: The graph files by precision.
         files: Every file of the bundle but the manifest, by path with forward slashes.
-        parity: The proof, by precision.
-        fingerprint: SHA-256 over architecture, weights, tokenizer, module chain and maximum length: two bundles with
-            equal fingerprints make vectors that may share an index.
+        fingerprint: SHA-256 over architecture, weights, tokenizer, module chain and maximum length of every route: two
+            bundles with equal fingerprints make vectors that may share an index.
         vector_ranges: Per coordinate minimum and maximum for int8 and uint8 vectors, if calibrated.
         made_with: Versions of what made the bundle.
     """
@@ -157,25 +182,22 @@ class Manifest:
     format_version: int
     name: str
     source: Source
-    architecture: str
-    via: Literal["native", "onnx", "optimum"]
-    hidden_size: int
     dim: int
-    modules: tuple[Module, ...]
-    pooling: tuple[str, ...]
-    normalized: bool
-    max_seq_length: int
+    routes: dict[str, Route]
+    tasks: dict[str, str]
     prompts: dict[str, str]
     default_prompt_name: str | None
     truncate_dim: int | None
     similarity_fn_name: str | None
-    tokenization: Tokenization
-    graphs: dict[str, Graph]
     files: dict[str, FileRecord]
-    parity: dict[str, ParityReport]
     fingerprint: str
     vector_ranges: tuple[tuple[float, ...], ...] | None
     made_with: dict[str, str]
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """The precisions that the bundle has."""
+        return tuple(next(iter(self.routes.values())).graphs)
 
 
 def read_bundle(folder: Path) -> Manifest:
@@ -243,9 +265,7 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
 
     for name in manifest.files:
         require(_is_plain(name) and name != MANIFEST, f"files: {name!r} is not a plain path inside the bundle")
-    for name, field in (("hidden_size", manifest.hidden_size), ("dim", manifest.dim)):
-        require(field > 0, f"{name}: expected a positive integer, got {field}")
-    require(manifest.max_seq_length > 0, f"max_seq_length: expected a positive integer, got {manifest.max_seq_length}")
+    require(manifest.dim > 0, f"dim: expected a positive integer, got {manifest.dim}")
     require(
         manifest.truncate_dim is None or 0 < manifest.truncate_dim <= manifest.dim,
         f"truncate_dim: expected 1 to {manifest.dim}, got {manifest.truncate_dim}",
@@ -254,19 +274,33 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
         manifest.default_prompt_name is None or manifest.default_prompt_name in manifest.prompts,
         f"default_prompt_name: {manifest.default_prompt_name!r} is not among the prompts {sorted(manifest.prompts)}",
     )
-    require(
-        0 <= manifest.tokenization.pad_id < manifest.tokenization.embedding_rows,
-        f"tokenization.pad_id: {manifest.tokenization.pad_id} is outside of the embedding table",
-    )
-    require(bool(manifest.graphs), "graphs: no precision at all")
-    require(
-        set(manifest.parity) == set(manifest.graphs),
-        f"parity: reports for {sorted(manifest.parity)}, but graphs for {sorted(manifest.graphs)}",
-    )
-    needed = {TOKENIZER, PARITY_TEXTS, PARITY_VECTORS}
-    needed |= {file for graph in manifest.graphs.values() for file in (graph.file, graph.data)}
-    missing = sorted(needed - set(manifest.files))
-    require(not missing, f"files: {', '.join(missing)} not listed")
+    require(bool(manifest.routes), "routes: none at all")
+    for task, route_name in manifest.tasks.items():
+        require(route_name in manifest.routes, f"tasks.{task}: no route {route_name!r}")
+    for name, route in manifest.routes.items():
+        at = f"routes.{name}"
+        require(route.hidden_size > 0, f"{at}.hidden_size: expected a positive integer, got {route.hidden_size}")
+        require(
+            route.max_seq_length is None or route.max_seq_length > 0,
+            f"{at}.max_seq_length: expected a positive integer or null, got {route.max_seq_length}",
+        )
+        require(
+            0 <= route.tokenization.pad_id < route.tokenization.embedding_rows,
+            f"{at}.tokenization.pad_id: {route.tokenization.pad_id} is outside of the embedding table",
+        )
+        require(bool(route.graphs), f"{at}.graphs: no precision at all")
+        require(
+            tuple(route.graphs) == manifest.precisions,
+            f"{at}.graphs: {sorted(route.graphs)}, but another route has {sorted(manifest.precisions)}",
+        )
+        require(
+            set(route.parity) == set(route.graphs),
+            f"{at}.parity: reports for {sorted(route.parity)}, but graphs for {sorted(route.graphs)}",
+        )
+        needed = {route.tokenizer, route.parity_texts, route.parity_vectors}
+        needed |= {file for graph in route.graphs.values() for file in (graph.file, graph.data)}
+        missing = sorted(needed - set(manifest.files))
+        require(not missing, f"files: {', '.join(missing)} not listed")
 
 
 def _is_plain(name: str) -> bool:
@@ -280,7 +314,7 @@ def _check_file(folder: Path, name: str, record: FileRecord) -> None:
     path = folder / name
     if (size := _plain_file_size(folder, name)) != record.size:
         with path.open("rb") as file:
-            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise BundleError(f"{path}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
         raise BundleError(f"{path}: {size} bytes, {MANIFEST} says {record.size}; get the bundle again")
     if (digest := sha256_of(path)) != record.sha256:

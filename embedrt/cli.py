@@ -15,7 +15,7 @@ import numpy as np
 
 import embedrt
 from embedrt import store
-from embedrt.bundle import Manifest, ParityReport, read_bundle, read_manifest
+from embedrt.bundle import DEFAULT_ROUTE, Manifest, ParityReport, Route, read_bundle, read_manifest
 from embedrt.embedder import Embedder
 from embedrt.errors import EmbedrtError
 
@@ -182,8 +182,9 @@ def _export(options: argparse.Namespace) -> int:
         options.source, options.output, name=options.name, revision=options.revision, overwrite=options.overwrite
     )
     print(folder)
-    for precision, report in read_manifest(folder).parity.items():
-        print(f"{precision}: {_summary(report)}")
+    for name, route in read_manifest(folder).routes.items():
+        for precision, report in route.parity.items():
+            print(f"{_of_route(precision, name)}: {_summary(report)}")
     return 0
 
 
@@ -223,29 +224,40 @@ def _info(options: argparse.Namespace) -> int:
 
 def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     source, made = manifest.source, manifest.made_with
-    chain = [
-        module.type + (f" {', '.join(manifest.pooling)}" if module.type == "Pooling" else "")
-        for module in manifest.modules
-    ]
     size = sum(record.size for record in manifest.files.values())
-    facts = [
+    return [
         ("name", manifest.name),
         ("source", f"{source.kind} {source.id}" + (f" at {source.revision}" if source.revision else "")),
-        ("architecture", f"{manifest.architecture}, {manifest.via} graph"),
-        ("modules", " > ".join(chain)),
+        *(fact for name, route in manifest.routes.items() for fact in _route_facts(name, route)),
         (
             "dimensions",
             str(manifest.dim) + (f", truncated to {manifest.truncate_dim}" if manifest.truncate_dim else ""),
         ),
-        ("normalized", "yes" if manifest.normalized else "no"),
-        ("max tokens", str(manifest.max_seq_length)),
         ("prompts", ", ".join(f"{name}: {text!r}" for name, text in manifest.prompts.items()) or "none"),
         ("similarity", manifest.similarity_fn_name or "cosine, by default"),
         ("size", f"{size / 1e6:.1f} MB in {len(manifest.files) + 1} files"),
         ("fingerprint", manifest.fingerprint),
         ("made with", ", ".join(f"{name} {number}" for name, number in made.items())),
     ]
-    return facts + [(f"parity {precision}", _summary(report)) for precision, report in manifest.parity.items()]
+
+
+def _route_facts(name: str, route: Route) -> list[tuple[str, str]]:
+    chain = [
+        module.type + (f" {', '.join(module.settings['pooling_mode'])}" if module.type == "Pooling" else "")
+        for module in route.modules
+    ]
+    facts = [
+        ("architecture", f"{route.architecture}, {route.via} graph"),
+        ("modules", " > ".join(chain)),
+        ("normalized", "yes" if route.normalized else "no"),
+        ("max tokens", "no limit" if route.max_seq_length is None else str(route.max_seq_length)),
+        *((f"parity {precision}", _summary(report)) for precision, report in route.parity.items()),
+    ]
+    return [(_of_route(label, name), fact) for label, fact in facts]
+
+
+def _of_route(label: str, name: str) -> str:
+    return label if name == DEFAULT_ROUTE else f"{label} ({name})"
 
 
 def _summary(report: ParityReport) -> str:
@@ -261,7 +273,8 @@ def _verify(options: argparse.Namespace) -> int:
 
     embedder = Embedder(store.resolve(options.bundle, local_files_only=True), options.device, threads=options.threads)
     print(f"files: {len(embedder.manifest.files)} as listed")
-    print(f"{embedder.precision}: {_summary(verify(embedder))}")
+    for name, report in verify(embedder).items():
+        print(f"{_of_route(embedder.precision, name)}: {_summary(report)}")
     return 0
 
 
@@ -271,7 +284,7 @@ def _list(_: argparse.Namespace) -> int:
         print(f"the store {store.home()} is empty; `embedrt export SOURCE` puts a bundle there", file=sys.stderr)
     for name, manifest in found.items():
         if isinstance(manifest, Manifest):
-            print(f"{name:50} {manifest.dim:5} dimensions  {', '.join(manifest.graphs)}")
+            print(f"{name:50} {manifest.dim:5} dimensions  {', '.join(manifest.precisions)}")
         else:
             print(f"{name:50} damaged: {manifest}")
     return 0

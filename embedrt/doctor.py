@@ -88,9 +88,8 @@ def _store() -> Iterator[Finding]:
         except EmbedrtError as error:
             yield Finding(f"  {name}", "damaged", f"{error}; or `embedrt remove {name}`")
         else:
-            yield Finding(
-                f"  {name}", f"{manifest.architecture}, {manifest.dim} dimensions, {', '.join(manifest.graphs)}"
-            )
+            architectures = " and ".join(route.architecture for route in manifest.routes.values())
+            yield Finding(f"  {name}", f"{architectures}, {manifest.dim} dimensions, {', '.join(manifest.precisions)}")
     for left in store.unfinished(home / "bundles"):
         yield Finding(f"  {left.name}", "left by a killed process", f"delete {left}, or let the next export do it")
     name = embedrt.default_model()

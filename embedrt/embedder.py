@@ -1,10 +1,8 @@
-"""`Embedder`: texts in, vectors out. Texts -> prompt -> tokens -> plan -> run -> gather."""
+"""`Embedder`: texts in, vectors out. Checks arguments, chooses prompt and route; the route's runner works."""
 
 import logging
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,22 +10,20 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.bundle import TOKENIZER, Manifest, Tokenization, read_bundle
-from embedrt.errors import BundleError, NonFiniteError, TruncationError, TruncationWarning
-from embedrt.planning import Batch, pad, plan
-from embedrt.session import Engine, find_device
+from embedrt.bundle import read_bundle
+from embedrt.errors import TruncationWarning
+from embedrt.runner import Runner, Vectors
 from embedrt.store import resolve
-from embedrt.tokenizer import TextTokenizer, Tokens, check_texts, preview
+from embedrt.tokenizer import check_texts, preview
 
 logger = logging.getLogger("embedrt")
 
-Vectors = NDArray[np.float32]
 OnTruncation = Literal["ignore", "warn", "error"]
 
-# Texts that are tokenized and sorted at a time: enough for batches of near-equal length, few enough for bounded memory.
-_SLICE = 2048
 # Below it a vector counts as zero and stays so, as in torch.nn.functional.normalize.
 _SMALLEST_NORM = 1e-12
+# The prompts that `encode_document` looks for, the first that the model has.
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
 
 class Embedder:
@@ -60,41 +56,29 @@ class Embedder:
         token: str | bool | None = None,
         local_files_only: bool = False,
     ) -> None:
-        folder = resolve(model, revision=revision, token=token, local_files_only=local_files_only)
-        self._open(folder, read_bundle(folder), device, precision, threads)
-
-    @classmethod
-    def open_unpublished(cls, folder: Path, manifest: Manifest, precision: str = "fp32") -> "Embedder":
-        """Opens what will be a bundle once its parity is proven. For exporters only."""
-        embedder = cls.__new__(cls)
-        embedder._open(folder, manifest, None, precision, None)
-        return embedder
-
-    def _open(self, folder: Path, manifest: Manifest, device: str | None, precision: str, threads: int | None) -> None:
-        if precision not in manifest.graphs:
-            raise BundleError(f"{folder}: precision {precision!r} is not in it; it has {', '.join(manifest.graphs)}")
         if threads is not None and (type(threads) is not int or threads < 1):
             raise ValueError(f"threads: expected a positive integer or None, got {threads!r}")
-        folder = folder.absolute()  # sessions are made on first use, and the working folder may change until then
-        self.folder = folder
-        self.manifest = manifest
+        self.folder = resolve(model, revision=revision, token=token, local_files_only=local_files_only).absolute()
+        self.manifest = read_bundle(self.folder)
         self.precision = precision
-        self._tokenize = TextTokenizer(
-            folder / TOKENIZER,
-            max_seq_length=manifest.max_seq_length,
-            with_type_ids=manifest.tokenization.token_type_ids,
-        )
-        self._engine = Engine(folder / manifest.graphs[precision].file, find_device(device), threads)
+        self.runners = {
+            name: Runner(self.folder, route, self.manifest, device, precision, threads)
+            for name, route in self.manifest.routes.items()
+        }
 
     @property
     def device(self) -> str:
         """The device in use."""
-        return self._engine.device.name
+        return self._any_runner.engine.device.name
 
     @property
     def engine(self) -> str:
         """Engine, version and execution provider in use."""
-        return self._engine.description
+        return self._any_runner.engine.description
+
+    @property
+    def _any_runner(self) -> Runner:
+        return next(iter(self.runners.values()))
 
     def encode(
         self,
@@ -106,6 +90,7 @@ class Embedder:
         *,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        task: str | None = None,
         on_truncation: OnTruncation = "ignore",
     ) -> Vectors:
         """Turns texts into vectors, in the order given. A vector does not depend on the texts around it.
@@ -118,6 +103,7 @@ class Embedder:
             show_progress_bar: None shows it where the logger "embedrt" is at level INFO or below.
             normalize_embeddings: Scale the vectors to length 1, after truncation.
             truncate_dim: Keep only the first coordinates; None takes the model's default, if any.
+            task: What the texts are, such as "query" or "document", for models that treat these differently.
             on_truncation: What to do when a text is longer than the model reads: cut it off without a word, with a
                 `TruncationWarning`, or raise a `TruncationError` before the model runs on it. The number of texts that
                 were cut off is in the log.
@@ -133,7 +119,7 @@ class Embedder:
         items, single = check_texts(texts)
         if prefix := self._prompt(prompt_name, prompt):
             check_texts(prefix, "prompt")
-            items = [prefix + item for item in items]
+        runner = self._runner(task)
         if type(batch_size) is not int or batch_size < 1:
             raise ValueError(f"batch_size: expected a positive integer, got {batch_size!r}")
         if on_truncation not in get_args(OnTruncation):
@@ -145,9 +131,16 @@ class Embedder:
 
         vectors = np.empty((len(items), dim), np.float32)
         with _progress(len(items), show_progress_bar) as advance:
-            truncated = self._fill(vectors, items, batch_size, on_truncation == "error", advance)
+            truncated = runner.fill(
+                vectors,
+                items,
+                prompt=prefix,
+                batch_size=batch_size,
+                refuse_truncation=on_truncation == "error",
+                advance=advance,
+            )
         if truncated:
-            message = f"{len(truncated)} of {len(items)} texts cut off after {self.manifest.max_seq_length} tokens"
+            message = f"{len(truncated)} of {len(items)} texts cut off after {runner.route.max_seq_length} tokens"
             logger.info("%s", message)
             if on_truncation == "warn":
                 warnings.warn(f"{message}: {preview(truncated)}", TruncationWarning, stacklevel=2)
@@ -155,26 +148,85 @@ class Embedder:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _SMALLEST_NORM)
         return vectors[0] if single else vectors
 
-    def count_tokens(self, texts: str | Iterable[str]) -> list[int]:
-        """Tokens of each text as the model reads it: with special tokens, cut off at `max_seq_length`."""
-        return [len(ids) for ids in self._tokenize(check_texts(texts)[0]).ids]
+    def encode_query(
+        self,
+        texts: str | Iterable[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        on_truncation: OnTruncation = "ignore",
+    ) -> Vectors:
+        """`encode` for what is searched with: the prompt named "query", or none if the model has none, and that task.
 
-    def feeds(self, text: str) -> dict[str, NDArray[np.int64]]:
-        """The graph's inputs for one text, int64 `[1, tokens]`: for running the graph with another engine."""
-        tokens = self._tokenize([text])
-        return batch_feeds(self.manifest.tokenization, tokens, Batch((0,), len(tokens.ids[0])))
-
-    def encode_together(self, texts: Iterable[str]) -> Vectors:
-        """Encodes the texts as one single batch, padded to the longest, whatever memory that takes.
-
-        This is for checks that a vector does not depend on its batch; `encode` is faster in every case.
+        Args and errors are those of `encode`.
         """
-        items, _ = check_texts(texts)
-        vectors = np.empty((len(items), self.manifest.dim), np.float32)
-        tokens = self._tokenize(items)
-        for batch in plan([len(ids) for ids in tokens.ids], token_budget=sys.maxsize, max_rows=sys.maxsize):
-            self._run(vectors, tokens, batch, 0, alone=True)
-        return vectors
+        if prompt_name is None and prompt is None:
+            prompt_name, prompt = ("query", None) if "query" in self.manifest.prompts else (None, "")
+        return self.encode(
+            texts,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            task="query",
+            on_truncation=on_truncation,
+        )
+
+    def encode_document(
+        self,
+        texts: str | Iterable[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        *,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        on_truncation: OnTruncation = "ignore",
+    ) -> Vectors:
+        """`encode` for what is searched in: the prompt "document", "passage" or "corpus", and the task "document".
+
+        Args and errors are those of `encode`.
+        """
+        if prompt_name is None and prompt is None:
+            prompt_name = next((name for name in _DOCUMENT_PROMPTS if name in self.manifest.prompts), None)
+            prompt = "" if prompt_name is None else None
+        return self.encode(
+            texts,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            task="document",
+            on_truncation=on_truncation,
+        )
+
+    def count_tokens(self, texts: str | Iterable[str], task: str | None = None) -> list[int]:
+        """Tokens of each text as the model reads it: with special tokens, cut off at the model's limit."""
+        return [len(ids) for ids in self._runner(task).tokenize(check_texts(texts)[0]).ids]
+
+    def feeds(self, text: str, task: str | None = None) -> dict[str, NDArray[np.int64]]:
+        """The graph's inputs for one text, int64 `[1, tokens]`: for running the graph with another engine."""
+        return self._runner(task).feeds(text)
+
+    def _runner(self, task: str | None) -> Runner:
+        name = "" if task is None else task
+        if name not in self.manifest.tasks:
+            known = ", ".join(repr(known) for known in self.manifest.tasks if known)
+            raise ValueError(
+                f"task: {task!r} is unknown; known: {known}"
+                if task
+                else f"task: this model treats texts by task and has no default; one of {known} is needed"
+            )
+        return self.runners[self.manifest.tasks[name]]
 
     def _prompt(self, name: str | None, prompt: str | None) -> str:
         if prompt is not None:
@@ -197,80 +249,6 @@ class Embedder:
         if type(truncate_dim) is not int or not 1 <= truncate_dim <= self.manifest.dim:
             raise ValueError(f"truncate_dim: expected 1 to {self.manifest.dim} or None, got {truncate_dim!r}")
         return truncate_dim
-
-    def _fill(
-        self,
-        vectors: Vectors,
-        texts: list[str],
-        batch_size: int,
-        refuse_truncation: bool,
-        advance: Callable[[int], Any],
-    ) -> list[int]:
-        """Computes every row of `vectors` and returns the indexes of the texts that were cut off.
-
-        While the batches of one slice run, the next slice is tokenized.
-        """
-        truncated: list[int] = []
-        with ThreadPoolExecutor(self._engine.workers, thread_name_prefix="embedrt") as pool:
-            running: list[Future[int]] = []
-            try:
-                for start in range(0, len(texts), _SLICE):
-                    tokens = self._tokenize(texts[start : start + _SLICE])
-                    truncated += (start + i for i in tokens.truncated)
-                    if refuse_truncation:
-                        self._require_whole(truncated)
-                    lengths = [len(ids) for ids in tokens.ids]
-                    batches = plan(lengths, token_budget=self._engine.device.token_budget, max_rows=batch_size)
-                    if len(texts) <= _SLICE and len(batches) == 1:
-                        advance(self._run(vectors, tokens, batches[0], start, alone=True))
-                        break
-                    started = [pool.submit(self._run, vectors, tokens, batch, start) for batch in batches]
-                    for future in running:
-                        advance(future.result())
-                    running = started
-                for future in running:
-                    advance(future.result())
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        return truncated
-
-    def _require_whole(self, truncated: list[int]) -> None:
-        if truncated:
-            limit = self.manifest.max_seq_length
-            raise TruncationError(f"{preview(truncated)}: longer than the {limit} tokens that the model reads")
-
-    def _run(self, vectors: Vectors, tokens: Tokens, batch: Batch, start: int, *, alone: bool = False) -> int:
-        """Computes one batch into the rows of `vectors`; returns how many they are."""
-        feeds = batch_feeds(self.manifest.tokenization, tokens, batch)
-        result = self._engine.run(feeds, "sentence_embedding", alone=alone)
-        if result.shape != (len(batch.rows), self.manifest.dim):
-            raise BundleError(
-                f"{self.folder}: the graph returns vectors of shape {list(result.shape[1:])}, the manifest says "
-                f"[{self.manifest.dim}]"
-            )
-        rows = np.asarray(batch.rows) + start
-        if not (finite := np.isfinite(result).all(axis=1)).all():
-            bad = rows[~finite].tolist()
-            raise NonFiniteError(
-                f"{preview(bad)}: the model returned NaN or infinity ({self._engine.description}); "
-                f"check the model with `embedrt verify {self.folder}`"
-            )
-        vectors[rows] = result[:, : vectors.shape[1]]
-        return len(rows)
-
-
-def batch_feeds(tokenization: Tokenization, tokens: Tokens, batch: Batch) -> dict[str, NDArray[np.int64]]:
-    """The graph's inputs for one batch: int64 `[rows, longest]`, padded on the model's side."""
-    left = tokenization.padding_side == "left"
-    ids = [tokens.ids[row] for row in batch.rows]
-    feeds = {
-        "input_ids": pad(ids, batch.length, fill=tokenization.pad_id, left=left),
-        "attention_mask": pad([[1] * len(row) for row in ids], batch.length, fill=0, left=left),
-    }
-    if tokens.type_ids is not None:
-        feeds["token_type_ids"] = pad([tokens.type_ids[row] for row in batch.rows], batch.length, fill=0, left=left)
-    return feeds
 
 
 @contextmanager

@@ -6,35 +6,44 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.bundle import PARITY_TEXTS, PARITY_VECTORS, ParityReport
-from embedrt.embedder import Embedder, Vectors
+from embedrt.bundle import ParityReport, Route
+from embedrt.embedder import Embedder
 from embedrt.errors import ParityError
+from embedrt.runner import Runner, Vectors
 
 TOLERANCE = 1e-5
 """What float32 vectors may differ from the reference, in any coordinate of a vector of length 1."""
 
 
-def save_reference(folder: Path, texts: list[str], vectors: Vectors) -> None:
-    """Writes the texts and their reference vectors into a bundle, for `verify` to use on other machines."""
-    (folder / PARITY_TEXTS).parent.mkdir(exist_ok=True)
-    (folder / PARITY_TEXTS).write_bytes(json.dumps(texts, ensure_ascii=True, indent=1).encode() + b"\n")
-    np.save(folder / PARITY_VECTORS, vectors.astype(np.float32), allow_pickle=False)
+def save_reference(folder: Path, route: Route, texts: list[str], vectors: Vectors) -> None:
+    """Writes the texts of a route and their reference vectors into a bundle, for `verify` to use on other machines."""
+    (folder / route.parity_texts).parent.mkdir(exist_ok=True)
+    (folder / route.parity_texts).write_bytes(json.dumps(texts, ensure_ascii=True, indent=1).encode() + b"\n")
+    np.save(folder / route.parity_vectors, vectors.astype(np.float32), allow_pickle=False)
 
 
-def verify(embedder: Embedder) -> ParityReport:
+def verify(embedder: Embedder) -> dict[str, ParityReport]:
     """Computes the bundle's own texts on this machine and compares them with the reference vectors in the bundle.
+
+    Returns:
+        A report for every route.
 
     Raises:
         ParityError: A vector is beyond the tolerance of the export.
     """
-    texts = json.loads((embedder.folder / PARITY_TEXTS).read_bytes())
-    vectors = np.load(embedder.folder / PARITY_VECTORS, allow_pickle=False)
-    made = embedder.manifest.parity[embedder.precision]
-    return compare(embedder, texts, vectors, made.reference, independent=made.independent, tolerance=made.tolerance)
+    reports = {}
+    for name, runner in embedder.runners.items():
+        texts = json.loads((embedder.folder / runner.route.parity_texts).read_bytes())
+        vectors = np.load(embedder.folder / runner.route.parity_vectors, allow_pickle=False)
+        made = runner.route.parity[embedder.precision]
+        reports[name] = compare(
+            runner, texts, vectors, made.reference, independent=made.independent, tolerance=made.tolerance
+        )
+    return reports
 
 
 def compare(
-    embedder: Embedder,
+    runner: Runner,
     texts: list[str],
     reference: Vectors,
     reference_name: str,
@@ -45,7 +54,7 @@ def compare(
     """Encodes the texts in three ways (each alone, planned, and padded far beyond their length) and measures.
 
     Args:
-        embedder: What is judged.
+        runner: What is judged.
         texts: The texts.
         reference: Their vectors `[len(texts), dim]`, before truncation.
         reference_name: What made them.
@@ -55,9 +64,10 @@ def compare(
     Raises:
         ParityError: An error is above the tolerance.
     """
-    alone = np.stack([_encode(embedder, text) for text in texts])
-    planned = _encode(embedder, texts)
-    padded = _among_others(embedder, texts)
+    counts = [len(ids) for ids in runner.tokenize(texts).ids]
+    alone = np.concatenate([runner.encode([text]) for text in texts])
+    planned = runner.encode(texts)
+    padded = _among_others(runner, texts, counts)
     scale = max(1.0, float(np.linalg.norm(reference, axis=1).max()))
     errors = np.maximum(np.abs(planned - reference), np.abs(alone - reference)).max(axis=1) / scale
     batch_errors = np.maximum(np.abs(planned - alone), np.abs(padded - alone)).max(axis=1) / scale
@@ -66,14 +76,14 @@ def compare(
         reference=reference_name,
         independent=independent,
         texts=len(texts),
-        max_tokens=max(embedder.count_tokens(texts)),
+        max_tokens=max(counts),
         tolerance=tolerance,
         max_abs_error=float(errors.max()),
         max_batch_error=float(batch_errors.max()),
         max_norm_error=float(norms.max()),
         min_cosine=float(_cosines(planned, reference).min()),
         worst_text=int(errors.argmax()),
-        engine=embedder.engine,
+        engine=runner.engine.description,
     )
     worst = np.maximum(errors, batch_errors)
     if not (worst <= tolerance).all():
@@ -83,25 +93,20 @@ def compare(
             for i in order
         )
         raise ParityError(
-            f"the vectors of {embedder.manifest.name} differ from {reference_name} by up to {worst.max():.1e} in a "
-            f"coordinate, {tolerance:.0e} is allowed; the worst texts:\n{shown}"
+            f"the vectors of the {runner.route.architecture} model differ from {reference_name} by up to "
+            f"{worst.max():.1e} in a coordinate, {tolerance:.0e} is allowed; the worst texts:\n{shown}"
         )
     return report
 
 
-def _encode(embedder: Embedder, texts: str | list[str]) -> Vectors:
-    """What the graph gives, without the model's default prompt and truncation."""
-    return embedder.encode(texts, prompt="", truncate_dim=embedder.manifest.dim, show_progress_bar=False)
-
-
-def _among_others(embedder: Embedder, texts: list[str]) -> Vectors:
+def _among_others(runner: Runner, texts: list[str], counts: list[int]) -> Vectors:
     """Every text in one batch with texts of all lengths, so that the short ones are mostly padding."""
-    by_length = np.argsort(embedder.count_tokens(texts), kind="stable")
-    vectors = np.empty((len(texts), embedder.manifest.dim), np.float32)
+    by_length = np.argsort(counts, kind="stable")
+    vectors = np.empty((len(texts), runner.dim), np.float32)
     groups = -(-len(texts) // 4)
     for start in range(groups):
         rows = by_length[start::groups]
-        vectors[rows] = embedder.encode_together([texts[i] for i in rows])
+        vectors[rows] = runner.encode_together([texts[i] for i in rows])
     return vectors
 
 

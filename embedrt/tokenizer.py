@@ -38,14 +38,14 @@ class TextTokenizer:
 
     Args:
         path: A `tokenizer.json`.
-        max_seq_length: Where texts are cut off, special tokens included.
+        max_seq_length: Where texts are cut off, special tokens included; None is nowhere.
         with_type_ids: Whether to return token type ids.
 
     Raises:
         BundleError: The file is not a tokenizer.
     """
 
-    def __init__(self, path: Path, *, max_seq_length: int, with_type_ids: bool) -> None:
+    def __init__(self, path: Path, *, max_seq_length: int | None, with_type_ids: bool) -> None:
         import tokenizers
 
         try:
@@ -54,12 +54,17 @@ class TextTokenizer:
             raise BundleError(f"{path}: tokenizers {tokenizers.__version__} cannot read it: {error}") from error
         direction = (self._tokenizer.truncation or {}).get("direction", "right")
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_seq_length, direction=direction)
+        if max_seq_length is None:
+            self._tokenizer.no_truncation()
+        else:
+            self._tokenizer.enable_truncation(max_seq_length, direction=direction)
         self._process = os.getpid()
         self._max_seq_length = max_seq_length
         self._with_type_ids = with_type_ids
-        self._head_length = max_seq_length * _CHARACTERS_PER_TOKEN
-        self._heads_suffice = direction == "right" and _no_token_spans_space(self._tokenizer)
+        self._head_length = (max_seq_length or 0) * _CHARACTERS_PER_TOKEN
+        self._heads_suffice = (
+            max_seq_length is not None and direction == "right" and _no_token_spans_space(self._tokenizer)
+        )
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """Tokenizes on all processors; the GIL is free meanwhile.
@@ -81,6 +86,15 @@ class TextTokenizer:
             type_ids=[encoding.type_ids for encoding in encodings] if self._with_type_ids else None,
             truncated=sorted(truncated),
         )
+
+    def prompt_length(self, prompt: str) -> int:
+        """How many tokens at the start of a text belong to the prompt before it.
+
+        As in sentence-transformers, these are the tokens of the prompt alone, without a special token at their end.
+        """
+        (ids,) = self([prompt]).ids
+        special = {token_id for token_id, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        return len(ids) - (bool(ids) and ids[-1] in special)
 
     def _is_cut(self, encoding: Any) -> bool:
         return len(encoding) == self._max_seq_length and bool(encoding.overflowing)

@@ -92,7 +92,7 @@ def write_repo(folder: Path, family: str, case: Case, shapes: dict[str, list[int
         for i, kind in enumerate(types)
     ]
     write_json(folder / "modules.json", modules)
-    hidden = case.config.get("hidden_size", case.config.get("d_model"))
+    hidden = next(case.config[name] for name in ("hidden_size", "dim", "d_model") if name in case.config)
     write_json(folder / "1_Pooling" / "config.json", {"embedding_dimension": hidden, "pooling_mode": case.pooling})
     return folder
 
@@ -132,8 +132,8 @@ def draw(name: str, shape: list[int], deviation: float) -> NDArray[np.float32]:
     return values + np.float32(len(shape) == 1 and name.endswith("weight"))
 
 
-def texts_for(max_seq_length: int) -> list[str]:
-    """The texts of the parity report, and word counts in steps of 7 up to beyond the limit."""
-    lengths = range(1, max_seq_length + 40, 7)
+def texts_for(max_seq_length: int | None) -> list[str]:
+    """The texts of the parity report, and word counts in steps of 7 up to beyond the limit; None is no limit."""
+    lengths = range(1, (max_seq_length or 200) + 40, 7)
     by_length = [" ".join(_WORDS[(i * 5 + n) % len(_WORDS)] for i in range(n)) for n in lengths]
     return parity_texts(max_seq_length) + by_length

@@ -56,8 +56,12 @@ def error_of(folder: Path) -> str:
 
 def test_a_sound_bundle_is_read(bundle: Path) -> None:
     manifest = read_bundle(bundle)
-    assert (manifest.architecture, manifest.dim, manifest.max_seq_length) == ("bert", 32, 48)
-    assert set(manifest.graphs) == {"fp32"}
+    assert (manifest.routes["default"].architecture, manifest.dim, manifest.routes["default"].max_seq_length) == (
+        "bert",
+        32,
+        48,
+    )
+    assert set(manifest.routes["default"].graphs) == {"fp32"}
     assert read_manifest(bundle) == manifest
 
 
@@ -98,29 +102,58 @@ class TestManifest:
     @pytest.mark.parametrize(
         ("edit", "message"),
         [
-            (lambda raw: raw.pop("pooling"), "embedrt.json: missing field 'pooling'"),
+            (lambda raw: raw.pop("tasks"), "embedrt.json: missing field 'tasks'"),
             (lambda raw: raw.pop("format_version"), "embedrt.json: missing field 'format_version'"),
             (lambda raw: raw["source"].pop("kind"), "embedrt.json.source: missing field 'kind'"),
             (lambda raw: raw.update(extra=1), "embedrt.json: unknown field 'extra'"),
-            (lambda raw: raw["tokenization"].update(x=1), "embedrt.json.tokenization: unknown field 'x'"),
+            (
+                lambda raw: raw["routes"]["default"]["tokenization"].update(x=1),
+                "embedrt.json.routes.default.tokenization: unknown field 'x'",
+            ),
             (lambda raw: raw.update(dim="32"), "embedrt.json.dim: expected an integer, got str '32'"),
             (lambda raw: raw["source"].update(kind="disk"), "embedrt.json.source.kind: expected one of 'hub', "),
-            (lambda raw: raw["graphs"]["fp32"].update(flavour="cuda"), "graphs.fp32.flavour: expected one of"),
-            (lambda raw: raw["modules"].append("Dense"), "embedrt.json.modules[3]: expected an object"),
+            (
+                lambda raw: raw["routes"]["default"]["graphs"]["fp32"].update(flavour="cuda"),
+                "graphs.fp32.flavour: expected one of",
+            ),
+            (
+                lambda raw: raw["routes"]["default"]["modules"].append("Dense"),
+                "embedrt.json.routes.default.modules[3]: expected an object",
+            ),
             (lambda raw: raw.update(dim=0), "dim: expected a positive integer, got 0"),
-            (lambda raw: raw.update(hidden_size=-1), "hidden_size: expected a positive integer, got -1"),
-            (lambda raw: raw.update(max_seq_length=0), "max_seq_length: expected a positive integer, got 0"),
+            (
+                lambda raw: raw["routes"]["default"].update(hidden_size=-1),
+                "routes.default.hidden_size: expected a positive integer, got -1",
+            ),
+            (
+                lambda raw: raw["routes"]["default"].update(max_seq_length=0),
+                "max_seq_length: expected a positive integer or null, got 0",
+            ),
             (lambda raw: raw.update(truncate_dim=33), "truncate_dim: expected 1 to 32, got 33"),
             (lambda raw: raw.update(truncate_dim=0), "truncate_dim: expected 1 to 32, got 0"),
             (lambda raw: raw.update(default_prompt_name="q"), "default_prompt_name: 'q' is not among the prompts []"),
-            (lambda raw: raw["tokenization"].update(pad_id=-1), "tokenization.pad_id: -1 is outside"),
-            (lambda raw: raw["tokenization"].update(pad_id=133), "tokenization.pad_id: 133 is outside"),
-            (lambda raw: raw.update(graphs={}, parity={}), "graphs: no precision at all"),
-            (lambda raw: raw.update(parity={}), "parity: reports for [], but graphs for ['fp32']"),
+            (
+                lambda raw: raw["routes"]["default"]["tokenization"].update(pad_id=-1),
+                "tokenization.pad_id: -1 is outside",
+            ),
+            (
+                lambda raw: raw["routes"]["default"]["tokenization"].update(pad_id=133),
+                "tokenization.pad_id: 133 is outside",
+            ),
+            (
+                lambda raw: raw["routes"]["default"].update(graphs={}, parity={}),
+                "routes.default.graphs: no precision at all",
+            ),
+            (lambda raw: raw.update(routes={}, tasks={}), "routes: none at all"),
+            (lambda raw: raw["tasks"].update(query="q"), "tasks.query: no route 'q'"),
+            (lambda raw: raw["routes"]["default"].update(parity={}), "parity: reports for [], but graphs for ['fp32']"),
             (lambda raw: raw["files"].pop("tokenizer.json"), "files: tokenizer.json not listed"),
             (lambda raw: raw["files"].pop(DATA), f"files: {DATA} not listed"),
             (lambda raw: raw["files"].pop("parity/vectors.npy"), "files: parity/vectors.npy not listed"),
-            (lambda raw: raw["graphs"]["fp32"].update(file="other.onnx"), "files: other.onnx not listed"),
+            (
+                lambda raw: raw["routes"]["default"]["graphs"]["fp32"].update(file="other.onnx"),
+                "files: other.onnx not listed",
+            ),
         ],
     )
     def test_a_wrong_field_is_named(self, bundle: Path, edit: Callable[[Json], Any], message: str) -> None:

@@ -267,7 +267,9 @@ class TestInfo:
         assert facts["prompts"] == "none"
         assert facts["fingerprint"] == manifest.fingerprint
         assert facts["size"].endswith(f" MB in {len(manifest.files) + 1} files")
-        assert facts["parity fp32"].startswith(f"{manifest.parity['fp32'].texts} texts of up to 48 tokens, max abs ")
+        assert facts["parity fp32"].startswith(
+            f"{manifest.routes['default'].parity['fp32'].texts} texts of up to 48 tokens, max abs "
+        )
 
     def test_facts_of_a_model_with_everything(self, run: Run, tmp_path: Path) -> None:
         source = make_model(tmp_path / "m", prompts={"query": "q: "}, pooling=["cls", "mean"], normalize=False)

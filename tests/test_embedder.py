@@ -31,7 +31,7 @@ from embedrt import (
     session,
 )
 from embedrt import embedder as embedder_module
-from embedrt.embedder import Vectors
+from embedrt.runner import Vectors
 from embedrt.session import find_device
 from embedrt_export import export
 from models import make_model
@@ -80,13 +80,13 @@ def one_by_one(embedder: Embedder, texts: list[str]) -> Vectors:
 def batches(tiny: Embedder, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shapes of the batches that reach the engine of `tiny`."""
     shapes: list[tuple[int, ...]] = []
-    run = tiny._engine.run
+    run = tiny.runners["default"].engine.run
 
     def note(feeds: dict[str, Any], output: str, *, alone: bool) -> Any:
         shapes.append(feeds["input_ids"].shape)
         return run(feeds, output, alone=alone)
 
-    monkeypatch.setattr(tiny._engine, "run", note)
+    monkeypatch.setattr(tiny.runners["default"].engine, "run", note)
     return shapes
 
 
@@ -207,7 +207,7 @@ class TestBatches:
         assert_close(model.encode(texts), expected)
 
     def test_together_and_alone(self, tiny: Embedder) -> None:
-        assert_close(tiny.encode_together(TEXTS), one_by_one(tiny, TEXTS))
+        assert_close(tiny.runners["default"].encode_together(TEXTS), one_by_one(tiny, TEXTS))
 
     def test_counted_tokens_are_those_that_the_model_gets(self, tiny: Embedder) -> None:
         texts = ["", "one", "one two", "one " * 46, "one " * 47, "one " * 5000]
@@ -218,17 +218,18 @@ class TestBatches:
 
     def test_padding_on_the_left_and_token_types_reach_the_graph(self) -> None:
         from embedrt.bundle import Tokenization
-        from embedrt.embedder import batch_feeds
         from embedrt.planning import Batch
+        from embedrt.runner import batch_feeds
         from embedrt.tokenizer import Tokens
 
-        how = Tokenization(pad_id=9, padding_side="left", token_type_ids=True, embedding_rows=10)
+        how = Tokenization(pad_id=9, padding_side="left", token_type_ids=True, pooling_mask=True, embedding_rows=10)
         tokens = Tokens(ids=[[1, 2], [3], [4, 5]], type_ids=[[0, 1], [1], [0, 0]], truncated=[])
-        feeds = batch_feeds(how, tokens, Batch((0, 1), 3))
+        feeds = batch_feeds(how, tokens, Batch((0, 1), 3), 1)
         assert {name: array.tolist() for name, array in feeds.items()} == {
             "input_ids": [[9, 1, 2], [9, 9, 3]],
             "attention_mask": [[0, 1, 1], [0, 0, 1]],
             "token_type_ids": [[0, 0, 1], [0, 0, 1]],
+            "pooling_mask": [[0, 0, 1], [0, 0, 0]],
         }
 
 
@@ -443,7 +444,7 @@ class TestNonFinite:
 
 def test_after_a_failure_the_remaining_batches_are_not_run(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embedder = Embedder(tiny_bundle, threads=1)
-    run, started = embedder._engine.run, []
+    run, started = embedder.runners["default"].engine.run, []
 
     def fail_first(feeds: dict[str, Any], output: str, *, alone: bool) -> Any:
         started.append(feeds)
@@ -451,7 +452,7 @@ def test_after_a_failure_the_remaining_batches_are_not_run(tiny_bundle: Path, mo
             raise InferenceError("mine")
         return run(feeds, output, alone=alone)
 
-    monkeypatch.setattr(embedder._engine, "run", fail_first)
+    monkeypatch.setattr(embedder.runners["default"].engine, "run", fail_first)
     with pytest.raises(InferenceError, match=r"^mine$"):
         embedder.encode(["one two"] * 1000, batch_size=1)
     assert len(started) < 500
@@ -488,7 +489,7 @@ class TestWrongGraphs:
         feeds = tiny.feeds("one")
         feeds["input_ids"][0, 1] = 10**6
         with pytest.raises(InferenceError, match=r"^ONNX Runtime failed on a batch of 1 x 3 tokens: "):
-            tiny._engine.run(feeds, "sentence_embedding", alone=True)
+            tiny.runners["default"].engine.run(feeds, "sentence_embedding", alone=True)
 
 
 class TestThreads:
@@ -506,9 +507,9 @@ class TestThreads:
         expected = [tiny.encode(texts) for texts in work]
         create, made = session._create_session, []
 
-        def count(graph: Path, device: session.Device, threads: int) -> Any:
+        def count(graph: Path, device: session.Device, threads: int, *, repack: bool) -> Any:
             made.append(threads)
-            return create(graph, device, threads)
+            return create(graph, device, threads, repack=repack)
 
         monkeypatch.setattr(session, "_create_session", count)
         embedder = Embedder(tiny_bundle, threads=2)

@@ -102,15 +102,15 @@ def test_vectors_are_those_of_the_definition(tmp_path: Path, name: str) -> None:
 
     embedder = Embedder(export(model, tmp_path / "bundle"))
 
-    assert embedder.manifest.max_seq_length == length
+    assert embedder.manifest.routes["default"].max_seq_length == length
     assert max(embedder.count_tokens(TEXTS)) == length
     expected = np.stack([sentence_vector(model, embedder.feeds(text)["input_ids"][0].tolist()) for text in TEXTS])
     scale = max(1.0, float(np.linalg.norm(expected, axis=1).max()))
     assert np.abs(embedder.encode(TEXTS) - expected).max() / scale < 2e-6
-    manifest = embedder.manifest
-    assert (manifest.architecture, manifest.via, manifest.normalized) == (architecture, "native", normalized)
-    assert manifest.pooling == ((pooling,) if isinstance(pooling, str) else tuple(pooling))
-    assert (manifest.dim, manifest.hidden_size) == (expected.shape[1], config.get("hidden_size", 32))
+    manifest, route = embedder.manifest, embedder.manifest.routes["default"]
+    assert (route.architecture, route.via, route.normalized) == (architecture, "native", normalized)
+    assert route.modules[1].settings["pooling_mode"] == ([pooling] if isinstance(pooling, str) else pooling)
+    assert (manifest.dim, manifest.routes["default"].hidden_size) == (expected.shape[1], config.get("hidden_size", 32))
     if normalized:
         np.testing.assert_allclose(np.linalg.norm(embedder.encode(TEXTS), axis=1), 1, atol=1e-6)
 
@@ -128,7 +128,7 @@ def test_manifest(tmp_path: Path) -> None:
     assert dataclasses.asdict(manifest.source) == {"kind": "folder", "id": "my-model", "revision": None}
     assert manifest.prompts == {"query": "q: ", "passage": "p: "}
     assert (manifest.default_prompt_name, manifest.truncate_dim, manifest.similarity_fn_name) == ("query", 8, "dot")
-    assert [module.type for module in manifest.modules] == ["Transformer", "Pooling", "Normalize"]
+    assert [module.type for module in manifest.routes["default"].modules] == ["Transformer", "Pooling", "Normalize"]
     assert set(manifest.made_with) == {"embedrt", "python", "numpy", "onnx", "safetensors", "tokenizers"}
     assert manifest.made_with["embedrt"] == embedrt.__version__
     assert str(tmp_path) not in (tmp_path / "bundle" / MANIFEST).read_text()
@@ -172,7 +172,7 @@ def test_transformer_in_a_subfolder(model: Path, tmp_path: Path) -> None:
 def test_report(model: Path, tmp_path: Path, no_sentence_transformers: None) -> None:
     bundle = export(model, tmp_path / "bundle")
     manifest = read_bundle(bundle)
-    report = manifest.parity["fp32"]
+    report = manifest.routes["default"].parity["fp32"]
     texts = json.loads((bundle / "parity" / "texts.json").read_bytes())
     vectors = np.load(bundle / "parity" / "vectors.npy", allow_pickle=False)
     assert texts == parity_texts(48)
@@ -188,7 +188,7 @@ def test_report(model: Path, tmp_path: Path, no_sentence_transformers: None) -> 
     embedder = Embedder(bundle)
     errors = np.abs(embedder.encode(texts) - vectors).max(axis=1)
     assert errors.max() <= report.max_abs_error * (1 + 1e-6)
-    assert verify(embedder) == report
+    assert verify(embedder) == {"default": report}
 
 
 def test_parity_texts_reach_every_length_and_beyond(model: Path, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_golden_vectors_come_before_the_evaluator(
     np.save(golden, vectors)
     monkeypatch.setattr(reference, "GOLDEN", golden.parent)
 
-    report = read_bundle(export(model, tmp_path / "second")).parity["fp32"]
+    report = read_bundle(export(model, tmp_path / "second")).routes["default"].parity["fp32"]
     assert (report.reference, report.independent) == ("golden vectors of a trusted thing 1.2", True)
 
     np.save(golden, -vectors)
@@ -227,7 +227,7 @@ def test_golden_vectors_come_before_the_evaluator(
     assert not (tmp_path / "third").exists()
 
     write_json(golden.with_suffix(".json"), {"made_with": "x", "texts_sha256": digest([*texts, "one more"])})
-    assert not read_bundle(export(model, tmp_path / "fourth")).parity["fp32"].independent
+    assert not read_bundle(export(model, tmp_path / "fourth")).routes["default"].parity["fp32"].independent
 
 
 def test_beyond_the_tolerance_there_is_no_bundle(
@@ -361,7 +361,7 @@ def test_max_seq_length(
     edit_json(model / "tokenizer_config.json", model_max_length=of_tokenizer)
     with caplog.at_level(logging.WARNING, "embedrt.export"):
         embedder = Embedder(export(model, tmp_path / "bundle"))
-    assert embedder.manifest.max_seq_length == expected
+    assert embedder.manifest.routes["default"].max_seq_length == expected
     assert embedder.count_tokens("a " * 200) == [expected]
     assert not caplog.records
 
@@ -373,7 +373,7 @@ def test_max_seq_length_beyond_the_positions(
     model = make_model(tmp_path / "model", architecture, max_seq_length=128)
     with caplog.at_level(logging.WARNING, "embedrt.export"):
         manifest = read_bundle(export(model, tmp_path / "bundle"))
-    assert manifest.max_seq_length == expected
+    assert manifest.routes["default"].max_seq_length == expected
     assert f"max_seq_length 128 is more than the {expected} positions" in caplog.text
 
 

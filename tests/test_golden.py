@@ -71,12 +71,12 @@ def test_a_vector_does_not_depend_on_its_batch(
 def test_a_vector_does_not_depend_on_padding(minilm: Embedder, texts: list[str], alone: Vectors) -> None:
     some = list(range(0, len(texts), 20))
     longest = int(np.argmax(minilm.count_tokens(texts)))
-    together = minilm.encode_together([texts[i] for i in [*some, longest]])
+    together = minilm.runners["default"].encode_together([texts[i] for i in [*some, longest]])
     assert np.abs(together - alone[[*some, longest]]).max() <= TOLERANCE
 
 
 def test_the_report_in_the_bundle_names_the_golden_vectors(minilm: Embedder) -> None:
-    report = minilm.manifest.parity["fp32"]
+    report = minilm.manifest.routes["default"].parity["fp32"]
     assert report.independent
     assert "sentence-transformers 6.2.0" in report.reference
     assert report.max_abs_error <= TOLERANCE

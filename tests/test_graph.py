@@ -17,7 +17,7 @@ from embedrt.session import onnxruntime
 from embedrt_export import export
 from embedrt_export.attention import attention_bias
 from embedrt_export.graph import INT64, OPSET, DataFile, GraphBuilder
-from embedrt_export.heads import POOLERS, normalize, pool
+from embedrt_export.heads import POOLERS, Masks, normalize, pool
 from embedrt_export.layers import ACTIVATIONS, activation, text_inputs
 from embedrt_export.relative import bucket
 from formulas import ACTIVATION_FORMULAS, mpnet_bucket
@@ -77,42 +77,55 @@ def test_unknown_activation(tmp_path: Path) -> None:
 MASKS = np.array([[1, 1, 1, 0, 0], [0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [0, 1, 0, 1, 0], [0, 0, 0, 0, 0]])
 
 
-def expected_pooling(mode: str, row: Array, mask: Array) -> list[float]:
-    """Over one text's real tokens."""
-    tokens = [vector for vector, is_token in zip(row.tolist(), mask.tolist(), strict=True) if is_token]
+# The same, with the first two tokens left out.
+POOLED = np.array(
+    [[0, 0, 1, 0, 0], [0, 0, 0, 0, 1], [0, 0, 1, 1, 1], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
+)
+
+
+def expected_pooling(mode: str, row: Array, mask: Array, pooled: Array) -> list[float]:
+    """Over one text's tokens that count."""
+    tokens = [vector for vector, counts in zip(row.tolist(), pooled.tolist(), strict=True) if counts]
     if mode == "cls":
         return list((tokens or row.tolist())[0])
+    if not tokens:
+        return [float(np.finfo(np.float32).min) if mode == "max" else 0.0] * 4
     if mode == "max":
-        return [max(column) for column in zip(*tokens, strict=True)] or [float(np.finfo(np.float32).min)] * 4
-    return [sum(column) / len(tokens) for column in zip(*tokens, strict=True)] or [0.0] * 4
+        return [max(column) for column in zip(*tokens, strict=True)]
+    if mode == "lasttoken":
+        return list(tokens[-1])
+    if mode == "weightedmean":
+        places = [place - mask.tolist().index(1) + 1 for place, counts in enumerate(pooled.tolist()) if counts]
+        weighted = [[place * x for x in token] for place, token in zip(places, tokens, strict=True)]
+        return [sum(column) / sum(places) for column in zip(*weighted, strict=True)]
+    divisor = len(tokens) if mode == "mean" else len(tokens) ** 0.5
+    return [sum(column) / divisor for column in zip(*tokens, strict=True)]
 
 
-@pytest.mark.parametrize(
-    "modes", [("cls",), ("max",), ("mean",), ("cls", "max", "mean"), ("mean", "cls")], ids="-".join
-)
-def test_pooling(tmp_path: Path, engine: Engine, modes: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("pooled", [MASKS, POOLED], ids=["all tokens", "two left out"])
+@pytest.mark.parametrize("modes", [*((mode,) for mode in POOLERS), tuple(POOLERS), ("mean", "cls")], ids="-".join)
+def test_pooling(tmp_path: Path, engine: Engine, modes: tuple[str, ...], pooled: Array) -> None:
     embeddings = np.random.default_rng(0).normal(-3, 1, (*MASKS.shape, 4)).astype(np.float32)
     with DataFile(tmp_path / "m.onnx.data") as data:
         graph = GraphBuilder(data)
-        mask = graph.input("attention_mask")
-        pooled = pool(graph, modes, numbers(graph, embeddings), mask)
-        graph.output("y", pooled, ["batch", 4 * len(modes)])
+        masks = Masks(graph.input("attention_mask"), graph.input("pooling_mask"))
+        y = pool(graph, modes, numbers(graph, embeddings), masks)
+        graph.output("y", y, ["batch", 4 * len(modes)])
         graph.save(tmp_path / "m.onnx")
 
-    result = engine(tmp_path / "m.onnx", {"attention_mask": MASKS})
+    result = engine(tmp_path / "m.onnx", {"attention_mask": MASKS, "pooling_mask": pooled})
 
     expected = np.array(
         [
-            [value for mode in modes for value in expected_pooling(mode, row, mask)]
-            for row, mask in zip(embeddings, MASKS, strict=True)
+            [value for mode in modes for value in expected_pooling(mode, *rows)]
+            for rows in zip(embeddings, MASKS, pooled, strict=True)
         ]
     )
     assert np.isfinite(result).all()
     np.testing.assert_allclose(result, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_every_pooler_has_a_test() -> None:
-    assert set(POOLERS) == {"cls", "max", "mean"}
+def test_every_activation_has_a_test() -> None:
     assert set(ACTIVATIONS) == set(ACTIVATION_FORMULAS)
 
 
@@ -148,7 +161,7 @@ def test_whole_model_on_padding_alone(tmp_path: Path, engine: Engine, architectu
     model = make_model(tmp_path / "model", architecture, pooling=pooling, normalize=pooling != "max")
     bundle = export(model, tmp_path / "bundle")
     graph = bundle / "onnx" / "model.onnx"
-    pad = Embedder(bundle).manifest.tokenization.pad_id
+    pad = Embedder(bundle).manifest.routes["default"].tokenization.pad_id
     ids = np.array([[2, 9, 8, 3], [pad] * 4, [2, 9, pad, pad]])
     mask = np.array([[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]])
 

@@ -5,43 +5,26 @@ import hashlib
 import json
 import logging
 import platform
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import embedrt
 from embedrt import store
-from embedrt.bundle import (
-    FORMAT_VERSION,
-    MANIFEST,
-    PARITY_TEXTS,
-    PARITY_VECTORS,
-    TOKENIZER,
-    Graph,
-    Manifest,
-    read_manifest,
-    record_files,
-    write_manifest,
-)
-from embedrt.embedder import Embedder
-from embedrt.errors import BundleError, ExportError
+from embedrt.bundle import FORMAT_VERSION, MANIFEST, Manifest, Route, read_manifest, record_files, write_manifest
+from embedrt.errors import BundleError, ExportError, UnsupportedModelError
 from embedrt.parity import compare, save_reference
-from embedrt_export.families import FAMILIES
-from embedrt_export.graph import DataFile, GraphBuilder
-from embedrt_export.heads import normalize, pool
-from embedrt_export.layers import text_inputs, unflatten
+from embedrt.runner import Runner
+from embedrt_export.chain import DATA, PRECISION, BuiltRoute, build_route
+from embedrt_export.files import check_files, copy_config
+from embedrt_export.graph import DataFile
 from embedrt_export.reference import find_reference
 from embedrt_export.repo import ModelSpec, read_repo
 from embedrt_export.source import Located, locate
 from embedrt_export.texts import parity_texts
-from embedrt_export.tokenization import SettledTokenizer, settle_tokenizer
-from embedrt_export.weights import Weights
 
 logger = logging.getLogger("embedrt.export")
 
-PRECISION = "fp32"
-_GRAPH = Graph(file="onnx/model.onnx", data="onnx/model.onnx.data", flavour="portable")
 # Configs for other tools; the runtime reads none of them.
 _COPIED = (
     "config.json",
@@ -89,8 +72,9 @@ def export(
     located = locate(source, revision, token)
     name = located.name if name is None else name
     target = store.stored_path(name, revision) if target is None else target
-    spec = read_repo(located.folder)
-    logger.info("%s: %s in %s", name, spec.architecture, located.folder)
+    check_files(located.folder)
+    spec = read_repo(located.folder, is_local=located.source.kind != "hub", token=token)
+    logger.info("%s: %s in %s", name, _chains(spec), located.folder)
     with store.staging(target) as folder:
         manifest = _write_bundle(folder, located, spec, name)
         manifest = _prove(folder, manifest, spec)
@@ -108,52 +92,35 @@ def _require_bundle(target: Path, *, overwrite: bool) -> None:
         raise BundleError(f"{target} exists and is not a bundle; choose another folder, or delete it first")
 
 
+def _chains(spec: ModelSpec) -> str:
+    return ", ".join(" > ".join(part.kind for part in chain) for chain in spec.chains.values())
+
+
 def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str) -> Manifest:
-    """Writes graph, tokenizer and configs; the manifest lacks the proof."""
-    family = FAMILIES[spec.architecture]
-    config = family.read_config(spec.config)
-    tokenizer = settle_tokenizer(
-        spec.transformer, spec.architecture, config.vocab_size, do_lower_case=spec.do_lower_case
-    )
-    (folder / TOKENIZER).write_bytes(tokenizer.definition.encode())
+    """Writes graphs, tokenizers and configs; the manifest lacks the proof."""
     (folder / "onnx").mkdir()
-    with Weights(spec.transformer, family.prefixes, family.renames) as weights:
-        _write_graph(folder, spec, config, tokenizer, weights)
-        if unread := weights.unread(family.backbone, family.ignored):
-            raise ExportError(
-                f"weights: config.json describes a smaller model, it has no place for {', '.join(unread[:5])}"
-                + (f" and {len(unread) - 5} more" if len(unread) > 5 else "")
-            )
-        weights_digest = weights.digest()
-    copied = _copy_configs(spec, folder)
-    max_seq_length = _max_seq_length(spec, tokenizer, family.positions(config))
-    identity = {
-        "architecture": {"model_type": spec.architecture, **_unusual(config)},
-        "weights": weights_digest,
-        "tokenizer": hashlib.sha256(tokenizer.definition.encode()).hexdigest(),
-        "modules": [dataclasses.asdict(module) for module in spec.modules],
-        "max_seq_length": max_seq_length,
-    }
+    with DataFile(folder / DATA) as data:
+        built = {route: build_route(folder, data, route, chain) for route, chain in spec.chains.items()}
+    routes = {route: one.record for route, one in built.items()}
+    written = {file for route in routes.values() for file in (route.tokenizer, route.graphs[PRECISION].file)}
+    dim = _common_dim(built)
+    if spec.truncate_dim is not None and not 1 <= spec.truncate_dim <= dim:
+        raise ExportError(
+            f"config_sentence_transformers.json: truncate_dim {spec.truncate_dim} is not within 1 to {dim}"
+        )
+    identity: dict[str, Any] = {"routes": {route: one.identity for route, one in built.items()}, "tasks": spec.tasks}
     return Manifest(
         format_version=FORMAT_VERSION,
         name=name,
         source=located.source,
-        architecture=spec.architecture,
-        via="native",
-        hidden_size=config.hidden_size,
-        dim=config.hidden_size * len(spec.pooling),
-        modules=spec.modules,
-        pooling=spec.pooling,
-        normalized=spec.normalized,
-        max_seq_length=max_seq_length,
+        dim=dim,
+        routes=routes,
+        tasks=spec.tasks,
         prompts=spec.prompts,
         default_prompt_name=spec.default_prompt_name,
         truncate_dim=spec.truncate_dim,
         similarity_fn_name=spec.similarity_fn_name,
-        tokenization=tokenizer.tokenization,
-        graphs={PRECISION: _GRAPH},
-        files=record_files(folder, [TOKENIZER, _GRAPH.file, _GRAPH.data, *copied]),
-        parity={},
+        files=record_files(folder, [DATA, *written, *_copy_configs(spec, folder)]),
         fingerprint=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
         vector_ranges=None,
         made_with={
@@ -164,23 +131,13 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str) ->
     )
 
 
-def _unusual(config: Any) -> dict[str, Any]:
-    """What differs from the architecture's defaults; so a key that is read only later changes no fingerprint."""
-    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
-
-
-def _write_graph(folder: Path, spec: ModelSpec, config: Any, tokenizer: SettledTokenizer, weights: Weights) -> None:
-    family, hidden = FAMILIES[spec.architecture], config.hidden_size
-    with DataFile(folder / _GRAPH.data) as data:
-        graph = GraphBuilder(data)
-        inputs = text_inputs(graph, token_type_ids=tokenizer.tokenization.token_type_ids)
-        tokens = unflatten(graph, family.build(graph, config, weights, inputs)[-1], inputs.shape, hidden)
-        vectors = pool(graph, spec.pooling, tokens, inputs.attention_mask)
-        if spec.normalized:
-            vectors = normalize(graph, vectors)
-        graph.output("token_embeddings", tokens, ["batch", "sequence", hidden])
-        graph.output("sentence_embedding", vectors, ["batch", hidden * len(spec.pooling)])
-        graph.save(folder / _GRAPH.file)
+def _common_dim(built: dict[str, BuiltRoute]) -> int:
+    """The width of all routes' vectors; they are compared with each other, so it must be one."""
+    dims = {route: one.dim for route, one in built.items()}
+    if len(set(dims.values())) > 1:
+        shown = ", ".join(f"{route}: {dim}" for route, dim in dims.items())
+        raise UnsupportedModelError(f"the routes make vectors of different widths, which cannot be compared: {shown}")
+    return next(iter(dims.values()))
 
 
 def _copy_configs(spec: ModelSpec, folder: Path) -> list[str]:
@@ -188,35 +145,28 @@ def _copy_configs(spec: ModelSpec, folder: Path) -> list[str]:
     copied = []
     for path in sorted(path for pattern in _COPIED for path in spec.folder.glob(pattern)):
         name = path.relative_to(spec.folder).as_posix()
-        (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, folder / name)
-        copied.append(name)
+        if copy_config(spec.folder, name, folder):
+            copied.append(name)
+        else:
+            logger.warning("%s is a link that leads out of the model folder, and is not copied into the bundle", name)
     return copied
 
 
-def _max_seq_length(spec: ModelSpec, tokenizer: SettledTokenizer, positions: int | None) -> int:
-    """The limit that sentence-transformers would use, but never more than there are position embeddings."""
-    limits = [tokenizer.model_max_length, spec.config.get("max_position_embeddings"), positions]
-    wanted = spec.max_seq_length or min(limit for limit in limits if limit is not None)
-    if positions is not None and wanted > positions:
-        logger.warning(
-            "max_seq_length %d is more than the %d positions that the model has; using those", wanted, positions
-        )
-        wanted = positions
-    if wanted <= tokenizer.special_tokens:
-        raise ExportError(
-            f"max_seq_length {wanted} leaves no room for text beside the {tokenizer.special_tokens} special tokens"
-        )
-    return wanted
-
-
 def _prove(folder: Path, manifest: Manifest, spec: ModelSpec) -> Manifest:
-    """Loads the bundle with the runtime, compares it with the reference, and adds reference and report."""
-    embedder = Embedder.open_unpublished(folder, manifest, PRECISION)
-    texts = parity_texts(manifest.max_seq_length)
-    reference = find_reference(spec.folder, embedder, folder / _GRAPH.file, texts)
+    """Loads every route with the runtime, compares it with the reference, and adds references and reports."""
+    proven, files = {}, dict(manifest.files)
+    for name, route in manifest.routes.items():
+        runner = Runner(folder, route, manifest, proving=True)
+        task = next((task for task, taken in manifest.tasks.items() if taken == name), None)
+        proven[name] = _prove_route(folder, manifest, spec, runner, task)
+        files |= record_files(folder, [route.parity_texts, route.parity_vectors])
+    return dataclasses.replace(manifest, routes=proven, files=files)
+
+
+def _prove_route(folder: Path, manifest: Manifest, spec: ModelSpec, runner: Runner, task: str | None) -> Route:
+    texts = parity_texts(runner.route.max_seq_length)
+    reference = find_reference(spec.folder, manifest, runner, task, texts)
     logger.info("comparing %d texts with %s", len(texts), reference.name)
-    report = compare(embedder, texts, reference.vectors, reference.name, independent=reference.independent)
-    save_reference(folder, texts, reference.vectors)
-    files = {**manifest.files, **record_files(folder, [PARITY_TEXTS, PARITY_VECTORS])}
-    return dataclasses.replace(manifest, parity={PRECISION: report}, files=files)
+    report = compare(runner, texts, reference.vectors, reference.name, independent=reference.independent)
+    save_reference(folder, runner.route, texts, reference.vectors)
+    return dataclasses.replace(runner.route, parity={PRECISION: report})

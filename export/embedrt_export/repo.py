@@ -1,8 +1,4 @@
-"""A model folder to a `ModelSpec`: which modules it has, with which settings, as sentence-transformers reads them.
-
-Both generations of configs are read: the old pooling booleans and `max_seq_length`, and what sentence-transformers 5.4
-and later saves. What is not known is refused by name, never ignored.
-"""
+"""A model folder to a `ModelSpec`: its routes, each a chain of modules, as sentence-transformers reads them."""
 
 import re
 from collections.abc import Mapping
@@ -10,32 +6,28 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from embedrt.bundle import Module
+from embedrt.bundle import DEFAULT_ROUTE
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt.records import RecordError, read_json
-from embedrt_export.configs import pick, read_config, strict
-from embedrt_export.families import FAMILIES
-from embedrt_export.heads import POOLERS
+from embedrt_export.adapters import find_base
+from embedrt_export.configs import read_config, strict
+from embedrt_export.files import check_files
+from embedrt_export.modules import READERS, STATIC, TRANSFORMER, Part, Pooling, Transformer, read_transformer
+from embedrt_export.weights import quote
 
 MODULES = "modules.json"
-# The last part of a module's type; the path before it has changed over the years.
-_MODULES = ("Transformer", "Pooling", "Normalize")
+_ROUTER = "Router"
+# The last part of a module's type, as older versions of sentence-transformers or a repo's own code name it.
+_ALIASES = {"sentence_transformers.models.Asym": _ROUTER, "custom_st.Transformer": TRANSFORMER}
 _TYPE_PREFIX = "sentence_transformers."
 # A module's path, such as "1_Pooling": what every system, and so a bundle, can have as the name of a folder.
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_ .+/-]{0,100}")
-_TRANSFORMER_CONFIGS = tuple(
-    f"sentence_{name}_config.json"
-    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-)
-# In the order in which the old booleans concatenate.
-_OLD_POOLING = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# A pair of task and modality as Python writes it, such as "('query', 'text')" or "(None, 'text')".
+_MAPPING_KEY = re.compile(r"\((None|'(?P<task>[\w-]+)'), (None|'(?P<modality>[\w-]+)')\)")
+# What a module may be told by a call; a Router chooses by the task, and text is the only modality.
+_CALL_ARGUMENTS = {"task", "modality"}
+_TASKS = ("query", "document")
 
 
 @dataclass(frozen=True)
@@ -44,14 +36,8 @@ class ModelSpec:
 
     Attributes:
         folder: The model folder.
-        transformer: The folder with `config.json`, weights and tokenizer.
-        architecture: The `model_type`.
-        config: The parsed `config.json`.
-        modules: The module chain.
-        pooling: Pooling modes, concatenated in this order.
-        normalized: Whether an L2 normalization follows.
-        max_seq_length: What the repo sets by itself, else None.
-        do_lower_case: Whether texts are lowercased before all else.
+        chains: The module chain of every route.
+        tasks: Which route a task takes; the empty name is for calls that name none.
         prompts: Prompts by name.
         default_prompt_name: The one for calls that name none.
         truncate_dim: Coordinates to keep by default.
@@ -59,14 +45,8 @@ class ModelSpec:
     """
 
     folder: Path
-    transformer: Path
-    architecture: str
-    config: dict[str, Any]
-    modules: tuple[Module, ...]
-    pooling: tuple[str, ...]
-    normalized: bool
-    max_seq_length: int | None
-    do_lower_case: bool
+    chains: dict[str, tuple[Part, ...]]
+    tasks: dict[str, str]
     prompts: dict[str, str]
     default_prompt_name: str | None
     truncate_dim: int | None
@@ -83,32 +63,17 @@ class _ModuleEntry:
 
 
 @dataclass(frozen=True)
-class _Transformer:
-    """`sentence_bert_config.json`."""
-
-    max_seq_length: int | None = None
-    do_lower_case: bool = False
-    transformer_task: Literal["feature-extraction"] = "feature-extraction"
-    modality_config: dict[str, Any] = field(default_factory=dict)
-    module_output_name: Literal["token_embeddings"] = "token_embeddings"
-    model_args: dict[str, Any] = field(default_factory=dict)
-    tokenizer_args: dict[str, Any] = field(default_factory=dict)
-    config_args: dict[str, Any] = field(default_factory=dict)
-    processing_kwargs: dict[str, Any] = field(default_factory=dict)
-    unpad_inputs: bool | None = None
+class _RouterParameters:
+    default_route: str | None = None
+    allow_empty_key: bool = True
+    route_mappings: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class _Pooling:
-    embedding_dimension: int
-    pooling_mode: tuple[str, ...]
-    include_prompt: bool = True
-
-
-@dataclass(frozen=True)
-class _Normalize:
-    module_input_name: Literal["sentence_embedding"] = "sentence_embedding"
-    module_output_name: Literal["sentence_embedding"] | None = None
+class _RouterConfig:
+    types: dict[str, str]
+    structure: dict[str, tuple[str, ...]]
+    parameters: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,62 +88,41 @@ class _SentenceTransformer:
 
 
 @dataclass(frozen=True)
-class _Architecture:
-    """The key of `config.json` that decides whether it is a text encoder at all."""
+class _Access:
+    """Where a repo may reach: other folders of this machine, if it lies here itself, and the hub."""
 
-    model_type: str
+    is_local: bool
+    token: str | bool | None
 
 
-def read_repo(folder: Path) -> ModelSpec:
-    """Reads the module chain of a model folder.
+def read_repo(folder: Path, *, is_local: bool = True, token: str | bool | None = None) -> ModelSpec:
+    """Reads the module chains of a model folder, with or without `modules.json`.
+
+    Args:
+        folder: The model folder.
+        is_local: Whether it may name other folders of this machine, as an adapter names its base model.
+        token: Hub token, for the base model of an adapter.
 
     Raises:
         UnsupportedModelError: A module, key or value is unknown; the message names it.
         ExportError: A file is missing or damaged.
     """
-    chain = _module_chain(folder)
-    if "Pooling" not in chain:
-        raise UnsupportedModelError(
-            "modules.json: no Pooling module: this model gives token embeddings, not sentence embeddings"
-        )
-    if list(chain) not in (list(_MODULES), list(_MODULES[:2])):
-        raise UnsupportedModelError(
-            f"modules.json: the chain {', '.join(chain)} is not supported; "
-            f"supported: {', '.join(_MODULES)} (the last may be missing)"
-        )
-    transformer_folder = chain["Transformer"]
-    transformer, pooling = _read_transformer(transformer_folder), _read_pooling(chain["Pooling"])
-    if normalized := "Normalize" in chain:
-        _read_normalize(chain["Normalize"])
-    config = read_config(transformer_folder / "config.json")
-    architecture = pick(_Architecture, config)
-    if architecture.model_type not in FAMILIES:
-        raise UnsupportedModelError(
-            f"config.json: model_type {architecture.model_type!r} is not supported; "
-            f"supported: {', '.join(sorted(FAMILIES))}"
-        )
-    hidden_size = FAMILIES[architecture.model_type].read_config(config).hidden_size
-    if pooling.embedding_dimension != hidden_size:
-        raise ExportError(
-            f"{chain['Pooling'].name}/config.json: embedding dimension {pooling.embedding_dimension}, "
-            f"but config.json has hidden_size {hidden_size}"
-        )
-    top = _read_top(folder, pooling.embedding_dimension * len(pooling.pooling_mode))
-    modules = [
-        Module("Transformer", {"do_lower_case": transformer.do_lower_case}),
-        Module("Pooling", {"pooling_mode": list(pooling.pooling_mode)}),
-        *([Module("Normalize", {})] if normalized else []),
-    ]
+    access = _Access(is_local, token)
+    if (folder / MODULES).is_file():
+        chains, tasks = _routes(folder, access)
+    else:
+        chains = {DEFAULT_ROUTE: _default_chain(folder, access)}
+        tasks = dict.fromkeys(("", *_TASKS), DEFAULT_ROUTE)
+    for chain in chains.values():
+        if chain[0].kind not in {TRANSFORMER, STATIC}:
+            raise UnsupportedModelError(
+                f"{MODULES}: a chain begins with {chain[0].kind}; it must begin with {TRANSFORMER} or {STATIC}"
+            )
+    top = _read_top(folder)
     return ModelSpec(
         folder=folder,
-        transformer=transformer_folder,
-        architecture=architecture.model_type,
-        config=config,
-        modules=tuple(modules),
-        pooling=pooling.pooling_mode,
-        normalized=normalized,
-        max_seq_length=transformer.max_seq_length,
-        do_lower_case=transformer.do_lower_case,
+        chains=chains,
+        tasks=tasks,
         prompts=top.prompts,
         default_prompt_name=top.default_prompt_name,
         truncate_dim=top.truncate_dim,
@@ -186,98 +130,122 @@ def read_repo(folder: Path) -> ModelSpec:
     )
 
 
-def no_modules(model: str) -> UnsupportedModelError:
-    """The error for a model that has no module chain."""
-    return UnsupportedModelError(
-        f"{model}: no {MODULES}, so the pooling is unknown; save the model with sentence-transformers"
-    )
+def _default_chain(folder: Path, access: _Access) -> tuple[Part, ...]:
+    """What sentence-transformers makes of a repo of transformers: the mean, or the last token of a language model."""
+    transformer = _transformer(folder, access)
+    config = transformer.config
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    is_causal = isinstance(name, str) and name.endswith("ForCausalLM") and config.get("is_causal", True) is not False
+    pooling = Pooling(embedding_dimension=0, pooling_mode=("lasttoken" if is_causal else "mean",))
+    return (Part(TRANSFORMER, folder, "", transformer), Part("Pooling", folder, "", pooling))
 
 
-def _module_chain(folder: Path) -> dict[str, Path]:
-    """The modules in their order: kind to folder. A dict, because no chain that is supported has a kind twice."""
-    path = folder / MODULES
-    if not path.is_file():
-        raise no_modules(folder.name)
+def _routes(folder: Path, access: _Access) -> tuple[dict[str, tuple[Part, ...]], dict[str, str]]:
+    """The chain of every route, and the route of every task."""
     try:
-        content = read_json(path)
+        content = read_json(folder / MODULES)
     except RecordError as error:
         raise ExportError(str(error)) from error
     if not isinstance(content, list) or not content:
-        raise ExportError("modules.json: expected a list of modules")
-    chain: dict[str, Path] = {}
+        raise ExportError(f"{MODULES}: expected a list of modules")
+    chains: dict[str, tuple[Part, ...]] = {DEFAULT_ROUTE: ()}
+    tasks = dict.fromkeys(("", *_TASKS), DEFAULT_ROUTE)
     for i, item in enumerate(content):
-        entry = strict(_ModuleEntry, item, f"modules.json[{i}]")
-        kind = entry.type.rpartition(".")[2]
-        if not entry.type.startswith(_TYPE_PREFIX) or kind not in _MODULES:
-            raise UnsupportedModelError(
-                f"modules.json: module {entry.type!r} is not supported; supported: {', '.join(_MODULES)}"
-            )
-        if entry.kwargs:
-            raise UnsupportedModelError(f"modules.json[{i}].kwargs: {', '.join(entry.kwargs)} are not supported")
-        if kind in chain:
-            raise UnsupportedModelError(f"modules.json: a second {kind} is not supported")
-        chain[kind] = _inside(folder, entry.path)
-    return chain
+        entry = strict(_ModuleEntry, item, f"{MODULES}[{i}]")
+        if unknown := set(entry.kwargs) - _CALL_ARGUMENTS:
+            raise UnsupportedModelError(f"{MODULES}[{i}].kwargs: {', '.join(sorted(unknown))} are not supported")
+        if _kind(entry.type, MODULES) != _ROUTER:
+            part = _part(entry.type, folder, entry.path, MODULES, access)
+            chains = {name: (*chain, part) for name, chain in chains.items()}
+            continue
+        if list(chains) != [DEFAULT_ROUTE]:
+            raise UnsupportedModelError(f"{MODULES}: a second Router is not supported")
+        router, tasks = _read_router(folder, entry.path, access)
+        chains = {name: (*chains[DEFAULT_ROUTE], *parts) for name, parts in router.items()}
+    return chains, tasks
 
 
-def _inside(folder: Path, path: str) -> Path:
+def _kind(module_type: str, where: str) -> str:
+    kind = _ALIASES.get(module_type, module_type.rpartition(".")[2])
+    known = (*READERS, _ROUTER)
+    if kind not in known or not (module_type.startswith(_TYPE_PREFIX) or module_type in _ALIASES):
+        raise UnsupportedModelError(f"{where}: module {module_type!r} is not supported; supported: {', '.join(known)}")
+    return kind
+
+
+def _part(module_type: str, folder: Path, path: str, where: str, access: _Access) -> Part:
+    kind, place = _kind(module_type, where), _inside(folder, path, where)
+    if kind == TRANSFORMER:
+        return Part(kind, place, path, _transformer(place, access))
+    return Part(kind, place, path, READERS[kind](place))
+
+
+def _transformer(place: Path, access: _Access) -> Transformer:
+    base = find_base(place, is_local=access.is_local, token=access.token)
+    if base != place:
+        check_files(base)
+    return read_transformer(place, base)
+
+
+def _inside(folder: Path, path: str, where: str) -> Path:
     parts = PurePosixPath(path).parts
     if ".." in parts or PurePosixPath(path).is_absolute() or not _PLAIN_PATH.fullmatch(path):
-        raise ExportError(f"modules.json: path {path!r} is not a plain path inside the model folder")
+        raise ExportError(f"{where}: path {quote(path)} is not a plain path inside the model folder")
     return folder.joinpath(*parts)
 
 
-def _read_transformer(place: Path) -> _Transformer:
-    name = next((name for name in _TRANSFORMER_CONFIGS if (place / name).is_file()), None)
+def _read_router(folder: Path, path: str, access: _Access) -> tuple[dict[str, tuple[Part, ...]], dict[str, str]]:
+    """The modules of every route of a Router, and the route of every task."""
+    place = _inside(folder, path, MODULES)
+    name = next((name for name in ("router_config.json", "config.json") if (place / name).is_file()), None)
     if name is None:
-        return _Transformer()
-    settings = strict(_Transformer, read_config(place / name), name)
-    for key in ("model_args", "tokenizer_args", "config_args", "processing_kwargs"):
-        if value := getattr(settings, key):
-            raise UnsupportedModelError(f"{name}: {key} {value} is not supported")
-    if set(settings.modality_config) - {"text"}:
-        raise UnsupportedModelError(f"{name}: modalities {', '.join(settings.modality_config)}; only text is supported")
-    text = settings.modality_config.get("text", {})
-    if text not in ({}, {"method": "forward", "method_output_name": "last_hidden_state"}):
-        raise UnsupportedModelError(f"{name}: modality_config {text} is not supported")
-    if settings.max_seq_length is not None and settings.max_seq_length < 1:
-        raise ExportError(f"{name}: max_seq_length {settings.max_seq_length} is not a length")
-    return settings
+        raise ExportError(f"{MODULES}: the Router in {path!r} has no router_config.json; get the model again")
+    where = f"{place.name}/{name}"
+    config = strict(_RouterConfig, read_config(place / name), where)
+    parameters = strict(_RouterParameters, {k: v for k, v in config.parameters.items() if v is not None}, where)
+    prefix = f"{path}/" if path else ""
+    routes: dict[str, tuple[Part, ...]] = {}
+    for route, modules in config.structure.items():
+        if not _PLAIN_NAME.fullmatch(route) or route == DEFAULT_ROUTE:
+            raise UnsupportedModelError(f"{where}: {route!r} is no name for a route; expected letters, digits, _ and -")
+        for module in modules:
+            if module not in config.types:
+                raise ExportError(f"{where}: structure.{route} names {module!r}, which is not among the types")
+            if _kind(config.types[module], where) == _ROUTER:
+                raise UnsupportedModelError(f"{where}: a Router in a Router is not supported")
+        routes[route] = tuple(_part(config.types[name], folder, prefix + name, where, access) for name in modules)
+    if not routes:
+        raise ExportError(f"{where}: structure has no route")
+    return routes, _tasks(routes, parameters, where)
 
 
-def _read_pooling(place: Path) -> _Pooling:
-    where = f"{place.name}/config.json"
-    content = dict(read_config(place / "config.json"))
-    old = {key: content.pop(key) for key in _OLD_POOLING if key in content}
-    for key, value in old.items():
-        if type(value) is not bool:
-            raise ExportError(f"{where}: {key}: expected a boolean, got {value!r}")
-    if "pooling_mode" not in content:
-        content["pooling_mode"] = [mode for key, mode in _OLD_POOLING.items() if old.get(key)] or ["mean"]
-    elif isinstance(content["pooling_mode"], str):
-        content["pooling_mode"] = [content["pooling_mode"]]
-    if "word_embedding_dimension" in content:
-        content.setdefault("embedding_dimension", content["word_embedding_dimension"])
-        del content["word_embedding_dimension"]
-    pooling = strict(_Pooling, content, where)
-    for mode in pooling.pooling_mode:
-        if mode not in POOLERS:
-            raise UnsupportedModelError(
-                f"{where}: pooling mode {mode!r} is not supported; supported: {', '.join(POOLERS)}"
-            )
-    if not pooling.pooling_mode:
-        raise ExportError(f"{where}: pooling_mode is empty")
-    if not pooling.include_prompt:
-        raise UnsupportedModelError(f"{where}: include_prompt false (the prompt's tokens left out) is not supported")
-    return pooling
+def _tasks(routes: Mapping[str, Any], parameters: _RouterParameters, where: str) -> dict[str, str]:
+    """The route of every task, by the order of precedence that sentence-transformers has for texts."""
+    mapped: dict[tuple[str | None, str | None], str] = {}
+    for key, route in parameters.route_mappings.items():
+        if (pair := _MAPPING_KEY.fullmatch(key)) is None:
+            raise UnsupportedModelError(f"{where}: route_mappings: {key!r} is not a pair of task and modality")
+        mapped[pair["task"], pair["modality"]] = route
+    default = parameters.default_route
+    if default is None and parameters.allow_empty_key:
+        default = next(iter(routes))
+    for route in (*mapped.values(), *([default] if default is not None else [])):
+        if route not in routes:
+            raise ExportError(f"{where}: no route {route!r}; there are {', '.join(routes)}")
+    tasks = {}
+    for task in ("", *_TASKS, *routes):
+        name = task or None
+        keys: list[tuple[str | None, str | None]] = [(name, "text"), (name, None), (None, "text"), (None, None)]
+        found = next((mapped[key] for key in keys if key in mapped), None)
+        fallbacks = (task, "text") if task else ("text", default)
+        found = found or next((route for route in fallbacks if route in routes), None)
+        if found is not None:
+            tasks[task] = found
+    return tasks
 
 
-def _read_normalize(place: Path) -> _Normalize:
-    path = place / "config.json"
-    return strict(_Normalize, read_config(path), f"{place.name}/config.json") if path.is_file() else _Normalize()
-
-
-def _read_top(folder: Path, dim: int) -> _SentenceTransformer:
+def _read_top(folder: Path) -> _SentenceTransformer:
     name = "config_sentence_transformers.json"
     if not (folder / name).is_file():
         return _SentenceTransformer()
@@ -288,6 +256,4 @@ def _read_top(folder: Path, dim: int) -> _SentenceTransformer:
     if top.default_prompt_name is not None and top.default_prompt_name not in top.prompts:
         known = ", ".join(top.prompts) or "none"
         raise ExportError(f"{name}: default_prompt_name {top.default_prompt_name!r} is not among the prompts: {known}")
-    if top.truncate_dim is not None and not 1 <= top.truncate_dim <= dim:
-        raise ExportError(f"{name}: truncate_dim {top.truncate_dim} is not within 1 to {dim}")
     return top

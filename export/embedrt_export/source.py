@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from embedrt import hub
 from embedrt.bundle import Source
-from embedrt.errors import ModelNotFoundError
-from embedrt_export.repo import MODULES, no_modules
+from embedrt.errors import ModelNotFoundError, UnsupportedModelError
+from embedrt_export.repo import MODULES
 
 _PACKAGE = "package:"
 # Folders of a hub repo with the same model for other runtimes.
@@ -36,7 +36,7 @@ def locate(source: str | Path, revision: str | None, token: str | bool | None) -
 
     Raises:
         ModelNotFoundError: It is nowhere; the message says what was tried.
-        UnsupportedModelError: The hub repo is none of sentence-transformers.
+        UnsupportedModelError: The hub repo has no model of sentence-transformers or transformers.
         ValueError: A revision was given for something that is not on the hub.
     """
     text = str(source)
@@ -51,9 +51,9 @@ def locate(source: str | Path, revision: str | None, token: str | bool | None) -
     if isinstance(source, Path) or text.count("/") > 1 or text.startswith((".", "/", "~")) or "\\" in text:
         raise ModelNotFoundError(f"{text!r}: no such folder")
     repo = hub.find(text, revision, token)
-    if MODULES not in repo.files:
-        raise no_modules(repo.id)
-    # Named by path: the weights beside a config, and every config; not the copies for other runtimes.
+    if not {MODULES, "config.json"} & set(repo.files):
+        raise UnsupportedModelError(f"{repo.id}: neither {MODULES} nor config.json, so it is no model that can be read")
+    # Named by path: weights, configs and vocabularies; not the copies for other runtimes.
     wanted = [file for file in repo.files if _is_wanted(PurePosixPath(file))]
     return Located(hub.download(repo, token, wanted), Source("hub", repo.id, repo.commit), repo.id)
 
@@ -61,7 +61,9 @@ def locate(source: str | Path, revision: str | None, token: str | bool | None) -
 def _is_wanted(path: PurePosixPath) -> bool:
     if path.parts[0] in _OTHER_RUNTIMES:
         return False
-    return path.suffix == ".json" or (path.name.startswith("model") and path.suffix == ".safetensors")
+    if path.suffix == ".safetensors":
+        return path.name.startswith(("model", "adapter_model"))
+    return path.suffix in {".json", ".model"} or path.name in {"vocab.txt", "merges.txt"}
 
 
 def _in_package(name: str) -> Located:

@@ -33,22 +33,25 @@ _SENTENCES = (
     "How do I reset my password?",
     "To change your password, open the settings and choose Security.",
 )
+# Attention over twice as many tokens takes four times the memory, and some models read 32768.
+_LONGEST = 4096
 _WORDS = (
     "the model turns every text into one vector and the vector of a text must not depend on the other texts that "
     "happen to be computed with it because search would then find different things on different days"
 ).split()
 
 
-def parity_texts(max_seq_length: int) -> list[str]:
-    """The texts, for a model that reads `max_seq_length` tokens.
+def parity_texts(max_seq_length: int | None) -> list[str]:
+    """The texts, for a model that reads `max_seq_length` tokens; None is no limit.
 
     Word counts double from 1 to beyond the limit, with the lengths around the limit in between. Most words are one
-    token. Models that read more than 512 tokens get one text of their full length, and none between.
+    token. Models that read more than 512 tokens get one text of up to 4096, and none between.
     """
-    limit = min(max_seq_length, 512)
+    reach = min(max_seq_length or _LONGEST, _LONGEST)
+    limit = min(reach, 512)
     counts = {2**i for i in range(10) if 2**i < limit} | {limit - 3, limit - 2, limit - 1, limit, limit + limit // 4}
-    if max_seq_length > limit:
-        counts.add(max_seq_length)
+    if reach > limit:
+        counts.add(reach)
     return [
         *_SENTENCES,
         *(" ".join(_WORDS[i % len(_WORDS)] for i in range(count)) for count in sorted(counts) if count > 0),

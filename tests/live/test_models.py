@@ -14,7 +14,7 @@ from transformers import AutoModel
 
 from embedrt import Embedder
 from embedrt_export import export
-from embedrt_export.texts import parity_texts
+from family_models import texts_for
 from models import make_model, make_weights, write_json
 
 TOLERANCE = 1e-5
@@ -44,16 +44,9 @@ def reference(source: Path) -> SentenceTransformer:
     return SentenceTransformer(str(source), device="cpu", model_kwargs={"dtype": "float32"})
 
 
-def texts_for(embedder: Embedder) -> list[str]:
-    words = ["the", "model", "vector", "one", "two", "three", "token", "river", "bank", "money", "boats", "dogs", "!"]
-    lengths = range(1, embedder.manifest.max_seq_length + 40, 7)
-    by_length = [" ".join(words[(i * 5 + n) % len(words)] for i in range(n)) for n in lengths]
-    return parity_texts(embedder.manifest.max_seq_length) + by_length
-
-
 def check(source: Path, bundle: Path) -> None:
     embedder, model = Embedder(bundle), reference(source)
-    texts = texts_for(embedder)
+    texts = texts_for(embedder.manifest.routes["default"].max_seq_length)
     expected: NDArray[np.float32] = np.stack([model.encode(text) for text in texts])
     scale = max(1.0, np.linalg.norm(expected, axis=1).max())
     together = embedder.encode(texts)
@@ -69,7 +62,7 @@ def check(source: Path, bundle: Path) -> None:
 def test_random_models(name: str, tmp_path: Path) -> None:
     source = make_model(tmp_path / name, **MODELS[name], seed=len(name))
     bundle = export(source, tmp_path / "bundle")
-    assert "sentence-transformers 6.2" in Embedder(bundle).manifest.parity["fp32"].reference
+    assert "sentence-transformers 6.2" in Embedder(bundle).manifest.routes["default"].parity["fp32"].reference
     check(source, bundle)
 
 
@@ -96,8 +89,8 @@ def test_real_minilm_in_the_new_generation_keeps_its_vectors(minilm_source: Path
     new = tmp_path / "new"
     reference(minilm_source).save_pretrained(str(new))
     bundle = Embedder(export(new, tmp_path / "bundle"))
-    texts = texts_for(bundle)[::3]
-    assert bundle.manifest.max_seq_length == 256
+    texts = texts_for(256)[::3]
+    assert bundle.manifest.routes["default"].max_seq_length == 256
     assert np.abs(bundle.encode(texts) - reference(minilm_source).encode(texts)).max() <= 2e-6
 
 
@@ -162,7 +155,7 @@ def test_token_types_that_are_not_zero(tmp_path: Path) -> None:
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"}
     write_json(source / "tokenizer_config.json", {**settings, "model_input_names": INPUTS})
     embedder = Embedder(export(source, tmp_path / "bundle"))
-    assert embedder.manifest.tokenization.token_type_ids
+    assert embedder.manifest.routes["default"].tokenization.token_type_ids
     assert embedder.feeds("one two")["token_type_ids"].min() == 1
     check(source, tmp_path / "bundle")
     write_json(source / "tokenizer_config.json", settings)  # without the names, transformers feeds zeros

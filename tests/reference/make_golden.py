@@ -130,7 +130,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle = Embedder(export(source, Path(folder) / "bundle")).manifest
     GOLDEN.mkdir(exist_ok=True)
-    save(GOLDEN / f"{bundle.fingerprint}.npy", parity_texts(bundle.max_seq_length))
+    save(GOLDEN / f"{bundle.fingerprint}.npy", parity_texts(bundle.routes["default"].max_seq_length))
 
 
 if __name__ == "__main__":

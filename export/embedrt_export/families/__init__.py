@@ -2,10 +2,22 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from embedrt_export import decoder
-from embedrt_export.families import bert, deberta_v2, gemma3, llama, mpnet, t5
+from embedrt_export.families import (
+    albert,
+    bert,
+    deberta_v2,
+    distilbert,
+    gemma3,
+    llama,
+    mpnet,
+    roformer,
+    t5,
+    xlm_roberta_xl,
+)
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import TextInputs
 from embedrt_export.weights import Weights
@@ -36,6 +48,16 @@ class Family:
     ignored: tuple[str, ...] = ()
 
 
+def _bert(defaults: Mapping[str, Any], prefix: str) -> Family:
+    return Family(
+        read_config=partial(bert.read_config, defaults=defaults),
+        prefixes=(prefix,),
+        backbone=("embeddings.", "embeddings_project.", "encoder."),
+        positions=bert.positions,
+        build=bert.build,
+    )
+
+
 _LLAMA = Family(
     llama.read_config, decoder.PREFIXES, decoder.BACKBONE, llama.positions, llama.build, ignored=decoder.IGNORED
 )
@@ -45,7 +67,11 @@ _T5 = Family(
 )
 
 FAMILIES: dict[str, Family] = {
-    "bert": Family(bert.read_config, ("bert.",), ("embeddings.", "encoder."), bert.positions, bert.build),
+    "albert": Family(albert.read_config, ("albert.",), ("embeddings.", "encoder."), albert.positions, albert.build),
+    "bert": _bert(bert.BERT, "bert."),
+    "bert-generation": _bert(bert.BERT_GENERATION, "bert."),
+    "camembert": _bert(bert.XLM_ROBERTA, "roberta."),
+    "data2vec-text": _bert(bert.XLM_ROBERTA, "data2vec_text."),
     "deberta-v2": Family(
         deberta_v2.read_config,
         ("deberta.",),
@@ -54,6 +80,15 @@ FAMILIES: dict[str, Family] = {
         deberta_v2.build,
         ignored=(r"embeddings\.position_embeddings\.weight",),  # stored by repos whose config leaves it out
     ),
+    "distilbert": Family(
+        distilbert.read_config,
+        ("distilbert.",),
+        ("embeddings.", "transformer."),
+        distilbert.positions,
+        distilbert.build,
+    ),
+    "electra": _bert(bert.ELECTRA, "electra."),
+    "ernie": _bert(bert.ERNIE, "ernie."),
     "gemma3_text": Family(
         gemma3.read_config, decoder.PREFIXES, decoder.BACKBONE, gemma3.positions, gemma3.build, ignored=decoder.IGNORED
     ),
@@ -63,6 +98,22 @@ FAMILIES: dict[str, Family] = {
     "mt5": _T5,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    "roberta": _bert(bert.ROBERTA, "roberta."),
+    "roformer": Family(
+        roformer.read_config,
+        ("roformer.",),
+        ("embeddings.", "embeddings_project.", "encoder."),
+        roformer.positions,
+        roformer.build,
+    ),
     "t5": _T5,
+    "xlm-roberta": _bert(bert.XLM_ROBERTA, "roberta."),
+    "xlm-roberta-xl": Family(
+        xlm_roberta_xl.read_config,
+        ("roberta.",),
+        ("embeddings.", "encoder."),
+        bert.positions,
+        xlm_roberta_xl.build,
+    ),
 }
 """By the `model_type` of config.json."""

@@ -1,0 +1,365 @@
+"""One route: a chain of modules to a graph, with its tokenizer and what the manifest says of it."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedrt.bundle import DEFAULT_ROUTE, Graph, Module, Route
+from embedrt.errors import ExportError, UnsupportedModelError
+from embedrt_export import modules
+from embedrt_export.adapters import CONFIG as ADAPTER_CONFIG
+from embedrt_export.adapters import Adapter
+from embedrt_export.families import FAMILIES
+from embedrt_export.graph import DataFile, GraphBuilder
+from embedrt_export.heads import DENSE_ACTIVATIONS, Masks, normalize, pool, weighted_sum
+from embedrt_export.layers import TextInputs, flatten, layer_norm, project, text_inputs, unflatten
+from embedrt_export.modules import STATIC, Part
+from embedrt_export.refusals import refuse
+from embedrt_export.tokenization import SettledTokenizer, settle_tokenizer
+from embedrt_export.weights import Weights, quote
+
+logger = logging.getLogger("embedrt.export")
+
+PRECISION = "fp32"
+DATA = "onnx/model.onnx.data"
+TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
+_LAYER_NORM_EPSILON = 1e-5  # torch's default, which LayerNorm modules have
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A value that modules hand on.
+
+    Attributes:
+        value: Its name in the graph: float32 `[batch, sequence, width]` if `per_token`, else `[batch, width]`.
+        width: Its width.
+        per_token: Whether there is one for every token.
+        normalized: Whether its vectors have length 1.
+    """
+
+    value: str
+    width: int
+    per_token: bool
+    normalized: bool = False
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the first module of a chain gives.
+
+    Attributes:
+        architecture: The `model_type`, or "static".
+        identity: What tells the model from others, beside weights and tokenizer.
+        features: Its features by name.
+        states: Hidden states `[tokens, hidden]` of all layers.
+        inputs: The graph's inputs.
+        tokenizer: The tokenizer.
+        max_seq_length: How many tokens it reads, or None without limit.
+        digests: SHA-256 of the weights that were read.
+    """
+
+    architecture: str
+    identity: dict[str, Any]
+    features: dict[str, Feature]
+    states: list[str]
+    inputs: TextInputs
+    tokenizer: SettledTokenizer
+    max_seq_length: int | None
+    digests: list[str]
+
+
+@dataclass(frozen=True)
+class BuiltRoute:
+    """A route whose files are written.
+
+    Attributes:
+        record: What the manifest says of it; the proof is still missing.
+        dim: Width of its vectors.
+        identity: All that decides its vectors, for the fingerprint.
+    """
+
+    record: Route
+    dim: int
+    identity: dict[str, Any]
+
+
+def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]) -> BuiltRoute:
+    """Writes graph and tokenizer of a route into a bundle.
+
+    Args:
+        folder: The bundle, with the folder `onnx`.
+        data: Takes the weights.
+        name: The route's name.
+        chain: Its modules.
+
+    Raises:
+        UnsupportedModelError: A module asks for something that embedrt does not know.
+        ExportError: A file is missing or damaged, or modules do not fit each other.
+    """
+    graph = GraphBuilder(data)
+    first, *rest = chain
+    match first.settings:
+        case modules.Transformer() as settings:
+            start = _transformer(graph, first.folder, settings)
+        case _:
+            start = _static(graph, first.folder)
+    pooling_mask = any(isinstance(part.settings, modules.Pooling) and not part.settings.include_prompt for part in rest)
+    mask = start.inputs.attention_mask
+    masks = Masks(mask, graph.input("pooling_mask") if pooling_mask else mask)
+    features, digests = dict(start.features), list(start.digests)
+    for part in rest:
+        _BUILDERS[part.kind](_Step(graph, part, part.settings, features, start, masks, digests))
+    if SENTENCE not in features:
+        raise UnsupportedModelError(
+            "modules.json: no Pooling module: this model gives token embeddings, not sentence embeddings"
+        )
+    sentence = features[SENTENCE]
+    if TOKENS in features:
+        tokens = features[TOKENS]
+        graph.output(TOKENS, tokens.value, ["batch", "sequence", tokens.width])
+    graph.output(SENTENCE, sentence.value, ["batch", sentence.width])
+
+    at = _Files.of(name)
+    (folder / at.tokenizer).parent.mkdir(exist_ok=True)
+    (folder / at.tokenizer).write_bytes(start.tokenizer.definition.encode())
+    graph.save(folder / at.graph)
+    described = tuple(Module(part.kind, _described(part)) for part in chain)
+    return BuiltRoute(
+        Route(
+            architecture=start.architecture,
+            via="native",
+            modules=described,
+            hidden_size=start.features.get(TOKENS, sentence).width,
+            normalized=sentence.normalized,
+            max_seq_length=start.max_seq_length,
+            tokenizer=at.tokenizer,
+            tokenization=dataclasses.replace(start.tokenizer.tokenization, pooling_mask=pooling_mask),
+            graphs={PRECISION: Graph(file=at.graph, data=DATA, flavour="portable")},
+            parity_texts=at.parity_texts,
+            parity_vectors=at.parity_vectors,
+            parity={},
+        ),
+        sentence.width,
+        {
+            "architecture": start.identity,
+            "weights": hashlib.sha256(json.dumps(digests).encode()).hexdigest(),
+            "tokenizer": hashlib.sha256(start.tokenizer.definition.encode()).hexdigest(),
+            "modules": [dataclasses.asdict(module) for module in described],
+            "max_seq_length": start.max_seq_length,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Where the files of a route lie in a bundle."""
+
+    graph: str
+    tokenizer: str
+    parity_texts: str
+    parity_vectors: str
+
+    @classmethod
+    def of(cls, route: str) -> "_Files":
+        if route == DEFAULT_ROUTE:
+            return cls("onnx/model.onnx", "tokenizer.json", "parity/texts.json", "parity/vectors.npy")
+        return cls(
+            f"onnx/{route}.onnx", f"tokenizers/{route}.json", f"parity/{route}.texts.json", f"parity/{route}.npy"
+        )
+
+
+def _described(part: Part) -> dict[str, Any]:
+    """The settings that change the numbers; architecture and length have places of their own."""
+    left_out = {"architecture", "base", "config", "max_seq_length"}
+    settings = {key: value for key, value in dataclasses.asdict(part.settings).items() if key not in left_out}
+    return json.loads(json.dumps(settings))  # type: ignore[no-any-return]
+
+
+def _transformer(graph: GraphBuilder, folder: Path, settings: modules.Transformer) -> Start:
+    model_type = settings.architecture
+    refuse(settings.config, FAMILIES)
+    family = FAMILIES[model_type]
+    config = family.read_config(settings.config)
+    tokenizer = settle_tokenizer(folder, model_type, config.vocab_size, do_lower_case=settings.do_lower_case)
+    inputs = text_inputs(graph, token_type_ids=tokenizer.tokenization.token_type_ids)
+    adapter = Adapter(folder, family.prefixes) if (folder / ADAPTER_CONFIG).is_file() else None
+    with Weights(settings.base, family.prefixes, family.renames, adapter) as weights:
+        states = family.build(graph, config, weights, inputs)
+        if unread := weights.unread(family.backbone, family.ignored):
+            shown = ", ".join(map(quote, unread[:5]))
+            raise ExportError(
+                f"weights: config.json describes a smaller model, it has no place for {shown}"
+                + (f" and {len(unread) - 5} more" if len(unread) > 5 else "")
+            )
+        digest = weights.digest()
+    hidden = config.hidden_size
+    return Start(
+        architecture=model_type,
+        identity={"model_type": model_type, **_unusual(config)},
+        features={TOKENS: Feature(unflatten(graph, states[-1], inputs.shape, hidden), hidden, per_token=True)},
+        states=states if settings.output_hidden_states else [],
+        inputs=inputs,
+        tokenizer=tokenizer,
+        max_seq_length=_max_seq_length(settings.max_seq_length, tokenizer, config, family.positions(config)),
+        digests=[digest],
+    )
+
+
+def _unusual(config: Any) -> dict[str, Any]:
+    """What differs from the architecture's defaults; so a key that is read only later changes no fingerprint."""
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
+
+
+def _max_seq_length(wanted: int | None, tokenizer: SettledTokenizer, config: Any, positions: int | None) -> int | None:
+    """The limit that sentence-transformers would use, but never more than there are position embeddings."""
+    if wanted is None:
+        limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None), positions]
+        wanted = min((limit for limit in limits if limit is not None), default=None)
+    if positions is not None and wanted is not None and wanted > positions:
+        logger.warning(
+            "max_seq_length %d is more than the %d positions that the model has; using those", wanted, positions
+        )
+        wanted = positions
+    if wanted is not None and wanted <= tokenizer.special_tokens:
+        raise ExportError(
+            f"max_seq_length {wanted} leaves no room for text beside the {tokenizer.special_tokens} special tokens"
+        )
+    return wanted
+
+
+def _static(graph: GraphBuilder, folder: Path) -> Start:
+    """A table of token embeddings; model2vec stores it as rows, with a row and a weight for every token."""
+    with Weights(folder) as weights:
+        name = "embedding.weight" if "embedding.weight" in weights else "embeddings"
+        rows, width = weights.matrix_shape(name)
+        mapping = weights.integers("mapping") if name == "embeddings" and "mapping" in weights else None
+        scale = weights("weights", *weights.shape("weights")) if name == "embeddings" and "weights" in weights else None
+        if mapping is not None and (mapping.size == 0 or mapping.min() < 0 or mapping.max() >= rows):
+            raise ExportError(f"weights: tensor 'mapping' names rows that {name!r} with its {rows} rows does not have")
+        ids = rows if mapping is None else len(mapping)
+        if scale is not None and scale.shape != (ids,):
+            raise ExportError(f"weights: tensor 'weights' has shape {scale.shape}, expected ({ids},)")
+        tokenizer = settle_tokenizer(folder, STATIC, ids, do_lower_case=False, special_tokens=False)
+        inputs = text_inputs(graph, token_type_ids=False)
+        table = graph.weight(name, weights(name, rows, width))
+        digest = weights.digest()
+    row = inputs.input_ids
+    if mapping is not None:
+        row = graph.op("Gather", graph.weight("mapping", mapping), row)
+    tokens = graph.op("Gather", table, row)
+    if scale is not None:
+        weight = graph.op("Gather", graph.weight("weights", scale), inputs.input_ids)
+        tokens = graph.op("Mul", tokens, graph.op("Unsqueeze", weight, graph.ints(2)))
+    mean = pool(graph, ("mean",), tokens, Masks(inputs.attention_mask, inputs.attention_mask))
+    digests = [digest] if mapping is None else [digest, hashlib.sha256(mapping.tobytes()).hexdigest()]
+    return Start(
+        architecture="static",
+        identity={"model_type": "static"},
+        features={SENTENCE: Feature(mean, width, per_token=False)},
+        states=[],
+        inputs=inputs,
+        tokenizer=tokenizer,
+        max_seq_length=tokenizer.model_max_length,
+        digests=digests,
+    )
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a module of the chain works on."""
+
+    graph: GraphBuilder
+    part: Part
+    settings: Any
+    features: dict[str, Feature]
+    start: Start
+    masks: Masks
+    digests: list[str]
+
+    def feature(self, name: str) -> Feature:
+        if name not in self.features:
+            raise ExportError(
+                f"{self.where}: it reads {name!r}, but the modules before it make only {', '.join(self.features)}"
+            )
+        return self.features[name]
+
+    @property
+    def where(self) -> str:
+        return f"{self.part.kind} in {self.part.path!r}"
+
+    def require_width(self, stated: int, found: int) -> None:
+        if stated != found:
+            raise ExportError(f"{self.where}: config.json says {stated} dimensions, but it gets {found}")
+
+
+def _pooling(step: _Step) -> None:
+    settings, tokens = step.settings, step.feature(TOKENS)
+    if step.part.path:  # a repo without modules.json states no width
+        step.require_width(settings.embedding_dimension, tokens.width)
+    pooled = pool(step.graph, settings.pooling_mode, tokens.value, step.masks)
+    step.features[SENTENCE] = Feature(pooled, tokens.width * len(settings.pooling_mode), per_token=False)
+
+
+def _dense(step: _Step) -> None:
+    settings, x = step.settings, step.feature(step.settings.module_input_name)
+    step.require_width(settings.in_features, x.width)
+    graph, sizes = step.graph, (settings.out_features, settings.in_features)
+    flat = flatten(graph, x.value, x.width) if x.per_token else x.value
+    with Weights(step.part.folder) as weights:
+        bias = weights("linear.bias", settings.out_features) if settings.bias else None
+        y = project(graph, flat, f"{step.part.path}.linear", weights("linear.weight", *sizes), bias)
+        y = DENSE_ACTIVATIONS[settings.activation_function](graph, y)
+        if settings.use_residual:
+            if settings.in_features != settings.out_features:
+                flat = project(graph, flat, f"{step.part.path}.residual", weights("residual.weight", *sizes))
+            y = graph.op("Add", y, flat)
+        step.digests.append(weights.digest())
+    if x.per_token:
+        y = unflatten(graph, y, step.start.inputs.shape, settings.out_features)
+    name = settings.module_output_name or settings.module_input_name
+    step.features[name] = Feature(y, settings.out_features, x.per_token)
+
+
+def _layer_norm(step: _Step) -> None:
+    x = step.feature(SENTENCE)
+    step.require_width(step.settings.dimension, x.width)
+    with Weights(step.part.folder) as weights:
+        y = layer_norm(step.graph, weights, x.value, "norm", x.width, _LAYER_NORM_EPSILON)
+        step.digests.append(weights.digest())
+    step.features[SENTENCE] = Feature(y, x.width, per_token=False)
+
+
+def _normalize(step: _Step) -> None:
+    x = step.feature(step.settings.module_input_name)
+    name = step.settings.module_output_name or step.settings.module_input_name
+    step.features[name] = dataclasses.replace(x, value=normalize(step.graph, x.value), normalized=True)
+
+
+def _weighted_layer_pooling(step: _Step) -> None:
+    tokens, states = step.feature(TOKENS), step.start.states[step.settings.layer_start :]
+    if not step.start.states:
+        # sentence-transformers leaves the tokens as they are where the config does not ask for the states.
+        logger.warning("%s: config.json has no output_hidden_states, so it does nothing", step.where)
+        return
+    step.require_width(step.settings.embedding_dimension, tokens.width)
+    with Weights(step.part.folder) as weights:
+        parts = weights("layer_weights", len(states)).astype(float)
+        step.digests.append(weights.digest())
+    mean = weighted_sum(step.graph, states, (parts / parts.sum()).tolist())
+    value = unflatten(step.graph, mean, step.start.inputs.shape, tokens.width)
+    step.features[TOKENS] = Feature(value, tokens.width, per_token=True)
+
+
+_BUILDERS: dict[str, Callable[[_Step], None]] = {
+    "Pooling": _pooling,
+    "Dense": _dense,
+    "LayerNorm": _layer_norm,
+    "Normalize": _normalize,
+    "Dropout": lambda step: None,
+    "WeightedLayerPooling": _weighted_layer_pooling,
+}
