@@ -18,12 +18,15 @@ from safetensors.numpy import save_file
 
 from embedrt.records import decode
 from embedrt_export.texts import parity_texts
-from models import write_json, write_tokenizer
+from models import write_json
 
 CASES = Path(__file__).parent / "families"
 REFERENCE = Path(__file__).parent / "reference" / "families"
 FAMILIES = sorted(path.stem for path in CASES.glob("*.json"))
 _WORDS = "the model vector one two three token river bank money boats dogs !".split()  # noqa: SIM905 - a text
+_QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Case:
         pooling: The pooling mode.
         normalize: Whether an L2 normalization follows.
         max_seq_length: Of the Transformer module; None leaves it to the config.
-        vocabulary: "bert" has the padding id 0, "mpnet" has 1.
+        vocabulary: "bert" has the padding id 0, "mpnet" has 1; "bytes" is that of Qwen2 without merges.
         padding_side: Of the tokenizer.
         model_class: The class of transformers that makes and saves the model.
         weights: Standard deviation of the random weights.
@@ -70,12 +73,11 @@ def cases(family: str) -> dict[str, Case]:
 
 def write_repo(folder: Path, family: str, case: Case, shapes: dict[str, list[int]]) -> Path:
     """Writes the model as a sentence-transformers repo, with random weights of the given shapes."""
-    config = {"model_type": case.reference or family, **case.config} if case.repo_config is None else case.repo_config
-    write_tokenizer(folder, case.vocabulary)
+    hidden = next(case.config[key] for key in ("hidden_size", "dim", "d_model") if key in case.config)
     write_json(folder / "config.json", config)
     tokenizer_config = json.loads((folder / "tokenizer_config.json").read_bytes())
     tokenizer_config |= {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": case.padding_side}
-    del tokenizer_config["model_max_length"]
+    tokenizer_config.pop("model_max_length", None)
     write_json(folder / "tokenizer_config.json", tokenizer_config)
     tensors = {stored_name(case, name): draw(name, shape, case.weights) for name, shape in shapes.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -87,14 +89,11 @@ def write_repo(folder: Path, family: str, case: Case, shapes: dict[str, list[int
         for i, kind in enumerate(types)
     ]
     write_json(folder / "modules.json", modules)
-    hidden = case.config.get("hidden_size") or case.config["dim"]
+    hidden = next(case.config[name] for name in ("hidden_size", "dim", "d_model") if name in case.config)
     write_json(folder / "1_Pooling" / "config.json", {"embedding_dimension": hidden, "pooling_mode": case.pooling})
     return folder
 
-
-def as_transformers(case: Case) -> Case:
-    """The case as transformers saves it, if it is one of a hub repo with names and keys of its own."""
-    return replace(case, renames={}, repo_config=None)
+    hidden = next(case.config[key] for key in ("hidden_size", "dim", "d_model") if key in case.config)
 
 
 def stored_name(case: Case, name: str) -> str:

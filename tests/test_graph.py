@@ -16,10 +16,10 @@ from embedrt import Embedder, UnsupportedModelError
 from embedrt.session import onnxruntime
 from embedrt_export import export
 from embedrt_export.attention import attention_bias
-from embedrt_export.families.mpnet import bucket
 from embedrt_export.graph import INT64, OPSET, DataFile, GraphBuilder
 from embedrt_export.heads import POOLERS, Masks, normalize, pool
 from embedrt_export.layers import ACTIVATIONS, activation, text_inputs
+from embedrt_export.relative import bucket
 from formulas import ACTIVATION_FORMULAS, mpnet_bucket
 from models import make_model
 
@@ -186,10 +186,10 @@ def run_sentence(engine: Engine, path: Path, feeds: dict[str, Array]) -> Array:
 
 def test_bucket() -> None:
     offsets = np.arange(-600, 601)
-    assert bucket(offsets).tolist() == [mpnet_bucket(offset) for offset in offsets.tolist()]
+    assert bucket(offsets, 32, 128).tolist() == [mpnet_bucket(offset) for offset in offsets.tolist()]
     borders = [8, 12, 16, 23, 32, 46, 64, 91]
-    assert bucket(np.array(borders)).tolist() == list(range(24, 32))
-    assert bucket(-np.array(borders) + 1).tolist() == list(range(7, 15))
+    assert bucket(np.array(borders), 32, 128).tolist() == list(range(24, 32))
+    assert bucket(-np.array(borders) + 1, 32, 128).tolist() == list(range(7, 15))
 
 
 def test_builder_writes_data_that_can_be_mapped(tmp_path: Path) -> None:

@@ -121,10 +121,17 @@ def layer_norm(
 
 
 def rms_norm(
-    graph: GraphBuilder, weights: Weights, x: str, name: str, width: int, epsilon: float, offset: float = 0.0
+    graph: GraphBuilder,
+    weights: Weights,
+    x: str,
+    name: str,
+    width: int,
+    epsilon: float,
+    offset: float = 0.0,
+    scale: float = 1.0,
 ) -> str:
-    """`x / sqrt(mean(x^2) + epsilon) * (offset + weight)` over the last axis, with the parameter `NAME.weight`."""
-    weight = weights(f"{name}.weight", width) + np.float32(offset)
+    """`x / sqrt(mean(x^2) + epsilon) * (offset + weight) * scale` over the last axis; `weight` is `NAME.weight`."""
+    weight = (weights(f"{name}.weight", width) + np.float32(offset)) * np.float32(scale)
     mean = graph.op("ReduceMean", graph.op("Mul", x, x), graph.ints(-1), keepdims=1)
     root = graph.op("Sqrt", graph.op("Add", mean, graph.scalar(epsilon)))
     return graph.op("Mul", graph.op("Div", x, root), graph.weight(f"{name}.weight", weight))

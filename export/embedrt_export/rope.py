@@ -149,9 +149,8 @@ def frequencies(rope: Rope, head_size: int) -> tuple[NDArray[np.float32], float]
     if rope.rope_type == "proportional":
         turning = int(rope.partial_rotary_factor * head_size // 2)
         still = np.zeros(head_size // 2 - turning, np.float32)
-        return np.concatenate([np.float32(1) / _powers(rope, 2 * turning, head_size), still]) / np.float32(
-            rope.factor
-        ), 1.0
+        angles = np.concatenate([np.float32(1) / _powers(rope, 2 * turning, head_size), still], dtype=np.float32)
+        return angles / np.float32(rope.factor), 1.0
     size = int(head_size * rope.partial_rotary_factor)
     powers = _powers(rope, size, size)
     if rope.rope_type == "linear":

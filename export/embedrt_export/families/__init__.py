@@ -8,18 +8,22 @@ from functools import partial
 from typing import Any
 
 from embedrt.errors import ExportError
-from embedrt_export import rotary_encoder
+from embedrt_export import decoder, rotary_encoder
 from embedrt_export.families import (
     albert,
     bert,
+    deberta_v2,
     distilbert,
+    gemma3,
     gte,
     jina_embeddings_v3,
+    llama,
     modernbert,
     mpnet,
     nomic_bert,
     pre_norm,
     roformer,
+    t5,
 )
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import TextInputs
@@ -96,12 +100,29 @@ def _pre_norm(variant: pre_norm.Variant, prefix: str) -> Family:
     )
 
 
+_LLAMA = Family(
+    llama.read_config, decoder.PREFIXES, decoder.BACKBONE, llama.positions, llama.build, ignored=decoder.IGNORED
+)
+
+_T5 = Family(
+    t5.read_config, (), ("shared.", "encoder."), t5.positions, t5.build, ignored=(r"encoder\.embed_tokens\.weight",)
+)
+
+
 FAMILIES: dict[str, Family] = {
     "albert": Family(albert.read_config, ("albert.",), ("embeddings.", "encoder."), albert.positions, albert.build),
     "bert": _bert(bert.BERT, "bert."),
     "bert-generation": _bert(bert.BERT_GENERATION, "bert."),
     "camembert": _bert(bert.XLM_ROBERTA, "roberta."),
     "data2vec-text": _bert(bert.XLM_ROBERTA, "data2vec_text."),
+    "deberta-v2": Family(
+        deberta_v2.read_config,
+        ("deberta.",),
+        ("embeddings.", "encoder."),
+        deberta_v2.positions,
+        deberta_v2.build,
+        ignored=(r"embeddings\.position_embeddings\.weight",),  # stored by repos whose config leaves it out
+    ),
     "distilbert": Family(
         distilbert.read_config,
         ("distilbert.",),
@@ -111,6 +132,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "electra": _bert(bert.ELECTRA, "electra."),
     "ernie": _bert(bert.ERNIE, "ernie."),
+    "gemma3_text": Family(
+        gemma3.read_config, decoder.PREFIXES, decoder.BACKBONE, gemma3.positions, gemma3.build, ignored=decoder.IGNORED
+    ),
     "gte": _rotary(gte.read_config, gte.PREFIXES, gte.RENAMES, gte.needs_own_code),
     "jina_embeddings_v3": _rotary(
         jina_embeddings_v3.read_config,
@@ -118,7 +142,9 @@ FAMILIES: dict[str, Family] = {
         jina_embeddings_v3.RENAMES,
         jina_embeddings_v3.is_hub,
     ),
+    "llama": _LLAMA,
     "megatron-bert": _pre_norm(pre_norm.MEGATRON_BERT, "bert."),
+    "mistral": _LLAMA,
     "modernbert": Family(
         modernbert.read_config,
         ("model.",),
@@ -127,7 +153,10 @@ FAMILIES: dict[str, Family] = {
         modernbert.build,
     ),
     "mpnet": Family(mpnet.read_config, ("mpnet.",), ("embeddings.", "encoder."), mpnet.positions, mpnet.build),
+    "mt5": _T5,
     "nomic_bert": _rotary(nomic_bert.read_config, nomic_bert.PREFIXES, nomic_bert.RENAMES, nomic_bert.is_hub),
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
     "roberta": _bert(bert.ROBERTA, "roberta."),
     "roberta-prelayernorm": _pre_norm(pre_norm.ROBERTA_PRE_LAYER_NORM, "roberta_prelayernorm."),
     "roformer": Family(
@@ -137,6 +166,7 @@ FAMILIES: dict[str, Family] = {
         roformer.positions,
         roformer.build,
     ),
+    "t5": _T5,
     "xlm-roberta": _bert(bert.XLM_ROBERTA, "roberta."),
     "xlm-roberta-xl": _pre_norm(pre_norm.XLM_ROBERTA_XL, "roberta."),
 }

@@ -4,16 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from embedrt.errors import UnsupportedModelError
-from embedrt_export.attention import attention_bias, token_positions
+from embedrt_export.attention import attention_bias
 from embedrt_export.configs import pick
 from embedrt_export.embeddings import embed, positions_left
 from embedrt_export.encoder import LayerNames, check_sizes, encoder_layer
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import TextInputs, layer_norm
+from embedrt_export.relative import bucket_bias
 from embedrt_export.weights import Weights
 
 _PADDING_ID = 1  # fixed in the architecture, whatever the tokenizer pads with
@@ -64,7 +62,10 @@ def positions(config: Config) -> int:
 
 def build(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> list[str]:
     """Adds the graph; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer."""
-    bias = graph.op("Add", _relative_bias(graph, config, weights, inputs), attention_bias(graph, inputs))
+    name = "encoder.relative_attention_bias"
+    table = weights(f"{name}.weight", config.relative_attention_num_buckets, config.num_attention_heads)
+    by_offset = bucket_bias(graph, table[:_BUCKETS], name, inputs, _MAX_DISTANCE)
+    bias = graph.op("Add", by_offset, attention_bias(graph, inputs))
     x = embed(
         graph,
         weights,
@@ -78,33 +79,3 @@ def build(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInp
     for i in range(config.num_hidden_layers):
         states.append(encoder_layer(graph, config, weights, states[-1], bias, inputs, f"encoder.layer.{i}", LAYER))
     return states
-
-
-def bucket(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The bucket of each relative position `key - query`.
-
-    Half of the buckets are for keys before and half for keys after the query. Of each half, the first part holds one
-    offset each and the rest ever wider spans, logarithmically up to 128 (the scheme of T5, arXiv:1910.10683).
-    """
-    half = _BUCKETS // 2
-    exact = half // 2
-    distance = np.abs(offsets)
-    growth = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact)) / np.float32(
-        np.log(_MAX_DISTANCE / exact)
-    )
-    wide = np.minimum(exact + (growth * np.float32(half - exact)).astype(np.int64), half - 1)
-    return np.where(offsets > 0, half, 0) + np.where(distance < exact, distance, wide)
-
-
-def _relative_bias(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> str:
-    """Bias by offset between key and query: float32 `[1, heads, sequence, sequence]`."""
-    longest = positions(config)
-    table = weights(
-        "encoder.relative_attention_bias.weight", config.relative_attention_num_buckets, config.num_attention_heads
-    )
-    by_offset = table[bucket(np.arange(-longest + 1, longest))].T  # [heads, 2 x longest - 1]
-    values = graph.weight("encoder.relative_attention_bias.by_offset", by_offset)
-    place = token_positions(graph, inputs)
-    offset = graph.op("Sub", graph.op("Unsqueeze", place, graph.ints(0)), graph.op("Unsqueeze", place, graph.ints(1)))
-    bias = graph.op("Gather", values, graph.op("Add", offset, graph.index(longest - 1)), axis=1)
-    return graph.op("Unsqueeze", bias, graph.ints(0))
