@@ -40,8 +40,9 @@ fix: $(VENV)/.develop  ## format, and mend what ruff can mend
 bench: $(BENCH)/.ready  ## side by side with the peers; ARGS="--texts 200" for a shorter run
 	$(BENCH)/$(BIN)/python -m benchmarks.compare $(ARGS)
 
-golden: $(REFERENCE)/.ready  ## make the golden vectors again
+golden: $(REFERENCE)/.ready  ## make the golden vectors and token ids again
 	$(REFERENCE)/$(BIN)/python tests/reference/make_golden.py
+	$(REFERENCE)/$(BIN)/python tests/reference/make_tokenizers.py ids
 
 build: $(VENV)/.develop  ## wheel and sdist into dist/
 	$(RUN) build

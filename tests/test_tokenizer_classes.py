@@ -94,6 +94,13 @@ def test_special_token_counts_and_padding(write: Callable[[str], Path]) -> None:
     assert settled.model_max_length is None
 
 
+def test_longest_word_of_wordpiece(write: Callable[[str], Path]) -> None:
+    """The class's own limit, whatever tokenizer.json says."""
+    tokenizer = encoder(settle(write("BertTokenizer-plain")))
+    assert len(tokenizer.encode("a" * 100).ids) == 102
+    assert tokenizer.encode("a" * 101).tokens == ["[CLS]", "[UNK]", "[SEP]"]
+
+
 def test_a_token_that_the_vocabulary_lacks(write: Callable[[str], Path]) -> None:
     """transformers adds it, and the model may have no row for it."""
     folder = write("BertTokenizer-plain")
