@@ -85,6 +85,8 @@ def _with_class_tokens(
     padding = (stored or {}).get("padding")
     if padding and "pad_token" not in named:
         named["pad_token"] = padding["pad_token"]
+    if kind.mask_strips and isinstance(mask := named["mask_token"], str):
+        named["mask_token"] = AddedToken(mask, lstrip=True)
     return replace(tokens, named=named, extra=additional if tokens.extra is None else tokens.extra)
 
 

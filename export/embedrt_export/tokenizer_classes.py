@@ -50,6 +50,7 @@ class TokenizerClass:
         add_prefix_space: Where the config does not say it.
         null_prefix_space: Where the config says null; None is an error.
         required: Roles of the tokens that the vocabulary itself must have.
+        mask_strips: A mask token that is named without properties takes the white space before it along.
         adds_plain: All special tokens are added once more at the end, without their other properties.
     """
 
@@ -63,6 +64,7 @@ class TokenizerClass:
     add_prefix_space: bool = False
     null_prefix_space: bool | None = False
     required: tuple[str, ...] = ()
+    mask_strips: bool = False
     adds_plain: bool = False
 
 
@@ -260,6 +262,7 @@ CLASSES = {
         _ROBERTA_TOKENS | {"unk_token": "[UNK]"},
         ("cls_token", "sep_token"),
         required=("unk_token",),
+        mask_strips=True,
     ),
     "RobertaTokenizer": TokenizerClass(
         "BPE",
@@ -287,6 +290,7 @@ CLASSES = {
         _ROBERTA_TOKENS,
         ("bos_token", "eos_token"),
         add_prefix_space=True,
+        mask_strips=True,
     ),
     "DebertaV2Tokenizer": TokenizerClass(
         "Unigram",
