@@ -40,9 +40,10 @@ fix: $(VENV)/.develop  ## format, and mend what ruff can mend
 bench: $(BENCH)/.ready  ## side by side with the peers; ARGS="--texts 200" for a shorter run
 	$(BENCH)/$(BIN)/python -m benchmarks.compare $(ARGS)
 
-golden: $(REFERENCE)/.ready  ## make the golden vectors again
+golden: $(REFERENCE)/.ready  ## make the golden vectors and token ids again
 	$(REFERENCE)/$(BIN)/python tests/reference/make_golden.py
 	$(REFERENCE)/$(BIN)/python tests/reference/make_families.py
+	$(REFERENCE)/$(BIN)/python tests/reference/make_tokenizers.py ids
 
 table: $(REFERENCE)/.ready  ## measure every architecture and module again, and write docs/models.md
 	EMBEDRT_ERRORS=$(REFERENCE)/errors.json $(REFERENCE)/$(BIN)/python -m pytest tests/live/test_families.py tests/live/test_modules.py

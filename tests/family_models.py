@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from embedrt.records import decode
 from embedrt_export.texts import parity_texts
-from models import write_json
+from models import SPECIAL, write_json, write_tokenizer
 
 CASES = Path(__file__).parent / "families"
 REFERENCE = Path(__file__).parent / "reference" / "families"
@@ -73,7 +74,11 @@ def cases(family: str) -> dict[str, Case]:
 
 def write_repo(folder: Path, family: str, case: Case, shapes: dict[str, list[int]]) -> Path:
     """Writes the model as a sentence-transformers repo, with random weights of the given shapes."""
-    hidden = next(case.config[key] for key in ("hidden_size", "dim", "d_model") if key in case.config)
+    config = {"model_type": case.reference or family, **case.config} if case.repo_config is None else case.repo_config
+    if case.vocabulary == "bytes":
+        write_byte_tokenizer(folder)
+    else:
+        write_tokenizer(folder, case.vocabulary)
     write_json(folder / "config.json", config)
     tokenizer_config = json.loads((folder / "tokenizer_config.json").read_bytes())
     tokenizer_config |= {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": case.padding_side}
@@ -93,7 +98,30 @@ def write_repo(folder: Path, family: str, case: Case, shapes: dict[str, list[int
     write_json(folder / "1_Pooling" / "config.json", {"embedding_dimension": hidden, "pooling_mode": case.pooling})
     return folder
 
-    hidden = next(case.config[key] for key in ("hidden_size", "dim", "d_model") if key in case.config)
+
+def as_transformers(case: Case) -> Case:
+    """The case as transformers saves it, if it is one of a hub repo with names and keys of its own."""
+    return replace(case, renames={}, repo_config=None)
+
+
+def write_byte_tokenizer(folder: Path) -> None:
+    """A tokenizer of single bytes as transformers makes one for Qwen2, whatever class the repo names."""
+    tokens = [*SPECIAL["bert"], *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    ids = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(ids, []))
+    tokenizer.normalizer = normalizers.NFC()
+    words = pre_tokenizers.Split(Regex(_QWEN_WORDS), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL["bert"]))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")]
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", {"pad_token": "[PAD]", "unk_token": "[UNK]", "eos_token": "[SEP]"})
 
 
 def stored_name(case: Case, name: str) -> str:

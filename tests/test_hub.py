@@ -19,7 +19,7 @@ from embedrt import Embedder
 from embedrt.bundle import read_bundle
 from embedrt.parity import verify
 from hub_server import Hub, serve
-from models import make_model
+from models import make_model, vocabulary
 
 TOKEN = "hf_THISISSECRETandmuchlonger"
 REPO = "org/tiny"
@@ -144,6 +144,25 @@ def test_export_by_hub_id(hub: Hub, client: Client, tiny_source: Path, tiny_bund
     assert manifest.fingerprint == read_bundle(tiny_bundle).fingerprint
     assert client.stored() == ["org--tiny"]
     assert not any(path.is_symlink() for path in client.store.rglob("*"))
+
+
+def test_vocabulary_files_are_downloaded_where_there_is_no_tokenizer_json(
+    hub: Hub, client: Client, tiny_source: Path, tmp_path: Path
+) -> None:
+    repo = tmp_path / "repo"
+    shutil.copytree(tiny_source, repo)
+    (repo / "tokenizer.json").unlink()
+    for name in ("merges.txt", "tokenizer.md", "other.txt"):
+        (repo / name).write_bytes(b"not read")
+    (repo / "vocab.txt").write_text("\n".join(vocabulary("bert")), encoding="utf-8")
+    hub.add(REPO, repo)
+
+    result = client.python("-m", "embedrt", "export", REPO)
+
+    assert result.returncode == 0, result.stderr
+    assert {"vocab.txt", "merges.txt"} <= set(hub.downloads())
+    assert not {"tokenizer.md", "other.txt"} & set(hub.downloads())
+    assert read_bundle(client.store / "org--tiny").tokenization.pad_id == 0
 
 
 def test_revision_is_recorded_as_its_commit(hub: Hub, client: Client, tiny_source: Path, tmp_path: Path) -> None:

@@ -94,6 +94,19 @@ def test_special_token_counts_and_padding(write: Callable[[str], Path]) -> None:
     assert settled.model_max_length is None
 
 
+@pytest.mark.parametrize("kind", ["MPNetTokenizer", "CamembertTokenizer"])
+def test_mask_token_takes_the_space_before_it(kind: str, write: Callable[[str], Path]) -> None:
+    added = json.loads(settle(write(f"{kind}-plain-files")).definition)["added_tokens"]
+    assert [token["content"] for token in added if token["lstrip"]] == ["<mask>"]
+
+
+def test_longest_word_of_wordpiece(write: Callable[[str], Path]) -> None:
+    """The class's own limit, whatever tokenizer.json says."""
+    tokenizer = encoder(settle(write("BertTokenizer-plain")))
+    assert len(tokenizer.encode("a" * 100).ids) == 102
+    assert tokenizer.encode("a" * 101).tokens == ["[CLS]", "[UNK]", "[SEP]"]
+
+
 def test_a_token_that_the_vocabulary_lacks(write: Callable[[str], Path]) -> None:
     """transformers adds it, and the model may have no row for it."""
     folder = write("BertTokenizer-plain")

@@ -259,6 +259,14 @@ CASES |= {
         | {"added_tokens.json": {"<New>": 9999}},
         config={"sep_token": "[UNK]"},
     ),
+    "bert-listed-and-named": Case(
+        "BertTokenizer",
+        "bert",
+        config={
+            "added_tokens_decoder": {"300": {"content": "QUICK"}, "301": {"content": "FOX"}},
+            "mask_token": "QUICK",
+        },
+    ),
     "bert-no-frame": Case("BertTokenizer", "bert", stored={"post_processor": None}),
     "bert-of-unigram": Case("BertTokenizer", "albert", config={"unk_token": "<unk>"}, architecture="bert"),
     "roberta-of-unigram": Case("RobertaTokenizer", "fairseq", architecture="roberta"),

@@ -1,6 +1,7 @@
 """SOURCE to a model folder: a hub id, a local folder, or `package:NAME`."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -14,6 +15,8 @@ from embedrt_export.repo import MODULES
 _PACKAGE = "package:"
 # Folders of a hub repo with the same model for other runtimes.
 _OTHER_RUNTIMES = {"onnx", "openvino"}
+# Read where there is no tokenizer.json, like SentencePiece's *.model files.
+_VOCABULARIES = {"vocab.txt", "merges.txt"}
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,18 @@ def locate(source: str | Path, revision: str | None, token: str | bool | None) -
     if not {MODULES, "config.json"} & set(repo.files):
         raise UnsupportedModelError(f"{repo.id}: neither {MODULES} nor config.json, so it is no model that can be read")
     # Named by path: weights, configs and vocabularies; not the copies for other runtimes.
-    wanted = [file for file in repo.files if _is_wanted(PurePosixPath(file))]
+    wanted = [file for file in repo.files if _is_wanted(PurePosixPath(file), repo.files)]
     return Located(hub.download(repo, token, wanted), Source("hub", repo.id, repo.commit), repo.id)
 
 
-def _is_wanted(path: PurePosixPath) -> bool:
+def _is_wanted(path: PurePosixPath, files: Collection[str]) -> bool:
     if path.parts[0] in _OTHER_RUNTIMES:
         return False
     if path.suffix == ".safetensors":
         return path.name.startswith(("model", "adapter_model"))
-    return path.suffix in {".json", ".model"} or path.name in {"vocab.txt", "merges.txt"}
+    if path.suffix == ".model" or path.name in _VOCABULARIES:
+        return (path.parent / "tokenizer.json").as_posix() not in files
+    return path.suffix == ".json"
 
 
 def _in_package(name: str) -> Located:

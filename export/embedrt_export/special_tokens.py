@@ -99,9 +99,7 @@ def read_special_tokens(
             listed[_id(index, _ADDED)] = AddedToken(content, normalized=not is_special, special=is_special)
         for entry in stored or []:
             fields = {key: value for key, value in entry.items() if key != "id"}
-            listed[_id(entry.get("id"), "tokenizer.json: added_tokens")] = _added(
-                fields, "tokenizer.json: added_tokens"
-            )
+            listed[_id(entry.get("id"), _STORED)] = _added(fields, _STORED)
     by_content = {token.content: token for token in listed.values()}
     named: dict[str, NamedToken] = {}
     for name in NAMES:

@@ -18,7 +18,7 @@ from embedrt_export.tokenizer_names import BACKEND, tokenizer_class
 from embedrt_export.vocabulary import TOKENIZER, Vocabulary, read_vocabulary, stored_vocabulary
 
 _CONFIG = "tokenizer_config.json"
-# Settings that would change the ids, that no known repo has, and that are not built here.
+# Settings that would change the ids and that are not built here; published models do without.
 _REFUSED = {
     *("vocab", "merges", "post_processor", "tokenizer_object", "tokenizer_truncation", "tokenizer_padding"),
     *("gguf_file", "init_inputs", "split_special_tokens", "fix_mistral_regex", "_spm_precompiled_charsmap"),
@@ -95,7 +95,6 @@ def _settle(
     folder: Path, architecture: str, embedding_rows: int, do_lower_case: bool, special_tokens: bool
 ) -> SettledTokenizer:
     stored = _read_stored(folder)
-    content = _read_object(folder, _CONFIG) or {}
     truncation = (stored or {}).get("truncation") or {}
     side: Any = truncation.get("direction", "right").lower()
     if not special_tokens:
@@ -104,6 +103,7 @@ def _settle(
         config = _TokenizerConfig(model_max_length=truncation.get("max_length"), truncation_side=side)
         definition = stored | {"post_processor": None, "model": model_text(stored["model"])}
         return _settled(definition, TOKENIZER, config, None, embedding_rows, do_lower_case)
+    content = _read_object(folder, _CONFIG) or {}
     config = _read_settings(content)
     config = replace(config, truncation_side=config.truncation_side or side)
     name = _class_name(folder, architecture, config, content, stored)
@@ -194,8 +194,8 @@ def _read_settings(content: dict[str, Any]) -> _TokenizerConfig:
             raise ExportError(f"{_CONFIG}: {key} {limit} is not a length")
     if refused := sorted(key for key in _REFUSED & content.keys() if content[key]):
         raise UnsupportedModelError(
-            f"{_CONFIG}: {refused[0]} is not supported: it changes the ids in a way that tokenizer.json cannot hold or "
-            "that no model should need; remove it if the model was trained without it"
+            f"{_CONFIG}: {refused[0]} is not supported: it changes the ids in ways that are not built here; "
+            "save the tokenizer with transformers, or remove the key if the model was trained without it"
         )
     if any(re.search(r"tokenizer\.(.*)\.json", file) for file in config.fast_tokenizer_files):
         raise UnsupportedModelError(

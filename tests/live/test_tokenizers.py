@@ -92,6 +92,12 @@ def compare(folder: Path, architecture: str, texts: list[str]) -> None:
     reference = AutoTokenizer.from_pretrained(folder)
     settled = settle_tokenizer(folder, architecture, ROWS, do_lower_case=False)
     tokenizer = tokenizers.Tokenizer.from_str(settled.definition)
+    ours, theirs = json.loads(tokenizer.to_str()), json.loads(reference.backend_tokenizer.to_str())
+    if isinstance(theirs["model"]["vocab"], list):
+        our_scores, their_scores = (dict(parts["model"].pop("vocab")) for parts in (ours, theirs))
+        assert our_scores == pytest.approx(their_scores, rel=1e-15)
+    for part in ("normalizer", "pre_tokenizer", "model", "added_tokens"):
+        assert ours[part] == theirs[part]
     side = json.loads(settled.definition)["truncation"]["direction"].lower()
     tokenizer.no_truncation()
     for text in texts:
