@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from edits import edit_json
-from embedrt import Embedder, ExportError, UnsupportedModelError
+from embedrt import Embedder, EmbedrtError, ExportError, UnsupportedModelError
 from embedrt.bundle import read_bundle
 from embedrt_export import export
 from embedrt_export.adapters import Adapter
 from embedrt_export.weights import Weights
 from models import Tensors, make_model, write_json
+from mutations import mutations
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 ROOT = "base_model.model."
@@ -309,6 +312,12 @@ REFUSED: dict[str, tuple[Edit, type[ExportError], str]] = {
         UnsupportedModelError,
         r"bias 'none', modules_to_save none",
     ),
+    "two for one place": (
+        tensors(lambda t: t.update({A.removeprefix(ROOT): t[A]})),
+        ExportError,
+        "are for one place",
+    ),
+    "a base of no name": (with_base("~nobody/" + "x" * 300), ExportError, "is not a folder here"),
     "NaN": (
         tensors(lambda t: t[A].fill(np.nan)),
         ExportError,
@@ -357,3 +366,28 @@ def test_the_hub_may_name_no_folder_of_this_machine(adapted: Path, tmp_path: Pat
 def test_settings_are_those_that_peft_writes(adapted: Path) -> None:
     assert json.loads((adapted / CONFIG).read_bytes())["peft_type"] == "LORA"
     assert not Adapter(adapted, ()).replaces(f"{QUERIES[0]}.weight")
+
+
+@settings(max_examples=40, derandomize=True)
+@given(data=st.data())
+@pytest.mark.parametrize("file", [CONFIG, TENSORS])
+def test_any_damage_gives_a_bundle_or_an_error_of_ours(
+    tmp_path_factory: pytest.TempPathFactory, file: str, data: st.DataObject
+) -> None:
+    root = tmp_path_factory.getbasetemp() / "mutated-adapter"
+    if not root.exists():
+        write_adapter(make_model(root / "model"), lora(dict.fromkeys(QUERIES, (32, 32)), 4))
+    path, parent = root / "model" / file, root / "out"
+    original = path.read_bytes()
+    mutate = data.draw(mutations(len(original), min(len(original), 500)))
+    try:
+        path.write_bytes(mutate(original))
+        try:
+            export(root / "model", parent / "bundle")
+        except EmbedrtError:
+            assert not parent.exists() or list(parent.iterdir()) == []
+        else:
+            assert read_bundle(parent / "bundle").parity
+    finally:
+        path.write_bytes(original)
+        shutil.rmtree(parent, ignore_errors=True)

@@ -21,6 +21,7 @@ from embedrt.bundle import read_bundle
 from embedrt_export import export
 from embedrt_export.files import check_files
 from models import make_model, write_json
+from mutations import mutations
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -343,28 +344,6 @@ def test_memory_stays_bounded(model: Path, name: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
-
-
-PIECES = [b"0", b"9", b"-", b'"', b"\0", b"e", b".", b"null", b"[", b"{}", b"\xff", b"99999999", b"\x1b[2J"]
-
-
-@st.composite
-def mutations(draw: st.DrawFn, size: int, head: int) -> Callable[[bytes], bytes]:
-    """One change to a file: a bit flipped, bytes cut out, put in or repeated, or the rest cut off."""
-    at = draw(st.one_of(st.integers(0, head - 1), st.integers(0, size - 1)))
-    kind = draw(st.sampled_from(["flip", "cut", "drop", "insert", "repeat"]))
-    if kind == "flip":
-        mask = 1 << draw(st.integers(0, 7))
-        return lambda raw: raw[:at] + bytes([raw[at] ^ mask]) + raw[at + 1 :]
-    if kind == "cut":
-        return lambda raw: raw[:at]
-    length = draw(st.integers(1, 12))
-    if kind == "drop":
-        return lambda raw: raw[:at] + raw[at + length :]
-    if kind == "repeat":
-        return lambda raw: raw[: at + length] + raw[at:]
-    piece = draw(st.sampled_from(PIECES))
-    return lambda raw: raw[:at] + piece + raw[at:]
 
 
 @pytest.fixture(scope="module")

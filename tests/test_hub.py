@@ -18,8 +18,10 @@ from edits import edit_json
 from embedrt import Embedder
 from embedrt.bundle import read_bundle
 from embedrt.parity import verify
+from embedrt_export import export
 from hub_server import Hub, serve
 from models import make_model, vocabulary
+from test_adapters import lora, write_adapter
 
 TOKEN = "hf_THISISSECRETandmuchlonger"
 REPO = "org/tiny"
@@ -162,7 +164,33 @@ def test_vocabulary_files_are_downloaded_where_there_is_no_tokenizer_json(
     assert result.returncode == 0, result.stderr
     assert {"vocab.txt", "merges.txt"} <= set(hub.downloads())
     assert not {"tokenizer.md", "other.txt"} & set(hub.downloads())
-    assert read_bundle(client.store / "org--tiny").tokenization.pad_id == 0
+    assert read_bundle(client.store / "org--tiny").routes["default"].tokenization.pad_id == 0
+
+
+def test_adapter_whose_base_is_another_repo(hub: Hub, client: Client, tmp_path: Path) -> None:
+    """The base is fetched at the revision that the adapter names, and nothing of it but config and weights."""
+    base, other = make_model(tmp_path / "base"), make_model(tmp_path / "other", seed=4)
+    queries = [f"encoder.layer.{i}.attention.self.query" for i in range(2)]
+    whole = write_adapter(make_model(tmp_path / "whole"), lora(dict.fromkeys(queries, (32, 32)), 4))
+    expected = read_bundle(export(whole, tmp_path / "expected")).fingerprint
+    adapter = tmp_path / "adapter"
+    shutil.copytree(whole, adapter)
+    for name in ("config.json", "model.safetensors"):
+        (adapter / name).unlink()
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path="org/base", revision="v1")
+    hub.add("org/base", other)
+    hub.add("org/base", base, "v1")
+    hub.add(REPO, adapter)
+
+    client.command("export", REPO).succeeded()
+
+    assert read_bundle(client.store / "org--tiny").fingerprint == expected
+    assert hub.downloads().count("model.safetensors") == 1
+    assert hub.downloads().count("tokenizer.json") == 1
+    edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(base))
+    hub.add("org/thief", adapter)
+    assert "is not a folder here" in client.command("export", "org/thief").refused()
+    assert client.stored() == ["org--tiny"]
 
 
 def test_revision_is_recorded_as_its_commit(hub: Hub, client: Client, tiny_source: Path, tmp_path: Path) -> None:

@@ -4,10 +4,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
+from embedrt import Embedder, session
+from embedrt_export import export
 from embedrt_export.reference import mapped_weights
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "large_model.py"
@@ -42,3 +46,27 @@ def test_the_evaluator_gets_views_of_the_data_file(tiny_bundle: Path) -> None:
         assert not values.flags.writeable
         assert (values == expected[name]).all()
     assert {tensor.name for tensor in model.graph.initializer} == set(expected) - set(weights)
+
+
+def test_large_weights_are_repacked_once_and_never_for_the_proof(
+    tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, made = session._create_session, []
+
+    def count(graph: Path, device: session.Device, threads: int, *, repack: bool) -> Any:
+        made.append((threads, repack))
+        return create(graph, device, threads, repack=repack)
+
+    monkeypatch.setattr(session, "_create_session", count)
+    small = Embedder(export(tiny_source, tmp_path / "small"), threads=2)
+    vectors = small.encode(["the cat", *["a river bank"] * 50])
+    assert {repack for _, repack in made} == {True}
+    made.clear()
+
+    monkeypatch.setattr(session, "LARGE_BYTES", 1)
+    large = Embedder(export(tiny_source, tmp_path / "large"), threads=2)
+    assert {repack for _, repack in made} == {False}
+    made.clear()
+    assert np.abs(large.encode(["the cat", *["a river bank"] * 50]) - vectors).max() < 2e-6
+    assert np.abs(large.encode("the cat") - vectors[0]).max() < 2e-6
+    assert made == [(2, True)]

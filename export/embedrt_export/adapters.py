@@ -4,6 +4,7 @@ Read as peft loads them: the tensors of `adapter_model.safetensors`, scaled by w
 else an adapter can be is refused by the name of the key.
 """
 
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,9 +112,9 @@ def find_base(folder: Path, *, is_local: bool, token: str | bool | None) -> Path
     if not name or not name.isprintable() or len(name) > 1000:
         raise ExportError(f"{CONFIG}: base_model_name_or_path {quote(str(name))} names no model; {_MERGE}")
     if is_local:
-        for place in (Path(name).expanduser(), folder / name):
-            if place.is_dir():
-                return place
+        for place in (os.path.expanduser(name), folder / name):  # noqa: PTH111 - pathlib raises on names that the
+            if os.path.isdir(place):  # noqa: PTH112 - system cannot have
+                return Path(place)
     if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", name):
         raise ExportError(
             f"{CONFIG}: base_model_name_or_path {quote(name)} is not a folder here; "
@@ -144,9 +145,9 @@ class Adapter:
         self._parts: dict[str, dict[str, Tensor]] = {}
         self._replaced: dict[str, Tensor] = {}
         self._used: set[str] = set()
-        found = {tensor.name.removeprefix(_ROOT): tensor for tensor in open_tensors(folder / TENSORS)}
-        prefix = next((p for p in prefixes if any(name.startswith(p) for name in found)), "")
-        for name, tensor in found.items():
+        found = [(tensor.name.removeprefix(_ROOT), tensor) for tensor in open_tensors(folder / TENSORS)]
+        prefix = next((p for p in prefixes if any(name.startswith(p) for name, _ in found)), "")
+        for name, tensor in found:
             self._add(name.removeprefix(prefix), tensor)
 
     def replaces(self, name: str) -> bool:
@@ -199,7 +200,7 @@ class Adapter:
             module = name.removesuffix(suffix)
             if not _names(module, self._config.target_modules) or _names(module, self._config.modules_to_save):
                 raise ExportError(f"{tensor} is for a module that is not among the target_modules of {CONFIG}")
-            self._parts.setdefault(f"{module}.weight", {})[_PARTS[suffix]] = tensor
+            _put(self._parts.setdefault(f"{module}.weight", {}), _PARTS[suffix], tensor)
             return
         name = plain_name(name.replace(".base_layer.", "."), "")
         module, _, parameter = name.rpartition(".")
@@ -212,7 +213,12 @@ class Adapter:
                 f"{tensor} is neither a LoRA matrix nor one that {CONFIG} names (bias {self._config.bias!r}, "
                 f"modules_to_save {', '.join(self._config.modules_to_save) or 'none'}); {_MERGE}"
             )
-        self._replaced[name] = tensor
+        _put(self._replaced, name, tensor)
+
+
+def _put(places: dict[str, Tensor], name: str, tensor: Tensor) -> None:
+    if places.setdefault(name, tensor) is not tensor:
+        raise ExportError(f"{tensor} and tensor {quote(places[name].name)} are for one place; get the file again")
 
 
 def _names(module: str, names: tuple[str, ...]) -> bool:
