@@ -52,6 +52,7 @@ class Runner:
         if precision not in route.graphs:
             raise BundleError(f"{folder}: precision {precision!r} is not in it; it has {', '.join(route.graphs)}")
         self.folder = folder.absolute()  # sessions are made on first use, and the working folder may change until then
+        self.name = manifest.name
         self.route = route
         self.dim = manifest.dim
         self.tokenize = TextTokenizer(

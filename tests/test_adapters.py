@@ -387,7 +387,7 @@ def test_any_damage_gives_a_bundle_or_an_error_of_ours(
         except EmbedrtError:
             assert not parent.exists() or list(parent.iterdir()) == []
         else:
-            assert read_bundle(parent / "bundle").parity
+            assert read_bundle(parent / "bundle").routes["default"].parity
     finally:
         path.write_bytes(original)
         shutil.rmtree(parent, ignore_errors=True)
