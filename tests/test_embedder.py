@@ -30,7 +30,7 @@ from embedrt import (
     TruncationWarning,
     session,
 )
-from embedrt import embedder as embedder_module
+from embedrt import runner as runner_module
 from embedrt.runner import Vectors
 from embedrt.session import find_device
 from embedrt_export import export
@@ -135,7 +135,7 @@ class TestTexts:
     def test_an_item_that_is_no_str_stops_before_any_work(
         self, tiny: Embedder, batches: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(embedder_module, "_SLICE", 2)
+        monkeypatch.setattr(runner_module, "_SLICE", 2)
         with pytest.raises(TypeError, match=r"^texts\[17\]: expected str, got NoneType$"):
             tiny.encode([*["a"] * 17, None])  # type: ignore[list-item]
         assert batches == []
@@ -203,7 +203,7 @@ class TestBatches:
     def test_slices_change_nothing(self, model: Embedder, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
         texts = [*TEXTS, "last"]
         expected = model.encode(texts)
-        monkeypatch.setattr(embedder_module, "_SLICE", size)
+        monkeypatch.setattr(runner_module, "_SLICE", size)
         assert_close(model.encode(texts), expected)
 
     def test_together_and_alone(self, tiny: Embedder) -> None:
@@ -343,7 +343,7 @@ class TestTruncatedTexts:
         assert batches == []
 
     def test_are_counted_over_slices(self, tiny: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(embedder_module, "_SLICE", 3)
+        monkeypatch.setattr(runner_module, "_SLICE", 3)
         texts = ["a", "a", LONG, "a", "a", "a", LONG, "a"]
         with pytest.warns(TruncationWarning, match=r"^2 of 8 texts cut off after 48 tokens: texts\[2\], texts\[6\]$"):
             tiny.encode(texts, on_truncation="warn")
@@ -426,7 +426,7 @@ class TestNonFinite:
 
     @pytest.mark.parametrize("at", [0, 3, 4, 9])
     def test_it_is_named_in_every_slice(self, poisoned: Embedder, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-        monkeypatch.setattr(embedder_module, "_SLICE", 4)
+        monkeypatch.setattr(runner_module, "_SLICE", 4)
         texts = [f"one {'two ' * i}" for i in range(10)]
         texts[at] = "river"
         with pytest.raises(NonFiniteError, match=rf"^texts\[{at}\]: the model"):

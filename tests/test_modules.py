@@ -166,13 +166,14 @@ def test_dense_with_a_residual(model: Path, tmp_path: Path, out: int) -> None:
     check(write_chain(model, pooling(), ("Dense", config, tensors)), expected, tmp_path / "b")
 
 
-def test_two_dense_layer_norm_dropout_and_normalize(model: Path, tmp_path: Path) -> None:
+def test_two_dense_two_layer_norms_dropout_and_normalize(model: Path, tmp_path: Path) -> None:
     first, second = draw(48, 32), draw(16, 48, seed=1)
     scale, shift = 1 + draw(48, seed=2), draw(48, seed=3)
     chain: tuple[Entry, ...] = (
         pooling(),
         ("Dense", {"in_features": 32, "out_features": 48, "bias": False}, {"linear.weight": first}),
         ("LayerNorm", {"dimension": 48}, {"norm.weight": scale, "norm.bias": shift}),
+        ("LayerNorm", {"dimension": 48}, {"norm.weight": shift, "norm.bias": scale}),
         ("Dropout", {"dropout": 0.4}, {}),
         ("Dense", {"in_features": 48, "out_features": 16, "bias": False}, {"linear.weight": second}),
         ("Normalize", {}, {}),
@@ -181,6 +182,7 @@ def test_two_dense_layer_norm_dropout_and_normalize(model: Path, tmp_path: Path)
     def expected(x: Floats) -> Floats:
         y = np.tanh(first.astype(float) @ x.mean(axis=0))
         y = (y - y.mean()) / np.sqrt(y.var() + 1e-5) * scale + shift
+        y = (y - y.mean()) / np.sqrt(y.var() + 1e-5) * shift + scale
         y = np.tanh(second.astype(float) @ y)
         return np.asarray(y / np.linalg.norm(y))
 

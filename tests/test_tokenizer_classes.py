@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from edits import edit_json
 from embedrt import EmbedrtError, ExportError, UnsupportedModelError
-from embedrt_export.scores import score_text
-from embedrt_export.sentencepiece import merges_of, read_sentencepiece
 from embedrt_export.tokenization import SettledTokenizer, settle_tokenizer
-from embedrt_export.tokenizer_names import tokenizer_class
+from embedrt_export.tokenization.names import tokenizer_class
+from embedrt_export.tokenization.scores import score_text
+from embedrt_export.tokenization.sentencepiece import merges_of, read_sentencepiece
 from models import write_json
 from tokenizer_cases import CASES, GOLDEN, TEXTS, VOCABULARIES, plain, token, typed, write_case
 

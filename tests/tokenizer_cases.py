@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embedrt_export.sentencepiece import merges_of, read_sentencepiece
+from embedrt_export.tokenization.sentencepiece import merges_of, read_sentencepiece
 from models import LETTERS, WORDS, write_json
 
 VOCABULARIES = Path(__file__).parent / "reference" / "tokenizers"

@@ -17,7 +17,7 @@ from embedrt_export.adapters import Adapter
 from embedrt_export.families import FAMILIES, choose_task, family_name
 from embedrt_export.graph import DataFile, GraphBuilder
 from embedrt_export.heads import DENSE_ACTIVATIONS, Masks, normalize, pool, weighted_sum
-from embedrt_export.layers import TextInputs, flatten, layer_norm, project, text_inputs, unflatten
+from embedrt_export.layers import TextInputs, flatten, project, text_inputs, unflatten
 from embedrt_export.modules import STATIC, Part
 from embedrt_export.refusals import refuse
 from embedrt_export.tokenization import SettledTokenizer, settle_tokenizer
@@ -335,7 +335,11 @@ def _layer_norm(step: _Step) -> None:
     x = step.feature(SENTENCE)
     step.require_width(step.settings.dimension, x.width)
     with Weights(step.part.folder) as weights:
-        y = layer_norm(step.graph, weights, x.value, "norm", x.width, _LAYER_NORM_EPSILON)
+        parameters = [
+            step.graph.weight(f"{step.part.path}.norm.{name}", weights(f"norm.{name}", x.width))
+            for name in ("weight", "bias")
+        ]
+        y = step.graph.op("LayerNormalization", x.value, *parameters, axis=-1, epsilon=_LAYER_NORM_EPSILON)
         step.digests.append(weights.digest())
     step.features[SENTENCE] = Feature(y, x.width, per_token=False)
 

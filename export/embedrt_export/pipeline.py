@@ -177,7 +177,7 @@ def _prove_route(
     texts = parity_texts(runner.route.max_seq_length)
     first = spec.chains[name][0].settings
     native = not isinstance(first, Transformer) or is_native(first.config, first.architecture)
-    reference = find_reference(kind, spec.folder, manifest, runner, task, texts, native=native)
+    reference = find_reference(kind, spec.folder, manifest, runner, task, texts, native)
     logger.info("comparing %d texts with %s", len(texts), reference.name)
     report = compare(runner, texts, reference.vectors, reference.name, independent=reference.independent)
     save_reference(folder, runner.route, texts, reference.vectors)

@@ -50,8 +50,7 @@ def find_reference(
     runner: Runner,
     task: str | None,
     texts: list[str],
-    *,
-    native: bool = True,
+    native: bool,
 ) -> Reference:
     """The reference that is asked for; "auto" is the best that is there, in the order of `ReferenceKind`.
 

@@ -34,7 +34,7 @@ _SENTENCES = (
     "To change your password, open the settings and choose Security.",
 )
 # Attention over twice as many tokens takes four times the memory, and some models read 32768.
-_LONGEST = 4096
+_LONGEST = 1024
 _WORDS = (
     "the model turns every text into one vector and the vector of a text must not depend on the other texts that "
     "happen to be computed with it because search would then find different things on different days"
@@ -45,7 +45,7 @@ def parity_texts(max_seq_length: int | None) -> list[str]:
     """The texts, for a model that reads `max_seq_length` tokens; None is no limit.
 
     Word counts double from 1 to beyond the limit, with the lengths around the limit in between. Most words are one
-    token. Models that read more than 512 tokens get one text of up to 4096, and none between.
+    token. Models that read more than 512 tokens get one text of up to 1024, and none between.
     """
     reach = min(max_seq_length or _LONGEST, _LONGEST)
     limit = min(reach, 512)

@@ -14,8 +14,8 @@ from transformers.models.auto import tokenization_auto
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from embedrt import EmbedrtError
-from embedrt_export import tokenizer_names
 from embedrt_export.texts import parity_texts
+from embedrt_export.tokenization import names as tokenizer_names
 from embedrt_export.tokenization import settle_tokenizer
 from tokenizer_cases import CASES, SOURCES, TEXTS, Case, token, typed, write_case
 

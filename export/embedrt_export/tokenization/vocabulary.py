@@ -9,8 +9,8 @@ from typing import Any
 import tokenizers
 
 from embedrt.errors import ExportError, UnsupportedModelError
-from embedrt_export.sentencepiece import UNIGRAM, SentencePiece, merges_of, read_sentencepiece
-from embedrt_export.special_tokens import AddedToken, NamedToken, require_content
+from embedrt_export.tokenization.sentencepiece import UNIGRAM, SentencePiece, merges_of, read_sentencepiece
+from embedrt_export.tokenization.special_tokens import AddedToken, NamedToken, require_content
 
 TOKENIZER = "tokenizer.json"
 _SENTENCEPIECE = "tokenizer.model"  # read for every class, before the class's own file

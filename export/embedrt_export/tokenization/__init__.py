@@ -10,12 +10,12 @@ from typing import Any, Literal
 from embedrt.bundle import Tokenization
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt_export.configs import pick, read_config
-from embedrt_export.scores import WrittenScore
-from embedrt_export.special_tokens import read_special_tokens
-from embedrt_export.tokenizer_build import build, dump, library_errors, model_text, parse
-from embedrt_export.tokenizer_classes import CLASSES, Options, TokenizerClass
-from embedrt_export.tokenizer_names import BACKEND, tokenizer_class
-from embedrt_export.vocabulary import TOKENIZER, Vocabulary, read_vocabulary, stored_vocabulary
+from embedrt_export.tokenization.build import build, dump, library_errors, model_text, parse
+from embedrt_export.tokenization.classes import CLASSES, Options, TokenizerClass
+from embedrt_export.tokenization.names import BACKEND, tokenizer_class
+from embedrt_export.tokenization.scores import WrittenScore
+from embedrt_export.tokenization.special_tokens import read_special_tokens
+from embedrt_export.tokenization.vocabulary import TOKENIZER, Vocabulary, read_vocabulary, stored_vocabulary
 
 _CONFIG = "tokenizer_config.json"
 # Settings that would change the ids and that are not built here; published models do without.

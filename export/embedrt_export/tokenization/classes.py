@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from embedrt_export.special_tokens import NamedToken
-from embedrt_export.tokenizer_names import BACKEND
-from embedrt_export.vocabulary import Vocabulary
+from embedrt_export.tokenization.names import BACKEND
+from embedrt_export.tokenization.special_tokens import NamedToken
+from embedrt_export.tokenization.vocabulary import Vocabulary
 
 Part = dict[str, Any]
 

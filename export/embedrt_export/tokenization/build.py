@@ -10,8 +10,10 @@ from typing import Any
 import tokenizers
 
 from embedrt.errors import ExportError
-from embedrt_export.scores import score_text
-from embedrt_export.special_tokens import (
+from embedrt_export.tokenization.classes import CLASSES, Options, TokenizerClass
+from embedrt_export.tokenization.names import BACKEND
+from embedrt_export.tokenization.scores import score_text
+from embedrt_export.tokenization.special_tokens import (
     AddedToken,
     SpecialTokens,
     all_special,
@@ -19,9 +21,7 @@ from embedrt_export.special_tokens import (
     require_content,
     tokens_to_add,
 )
-from embedrt_export.tokenizer_classes import CLASSES, Options, TokenizerClass
-from embedrt_export.tokenizer_names import BACKEND
-from embedrt_export.vocabulary import Vocabulary, symbols_of
+from embedrt_export.tokenization.vocabulary import Vocabulary, symbols_of
 
 _CONFIG = "tokenizer_config.json"
 _CAMEMBERT_UNUSED = ("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED")
