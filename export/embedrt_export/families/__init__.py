@@ -14,6 +14,7 @@ from embedrt_export.families import (
     bert,
     deberta_v2,
     distilbert,
+    eurobert,
     gemma3,
     gte,
     jina_embeddings_v3,
@@ -132,6 +133,14 @@ FAMILIES: dict[str, Family] = {
     ),
     "electra": _bert(bert.ELECTRA, "electra."),
     "ernie": _bert(bert.ERNIE, "ernie."),
+    "eurobert": Family(
+        eurobert.read_config,
+        decoder.PREFIXES,
+        decoder.BACKBONE,
+        eurobert.positions,
+        eurobert.build,
+        ignored=decoder.IGNORED,
+    ),
     "gemma3_text": Family(
         gemma3.read_config, decoder.PREFIXES, decoder.BACKBONE, gemma3.positions, gemma3.build, ignored=decoder.IGNORED
     ),

@@ -1,0 +1,72 @@
+"""EuroBERT: the stack of Llama, in which every token sees every other."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from embedrt_export import decoder
+from embedrt_export.configs import pick
+from embedrt_export.decoder import Decoder, Sight
+from embedrt_export.graph import GraphBuilder
+from embedrt_export.layers import TextInputs
+from embedrt_export.rope import Rope, config_rope
+from embedrt_export.weights import Weights
+
+
+@dataclass(frozen=True)
+class Config:
+    """The keys of config.json that change the numbers, with the defaults of transformers; `rope` stands for several."""
+
+    vocab_size: int = 128256
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 8192
+    rms_norm_eps: float = 1e-5
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    rope: Rope = field(default_factory=Rope)
+
+
+def read_config(config: Mapping[str, Any]) -> Config:
+    """Reads config.json, refusing variants that the graph does not have."""
+    keys = pick(Config, {key: value for key, value in config.items() if key != "rope"})
+    read = dataclasses.replace(keys, rope=config_rope(config, theta=10000.0))
+    _decoder(read)
+    return read
+
+
+def positions(config: Config) -> None:
+    """Rotary positions have no limit."""
+
+
+def build(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> list[str]:
+    """Adds the graph; returns the hidden states `[tokens, hidden]`, the last with the final norm."""
+    return decoder.build(graph, _decoder(config), weights, inputs)
+
+
+def _decoder(config: Config) -> Decoder:
+    heads = config.num_attention_heads
+    size = config.head_dim or config.hidden_size // max(heads, 1)
+    return decoder.check(
+        Decoder(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            heads=heads,
+            key_heads=config.num_key_value_heads or heads,
+            head_size=size,
+            inner_size=config.intermediate_size,
+            activation=config.hidden_act,
+            epsilon=config.rms_norm_eps,
+            layers=(Sight(before=None, after=None, rope=config.rope),) * config.num_hidden_layers,
+            query_scale=size**-0.5,
+            input_bias=config.attention_bias,
+            output_bias=config.attention_bias,
+            inner_bias=config.mlp_bias,
+        )
+    )
