@@ -590,10 +590,10 @@ def test_command(model: Path, tmp_path: Path) -> None:
     assert read_bundle(tmp_path / "bundle").name == "x/y"
     assert f"embedrt: done: {tmp_path / 'bundle'}" in result.stderr.splitlines()
 
-    (model / "modules.json").unlink()
+    (model / "config.json").unlink()
     result = run("export", model, "-o", tmp_path / "other")
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("embedrt: model: no modules.json")
+    assert result.stderr.startswith("embedrt: config.json: missing in model")
     assert "Traceback" not in result.stderr
 
 
