@@ -53,3 +53,15 @@ def pick(kind: type[Config], content: Mapping[str, Any], where: str = "config.js
     """
     known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     return strict(kind, {key: value for key, value in content.items() if key in known and value is not None}, where)
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Checks that fields of a family's config are above 0; None is left to the family.
+
+    Raises:
+        UnsupportedModelError: Names the key and what it holds.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise UnsupportedModelError(f"config.json.{name}: expected a positive number, got {value}")

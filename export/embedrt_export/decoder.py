@@ -17,6 +17,16 @@ from embedrt_export.weights import Weights
 PREFIXES = ("model.",)
 BACKBONE = ("embed_tokens.", "layers.", "norm.")
 IGNORED = (r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)  # angles, which repos of older versions store
+SIZES = (  # what the configs of all have, and no model without
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
@@ -84,17 +94,6 @@ def check(decoder: Decoder) -> Decoder:
     Raises:
         UnsupportedModelError: Names the keys that do not.
     """
-    sizes = {
-        "vocab_size": decoder.vocab_size,
-        "hidden_size": decoder.hidden_size,
-        "num_attention_heads": decoder.heads,
-        "num_key_value_heads": decoder.key_heads,
-        "intermediate_size": decoder.inner_size,
-        "num_hidden_layers": len(decoder.layers),
-    }
-    for name, value in sizes.items():
-        if value < 1:
-            raise UnsupportedModelError(f"config.json.{name}: expected a positive integer, got {value}")
     if decoder.heads % decoder.key_heads:
         raise UnsupportedModelError(
             f"config.json: num_attention_heads {decoder.heads} is not a multiple of "

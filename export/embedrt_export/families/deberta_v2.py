@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from embedrt.errors import UnsupportedModelError
 from embedrt_export.attention import attend, attention_bias, split_heads
-from embedrt_export.configs import pick
+from embedrt_export.configs import check_positive, pick
 from embedrt_export.graph import FLOAT, GraphBuilder
 from embedrt_export.layers import TextInputs, activation, flatten, layer_norm, linear, project, unflatten
 from embedrt_export.relative import pick_offsets
 from embedrt_export.weights import Weights
+
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,7 @@ def read_config(config: Mapping[str, Any]) -> Config:
     if isinstance(kinds, str):
         kinds = [kind.strip() for kind in kinds.lower().split("|")]
     read = pick(Config, {**config, "pos_att_type": kinds})
-    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
-        if getattr(read, name) < 1:
-            raise UnsupportedModelError(f"config.json.{name}: expected a positive integer, got {getattr(read, name)}")
+    check_positive(read, *SIZES, "max_position_embeddings", "attention_head_size", "embedding_size", "conv_groups")
     if read.hidden_size % read.num_attention_heads:
         raise UnsupportedModelError(
             f"config.json: hidden_size {read.hidden_size} is not a multiple of "

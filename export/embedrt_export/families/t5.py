@@ -8,7 +8,7 @@ import numpy as np
 
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt_export.attention import attend, attention_bias, split_heads
-from embedrt_export.configs import pick
+from embedrt_export.configs import check_positive, pick
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import TextInputs, activation, flatten, linear, rms_norm
 from embedrt_export.relative import bucket_bias
@@ -61,9 +61,7 @@ class Config:
 def read_config(config: Mapping[str, Any]) -> Config:
     """Reads config.json, refusing variants that the graph does not have."""
     read = pick(Config, {**_DEFAULTS[config["model_type"]], **config})
-    for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"):
-        if getattr(read, name) < 1:
-            raise UnsupportedModelError(f"config.json.{name}: expected a positive integer, got {getattr(read, name)}")
+    check_positive(read, "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
     buckets, farthest = read.relative_attention_num_buckets, read.relative_attention_max_distance
     if buckets < 4 or farthest <= buckets // 4:
         raise UnsupportedModelError(
