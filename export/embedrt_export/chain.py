@@ -7,67 +7,31 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import onnx
 
 from embedrt.bundle import DEFAULT_ROUTE, Graph, Module, Route
 from embedrt.errors import ExportError, UnsupportedModelError
-from embedrt_export import modules
+from embedrt_export import modules, optimum
+from embedrt_export.body import read_body
 from embedrt_export.families import FAMILIES
+from embedrt_export.graft import require_agreement
 from embedrt_export.graph import DataFile, GraphBuilder
 from embedrt_export.heads import DENSE_ACTIVATIONS, Masks, normalize, pool, weighted_sum
-from embedrt_export.layers import TextInputs, flatten, layer_norm, project, text_inputs, unflatten
+from embedrt_export.layers import flatten, layer_norm, project, text_inputs, unflatten
 from embedrt_export.modules import STATIC, Part
-from embedrt_export.tokenization import SettledTokenizer, settle_tokenizer
+from embedrt_export.start import SENTENCE, TOKENS, Feature, Start, body_start, max_seq_length
+from embedrt_export.tokenization import settle_tokenizer
+from embedrt_export.ways import Wish, choose, files_in
 from embedrt_export.weights import Weights
 
 logger = logging.getLogger("embedrt.export")
 
 PRECISION = "fp32"
 DATA = "onnx/model.onnx.data"
-TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
 _LAYER_NORM_EPSILON = 1e-5  # torch's default, which LayerNorm modules have
-
-
-@dataclass(frozen=True)
-class Feature:
-    """A value that modules hand on.
-
-    Attributes:
-        value: Its name in the graph: float32 `[batch, sequence, width]` if `per_token`, else `[batch, width]`.
-        width: Its width.
-        per_token: Whether there is one for every token.
-        normalized: Whether its vectors have length 1.
-    """
-
-    value: str
-    width: int
-    per_token: bool
-    normalized: bool = False
-
-
-@dataclass(frozen=True)
-class Start:
-    """What the first module of a chain gives.
-
-    Attributes:
-        architecture: The `model_type`, or "static".
-        identity: What tells the model from others, beside weights and tokenizer.
-        features: Its features by name.
-        states: Hidden states `[tokens, hidden]` of all layers.
-        inputs: The graph's inputs.
-        tokenizer: The tokenizer.
-        max_seq_length: How many tokens it reads, or None without limit.
-        digests: SHA-256 of the weights that were read.
-    """
-
-    architecture: str
-    identity: dict[str, Any]
-    features: dict[str, Feature]
-    states: list[str]
-    inputs: TextInputs
-    tokenizer: SettledTokenizer
-    max_seq_length: int | None
-    digests: list[str]
 
 
 @dataclass(frozen=True)
@@ -85,7 +49,7 @@ class BuiltRoute:
     identity: dict[str, Any]
 
 
-def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]) -> BuiltRoute:
+def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...], wish: Wish) -> BuiltRoute:
     """Writes graph and tokenizer of a route into a bundle.
 
     Args:
@@ -93,6 +57,7 @@ def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]
         data: Takes the weights.
         name: The route's name.
         chain: Its modules.
+        wish: Which way to take to the transformer's graph.
 
     Raises:
         UnsupportedModelError: A module asks for something that embedrt does not know.
@@ -102,15 +67,18 @@ def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]
     first, *rest = chain
     match first.settings:
         case modules.Transformer() as settings:
-            start = _transformer(graph, first.folder, settings)
+            start = _transformer(graph, first.folder, settings, wish, folder)
         case _:
             start = _static(graph, first.folder)
     pooling_mask = any(isinstance(part.settings, modules.Pooling) and not part.settings.include_prompt for part in rest)
     mask = start.inputs.attention_mask
     masks = Masks(mask, graph.input("pooling_mask") if pooling_mask else mask)
     features, digests = dict(start.features), list(start.digests)
+    stages: dict[str, str] = {}
     for part in rest:
         _BUILDERS[part.kind](_Step(graph, part, part.settings, features, start, masks, digests))
+        if SENTENCE in features:
+            stages[f"{part.kind} in {part.path!r}"] = features[SENTENCE].value
     if SENTENCE not in features:
         raise UnsupportedModelError(
             "modules.json: no Pooling module: this model gives token embeddings, not sentence embeddings"
@@ -124,19 +92,20 @@ def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]
     at = _Files.of(name)
     (folder / at.tokenizer).parent.mkdir(exist_ok=True)
     (folder / at.tokenizer).write_bytes(start.tokenizer.definition.encode())
-    graph.save(folder / at.graph)
+    _save(graph, folder / at.graph, start, stages)
+    flavour: Literal["portable", "onnxruntime"] = "portable" if graph.is_portable else "onnxruntime"
     described = tuple(Module(part.kind, _described(part)) for part in chain)
     return BuiltRoute(
         Route(
             architecture=start.architecture,
-            via="native",
+            via=start.via,
             modules=described,
             hidden_size=start.features.get(TOKENS, sentence).width,
             normalized=sentence.normalized,
             max_seq_length=start.max_seq_length,
             tokenizer=at.tokenizer,
             tokenization=dataclasses.replace(start.tokenizer.tokenization, pooling_mask=pooling_mask),
-            graphs={PRECISION: Graph(file=at.graph, data=DATA, flavour="portable")},
+            graphs={PRECISION: Graph(file=at.graph, data=DATA, flavour=flavour)},
             parity_texts=at.parity_texts,
             parity_vectors=at.parity_vectors,
             parity={},
@@ -150,6 +119,27 @@ def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]
             "max_seq_length": start.max_seq_length,
         },
     )
+
+
+def _save(graph: GraphBuilder, path: Path, start: Start, stages: dict[str, str]) -> None:
+    """Writes the graph; what others made of it is checked before, and blamed for what is not valid."""
+    if start.pooled is not None:
+        agreed = require_agreement(
+            graph,
+            start.pooled.body,
+            start.pooled.value,
+            stages,
+            path.parent,
+            start.tokenizer.tokenization.embedding_rows,
+            start.max_seq_length or 24,
+        )
+        logger.info("%s pools by itself; it agrees after %s", start.pooled.body.name, agreed)
+    try:
+        graph.save(path)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        if start.via == "native":
+            raise
+        raise ExportError(f"via {start.via}: the ONNX body is not valid: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -176,11 +166,24 @@ def _described(part: Part) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in {"architecture", "config", "max_seq_length"}}
 
 
-def _transformer(graph: GraphBuilder, folder: Path, settings: modules.Transformer) -> Start:
+def _transformer(graph: GraphBuilder, folder: Path, settings: modules.Transformer, wish: Wish, scratch: Path) -> Start:
+    way = choose(wish, settings.architecture, files_in(folder))
+    logger.info("via %s: %s", way.via, way.reason)
+    if way.via == "native":
+        return _native(graph, folder, settings)
+    if way.via == "onnx":
+        return body_start(graph, read_body(folder, way.onnx_file), folder, settings, way.via)
+    with TemporaryDirectory(dir=scratch) as made:
+        body = read_body(Path(made), optimum.export_body(folder, Path(made)))
+        return body_start(graph, body, folder, settings, way.via)
+
+
+def _native(graph: GraphBuilder, folder: Path, settings: modules.Transformer) -> Start:
     model_type = settings.architecture
     if model_type not in FAMILIES:
         raise UnsupportedModelError(
-            f"config.json: model_type {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}"
+            f"config.json: model_type {model_type!r} is not supported via native; "
+            f"supported: {', '.join(sorted(FAMILIES))}"
         )
     family = FAMILIES[model_type]
     config = family.read_config(settings.config)
@@ -197,12 +200,18 @@ def _transformer(graph: GraphBuilder, folder: Path, settings: modules.Transforme
     hidden = config.hidden_size
     return Start(
         architecture=model_type,
+        via="native",
         identity={"model_type": model_type, **_unusual(config)},
         features={TOKENS: Feature(unflatten(graph, states[-1], inputs.shape, hidden), hidden, per_token=True)},
         states=states if settings.output_hidden_states else [],
         inputs=inputs,
         tokenizer=tokenizer,
-        max_seq_length=_max_seq_length(settings.max_seq_length, tokenizer, config, family.positions(config)),
+        max_seq_length=max_seq_length(
+            settings.max_seq_length,
+            tokenizer,
+            getattr(config, "max_position_embeddings", None),
+            family.positions(config),
+        ),
         digests=[digest],
     )
 
@@ -210,23 +219,6 @@ def _transformer(graph: GraphBuilder, folder: Path, settings: modules.Transforme
 def _unusual(config: Any) -> dict[str, Any]:
     """What differs from the architecture's defaults; so a key that is read only later changes no fingerprint."""
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
-
-
-def _max_seq_length(wanted: int | None, tokenizer: SettledTokenizer, config: Any, positions: int | None) -> int | None:
-    """The limit that sentence-transformers would use, but never more than there are position embeddings."""
-    if wanted is None:
-        limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None), positions]
-        wanted = min((limit for limit in limits if limit is not None), default=None)
-    if positions is not None and wanted is not None and wanted > positions:
-        logger.warning(
-            "max_seq_length %d is more than the %d positions that the model has; using those", wanted, positions
-        )
-        wanted = positions
-    if wanted is not None and wanted <= tokenizer.special_tokens:
-        raise ExportError(
-            f"max_seq_length {wanted} leaves no room for text beside the {tokenizer.special_tokens} special tokens"
-        )
-    return wanted
 
 
 def _static(graph: GraphBuilder, folder: Path) -> Start:
@@ -256,6 +248,7 @@ def _static(graph: GraphBuilder, folder: Path) -> Start:
     digests = [digest] if mapping is None else [digest, hashlib.sha256(mapping.tobytes()).hexdigest()]
     return Start(
         architecture="static",
+        via="native",
         identity={"model_type": "static"},
         features={SENTENCE: Feature(mean, width, per_token=False)},
         states=[],
@@ -338,12 +331,15 @@ def _normalize(step: _Step) -> None:
 
 
 def _weighted_layer_pooling(step: _Step) -> None:
-    tokens, states = step.feature(TOKENS), step.start.states[step.settings.layer_start :]
+    tokens = step.feature(TOKENS)
+    if step.start.states is None:
+        raise UnsupportedModelError(f"{step.where}: it needs the states of all layers; an ONNX body has only the last")
     if not step.start.states:
         # sentence-transformers leaves the tokens as they are where the config does not ask for the states.
         logger.warning("%s: config.json has no output_hidden_states, so it does nothing", step.where)
         return
     step.require_width(step.settings.embedding_dimension, tokens.width)
+    states = step.start.states[step.settings.layer_start :]
     with Weights(step.part.folder) as weights:
         parts = weights("layer_weights", len(states)).astype(float)
         step.digests.append(weights.digest())

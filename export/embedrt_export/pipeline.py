@@ -22,6 +22,7 @@ from embedrt_export.reference import find_reference
 from embedrt_export.repo import ModelSpec, read_repo
 from embedrt_export.source import Located, locate
 from embedrt_export.texts import parity_texts
+from embedrt_export.ways import Wanted, Wish
 
 logger = logging.getLogger("embedrt.export")
 
@@ -45,6 +46,8 @@ def export(
     revision: str | None = None,
     token: str | bool | None = None,
     overwrite: bool = False,
+    via: Wanted = "auto",
+    onnx_file: str | None = None,
 ) -> Path:
     """Turns a model into a bundle, without torch, and proves that it computes the same vectors.
 
@@ -55,6 +58,10 @@ def export(
         revision: Branch, tag or commit of a hub repo.
         token: Hub token; None uses `HF_TOKEN` or the saved login.
         overwrite: Replace a bundle that is there already.
+        via: The way to the graph: "native" builds it from config and safetensors; "onnx" takes an ONNX file of the
+            repo (`onnx/model.onnx` or `model.onnx`) and adds the modules after the transformer; "optimum" has
+            optimum-onnx make that file first, with torch, in another process; "auto" takes the first that fits.
+        onnx_file: Another ONNX file of the repo, such as "onnx/model_O3.onnx"; it must be a float32 model.
 
     Returns:
         The bundle's folder. It exists whole and proven, or not at all.
@@ -65,17 +72,20 @@ def export(
         ExportError: A file of the model is missing or damaged.
         ParityError: The bundle's vectors differ from the reference.
         BundleError: Something else is where the bundle should go.
+        MissingDependencyError: The way is "optimum", and optimum-onnx is not installed.
+        ValueError: `via` is unknown, or does not fit `onnx_file`.
     """
+    wish = Wish(via, onnx_file)
     target = None if output is None else Path(output).expanduser()
     if target is not None and target.exists():
         _require_bundle(target, overwrite=overwrite)
-    located = locate(source, revision, token)
+    located = locate(source, revision, token, wish)
     name = located.name if name is None else name
     target = store.stored_path(name, revision) if target is None else target
     spec = read_repo(located.folder)
     logger.info("%s: %s in %s", name, _chains(spec), located.folder)
     with store.staging(target) as folder:
-        manifest = _write_bundle(folder, located, spec, name)
+        manifest = _write_bundle(folder, located, spec, name, wish)
         manifest = _prove(folder, manifest, spec)
         write_manifest(folder, manifest)
         read_manifest(folder)  # refuses here what it would refuse in every reader
@@ -95,11 +105,11 @@ def _chains(spec: ModelSpec) -> str:
     return ", ".join(" > ".join(part.kind for part in chain) for chain in spec.chains.values())
 
 
-def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str) -> Manifest:
+def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, wish: Wish) -> Manifest:
     """Writes graphs, tokenizers and configs; the manifest lacks the proof."""
     (folder / "onnx").mkdir()
     with DataFile(folder / DATA) as data:
-        built = {route: build_route(folder, data, route, chain) for route, chain in spec.chains.items()}
+        built = {route: build_route(folder, data, route, chain, wish) for route, chain in spec.chains.items()}
     routes = {route: one.record for route, one in built.items()}
     written = {file for route in routes.values() for file in (route.tokenizer, route.graphs[PRECISION].file)}
     dim = _common_dim(built)

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from embedrt.bundle import Manifest
 from embedrt.errors import ExportError
 from embedrt.runner import Runner, Vectors
+from embedrt.session import onnxruntime
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -37,7 +38,9 @@ class Reference:
 
 
 def find_reference(folder: Path, manifest: Manifest, runner: Runner, task: str | None, texts: list[str]) -> Reference:
-    """Takes sentence-transformers where it is installed, else golden vectors of this very model, else onnx's evaluator.
+    """Takes sentence-transformers where it is installed, else golden vectors of this very model, else the same graph.
+
+    That is computed by onnx's evaluator, or by ONNX Runtime in the plainest way if only that has the operators.
 
     Args:
         folder: The model folder.
@@ -63,6 +66,8 @@ def find_reference(folder: Path, manifest: Manifest, runner: Runner, task: str |
         made = json.loads(golden.with_suffix(".json").read_bytes())
         if made["texts_sha256"] == digest(texts):
             return Reference(f"golden vectors of {made['made_with']}", True, np.load(golden, allow_pickle=False))
+    if any(graph.flavour != "portable" for graph in runner.route.graphs.values()):
+        return _plain_session(runner, texts)
     return _onnx_evaluator(runner, texts)
 
 
@@ -78,6 +83,17 @@ def _sentence_transformers(folder: Path, task: str | None, texts: list[str]) -> 
     made_with = ", ".join(f"{name} {version(name)}" for name in ("sentence-transformers", "transformers", "torch"))
     vectors = model.encode(texts, prompt="", show_progress_bar=False, convert_to_numpy=True, task=task or None)
     return Reference(f"{made_with}, float32 on cpu", True, np.asarray(vectors, np.float32))
+
+
+def _plain_session(runner: Runner, texts: list[str]) -> Reference:
+    """Each text alone through ONNX Runtime as it computes without rewriting the graph: for its own operators."""
+    ort, graph = onnxruntime(), next(iter(runner.route.graphs.values()))
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(runner.folder / graph.file, options, providers=["CPUExecutionProvider"])
+    vectors = [session.run(["sentence_embedding"], runner.feeds(text))[0] for text in texts]
+    name = f"the same graph in onnxruntime {ort.__version__} without optimizations"
+    return Reference(name, False, np.concatenate(vectors))
 
 
 def _onnx_evaluator(runner: Runner, texts: list[str]) -> Reference:

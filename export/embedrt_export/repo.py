@@ -10,7 +10,7 @@ from embedrt.bundle import DEFAULT_ROUTE
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt.records import RecordError, read_json
 from embedrt_export.configs import read_config, strict
-from embedrt_export.modules import READERS, STATIC, TRANSFORMER, Part, Pooling, read_transformer
+from embedrt_export.modules import READERS, STATIC, TRANSFORMER, Part, Pooling, Transformer, read_transformer
 
 MODULES = "modules.json"
 _ROUTER = "Router"
@@ -111,6 +111,12 @@ def read_repo(folder: Path) -> ModelSpec:
         truncate_dim=top.truncate_dim,
         similarity_fn_name=top.similarity_fn_name,
     )
+
+
+def transformers(spec: ModelSpec) -> list[tuple[Part, Transformer]]:
+    """The Transformer modules that the routes begin with, and their settings."""
+    firsts = [chain[0] for chain in spec.chains.values()]
+    return [(part, part.settings) for part in firsts if isinstance(part.settings, Transformer)]
 
 
 def _default_chain(folder: Path) -> tuple[Part, ...]:
