@@ -102,7 +102,7 @@ class TestManifest:
     @pytest.mark.parametrize(
         ("edit", "message"),
         [
-            (lambda raw: raw.pop("pooling"), "embedrt.json: missing field 'pooling'"),
+            (lambda raw: raw.pop("tasks"), "embedrt.json: missing field 'tasks'"),
             (lambda raw: raw.pop("format_version"), "embedrt.json: missing field 'format_version'"),
             (lambda raw: raw["source"].pop("kind"), "embedrt.json.source: missing field 'kind'"),
             (lambda raw: raw.update(extra=1), "embedrt.json: unknown field 'extra'"),
@@ -121,8 +121,14 @@ class TestManifest:
                 "embedrt.json.routes.default.modules[3]: expected an object",
             ),
             (lambda raw: raw.update(dim=0), "dim: expected a positive integer, got 0"),
-            (lambda raw: raw.update(hidden_size=-1), "hidden_size: expected a positive integer, got -1"),
-            (lambda raw: raw.update(max_seq_length=0), "max_seq_length: expected a positive integer, got 0"),
+            (
+                lambda raw: raw["routes"]["default"].update(hidden_size=-1),
+                "routes.default.hidden_size: expected a positive integer, got -1",
+            ),
+            (
+                lambda raw: raw["routes"]["default"].update(max_seq_length=0),
+                "max_seq_length: expected a positive integer or null, got 0",
+            ),
             (lambda raw: raw.update(truncate_dim=33), "truncate_dim: expected 1 to 32, got 33"),
             (lambda raw: raw.update(truncate_dim=0), "truncate_dim: expected 1 to 32, got 0"),
             (lambda raw: raw.update(default_prompt_name="q"), "default_prompt_name: 'q' is not among the prompts []"),
@@ -134,8 +140,13 @@ class TestManifest:
                 lambda raw: raw["routes"]["default"]["tokenization"].update(pad_id=133),
                 "tokenization.pad_id: 133 is outside",
             ),
-            (lambda raw: raw.update(graphs={}, parity={}), "graphs: no precision at all"),
-            (lambda raw: raw.update(parity={}), "parity: reports for [], but graphs for ['fp32']"),
+            (
+                lambda raw: raw["routes"]["default"].update(graphs={}, parity={}),
+                "routes.default.graphs: no precision at all",
+            ),
+            (lambda raw: raw.update(routes={}, tasks={}), "routes: none at all"),
+            (lambda raw: raw["tasks"].update(query="q"), "tasks.query: no route 'q'"),
+            (lambda raw: raw["routes"]["default"].update(parity={}), "parity: reports for [], but graphs for ['fp32']"),
             (lambda raw: raw["files"].pop("tokenizer.json"), "files: tokenizer.json not listed"),
             (lambda raw: raw["files"].pop(DATA), f"files: {DATA} not listed"),
             (lambda raw: raw["files"].pop("parity/vectors.npy"), "files: parity/vectors.npy not listed"),

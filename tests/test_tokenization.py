@@ -43,8 +43,9 @@ def definition(settled: SettledTokenizer) -> dict[str, Any]:
 
 @pytest.mark.parametrize("class_name", ["BertTokenizer", "BertTokenizerFast", "MPNetTokenizer", "MPNetTokenizerFast"])
 @pytest.mark.parametrize("architecture", ["bert", "mpnet"])
-def test_wordpiece_classes_follow_the_config(model: Path, class_name: str, architecture: str) -> None:
+def test_wordpiece_classes_follow_the_config(tmp_path: Path, class_name: str, architecture: str) -> None:
     """Whatever tokenizer.json says, these classes build their normalizer from tokenizer_config.json."""
+    model = make_model(tmp_path / "model", "bert" if class_name.startswith("Bert") else "mpnet")
     stored = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None}
     edit_json(model / "tokenizer.json", normalizer={**stored, "lowercase": False}, pre_tokenizer={"type": "Whitespace"})
     edit_json(model / CONFIG, tokenizer_class=class_name)
@@ -77,7 +78,8 @@ def test_defaults_of_the_wordpiece_classes(model: Path) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["bert", "mpnet"])
-def test_without_a_class_the_architecture_names_it(model: Path, architecture: str) -> None:
+def test_without_a_class_the_architecture_names_it(tmp_path: Path, architecture: str) -> None:
+    model = make_model(tmp_path / "model", architecture)
     edit_json(model / "tokenizer.json", normalizer=None)
     (model / CONFIG).unlink()
     settled = settle(model, architecture)
@@ -162,7 +164,6 @@ def test_truncation_side(model: Path, in_config: Any, in_tokenizer: str | None, 
         ({"content": "[SEP]", "lstrip": False, "single_word": False, "__type": "AddedToken"}, 3),
         (..., 0),
         (None, 0),
-        ("not a token", 0),
     ],
 )
 def test_pad_token(model: Path, pad_token: Any, expected: int) -> None:
@@ -170,13 +171,14 @@ def test_pad_token(model: Path, pad_token: Any, expected: int) -> None:
     assert settle(model).tokenization.pad_id == expected
 
 
-def test_pad_token_of_mpnet_and_of_the_stored_padding(tmp_path: Path) -> None:
+def test_pad_token_of_the_class_and_of_the_stored_padding(tmp_path: Path) -> None:
     model = make_model(tmp_path / "mpnet", "mpnet")
     edit_json(model / CONFIG, pad_token=...)
-    assert settle(model, "mpnet").tokenization.pad_id == 1
     tokenizer = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.enable_padding(pad_id=4, pad_token="<mask>")
     tokenizer.save(str(model / "tokenizer.json"))
+    assert settle(model, "mpnet").tokenization.pad_id == 1
+    edit_json(model / CONFIG, tokenizer_class="PreTrainedTokenizerFast")
     assert settle(model, "mpnet").tokenization.pad_id == 4
 
 
@@ -201,7 +203,8 @@ def test_token_beyond_the_embedding_table(model: Path) -> None:
 
 
 def test_type_ids_only_where_the_tokenizer_emits_them_and_the_config_names_them(model: Path) -> None:
-    edit_json(model / CONFIG, model_input_names=["input_ids", "token_type_ids", "attention_mask"])
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    edit_json(model / CONFIG, model_input_names=names, tokenizer_class="PreTrainedTokenizerFast")
     assert not settle(model).tokenization.token_type_ids  # they are all 0
     tokenizer = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
@@ -211,7 +214,9 @@ def test_type_ids_only_where_the_tokenizer_emits_them_and_the_config_names_them(
     )
     tokenizer.save(str(model / "tokenizer.json"))
     assert settle(model).tokenization.token_type_ids
-    edit_json(model / CONFIG, model_input_names=["input_ids", "attention_mask"])
+    edit_json(model / CONFIG, tokenizer_class="BertTokenizer")
+    assert not settle(model).tokenization.token_type_ids  # the class has a post-processor of its own
+    edit_json(model / CONFIG, model_input_names=["input_ids", "attention_mask"], tokenizer_class="TokenizersBackend")
     assert not settle(model).tokenization.token_type_ids
 
 
@@ -230,9 +235,18 @@ def test_settling_twice_changes_nothing(model: Path) -> None:
 
 def test_no_tokenizer_json(model: Path) -> None:
     (model / "tokenizer.json").unlink()
-    (model / "vocab.txt").write_text("[PAD]\n")
-    with pytest.raises(UnsupportedModelError, match=r"^model: no tokenizer\.json; .*save_pretrained"):
+    with pytest.raises(UnsupportedModelError, match=r"^model: no tokenizer\.json and no vocab\.txt .*save_pretrained"):
         settle(model)
+    (model / "vocab.txt").write_text("[PAD]\n")
+    with pytest.raises(ExportError, match=r"^vocab\.txt: no token '\[UNK\]', the unk_token; name the right one"):
+        settle(model)
+
+
+def test_max_len_is_an_old_name_of_the_limit(model: Path) -> None:
+    edit_json(model / CONFIG, model_max_length=..., max_len=17)
+    assert settle(model).model_max_length == 17
+    edit_json(model / CONFIG, model_max_length=19)
+    assert settle(model).model_max_length == 19
 
 
 CANNOT_READ = r"^tokenizer\.json: tokenizers \S+ cannot read it: "
