@@ -17,7 +17,7 @@ from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt_export import modules, optimum
 from embedrt_export.body import read_body
 from embedrt_export.families import FAMILIES
-from embedrt_export.graft import require_agreement
+from embedrt_export.graft import require_agreement, require_runs
 from embedrt_export.graph import DataFile, GraphBuilder
 from embedrt_export.heads import DENSE_ACTIVATIONS, Masks, normalize, pool, weighted_sum
 from embedrt_export.layers import flatten, layer_norm, project, text_inputs, unflatten
@@ -122,24 +122,19 @@ def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]
 
 
 def _save(graph: GraphBuilder, path: Path, start: Start, stages: dict[str, str]) -> None:
-    """Writes the graph; what others made of it is checked before, and blamed for what is not valid."""
-    if start.pooled is not None:
-        agreed = require_agreement(
-            graph,
-            start.pooled.body,
-            start.pooled.value,
-            stages,
-            path.parent,
-            start.tokenizer.tokenization.embedding_rows,
-            start.max_seq_length or 24,
-        )
-        logger.info("%s pools by itself; it agrees after %s", start.pooled.body.name, agreed)
+    """Writes the graph; what a body has in it is tried out, and its own vectors are compared with ours."""
+    if start.body is None:
+        graph.save(path)
+        return
+    sizes = start.tokenizer.tokenization.embedding_rows, start.max_seq_length or 64
     try:
         graph.save(path)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        if start.via == "native":
-            raise
-        raise ExportError(f"via {start.via}: the ONNX body is not valid: {error}") from error
+        raise ExportError(f"{start.body.name}: the graph is not valid: {error}") from error
+    require_runs(path, start.body, *sizes)
+    if start.pooled is not None:
+        agreed = require_agreement(graph, start.body, start.pooled, stages, path.parent, *sizes)
+        logger.info("%s pools by itself; the vectors agree after %s", start.body.name, agreed)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from embedrt_export.graph import INT32, INT64, OPSET, GraphBuilder, names_read, 
 from embedrt_export.layers import TextInputs
 from embedrt_export.opsets import STANDARD, upgrade
 
+_SAMPLE_TOKENS = 1024
 _PREFIX = "body/"  # tells the body's values from ours
 # Architectures whose positions do not start with 0, so that they cannot be derived without the model.
 _OFFSET_POSITIONS = {"camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"}
@@ -84,6 +85,21 @@ def graft(graph: GraphBuilder, body: Body, inputs: TextInputs, architecture: str
     return Grafted(_renamed(body.tokens, names), sentence, digest.hexdigest())
 
 
+def require_runs(path: Path, body: Body, rows: int, longest: int) -> None:
+    """Runs a graph with a body in it once.
+
+    Args:
+        path: The finished graph.
+        body: The body.
+        rows: Token ids are below it.
+        longest: How many tokens a text may have.
+
+    Raises:
+        ExportError: ONNX Runtime cannot.
+    """
+    _run(path, ["sentence_embedding"], body, rows, longest)
+
+
 def require_agreement(
     graph: GraphBuilder, body: Body, sentence: str, stages: Mapping[str, str], folder: Path, rows: int, longest: int
 ) -> str:
@@ -94,7 +110,7 @@ def require_agreement(
         body: The body.
         sentence: Its vectors.
         stages: Our vectors after each module, by the module's name.
-        folder: Where a graph for the comparison may be written for a moment.
+        folder: Where a graph for the comparison may be written for a moment, beside the weights.
         rows: Token ids are below it.
         longest: How many tokens a text may have.
 
@@ -106,14 +122,8 @@ def require_agreement(
     """
     path = folder / "agreement.onnx"
     names = graph.save_values(path, [sentence, *stages.values()])
-    try:
-        session = onnxruntime().InferenceSession(path, providers=["CPUExecutionProvider"])
-        feeds = _sample(rows, min(longest, 24))
-        found = session.run(names, {value.name: feeds[value.name] for value in session.get_inputs()})
-    except Exception as error:
-        raise ExportError(f"{body.name}: ONNX Runtime cannot run it: {error}") from error
-    finally:
-        path.unlink()
+    found = _run(path, names, body, rows, longest)
+    path.unlink()
     theirs, *ours = (_of_length_one(vectors) for vectors in found)
     errors = {
         stage: float(np.abs(vectors - theirs).max()) if vectors.shape == theirs.shape else float("inf")
@@ -128,6 +138,26 @@ def require_agreement(
             "does without the file"
         )
     return best
+
+
+def _run(path: Path, outputs: list[str], body: Body, rows: int, longest: int) -> list[NDArray[np.float32]]:
+    """Outputs for random tokens, in rows of different lengths."""
+    random, width = np.random.default_rng(0), min(longest, _SAMPLE_TOKENS)
+    mask = (np.arange(width) < np.array([[width], [1], [-(-width // 2)]])).astype(np.int64)
+    feeds = {
+        "input_ids": random.integers(0, rows, mask.shape) * mask,
+        "attention_mask": mask,
+        "pooling_mask": mask,
+        "token_type_ids": np.zeros_like(mask),
+    }
+    options = onnxruntime().SessionOptions()
+    options.log_severity_level = 4  # errors arrive as exceptions
+    try:
+        session = onnxruntime().InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        found: list[NDArray[np.float32]] = session.run(outputs, {i.name: feeds[i.name] for i in session.get_inputs()})
+    except Exception as error:
+        raise ExportError(f"{body.name}: ONNX Runtime cannot run it on {width} tokens: {error}") from error
+    return found
 
 
 def _feeds(graph: GraphBuilder, body: Body, inputs: TextInputs, architecture: str) -> dict[str, str]:
@@ -175,15 +205,6 @@ def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:
     return names.get(name, _PREFIX + name) if name else name
-
-
-def _sample(rows: int, longest: int) -> dict[str, NDArray[np.int64]]:
-    """Inputs of any graph: random tokens, in rows of different lengths."""
-    random = np.random.default_rng(0)
-    lengths = np.linspace(1, longest, 4).astype(int)
-    mask = (np.arange(longest) < lengths[:, None]).astype(np.int64)
-    ids = random.integers(0, rows, mask.shape) * mask
-    return {"input_ids": ids, "attention_mask": mask, "pooling_mask": mask, "token_type_ids": np.zeros_like(mask)}
 
 
 def _of_length_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

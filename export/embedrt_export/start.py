@@ -40,19 +40,6 @@ class Feature:
 
 
 @dataclass(frozen=True)
-class Pooled:
-    """Vectors that an ONNX body pools by itself, to compare with ours.
-
-    Attributes:
-        body: The body.
-        value: Their name in the graph.
-    """
-
-    body: Body
-    value: str
-
-
-@dataclass(frozen=True)
 class Start:
     """What the first module of a chain gives.
 
@@ -67,7 +54,8 @@ class Start:
         tokenizer: The tokenizer.
         max_seq_length: How many tokens it reads, or None without limit.
         digests: SHA-256 of the weights that were read.
-        pooled: Vectors that the graph makes beside the features, to compare with.
+        body: The ONNX body that it came from, if any.
+        pooled: Vectors that the body pools by itself, to compare with ours.
     """
 
     architecture: str
@@ -79,7 +67,8 @@ class Start:
     tokenizer: SettledTokenizer
     max_seq_length: int | None
     digests: list[str]
-    pooled: Pooled | None = None
+    body: Body | None = None
+    pooled: str | None = None
 
 
 def body_start(graph: GraphBuilder, body: Body, folder: Path, settings: modules.Transformer, via: Via) -> Start:
@@ -115,7 +104,8 @@ def body_start(graph: GraphBuilder, body: Body, folder: Path, settings: modules.
             settings.max_seq_length, tokenizer, stated if type(stated) is int else None, _positions(model_type, config)
         ),
         digests=[grafted.digest],
-        pooled=None if grafted.sentence is None else Pooled(body, grafted.sentence),
+        body=body,
+        pooled=grafted.sentence,
     )
 
 
