@@ -1,6 +1,11 @@
 """The way over an ONNX body: the vectors of the native graph, whatever the body looks like; refusals by name."""
 
 import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,10 +29,11 @@ from bodies import (
 )
 from edits import edit_json
 from embedrt import Embedder
-from embedrt.errors import EmbedrtError, ExportError, UnsupportedModelError
+from embedrt.errors import EmbedrtError, ExportError, MissingDependencyError, UnsupportedModelError
 from embedrt.parity import verify
-from embedrt_export import export
+from embedrt_export import export, optimum
 from embedrt_export.texts import parity_texts
+from embedrt_export.ways import Wish, choose
 from models import make_model, write_json
 
 Edit = Callable[[onnx.ModelProto], Any]
@@ -442,6 +448,74 @@ def test_hostile_places(
     (source / "onnx" / "model.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ExportError, match=f"onnx/model.onnx: tensor .*{message}"):
         export(source, tmp_path / "bundle", via="onnx")
+
+
+def test_optimum_is_not_installed(tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(optimum.PYTHON, raising=False)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'optimum-onnx\[onnxruntime\]==0.1.0' torch"):
+        export(tiny_source, tmp_path / "bundle", via="optimum")
+    source = shutil.copytree(tiny_source, tmp_path / "model")
+    edit_json(source / "config.json", model_type="unheard-of")
+    with pytest.raises(UnsupportedModelError, match=r"'unheard-of' is not supported; supported: .*optimum-onnx"):
+        export(source, tmp_path / "bundle")
+    monkeypatch.setenv(optimum.PYTHON, str(tmp_path / "python"))
+    for via in ("auto", "optimum"):
+        with pytest.raises(MissingDependencyError, match=r"EMBEDRT_OPTIMUM_PYTHON: .* is no interpreter"):
+            export(source, tmp_path / "bundle", via=via)
+
+
+def test_what_a_failing_exporter_said(tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here by an interpreter that has no optimum-onnx."""
+    monkeypatch.setenv(optimum.PYTHON, sys.executable)
+    with pytest.raises(ExportError, match=r"(?s)via optimum: .* failed with status 1; .*No module named 'optimum'"):
+        export(tiny_source, tmp_path / "bundle", via="optimum")
+    assert list(tmp_path.iterdir()) == []
+    source = shutil.copytree(tiny_source, tmp_path / "model")
+    (source / "model.safetensors").rename(source / "pytorch_model.bin")
+    with pytest.raises(UnsupportedModelError, match=r"model has no model.safetensors"):
+        export(source, tmp_path / "bundle", via="optimum")
+
+
+def test_the_exporter_ends_with_an_interrupt(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    code = "import os, sys; open('started', 'w').write(str(os.getpid())); sys.stdin.read()"
+
+    def interrupt() -> None:
+        while not (started.is_file() and started.read_text()):
+            threading.Event().wait(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        optimum._run([sys.executable, "-c", code], tmp_path)
+    thread.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
+
+
+def test_the_exporter_ends_with_its_parent() -> None:
+    code = "import threading\nfrom embedrt_export.optimum_script import end_with_parent\nend_with_parent()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(60) == 1
+
+
+@pytest.mark.parametrize(
+    ("model_type", "files", "via"),
+    [
+        ("bert", {"model.safetensors"}, "native"),
+        ("bert", {"model-00001-of-00002.safetensors", "onnx/model.onnx"}, "native"),
+        ("bert", {"onnx/model.onnx"}, "onnx"),
+        ("bert", set(), "native"),
+        ("unheard-of", {"model.safetensors", "model.onnx"}, "onnx"),
+        ("unheard-of", {"model.safetensors", "onnx/model_O4.onnx"}, "optimum"),
+    ],
+)
+def test_which_way(model_type: str, files: set[str], via: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(optimum.PYTHON, sys.executable)
+    assert choose(Wish(), model_type, files).via == via
 
 
 def test_arguments(tiny_source: Path, tmp_path: Path) -> None:
