@@ -14,7 +14,7 @@ RUN := $(VENV)/$(BIN)/python -m
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEW_PIP := "pip>=25.1" # knows dependency groups
 
-.PHONY: help quickstart test test-reference test-optimum lint fix bench golden build clean
+.PHONY: help quickstart test test-reference test-optimum lint fix bench golden table build clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -48,6 +48,10 @@ bench: $(BENCH)/.ready  ## side by side with the peers; ARGS="--texts 200" for a
 golden: $(REFERENCE)/.ready  ## make the golden vectors again
 	$(REFERENCE)/$(BIN)/python tests/reference/make_golden.py
 	$(REFERENCE)/$(BIN)/python tests/reference/make_families.py
+
+table: $(REFERENCE)/.ready  ## measure every architecture and module again, and write docs/models.md
+	EMBEDRT_ERRORS=$(REFERENCE)/errors.json $(REFERENCE)/$(BIN)/python -m pytest tests/live/test_families.py tests/live/test_modules.py
+	$(REFERENCE)/$(BIN)/python tests/reference/make_table.py $(REFERENCE)/errors.json
 
 build: $(VENV)/.develop  ## wheel and sdist into dist/
 	$(RUN) build

@@ -15,13 +15,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from embedrt.errors import BundleError
-from embedrt.records import RecordError, decode, read_json
+from embedrt.records import LFS_POINTER, RecordError, decode, read_json
 
 FORMAT_VERSION = 1
 MANIFEST = "embedrt.json"
 DEFAULT_ROUTE = "default"
-
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True)
@@ -317,7 +315,7 @@ def _check_file(folder: Path, name: str, record: FileRecord) -> None:
     path = folder / name
     if (size := _plain_file_size(folder, name)) != record.size:
         with path.open("rb") as file:
-            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise BundleError(f"{path}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
         raise BundleError(f"{path}: {size} bytes, {MANIFEST} says {record.size}; get the bundle again")
     if (digest := sha256_of(path)) != record.sha256:

@@ -33,6 +33,23 @@ examples:
   embedrt export org/model --onnx-file onnx/model_O3.onnx
   EMBEDRT_OPTIMUM_PYTHON=optimum/bin/python embedrt export org/model --via optimum
 """
+_VERIFY_HELP = """\
+examples:
+  embedrt verify bundle/
+  embedrt verify bundle/ --reference sentence-transformers
+  embedrt verify bundle/ --reference sentence-transformers --source ./my-model
+
+Without --reference, the vectors are compared with those that lie in the bundle. With it, sentence-transformers and the
+extra `export` must be installed here, and the model that the bundle was made of is loaded once more.
+"""
+_DIFF_HELP = """\
+examples:
+  embedrt diff before/ after/
+  embedrt diff bundle/ bundle/ --device cpu,cuda
+  embedrt diff before/ after/ --texts lines.txt
+
+Without --texts, the texts of the first bundle's proof are taken. Every text is also searched among the others, in both.
+"""
 _ENCODE_HELP = """\
 examples:
   embedrt encode "a text" "another"
@@ -118,6 +135,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--name", help="the bundle's name (default: the hub id, or the name of the folder or package)")
     export.add_argument("--revision", help="branch, tag or commit of a hub repo")
+    export.add_argument(
+        "--reference",
+        choices=("auto", "sentence-transformers", "golden", "onnx"),
+        default="auto",
+        help="what the vectors are compared with (default: the first of these that is there)",
+    )
     export.add_argument("--overwrite", action="store_true", help="replace a bundle that is there already")
     export.add_argument(
         "--via",
@@ -151,10 +174,26 @@ def _parser() -> argparse.ArgumentParser:
         "verify",
         _verify,
         "Check a bundle's files and its vectors on this machine.",
-        "example:\n  embedrt verify bundle/",
+        _VERIFY_HELP,
     )
     verify.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or a name in the store")
+    verify.add_argument(
+        "--reference",
+        choices=("bundle", "sentence-transformers"),
+        default="bundle",
+        help="what to compare with: the vectors in the bundle (the default), or sentence-transformers on this machine",
+    )
+    verify.add_argument("--source", metavar="SOURCE", help="the model for --reference (default: where it came from)")
     _add_engine(verify)
+
+    diff = command("diff", _diff, "Compare the vectors of two bundles, precisions or devices.", _DIFF_HELP)
+    diff.add_argument("a", metavar="A", help="a bundle's folder, or a name in the store")
+    diff.add_argument("b", metavar="B", help="another, or the same")
+    diff.add_argument("--texts", type=Path, metavar="FILE", help="one text per line, UTF-8")
+    diff.add_argument("--task", help="what the texts are, such as query or document, for models that want to know")
+    diff.add_argument("--precision", default="fp32", metavar="P[,P]", help="of both, or of A and of B (default: fp32)")
+    diff.add_argument("--device", default="auto", metavar="D[,D]", help="of both, or of A and of B (default: auto)")
+    diff.add_argument("--worst", type=int, default=5, metavar="N", help="how many texts to show (default: 5)")
 
     command("list", _list, "List the bundles in the local store.", "example:\n  embedrt list")
     remove = command("remove", _remove, "Delete a bundle from the local store.", "example:\n  embedrt remove org/model")
@@ -197,6 +236,7 @@ def _export(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         via=options.via,
         onnx_file=options.onnx_file,
+        reference=options.reference,
     )
     print(folder)
     for name, route in read_manifest(folder).routes.items():
@@ -290,9 +330,55 @@ def _verify(options: argparse.Namespace) -> int:
 
     embedder = Embedder(store.resolve(options.bundle, local_files_only=True), options.device, threads=options.threads)
     print(f"files: {len(embedder.manifest.files)} as listed")
-    for name, report in verify(embedder).items():
+    if options.reference == "bundle":
+        reports = verify(embedder)
+    else:
+        from embedrt_export.reference import verify_with_sentence_transformers
+
+        reports = verify_with_sentence_transformers(embedder, options.source)
+    for name, report in reports.items():
         print(f"{_of_route(embedder.precision, name)}: {_summary(report)}")
     return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from embedrt.difference import difference
+    from embedrt.parity import parity_texts
+
+    a, b = (
+        Embedder(store.resolve(name, local_files_only=True), device, precision=precision)
+        for name, device, precision in zip(
+            (options.a, options.b),
+            _pair(options.device, "--device"),
+            _pair(options.precision, "--precision"),
+            strict=True,
+        )
+    )
+    texts = parity_texts(a) if options.texts is None else options.texts.read_text("utf-8").splitlines()
+    found = difference(*(model.encode(texts, prompt="", truncate_dim=None, task=options.task) for model in (a, b)))
+    same = a.manifest.fingerprint == b.manifest.fingerprint
+    print(f"A             {a.manifest.name}, {a.precision} on {a.engine}")
+    print(f"B             {b.manifest.name}, {b.precision} on {b.engine}")
+    print(f"fingerprints  {'equal' if same else 'different'}")
+    print(f"texts         {len(texts)}")
+    print(f"cosine        min {found.cosine.min():.6f}, mean {found.cosine.mean():.6f}")
+    print(f"max error     {found.max_abs_error.max():.1e} in a coordinate")
+    print(f"norms         differ by up to {found.norm_error.max():.1e}")
+    print(f"top 10        {found.overlap.mean():.2%} the same; first one changed for {found.first_changed.mean():.2%}")
+    for i in np.argsort(found.cosine, kind="stable")[: max(options.worst, 0)]:
+        print(
+            f"  cosine {found.cosine[i]:.6f}, error {found.max_abs_error[i]:.1e}, top 10 {found.overlap[i]:.0%}: "
+            f"texts[{i}] = {texts[i][:60]!r}"
+        )
+    return 0
+
+
+def _pair(value: str, name: str) -> tuple[str, str]:
+    """One value for both sides, or one for each."""
+    parts = value.split(",")
+    if len(parts) > 2 or not all(parts):
+        raise ValueError(f"{name}: expected one value or two with a comma between them, got {value!r}")
+    return parts[0], parts[-1]
 
 
 def _list(_: argparse.Namespace) -> int:

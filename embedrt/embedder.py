@@ -62,7 +62,7 @@ class Embedder:
         self.manifest = read_bundle(self.folder)
         self.precision = precision
         self.runners = {
-            name: Runner(self.folder, route, self.manifest.dim, device, precision, threads)
+            name: Runner(self.folder, route, self.manifest, device, precision, threads)
             for name, route in self.manifest.routes.items()
         }
 

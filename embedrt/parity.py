@@ -22,6 +22,13 @@ def save_reference(folder: Path, route: Route, texts: list[str], vectors: Vector
     np.save(folder / route.parity_vectors, vectors.astype(np.float32), allow_pickle=False)
 
 
+def parity_texts(embedder: Embedder) -> list[str]:
+    """The texts of the proof, of the route that calls without a task take, or of the first."""
+    route = embedder.manifest.routes.get(embedder.manifest.tasks.get("", ""))
+    route = next(iter(embedder.manifest.routes.values())) if route is None else route
+    return read_texts(embedder.folder, route)
+
+
 def verify(embedder: Embedder) -> dict[str, ParityReport]:
     """Computes the bundle's own texts on this machine and compares them with the reference vectors in the bundle.
 
@@ -33,13 +40,19 @@ def verify(embedder: Embedder) -> dict[str, ParityReport]:
     """
     reports = {}
     for name, runner in embedder.runners.items():
-        texts = json.loads((embedder.folder / runner.route.parity_texts).read_bytes())
+        texts = read_texts(embedder.folder, runner.route)
         vectors = np.load(embedder.folder / runner.route.parity_vectors, allow_pickle=False)
         made = runner.route.parity[embedder.precision]
         reports[name] = compare(
             runner, texts, vectors, made.reference, independent=made.independent, tolerance=made.tolerance
         )
     return reports
+
+
+def read_texts(folder: Path, route: Route) -> list[str]:
+    """The texts of a route's proof."""
+    texts: list[str] = json.loads((folder / route.parity_texts).read_bytes())
+    return texts
 
 
 def compare(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import stat
 import sys
 import types
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 Record = TypeVar("Record")
 
 MAX_BYTES = 16 * 2**20
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 class RecordError(ValueError):
@@ -37,11 +39,18 @@ def read_json(path: Path) -> Any:
             raise RecordError(f"{text} is not a finite number")
         return number
 
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise RecordError(f"{path.name}: {size} bytes, more than the {MAX_BYTES} that a JSON file may have here")
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would hang, a device may never end
+        raise RecordError(f"{path.name}: not a plain file")
+    if status.st_size > MAX_BYTES:
+        raise RecordError(
+            f"{path.name}: {status.st_size} bytes, more than the {MAX_BYTES} that a JSON file may have here"
+        )
+    raw = path.read_bytes()
+    if raw.startswith(LFS_POINTER):
+        raise RecordError(f"{path.name}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
     try:
-        text = path.read_bytes().decode("utf-8")
-        return json.loads(text, object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path.name}: not valid JSON: {error}") from error
 

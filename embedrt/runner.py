@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.bundle import Route, Tokenization
+from embedrt.bundle import Manifest, Route, Tokenization
 from embedrt.errors import BundleError, NonFiniteError, TruncationError
 from embedrt.planning import Batch, pad, plan
 from embedrt.session import Engine, find_device
@@ -27,10 +27,11 @@ class Runner:
     Args:
         folder: The bundle.
         route: What the manifest says of the route.
-        dim: Width of a vector.
+        manifest: The whole manifest.
         device: As `Embedder` takes it.
         precision: Which of the route's graphs to run.
         threads: Processors to use; None takes what affinity and cgroup quota allow.
+        proving: For exporters, before they publish: large weights stay mapped.
 
     Raises:
         BundleError: The bundle is damaged, or lacks the precision.
@@ -41,22 +42,30 @@ class Runner:
         self,
         folder: Path,
         route: Route,
-        dim: int,
+        manifest: Manifest,
         device: str | None = None,
         precision: str = "fp32",
         threads: int | None = None,
+        *,
+        proving: bool = False,
     ) -> None:
         if precision not in route.graphs:
             raise BundleError(f"{folder}: precision {precision!r} is not in it; it has {', '.join(route.graphs)}")
         self.folder = folder.absolute()  # sessions are made on first use, and the working folder may change until then
         self.route = route
-        self.dim = dim
+        self.dim = manifest.dim
         self.tokenize = TextTokenizer(
             self.folder / route.tokenizer,
             max_seq_length=route.max_seq_length,
             with_type_ids=route.tokenization.token_type_ids,
         )
-        self.engine = Engine(self.folder / route.graphs[precision].file, find_device(device), threads)
+        self.engine = Engine(
+            self.folder / route.graphs[precision].file,
+            find_device(device),
+            threads,
+            weights_bytes=manifest.files[route.graphs[precision].data].size,
+            proving=proving,
+        )
 
     def encode(self, texts: list[str]) -> Vectors:
         """The vectors of the graph as it is, in planned batches: float32 `[len(texts), dim]`."""

@@ -65,6 +65,8 @@ DEVICES = {
     )
 }
 _ALIASES = {"mps": "coreml"}
+# From here on weights are large: they are not held twice for the sake of speed.
+LARGE_BYTES = 1 << 30
 
 
 def onnxruntime() -> ModuleType:
@@ -125,15 +127,23 @@ class Engine:
         graph: The ONNX file.
         device: Where to run.
         threads: Processors to use; None takes what affinity and cgroup quota allow.
+        weights_bytes: Size of the graph's weights. Each session repacks them in memory, which makes a short text
+            several times as fast; from `LARGE_BYTES` on one session, the wide one, does for everything.
+        proving: Large weights stay as they are mapped: without a copy in memory, quick to load and slow to run.
 
     Raises:
         DeviceError: The device is not to be had. On a CPU, which is always there, sessions are made on first use.
     """
 
-    def __init__(self, graph: Path, device: Device, threads: int | None = None) -> None:
+    def __init__(
+        self, graph: Path, device: Device, threads: int | None = None, *, weights_bytes: int = 0, proving: bool = False
+    ) -> None:
         self.device = device
         self.threads = available_threads() if threads is None else threads
         self._graph = graph
+        large = weights_bytes >= LARGE_BYTES
+        self._repack = not (large and proving)
+        self._parallel = device.parallel and not large
         self._sessions: dict[int, Any] = {}
         self._process = os.getpid()
         if not device.parallel:
@@ -142,7 +152,7 @@ class Engine:
     @property
     def workers(self) -> int:
         """How many threads should call `run(..., alone=False)` at once."""
-        return self.threads if self.device.parallel else 1
+        return self.threads if self._parallel else 1
 
     @property
     def description(self) -> str:
@@ -161,7 +171,7 @@ class Engine:
             InferenceError: ONNX Runtime failed.
             DeviceError: The session could not be made on the device.
         """
-        session = self._session(self.threads if alone or not self.device.parallel else 1)
+        session = self._session(self.threads if alone or not self._parallel else 1)
         try:
             (result,) = session.run([output], feeds)
         except Exception as error:
@@ -176,17 +186,19 @@ class Engine:
         require_process(self._process)
         with _CREATING:
             if threads not in self._sessions:
-                self._sessions[threads] = _create_session(self._graph, self.device, threads)
+                self._sessions[threads] = _create_session(self._graph, self.device, threads, repack=self._repack)
             return self._sessions[threads]
 
 
-def _create_session(graph: Path, device: Device, threads: int) -> Any:
+def _create_session(graph: Path, device: Device, threads: int, *, repack: bool) -> Any:
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False  # it keeps a plan for every input shape ever seen
     options.log_severity_level = 4  # errors arrive as exceptions
+    if not repack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     providers = [(device.provider, dict(device.options))]
     if device.provider != "CPUExecutionProvider":
         options.log_severity_level = 3  # why a provider did not load is told by the log alone

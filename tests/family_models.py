@@ -85,7 +85,7 @@ def write_repo(folder: Path, family: str, case: Case, shapes: dict[str, list[int
         for i, kind in enumerate(types)
     ]
     write_json(folder / "modules.json", modules)
-    hidden = case.config["hidden_size"]
+    hidden = case.config.get("hidden_size") or case.config["dim"]
     write_json(folder / "1_Pooling" / "config.json", {"embedding_dimension": hidden, "pooling_mode": case.pooling})
     return folder
 

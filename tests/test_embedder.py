@@ -507,9 +507,9 @@ class TestThreads:
         expected = [tiny.encode(texts) for texts in work]
         create, made = session._create_session, []
 
-        def count(graph: Path, device: session.Device, threads: int) -> Any:
+        def count(graph: Path, device: session.Device, threads: int, *, repack: bool) -> Any:
             made.append(threads)
-            return create(graph, device, threads)
+            return create(graph, device, threads, repack=repack)
 
         monkeypatch.setattr(session, "_create_session", count)
         embedder = Embedder(tiny_bundle, threads=2)

@@ -10,6 +10,7 @@ import pytest
 
 from embedrt import Embedder
 from embedrt_export import export, families
+from embedrt_export.heads import POOLERS
 from family_models import FAMILIES, REFERENCE, cases, texts_for, write_repo
 
 TOLERANCE = 1e-5
@@ -47,3 +48,11 @@ def test_golden_files_are_those_that_were_made(family: str) -> None:
 
 def test_every_family_has_cases() -> None:
     assert set(FAMILIES) == set(families.FAMILIES)
+
+
+def test_the_docs_list_every_case_and_every_pooling_mode() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "models.md").read_text(encoding="utf-8")
+    for family in FAMILIES:
+        assert f"| {family} | {', '.join(cases(family))} |" in page, "`make table` writes docs/models.md"
+    for mode in POOLERS:
+        assert f"| pooling {mode} |" in page

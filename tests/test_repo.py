@@ -342,7 +342,7 @@ def test_json_of_another_kind(model: Path, file: str) -> None:
 def test_config_that_is_a_folder(model: Path) -> None:
     (model / "config.json").unlink()
     (model / "config.json").mkdir()
-    with pytest.raises(ExportError, match=r"^config\.json: missing in model"):
+    with pytest.raises(ExportError, match=r"^config\.json: not a plain file"):
         read_repo(model)
 
 

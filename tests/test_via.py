@@ -256,7 +256,7 @@ def test_an_unknown_architecture(tiny_source: Path, tiny_bundle: Path, tiny: Emb
     edit_json(source / "config.json", model_type="unheard-of")
     check(export(source, tmp_path / "bundle"), tiny)
     assert Embedder(tmp_path / "bundle").manifest.routes["default"].architecture == "unheard-of"
-    with pytest.raises(UnsupportedModelError, match="'unheard-of' is not supported via native"):
+    with pytest.raises(UnsupportedModelError, match="'unheard-of' is not supported; supported"):
         export(source, tmp_path / "other", via="native")
 
 
@@ -284,6 +284,13 @@ def test_every_module_follows_the_body(tmp_path: Path) -> None:
     write_json(source / "1_Pooling" / "config.json", {"embedding_dimension": 31, "pooling_mode": "mean"})
     with pytest.raises(ExportError, match="31 dimensions, but it gets 32"):
         export(source, tmp_path / "other", via="onnx")
+
+
+def test_an_adapter_goes_the_native_way(tiny_source: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    source = write_body(tiny_source, tmp_path / "model", body_of(tiny_bundle))
+    write_json(source / "adapter_config.json", {"peft_type": "LORA", "target_modules": ["query"]})
+    with pytest.raises(UnsupportedModelError, match=r"via onnx: whether adapter_config.json is merged"):
+        export(source, tmp_path / "bundle", via="onnx")
 
 
 def test_same_file_same_fingerprint(tiny_source: Path, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -511,6 +518,7 @@ def test_the_exporter_ends_with_its_parent() -> None:
         ("bert", set(), "native"),
         ("unheard-of", {"model.safetensors", "model.onnx"}, "onnx"),
         ("unheard-of", {"model.safetensors", "onnx/model_O4.onnx"}, "optimum"),
+        ("unheard-of", {"pytorch_model.bin"}, "native"),  # which tells what is missing
     ],
 )
 def test_which_way(model_type: str, files: set[str], via: str, monkeypatch: pytest.MonkeyPatch) -> None:

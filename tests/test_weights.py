@@ -221,12 +221,12 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
     "fewer layers than stored": (
         lambda model: edit_json(model / "config.json", num_hidden_layers=1),
         ExportError,
-        r"^weights: config.json describes a smaller model, it has no place for encoder\.layer\.1\..* and 11 more$",
+        r"^weights: config.json describes a smaller model, it has no place for 'encoder\.layer\.1\..*' and 11 more$",
     ),
     "one stray tensor": (
         with_tensor("embeddings.extra.weight", np.ones(2, np.float32)),
         ExportError,
-        r"it has no place for embeddings\.extra\.weight$",
+        r"it has no place for 'embeddings\.extra\.weight'$",
     ),
     "more layers than stored": (
         lambda model: edit_json(model / "config.json", num_hidden_layers=3),
@@ -262,7 +262,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
         ExportError,
         r"^model\.safetensors: not a whole",
     ),
-    "LFS pointer": (with_bytes(lambda _: LFS), ExportError, r"it is a Git LFS pointer, run `git lfs pull`$"),
+    "LFS pointer": (with_bytes(lambda _: LFS), ExportError, r"it is a Git LFS pointer; run `git lfs pull`$"),
     "no weights": (
         lambda model: (model / FILE).unlink(),
         ExportError,
@@ -274,9 +274,9 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
         r"^model: no model\.safetensors and .*; it has pytorch_model\.bin, which are not read; save the model with",
     ),
     "shard missing": (drop_shard, ExportError, r"^model: shard model-00002-of-00003\.safetensors is listed in .*, but"),
-    "shard outside": (index_with("../x"), ExportError, rf"^{INDEX}: '\.\./x' is not the name of a file beside it"),
-    "shard absolute": (index_with("/etc/passwd"), ExportError, "'/etc/passwd' is not the name of a file beside it"),
-    "shard a parent": (index_with(".."), ExportError, "shard .. is listed"),
+    "shard outside": (index_with("../x"), ExportError, rf"^{INDEX}: '\.\./x' is not the name of a safetensors file"),
+    "shard absolute": (index_with("/etc/passwd"), ExportError, "'/etc/passwd' is not the name of a safetensors file"),
+    "shard a parent": (index_with(".."), ExportError, "'..' is not the name of a safetensors file"),
     "shard not a name": (index_with(7), ExportError, f"^{INDEX}: "),
     "shard a list": (index_with(["a"]), ExportError, f"^{INDEX}: "),
     "index not JSON": (index_of(b"{"), ExportError, f"^{INDEX}: not an index of shards"),

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from embedrt.errors import ExportError, UnsupportedModelError
+from embedrt.records import LFS_POINTER
 from embedrt_export.graph import subgraphs
 from embedrt_export.opsets import OLDEST, STANDARD
 
@@ -24,7 +25,6 @@ CANDIDATES = ("onnx/model.onnx", "model.onnx")
 """Where a repo has its float32 body. Others, such as `onnx/model_O3.onnx`, are taken when they are named."""
 
 _MAX_BYTES = 2**31 - 1  # of any protobuf message
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _CONTRIBUTED = "com.microsoft"  # operators that every build of ONNX Runtime brings
 _TOKEN_OUTPUTS = ("last_hidden_state", "token_embeddings")
 _SENTENCE_OUTPUT = "sentence_embedding"
@@ -163,7 +163,7 @@ def tensor_values(body: Body, tensor: TensorProto) -> NDArray[Any]:
         raise ExportError(f"{where}: {length} bytes for the shape {list(shape)}, which takes {size}")
     if offset < 0 or offset + size > path.stat().st_size:
         with path.open("rb") as file:
-            pointer = file.read(len(_LFS_POINTER)) == _LFS_POINTER
+            pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
         remedy = "it is a Git LFS pointer, run `git lfs pull`" if pointer else "get the model again"
         raise ExportError(f"{where}: bytes {offset} to {offset + size} are not in {path.name}; {remedy}")
     if not size:
@@ -176,7 +176,7 @@ def _parse(path: Path, name: str) -> onnx.ModelProto:
     if (size := path.stat().st_size) > _MAX_BYTES:
         raise ExportError(f"{name}: {size} bytes, more than an ONNX file may have; its weights belong beside it")
     content = path.read_bytes()
-    if content.startswith(_LFS_POINTER):
+    if content.startswith(LFS_POINTER):
         raise ExportError(f"{name}: a Git LFS pointer instead of the file; run `git lfs pull`")
     try:
         model: onnx.ModelProto = onnx.ModelProto.FromString(content)

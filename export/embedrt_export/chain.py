@@ -15,6 +15,8 @@ import onnx
 from embedrt.bundle import DEFAULT_ROUTE, Graph, Module, Route
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt_export import modules, optimum
+from embedrt_export.adapters import CONFIG as ADAPTER_CONFIG
+from embedrt_export.adapters import Adapter
 from embedrt_export.body import read_body
 from embedrt_export.families import FAMILIES
 from embedrt_export.graft import require_agreement, require_runs
@@ -22,10 +24,11 @@ from embedrt_export.graph import DataFile, GraphBuilder
 from embedrt_export.heads import DENSE_ACTIVATIONS, Masks, normalize, pool, weighted_sum
 from embedrt_export.layers import flatten, layer_norm, project, text_inputs, unflatten
 from embedrt_export.modules import STATIC, Part
+from embedrt_export.refusals import refuse
 from embedrt_export.start import SENTENCE, TOKENS, Feature, Start, body_start, max_seq_length
 from embedrt_export.tokenization import settle_tokenizer
 from embedrt_export.ways import Wish, choose, files_in
-from embedrt_export.weights import Weights
+from embedrt_export.weights import Weights, quote
 
 logger = logging.getLogger("embedrt.export")
 
@@ -157,8 +160,9 @@ class _Files:
 
 def _described(part: Part) -> dict[str, Any]:
     """The settings that change the numbers; architecture and length have places of their own."""
-    settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(part.settings)))
-    return {key: value for key, value in settings.items() if key not in {"architecture", "config", "max_seq_length"}}
+    left_out = {"architecture", "base", "config", "max_seq_length"}
+    settings = {key: value for key, value in dataclasses.asdict(part.settings).items() if key not in left_out}
+    return json.loads(json.dumps(settings))  # type: ignore[no-any-return]
 
 
 def _transformer(graph: GraphBuilder, folder: Path, settings: modules.Transformer, wish: Wish, scratch: Path) -> Start:
@@ -166,6 +170,10 @@ def _transformer(graph: GraphBuilder, folder: Path, settings: modules.Transforme
     logger.info("via %s: %s", way.via, way.reason)
     if way.via == "native":
         return _native(graph, folder, settings)
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise UnsupportedModelError(
+            f"via {way.via}: whether {ADAPTER_CONFIG} is merged in there is not known; use native"
+        )
     if way.via == "onnx":
         return body_start(graph, read_body(folder, way.onnx_file), folder, settings, way.via)
     with TemporaryDirectory(dir=scratch) as made:
@@ -175,20 +183,18 @@ def _transformer(graph: GraphBuilder, folder: Path, settings: modules.Transforme
 
 def _native(graph: GraphBuilder, folder: Path, settings: modules.Transformer) -> Start:
     model_type = settings.architecture
-    if model_type not in FAMILIES:
-        raise UnsupportedModelError(
-            f"config.json: model_type {model_type!r} is not supported via native; "
-            f"supported: {', '.join(sorted(FAMILIES))}"
-        )
+    refuse(settings.config, FAMILIES)
     family = FAMILIES[model_type]
     config = family.read_config(settings.config)
     tokenizer = settle_tokenizer(folder, model_type, config.vocab_size, do_lower_case=settings.do_lower_case)
     inputs = text_inputs(graph, token_type_ids=tokenizer.tokenization.token_type_ids)
-    with Weights(folder, family.prefixes, family.renames) as weights:
+    adapter = Adapter(folder, family.prefixes) if (folder / ADAPTER_CONFIG).is_file() else None
+    with Weights(settings.base, family.prefixes, family.renames, adapter) as weights:
         states = family.build(graph, config, weights, inputs)
         if unread := weights.unread(family.backbone, family.ignored):
+            shown = ", ".join(map(quote, unread[:5]))
             raise ExportError(
-                f"weights: config.json describes a smaller model, it has no place for {', '.join(unread[:5])}"
+                f"weights: config.json describes a smaller model, it has no place for {shown}"
                 + (f" and {len(unread) - 5} more" if len(unread) > 5 else "")
             )
         digest = weights.digest()
@@ -249,7 +255,7 @@ def _static(graph: GraphBuilder, folder: Path) -> Start:
         states=[],
         inputs=inputs,
         tokenizer=tokenizer,
-        max_seq_length=None,
+        max_seq_length=tokenizer.model_max_length,
         digests=digests,
     )
 

@@ -1,4 +1,7 @@
-"""The encoder layer of BERT and its descendants: attention and feed-forward, each added to its input and normalized."""
+"""The encoder layer of BERT and its descendants: attention and feed-forward, each added to its input.
+
+The sum is normalized, as in BERT, or the input, as in later models.
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -47,8 +50,10 @@ def check_sizes(config: Any) -> None:
         UnsupportedModelError: No model has such sizes; the message names the key.
     """
     for name, value in dataclasses.asdict(config).items():
-        if type(value) is int and value < 1:
-            raise UnsupportedModelError(f"config.json.{name}: expected a positive integer, got {value}")
+        lowest = 0 if name.endswith("_id") else 1
+        if type(value) is int and value < lowest:
+            wanted = "an id" if lowest == 0 else "a positive integer"
+            raise UnsupportedModelError(f"config.json.{name}: expected {wanted}, got {value}")
     if config.hidden_size % config.num_attention_heads:
         raise UnsupportedModelError(
             f"config.json: hidden_size {config.hidden_size} is not a multiple of "
@@ -81,18 +86,65 @@ def encoder_layer(
     Returns:
         Hidden states `[tokens, hidden]`.
     """
-    hidden, heads, inner = config.hidden_size, config.num_attention_heads, config.intermediate_size
+    attended = self_attention(graph, config, weights, x, bias, inputs, layer, names)
+    return post_norm(graph, config, weights, x, attended, layer, names)
+
+
+def self_attention(
+    graph: GraphBuilder,
+    config: EncoderConfig,
+    weights: Weights,
+    x: str,
+    bias: str,
+    inputs: TextInputs,
+    layer: str,
+    names: LayerNames,
+) -> str:
+    """Attention of a layer and the linear layer after it, of `x` `[tokens, hidden]`; arguments of `encoder_layer`."""
+    hidden, heads = config.hidden_size, config.num_attention_heads
     size = hidden // heads
     query = linear(graph, weights, x, f"{layer}.{names.query}", hidden, hidden, scale=size**-0.5)
     key = linear(graph, weights, x, f"{layer}.{names.key}", hidden, hidden)
     value = linear(graph, weights, x, f"{layer}.{names.value}", hidden, hidden)
     query, key, value = (split_heads(graph, part, inputs, heads, size) for part in (query, key, value))
     attended = attend(graph, query, key, value, bias, heads=heads, size=size)
-    attended = linear(graph, weights, attended, f"{layer}.{names.attention_output}", hidden, hidden)
-    x = graph.op("Add", attended, x)
-    x = layer_norm(graph, weights, x, f"{layer}.{names.attention_norm}", hidden, config.layer_norm_eps)
+    return linear(graph, weights, attended, f"{layer}.{names.attention_output}", hidden, hidden)
+
+
+def feed_forward(
+    graph: GraphBuilder, config: EncoderConfig, weights: Weights, x: str, layer: str, names: LayerNames
+) -> str:
+    """The two linear layers of a layer with the activation between, of `x` `[tokens, hidden]`."""
+    hidden, inner = config.hidden_size, config.intermediate_size
     inside = linear(graph, weights, x, f"{layer}.{names.feed_forward_input}", hidden, inner)
     inside = activation(graph, config.hidden_act, inside)
-    inside = linear(graph, weights, inside, f"{layer}.{names.feed_forward_output}", inner, hidden)
-    x = graph.op("Add", inside, x)
-    return layer_norm(graph, weights, x, f"{layer}.{names.output_norm}", hidden, config.layer_norm_eps)
+    return linear(graph, weights, inside, f"{layer}.{names.feed_forward_output}", inner, hidden)
+
+
+def post_norm(
+    graph: GraphBuilder, config: EncoderConfig, weights: Weights, x: str, attended: str, layer: str, names: LayerNames
+) -> str:
+    """The rest of a layer after its attention: each part is added to its input and the sum is normalized."""
+    hidden, epsilon = config.hidden_size, config.layer_norm_eps
+    x = graph.op("Add", attended, x)
+    x = layer_norm(graph, weights, x, f"{layer}.{names.attention_norm}", hidden, epsilon)
+    x = graph.op("Add", feed_forward(graph, config, weights, x, layer, names), x)
+    return layer_norm(graph, weights, x, f"{layer}.{names.output_norm}", hidden, epsilon)
+
+
+def pre_norm_layer(
+    graph: GraphBuilder,
+    config: EncoderConfig,
+    weights: Weights,
+    x: str,
+    bias: str,
+    inputs: TextInputs,
+    layer: str,
+    names: LayerNames,
+) -> str:
+    """Like `encoder_layer`, but each part gets its input normalized, and the sum is left as it is."""
+    hidden, epsilon = config.hidden_size, config.layer_norm_eps
+    normed = layer_norm(graph, weights, x, f"{layer}.{names.attention_norm}", hidden, epsilon)
+    x = graph.op("Add", self_attention(graph, config, weights, normed, bias, inputs, layer, names), x)
+    normed = layer_norm(graph, weights, x, f"{layer}.{names.output_norm}", hidden, epsilon)
+    return graph.op("Add", feed_forward(graph, config, weights, normed, layer, names), x)

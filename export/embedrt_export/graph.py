@@ -1,7 +1,7 @@
 """A thin builder over onnx's helpers. Weights go straight to the data file, so memory holds one tensor at a time."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -74,6 +74,7 @@ class GraphBuilder:
         self._tensors: dict[str, TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
+        self._made: dict[Hashable, str] = {}
         self._opsets = {"": OPSET}
 
     @property
@@ -128,6 +129,12 @@ class GraphBuilder:
             tensor.external_data.add(key=key, value=value)
         self._tensors[name] = tensor
         return name
+
+    def once(self, key: Hashable, make: Callable[[], str]) -> str:
+        """The value that `make` adds, which is called for a key's first time only: shared parameters are read once."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def ints(self, *values: int) -> str:
         """A constant int64 vector."""

@@ -66,12 +66,20 @@ def linear(
     scale: float = 1.0,
 ) -> str:
     """`(x @ weight.T + bias) * scale`, with the parameters `NAME.weight` `[outputs, inputs]` and `NAME.bias`."""
-    weight = weights(f"{name}.weight", outputs, inputs)
-    added = weights(f"{name}.bias", outputs) if bias else None
-    if scale != 1.0:
-        weight = weight * np.float32(scale)
-        added = None if added is None else added * np.float32(scale)
-    return project(graph, x, name, weight, added)
+    parameters = [parameter(graph, weights, f"{name}.weight", outputs, inputs, scale=scale)]
+    if bias:
+        parameters.append(parameter(graph, weights, f"{name}.bias", outputs, scale=scale))
+    return graph.op("Gemm", x, *parameters, transB=1)
+
+
+def parameter(graph: GraphBuilder, weights: Weights, name: str, *shape: int, scale: float = 1.0) -> str:
+    """A tensor of the model, times `scale`, as a tensor of the graph; layers may share it."""
+
+    def read() -> str:
+        values = weights(name, *shape)
+        return graph.weight(name, values if scale == 1.0 else values * np.float32(scale))
+
+    return graph.once((weights, name, scale), read)
 
 
 def project(
@@ -89,7 +97,7 @@ def layer_norm(
 ) -> str:
     """Layer normalization over the last axis, with the parameters `NAME.weight` and `NAME.bias`."""
     parts = ("weight", "bias") if bias else ("weight",)
-    parameters = [graph.weight(f"{name}.{part}", weights(f"{name}.{part}", width)) for part in parts]
+    parameters = [parameter(graph, weights, f"{name}.{part}", width) for part in parts]
     return graph.op("LayerNormalization", x, *parameters, axis=-1, epsilon=epsilon)
 
 

@@ -44,6 +44,7 @@ class Transformer:
     Attributes:
         architecture: The `model_type`.
         config: The parsed `config.json`.
+        base: The folder with `config.json` and weights; another than the module's for an adapter without its base.
         max_seq_length: What the repo sets by itself, else None.
         do_lower_case: Whether texts are lowercased before all else.
         output_hidden_states: Whether the config asks for the states of all layers, which WeightedLayerPooling takes.
@@ -51,6 +52,7 @@ class Transformer:
 
     architecture: str
     config: dict[str, Any]
+    base: Path
     max_seq_length: int | None = None
     do_lower_case: bool = False
     output_hidden_states: bool = False
@@ -151,14 +153,19 @@ class _TransformerConfig:
     unpad_inputs: bool | None = None
 
 
-def read_transformer(place: Path) -> Transformer:
-    """Reads the configs of a Transformer module; that of sentence-transformers may be missing."""
-    config = read_config(place / "config.json")
+def read_transformer(place: Path, base: Path) -> Transformer:
+    """Reads the configs of a Transformer module; that of sentence-transformers may be missing.
+
+    Args:
+        place: The module's folder.
+        base: The folder with `config.json` and weights.
+    """
+    config = read_config(base / "config.json")
     architecture = pick(_ModelType, config).model_type
     states = config.get("output_hidden_states") is True
     name = next((name for name in TRANSFORMER_CONFIGS if (place / name).is_file()), None)
     if name is None:
-        return Transformer(architecture, config, output_hidden_states=states)
+        return Transformer(architecture, config, base, output_hidden_states=states)
     content = read_config(place / name)
     handed: dict[str, Any] = {}
     for names, known in _HANDED_ON.items():
@@ -180,6 +187,7 @@ def read_transformer(place: Path) -> Transformer:
     return Transformer(
         architecture=architecture,
         config=config,
+        base=base,
         max_seq_length=limit,
         do_lower_case=module.do_lower_case,
         output_hidden_states=handed.get("output_hidden_states", states) is True,
@@ -247,7 +255,7 @@ def _renamed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
-    TRANSFORMER: read_transformer,
+    TRANSFORMER: lambda place: read_transformer(place, place),
     STATIC: lambda _: StaticEmbedding(),
     "Pooling": _read_pooling,
     "Dense": _read_dense,

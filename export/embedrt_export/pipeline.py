@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import platform
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from embedrt.errors import BundleError, ExportError, UnsupportedModelError
 from embedrt.parity import compare, save_reference
 from embedrt.runner import Runner
 from embedrt_export.chain import DATA, PRECISION, BuiltRoute, build_route
+from embedrt_export.files import check_files, copy_config
 from embedrt_export.graph import DataFile
-from embedrt_export.reference import find_reference
+from embedrt_export.reference import ReferenceKind, find_reference
 from embedrt_export.repo import ModelSpec, read_repo
 from embedrt_export.source import Located, locate
 from embedrt_export.texts import parity_texts
@@ -48,6 +48,7 @@ def export(
     overwrite: bool = False,
     via: Wanted = "auto",
     onnx_file: str | None = None,
+    reference: ReferenceKind = "auto",
 ) -> Path:
     """Turns a model into a bundle, without torch, and proves that it computes the same vectors.
 
@@ -62,6 +63,9 @@ def export(
             repo (`onnx/model.onnx` or `model.onnx`) and adds the modules after the transformer; "optimum" has
             optimum-onnx make that file first, with torch, in another process; "auto" takes the first that fits.
         onnx_file: Another ONNX file of the repo, such as "onnx/model_O3.onnx"; it must be a float32 model.
+        reference: What the vectors are compared with: "sentence-transformers" on this machine, "golden" vectors that
+            embedrt has of this very model, or "onnx", the same graph in onnx's own evaluator. "auto" takes the first
+            of these that is there.
 
     Returns:
         The bundle's folder. It exists whole and proven, or not at all.
@@ -82,11 +86,12 @@ def export(
     located = locate(source, revision, token, wish)
     name = located.name if name is None else name
     target = store.stored_path(name, revision) if target is None else target
-    spec = read_repo(located.folder)
+    check_files(located.folder)
+    spec = read_repo(located.folder, is_local=located.source.kind != "hub", token=token)
     logger.info("%s: %s in %s", name, _chains(spec), located.folder)
     with store.staging(target) as folder:
         manifest = _write_bundle(folder, located, spec, name, wish)
-        manifest = _prove(folder, manifest, spec)
+        manifest = _prove(folder, manifest, spec, reference)
         write_manifest(folder, manifest)
         read_manifest(folder)  # refuses here what it would refuse in every reader
         store.publish(folder, target, overwrite=overwrite)
@@ -154,26 +159,29 @@ def _copy_configs(spec: ModelSpec, folder: Path) -> list[str]:
     copied = []
     for path in sorted(path for pattern in _COPIED for path in spec.folder.glob(pattern)):
         name = path.relative_to(spec.folder).as_posix()
-        (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, folder / name)
-        copied.append(name)
+        if copy_config(spec.folder, name, folder):
+            copied.append(name)
+        else:
+            logger.warning("%s is a link that leads out of the model folder, and is not copied into the bundle", name)
     return copied
 
 
-def _prove(folder: Path, manifest: Manifest, spec: ModelSpec) -> Manifest:
+def _prove(folder: Path, manifest: Manifest, spec: ModelSpec, kind: ReferenceKind) -> Manifest:
     """Loads every route with the runtime, compares it with the reference, and adds references and reports."""
     proven, files = {}, dict(manifest.files)
     for name, route in manifest.routes.items():
-        runner = Runner(folder, route, manifest.dim)
+        runner = Runner(folder, route, manifest, proving=True)
         task = next((task for task, taken in manifest.tasks.items() if taken == name), None)
-        proven[name] = _prove_route(folder, manifest, spec, runner, task)
+        proven[name] = _prove_route(folder, manifest, spec, runner, task, kind)
         files |= record_files(folder, [route.parity_texts, route.parity_vectors])
     return dataclasses.replace(manifest, routes=proven, files=files)
 
 
-def _prove_route(folder: Path, manifest: Manifest, spec: ModelSpec, runner: Runner, task: str | None) -> Route:
+def _prove_route(
+    folder: Path, manifest: Manifest, spec: ModelSpec, runner: Runner, task: str | None, kind: ReferenceKind
+) -> Route:
     texts = parity_texts(runner.route.max_seq_length)
-    reference = find_reference(spec.folder, manifest, runner, task, texts)
+    reference = find_reference(kind, spec.folder, manifest, runner, task, texts)
     logger.info("comparing %d texts with %s", len(texts), reference.name)
     report = compare(runner, texts, reference.vectors, reference.name, independent=reference.independent)
     save_reference(folder, runner.route, texts, reference.vectors)

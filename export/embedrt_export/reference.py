@@ -4,21 +4,29 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import helper
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from onnx.reference import ReferenceEvaluator
 from tqdm.auto import tqdm
 
-from embedrt.bundle import Manifest
-from embedrt.errors import ExportError
+from embedrt.bundle import Manifest, ParityReport
+from embedrt.embedder import Embedder
+from embedrt.errors import ExportError, ModelNotFoundError
+from embedrt.parity import compare, read_texts
 from embedrt.runner import Runner, Vectors
 from embedrt.session import onnxruntime
+from embedrt_export.source import locate
+from embedrt_export.ways import Wish
 
+ReferenceKind = Literal["auto", "sentence-transformers", "golden", "onnx"]
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -37,12 +45,13 @@ class Reference:
     vectors: Vectors
 
 
-def find_reference(folder: Path, manifest: Manifest, runner: Runner, task: str | None, texts: list[str]) -> Reference:
-    """Takes sentence-transformers where it is installed, else golden vectors of this very model, else the same graph.
-
-    That is computed by onnx's evaluator, or by ONNX Runtime in the plainest way if only that has the operators.
+def find_reference(
+    kind: ReferenceKind, folder: Path, manifest: Manifest, runner: Runner, task: str | None, texts: list[str]
+) -> Reference:
+    """The reference that is asked for; "auto" is the best that is there, in the order of `ReferenceKind`.
 
     Args:
+        kind: Which one.
         folder: The model folder.
         manifest: Of the bundle that will be judged.
         runner: The route that will be judged; only its tokenizer and its graph file are used here.
@@ -50,25 +59,67 @@ def find_reference(folder: Path, manifest: Manifest, runner: Runner, task: str |
         texts: The texts.
 
     Raises:
-        ExportError: sentence-transformers is installed and fails on the model; another reference in its place would
-            prove less than was to be expected here.
+        ExportError: The reference is not there; or sentence-transformers is, and fails on the model: another one in
+            its place would prove less than was to be expected here.
     """
-    if find_spec("sentence_transformers") is not None:
-        try:
-            return _sentence_transformers(folder, task, texts)
-        except Exception as error:
-            raise ExportError(
-                f"sentence-transformers is installed here, so it is the reference, but fails on this model: {error}; "
-                "mend that installation, or export in an environment without it"
-            ) from error
-    golden = GOLDEN / f"{manifest.fingerprint}.npy"
-    if golden.is_file():
-        made = json.loads(golden.with_suffix(".json").read_bytes())
-        if made["texts_sha256"] == digest(texts):
-            return Reference(f"golden vectors of {made['made_with']}", True, np.load(golden, allow_pickle=False))
+    if kind == "sentence-transformers" or (kind == "auto" and find_spec("sentence_transformers") is not None):
+        return _sentence_transformers(folder, task, texts)
+    if kind in {"auto", "golden"} and (golden := _golden(manifest.fingerprint, texts)) is not None:
+        return golden
+    if kind == "golden":
+        raise ExportError(
+            f"there are no golden vectors of the model with the fingerprint {manifest.fingerprint}; "
+            "choose another reference"
+        )
     if any(graph.flavour != "portable" for graph in runner.route.graphs.values()):
-        return _plain_session(runner, texts)
+        return _plain_session(runner, texts)  # onnx's evaluator does not have the operators
     return _onnx_evaluator(runner, texts)
+
+
+def verify_with_sentence_transformers(embedder: Embedder, source: str | Path | None) -> dict[str, ParityReport]:
+    """Compares a bundle with sentence-transformers on the model that it was made of, over the bundle's own texts.
+
+    Args:
+        embedder: The bundle.
+        source: The model, as `export` takes it; None is where the bundle came from.
+
+    Returns:
+        A report for every route.
+
+    Raises:
+        ParityError: A vector is beyond the tolerance of the export.
+        ModelNotFoundError: The model is nowhere, or was a folder, whose place a bundle does not tell.
+        ExportError: sentence-transformers fails on the model.
+    """
+    manifest = embedder.manifest
+    if source is None and manifest.source.kind == "folder":
+        raise ModelNotFoundError(
+            f"{manifest.name} was made of the folder {manifest.source.id!r}, and a bundle does not tell where that is; "
+            "name it with --source"
+        )
+    if source is None and manifest.source.kind == "package":
+        packages = [name for name, owners in packages_distributions().items() if manifest.source.id in owners]
+        source = f"package:{packages[0] if packages else manifest.source.id}"
+    revision = manifest.source.revision if source is None else None
+    folder = locate(manifest.source.id if source is None else source, revision, None, Wish("native")).folder
+    reports = {}
+    for name, runner in embedder.runners.items():
+        task = next((task for task, taken in manifest.tasks.items() if taken == name), None)
+        texts = read_texts(embedder.folder, runner.route)
+        reference = _sentence_transformers(folder, task, texts)
+        tolerance = runner.route.parity[embedder.precision].tolerance
+        reports[name] = compare(runner, texts, reference.vectors, reference.name, independent=True, tolerance=tolerance)
+    return reports
+
+
+def _golden(fingerprint: str, texts: list[str]) -> Reference | None:
+    golden = GOLDEN / f"{fingerprint}.npy"
+    if not golden.is_file():
+        return None
+    made = json.loads(golden.with_suffix(".json").read_bytes())
+    if made["texts_sha256"] != digest(texts):
+        return None
+    return Reference(f"golden vectors of {made['made_with']}", True, np.load(golden, allow_pickle=False))
 
 
 def digest(texts: Sequence[str]) -> str:
@@ -77,11 +128,20 @@ def digest(texts: Sequence[str]) -> str:
 
 
 def _sentence_transformers(folder: Path, task: str | None, texts: list[str]) -> Reference:
-    from sentence_transformers import SentenceTransformer
+    if find_spec("sentence_transformers") is None:
+        raise ExportError("sentence-transformers is not installed here; `pip install sentence-transformers`")
+    try:
+        from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": "float32"})
+        model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": "float32"})
+        model.truncate_dim = None  # the graph gives all coordinates
+        vectors = model.encode(texts, prompt="", show_progress_bar=False, convert_to_numpy=True, task=task or None)
+    except Exception as error:
+        raise ExportError(
+            f"sentence-transformers is installed here, so it is the reference, but fails on this model: {error}; "
+            "mend that installation, or choose another reference (`--reference onnx`)"
+        ) from error
     made_with = ", ".join(f"{name} {version(name)}" for name in ("sentence-transformers", "transformers", "torch"))
-    vectors = model.encode(texts, prompt="", show_progress_bar=False, convert_to_numpy=True, task=task or None)
     return Reference(f"{made_with}, float32 on cpu", True, np.asarray(vectors, np.float32))
 
 
@@ -99,11 +159,29 @@ def _plain_session(runner: Runner, texts: list[str]) -> Reference:
 def _onnx_evaluator(runner: Runner, texts: list[str]) -> Reference:
     """Each text alone through onnx's own evaluator, whose operators are written in numpy."""
     graph = next(iter(runner.route.graphs.values()))
-    evaluator = ReferenceEvaluator(onnx.load(runner.folder / graph.file))
+    path = runner.folder / graph.file
+    model = onnx.load(path, load_external_data=False)
+    weights = mapped_weights(model, path.parent)
+    evaluator = ReferenceEvaluator(model)
     name = f"the same graph in onnx.reference {onnx.__version__}"
     vectors: list[Vectors] = []
     with np.errstate(all="ignore"):  # graphs of others compute infinities that they then leave out
         for text in tqdm(texts, desc=f"Computing {name}", unit="text", disable=None):
-            (vector,) = cast("list[Vectors]", evaluator.run(["sentence_embedding"], runner.feeds(text)))
+            (vector,) = cast("list[Vectors]", evaluator.run(["sentence_embedding"], {**weights, **runner.feeds(text)}))
             vectors.append(vector)
     return Reference(name, False, np.concatenate(vectors))
+
+
+def mapped_weights(model: onnx.ModelProto, folder: Path) -> dict[str, NDArray[Any]]:
+    """Turns the weights in data files into inputs, and returns what to feed there: views of the mapped files."""
+    graph = model.graph
+    outside = [tensor for tensor in graph.initializer if uses_external_data(tensor)]
+    weights: dict[str, NDArray[Any]] = {}
+    for tensor in outside:
+        place = ExternalDataInfo(tensor)
+        stored = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).newbyteorder("<")
+        mapped = np.memmap(folder / place.location, stored, "r", place.offset or 0, tuple(tensor.dims))
+        weights[tensor.name] = np.asarray(mapped)
+        graph.initializer.remove(tensor)
+        graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return weights

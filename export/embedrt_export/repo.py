@@ -9,8 +9,11 @@ from typing import Any, Literal
 from embedrt.bundle import DEFAULT_ROUTE
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt.records import RecordError, read_json
+from embedrt_export.adapters import find_base
 from embedrt_export.configs import read_config, strict
+from embedrt_export.files import check_files
 from embedrt_export.modules import READERS, STATIC, TRANSFORMER, Part, Pooling, Transformer, read_transformer
+from embedrt_export.weights import quote
 
 MODULES = "modules.json"
 _ROUTER = "Router"
@@ -84,17 +87,31 @@ class _SentenceTransformer:
     truncate_dim: int | None = None
 
 
-def read_repo(folder: Path) -> ModelSpec:
+@dataclass(frozen=True)
+class _Access:
+    """Where a repo may reach: other folders of this machine, if it lies here itself, and the hub."""
+
+    is_local: bool
+    token: str | bool | None
+
+
+def read_repo(folder: Path, *, is_local: bool = True, token: str | bool | None = None) -> ModelSpec:
     """Reads the module chains of a model folder, with or without `modules.json`.
+
+    Args:
+        folder: The model folder.
+        is_local: Whether it may name other folders of this machine, as an adapter names its base model.
+        token: Hub token, for the base model of an adapter.
 
     Raises:
         UnsupportedModelError: A module, key or value is unknown; the message names it.
         ExportError: A file is missing or damaged.
     """
+    access = _Access(is_local, token)
     if (folder / MODULES).is_file():
-        chains, tasks = _routes(folder)
+        chains, tasks = _routes(folder, access)
     else:
-        chains = {DEFAULT_ROUTE: _default_chain(folder)}
+        chains = {DEFAULT_ROUTE: _default_chain(folder, access)}
         tasks = dict.fromkeys(("", *_TASKS), DEFAULT_ROUTE)
     for chain in chains.values():
         if chain[0].kind not in {TRANSFORMER, STATIC}:
@@ -119,20 +136,18 @@ def transformers(spec: ModelSpec) -> list[tuple[Part, Transformer]]:
     return [(part, part.settings) for part in firsts if isinstance(part.settings, Transformer)]
 
 
-def _default_chain(folder: Path) -> tuple[Part, ...]:
+def _default_chain(folder: Path, access: _Access) -> tuple[Part, ...]:
     """What sentence-transformers makes of a repo of transformers: the mean, or the last token of a language model."""
-    config = read_config(folder / "config.json")
+    transformer = _transformer(folder, access)
+    config = transformer.config
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     is_causal = isinstance(name, str) and name.endswith("ForCausalLM") and config.get("is_causal", True) is not False
     pooling = Pooling(embedding_dimension=0, pooling_mode=("lasttoken" if is_causal else "mean",))
-    return (
-        Part(TRANSFORMER, folder, "", read_transformer(folder)),
-        Part("Pooling", folder, "", pooling),
-    )
+    return (Part(TRANSFORMER, folder, "", transformer), Part("Pooling", folder, "", pooling))
 
 
-def _routes(folder: Path) -> tuple[dict[str, tuple[Part, ...]], dict[str, str]]:
+def _routes(folder: Path, access: _Access) -> tuple[dict[str, tuple[Part, ...]], dict[str, str]]:
     """The chain of every route, and the route of every task."""
     try:
         content = read_json(folder / MODULES)
@@ -147,12 +162,12 @@ def _routes(folder: Path) -> tuple[dict[str, tuple[Part, ...]], dict[str, str]]:
         if unknown := set(entry.kwargs) - _CALL_ARGUMENTS:
             raise UnsupportedModelError(f"{MODULES}[{i}].kwargs: {', '.join(sorted(unknown))} are not supported")
         if _kind(entry.type, MODULES) != _ROUTER:
-            part = _part(entry.type, folder, entry.path, MODULES)
+            part = _part(entry.type, folder, entry.path, MODULES, access)
             chains = {name: (*chain, part) for name, chain in chains.items()}
             continue
         if list(chains) != [DEFAULT_ROUTE]:
             raise UnsupportedModelError(f"{MODULES}: a second Router is not supported")
-        router, tasks = _read_router(folder, entry.path)
+        router, tasks = _read_router(folder, entry.path, access)
         chains = {name: (*chains[DEFAULT_ROUTE], *parts) for name, parts in router.items()}
     return chains, tasks
 
@@ -165,19 +180,28 @@ def _kind(module_type: str, where: str) -> str:
     return kind
 
 
-def _part(module_type: str, folder: Path, path: str, where: str) -> Part:
+def _part(module_type: str, folder: Path, path: str, where: str, access: _Access) -> Part:
     kind, place = _kind(module_type, where), _inside(folder, path, where)
+    if kind == TRANSFORMER:
+        return Part(kind, place, path, _transformer(place, access))
     return Part(kind, place, path, READERS[kind](place))
+
+
+def _transformer(place: Path, access: _Access) -> Transformer:
+    base = find_base(place, is_local=access.is_local, token=access.token)
+    if base != place:
+        check_files(base)
+    return read_transformer(place, base)
 
 
 def _inside(folder: Path, path: str, where: str) -> Path:
     parts = PurePosixPath(path).parts
     if ".." in parts or PurePosixPath(path).is_absolute() or not _PLAIN_PATH.fullmatch(path):
-        raise ExportError(f"{where}: path {path!r} is not a plain path inside the model folder")
+        raise ExportError(f"{where}: path {quote(path)} is not a plain path inside the model folder")
     return folder.joinpath(*parts)
 
 
-def _read_router(folder: Path, path: str) -> tuple[dict[str, tuple[Part, ...]], dict[str, str]]:
+def _read_router(folder: Path, path: str, access: _Access) -> tuple[dict[str, tuple[Part, ...]], dict[str, str]]:
     """The modules of every route of a Router, and the route of every task."""
     place = _inside(folder, path, MODULES)
     name = next((name for name in ("router_config.json", "config.json") if (place / name).is_file()), None)
@@ -196,7 +220,7 @@ def _read_router(folder: Path, path: str) -> tuple[dict[str, tuple[Part, ...]], 
                 raise ExportError(f"{where}: structure.{route} names {module!r}, which is not among the types")
             if _kind(config.types[module], where) == _ROUTER:
                 raise UnsupportedModelError(f"{where}: a Router in a Router is not supported")
-        routes[route] = tuple(_part(config.types[name], folder, prefix + name, where) for name in modules)
+        routes[route] = tuple(_part(config.types[name], folder, prefix + name, where, access) for name in modules)
     if not routes:
         raise ExportError(f"{where}: structure has no route")
     return routes, _tasks(routes, parameters, where)

@@ -71,7 +71,7 @@ def _download(repo: hub.Repo, token: str | bool | None, wish: Wish) -> Path:
         return hub.download(repo, token, wanted)
     weights = {file for file in wanted if file.endswith(".safetensors")}
     folder = hub.download(repo, token, [file for file in wanted if file not in weights])
-    for part, settings in transformers(read_repo(folder)):
+    for part, settings in transformers(read_repo(folder, is_local=False, token=token)):
         prefix = f"{part.path}/" if part.path else ""
         files = {file.removeprefix(prefix) for file in repo.files if file.startswith(prefix)}
         way = choose(wish, settings.architecture, files)

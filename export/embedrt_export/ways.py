@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from embedrt.errors import ExportError, UnsupportedModelError
+from embedrt.errors import ExportError
 from embedrt_export import optimum
 from embedrt_export.body import CANDIDATES, find_body
 from embedrt_export.families import FAMILIES
@@ -58,7 +58,7 @@ def choose(wish: Wish, model_type: str, files: Collection[str]) -> Way:
 
     Raises:
         ExportError: The repo lacks the file that was asked for.
-        UnsupportedModelError: No way fits.
+        MissingDependencyError: The interpreter that `EMBEDRT_OPTIMUM_PYTHON` names is not there.
     """
     if wish.onnx_file is not None:
         if wish.onnx_file not in files:
@@ -79,11 +79,7 @@ def choose(wish: Wish, model_type: str, files: Collection[str]) -> Way:
         return Way("onnx", f"{why}, and the repo has {body}", body)
     if has_weights and optimum.interpreter() is not None:
         return Way("optimum", f"the architecture {model_type!r} is not known, and the repo has no ONNX body")
-    raise UnsupportedModelError(
-        f"config.json: model_type {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}. "
-        f"Of others embedrt takes {CANDIDATES[0]} from the repo, which it does not have ({_bodies(files)}), "
-        f"or has optimum make it: {optimum.INSTALL}"
-    )
+    return Way("native", "no other way is open")
 
 
 def files_in(folder: Path) -> frozenset[str]:

@@ -3,24 +3,92 @@
 import hashlib
 import json
 import re
-from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
-import ml_dtypes  # noqa: F401 - registers bfloat16 with numpy, which safetensors then returns
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
 from embedrt.errors import ExportError, UnsupportedModelError
-from embedrt.records import RecordError, read_json
+from embedrt.records import LFS_POINTER, MAX_BYTES, RecordError, read_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_FLOATS = {"F16", "BF16", "F32", "F64"}
+# Little-endian in the file, whatever the machine.
+_FLOATS = {"F16": "<f2", "BF16": ml_dtypes.bfloat16, "F32": "<f4", "F64": "<f8"}
+_INTEGERS = {"I32": "<i4", "I64": "<i8", "U32": "<u4", "U16": "<u2", "I16": "<i2"}
+# Numbers that are looked at together when a tensor is searched for NaN: a tensor of its booleans would take memory.
+_CHUNK = 1 << 22
+_SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors")
+_SHOWN = 160
+# What a layer has beside or in place of its weight where that is packed.
+_PACKED = (
+    ".qweight",
+    ".qzeros",
+    ".weight_packed",
+    ".weight_scale",
+    ".weight_scale_inv",
+    ".SCB",
+    ".absmax",
+    ".quant_map",
+)
+_OTHER_FORMATS = {".bin", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".ckpt", ".gguf", ".ot"}
 _LEGACY_SUFFIXES = {".gamma": ".weight", ".beta": ".bias"}  # LayerNorm parameters in repos of the TensorFlow era
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where one tensor lies, and its values, which are read when somebody asks for them.
+
+    Attributes:
+        file: The file's name.
+        name: The tensor's name in the file.
+        dtype: As safetensors names it, such as "BF16".
+        shape: Its shape.
+        raw: Its bytes, mapped from the file.
+    """
+
+    file: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    raw: NDArray[np.uint8]
+
+    def __str__(self) -> str:
+        return f"{self.file}: tensor {quote(self.name)}"
+
+    def read(self) -> NDArray[np.float32]:
+        """The values as float32. What is stored so is not copied, but mapped.
+
+        Raises:
+            ExportError: They are not floats, or not finite.
+        """
+        if self.dtype not in _FLOATS:
+            raise UnsupportedModelError(
+                f"{self} is stored as {self.dtype}; expected {', '.join(sorted(_FLOATS))} "
+                "(quantized weights cannot be exported; use the repo that the model was quantized from)"
+            )
+        stored: NDArray[Any] = self.raw.view(_FLOATS[self.dtype])
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and told below
+            flat = stored.astype(np.float32, copy=False)
+        for start in range(0, flat.size, _CHUNK):
+            if not np.isfinite(flat[start : start + _CHUNK]).all():
+                raise ExportError(f"{self} has NaN or infinity")
+        return flat.reshape(self.shape)
+
+
+class Merge(Protocol):
+    """What an adapter does to the tensors of its base model."""
+
+    def replaces(self, name: str) -> bool: ...  # noqa: D102
+    def replacement(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]: ...  # noqa: D102
+    def merge(self, name: str, values: NDArray[np.float32]) -> NDArray[np.float32]: ...  # noqa: D102
+    def unused(self, *starts: str) -> list[str]: ...  # noqa: D102
 
 
 class Weights:
@@ -30,25 +98,32 @@ class Weights:
         folder: The folder with `model.safetensors`, or with the index of a sharded model.
         prefixes: Prefixes to try, such as "bert."; the first that any tensor has is stripped.
         renames: Patterns for whole names without prefix, and the names that they get instead.
+        adapter: What is merged into each tensor while it is read.
 
     Raises:
         ExportError: There are no such files, or they are damaged.
     """
 
-    def __init__(self, folder: Path, prefixes: tuple[str, ...] = (), renames: tuple[tuple[str, str], ...] = ()) -> None:
-        self._stack = ExitStack()
-        self._places: dict[str, tuple[Path, Any, str]] = {}
+    def __init__(
+        self,
+        folder: Path,
+        prefixes: tuple[str, ...] = (),
+        renames: tuple[tuple[str, str], ...] = (),
+        adapter: Merge | None = None,
+    ) -> None:
+        self._adapter = adapter
+        self._tensors: dict[str, Tensor] = {}
         self._digests: dict[str, str] = {}
-        try:
-            found = [place for file in _files(folder) for place in self._open(file)]
-            prefix = next((p for p in prefixes if any(name.startswith(p) for _, _, name in found)), "")
-            for place in found:
-                self._add(_plain(place[2], prefix, renames), place)
-            bar = tqdm(total=len(found), desc="Reading weights", unit="tensor", leave=False, disable=None)
-            self._bar = self._stack.enter_context(bar)
-        except BaseException:
-            self._stack.close()
-            raise
+        found = [tensor for file in _files(folder) for tensor in open_tensors(file)]
+        if packed := next((tensor for tensor in found if tensor.name.endswith(_PACKED)), None):
+            raise UnsupportedModelError(
+                f"{packed} belongs to packed weights (GPTQ, AWQ, bitsandbytes, FP8, ...), which are not supported; "
+                "export the repo that the model was quantized from"
+            )
+        prefix = next((p for p in prefixes if any(tensor.name.startswith(p) for tensor in found)), "")
+        for tensor in found:
+            self._add(plain_name(tensor.name, prefix, renames), tensor)
+        self._bar = tqdm(total=len(found), desc="Reading weights", unit="tensor", leave=False, disable=None)
 
     def __enter__(self) -> "Weights":
         return self
@@ -56,10 +131,11 @@ class Weights:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        self._bar.close()
+        self._tensors.clear()  # a file stays mapped as long as a tensor of it is known
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return name in self._tensors
 
     def __call__(self, name: str, *shape: int) -> NDArray[np.float32]:
         """Reads one tensor.
@@ -68,27 +144,22 @@ class Weights:
             name: Its name without prefix.
             *shape: The shape that the config promises.
 
+        Returns:
+            The values; read-only where they are mapped from the file.
+
         Raises:
             ExportError: It is missing, of another shape, not of floats, or not finite.
         """
-        if name not in self._places:
-            raise ExportError(f"weights: tensor {name!r} is missing; the config says that the model has it")
-        path, file, stored_name = self._places[name]
-        view = self._view(name)
-        if (found := tuple(view.get_shape())) != shape:
-            raise ExportError(f"{path.name}: tensor {stored_name!r} has shape {found}, the config says {shape}")
-        if view.get_dtype() not in _FLOATS:
-            raise UnsupportedModelError(
-                f"{path.name}: tensor {stored_name!r} is stored as {view.get_dtype()}; "
-                f"expected {', '.join(sorted(_FLOATS))} "
-                "(quantized weights cannot be exported; use the repo that the model was quantized from)"
-            )
-        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and told below
-            values: NDArray[np.float32] = file.get_tensor(stored_name).astype(np.float32, copy=False)
-        if not np.isfinite(values).all():
-            raise ExportError(f"{path.name}: tensor {stored_name!r} has NaN or infinity")
+        if self._adapter is not None and self._adapter.replaces(name):
+            values = self._adapter.replacement(name, shape)
+        else:
+            values = self._stored(name, shape)
+            if self._adapter is not None:
+                values = self._adapter.merge(name, values)
         self._bar.update()
-        self._digests[name] = hashlib.sha256(str(shape).encode() + np.ascontiguousarray(values).data).hexdigest()
+        digest = hashlib.sha256(str(shape).encode())
+        digest.update(np.ascontiguousarray(values).data)
+        self._digests[name] = digest.hexdigest()
         return values
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -97,9 +168,7 @@ class Weights:
         Raises:
             ExportError: It is missing.
         """
-        if name not in self._places:
-            raise ExportError(f"weights: tensor {name!r} is missing; there are {', '.join(sorted(self._places)[:5])}")
-        return tuple(self._view(name).get_shape())
+        return self._tensor(name).shape
 
     def matrix_shape(self, name: str) -> tuple[int, int]:
         """The shape of a tensor that must be a matrix.
@@ -118,13 +187,10 @@ class Weights:
         Raises:
             ExportError: It is missing, no vector, or not of integers.
         """
-        shape = self.shape(name)
-        _, file, stored_name = self._places[name]
-        values = file.get_tensor(stored_name)
-        if len(shape) != 1 or values.dtype.kind not in "iu":
-            raise ExportError(f"weights: tensor {name!r} is {values.dtype} {shape}; expected a vector of integers")
-        converted: NDArray[np.int64] = values.astype(np.int64)
-        return converted
+        tensor = self._tensor(name)
+        if len(tensor.shape) != 1 or tensor.dtype not in _INTEGERS:
+            raise ExportError(f"{tensor} is {tensor.dtype} {tensor.shape}; expected a vector of integers")
+        return tensor.raw.view(_INTEGERS[tensor.dtype]).astype(np.int64)
 
     def unread(self, starts: tuple[str, ...], ignored: tuple[str, ...] = ()) -> list[str]:
         """Tensors of floats whose names start with one of `starts` and that nobody read.
@@ -133,41 +199,79 @@ class Weights:
         """
         left = [
             name
-            for name in self._places
+            for name in self._tensors
             if name.startswith(starts)
             and name not in self._digests
             and not any(re.fullmatch(pattern, name) for pattern in ignored)
         ]
-        return sorted(name for name in left if self._view(name).get_dtype() in _FLOATS)
+        unread = sorted(name for name in left if self._tensors[name].dtype in _FLOATS)
+        return unread if self._adapter is None else unread + self._adapter.unused(*starts)
 
     def digest(self) -> str:
         """SHA-256 over names, shapes and float32 values of what was read, whatever the files and their order."""
         return hashlib.sha256(json.dumps(self._digests, sort_keys=True).encode()).hexdigest()
 
-    def _view(self, name: str) -> Any:
-        _, file, stored_name = self._places[name]
-        return file.get_slice(stored_name)
+    def _stored(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        tensor = self._tensor(name)
+        if tensor.shape != shape:
+            raise ExportError(f"{tensor} has shape {str(tensor.shape)[:_SHOWN]}, the config says {shape}")
+        return tensor.read()
 
-    def _add(self, name: str, place: tuple[Path, Any, str]) -> None:
-        (path, _, stored_name), (other, _, other_name) = place, self._places.setdefault(name, place)
-        if (path, stored_name) != (other, other_name):
+    def _tensor(self, name: str) -> Tensor:
+        if name not in self._tensors:
+            raise ExportError(f"weights: tensor {name!r} is missing; the config says that the model has it")
+        return self._tensors[name]
+
+    def _add(self, name: str, tensor: Tensor) -> None:
+        other = self._tensors.setdefault(name, tensor)
+        if other is not tensor:
             raise ExportError(
-                f"weights: two tensors for {name!r}: {other_name!r} in {other.name} and {stored_name!r} in {path.name}"
+                f"weights: two tensors for {quote(name)}: {quote(other.name)} in {other.file} and "
+                f"{quote(tensor.name)} in {tensor.file}"
             )
 
-    def _open(self, path: Path) -> list[tuple[Path, Any, str]]:
-        try:
-            file = self._stack.enter_context(safe_open(path, framework="np"))
-            names = list(file.keys())
-        except (SafetensorError, OSError) as error:
-            with path.open("rb") as head:
-                pointer = head.read(16).startswith(b"version https:")
-            remedy = "it is a Git LFS pointer, run `git lfs pull`" if pointer else "get the file again"
-            raise ExportError(f"{path.name}: not a whole safetensors file: {error}; {remedy}") from error
-        return [(path, file, name) for name in names]
+
+def open_tensors(path: Path) -> list[Tensor]:
+    """The tensors of one safetensors file, mapped. The library checks the header; no byte of a tensor is read.
+
+    Raises:
+        ExportError: The file is no safetensors file, or not a whole one.
+    """
+    with path.open("rb") as file:
+        head = file.read(len(LFS_POINTER))
+    if head == LFS_POINTER:
+        raise _not_whole(path, "it is a Git LFS pointer", "run `git lfs pull`")
+    start = 8 + int.from_bytes(head[:8], "little")
+    if start > MAX_BYTES:
+        raise _not_whole(path, f"a header of {start} bytes, more than the {MAX_BYTES} that are read")
+    try:
+        with safe_open(path, framework="np"):
+            pass
+        mapped = np.memmap(path, np.uint8, mode="r")
+        header = json.loads(mapped[8:start].tobytes())
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise _not_whole(path, str(error)) from error
+    header.pop("__metadata__", None)
+    tensors = []
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        shape = tuple(entry["shape"])
+        raw: NDArray[np.uint8] = np.asarray(mapped)[start + begin : start + end]
+        tensors.append(Tensor(path.name, name, entry["dtype"], shape, raw))
+    return tensors
 
 
-def _plain(name: str, prefix: str, renames: tuple[tuple[str, str], ...]) -> str:
+def _not_whole(path: Path, reason: str, remedy: str = "get the file again") -> ExportError:
+    return ExportError(f"{path.name}: not a whole safetensors file: {reason}; {remedy}")
+
+
+def quote(name: str) -> str:
+    """A name from a repo as messages show it: in quotes, without control characters, and not endless."""
+    return repr(name if len(name) <= _SHOWN else name[:_SHOWN] + "...")
+
+
+def plain_name(name: str, prefix: str, renames: tuple[tuple[str, str], ...] = ()) -> str:
+    """A tensor's name without prefix, as its family and LayerNorm name it today."""
     name = name.removeprefix(prefix)
     for pattern, replacement in renames:
         if re.fullmatch(pattern, name):
@@ -182,19 +286,20 @@ def _files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
-        others = sorted(p.name for p in folder.glob("*") if p.suffix in {".bin", ".h5", ".msgpack", ".onnx", ".pt"})
+        others = sorted(p.name for p in folder.glob("*") if p.suffix in _OTHER_FORMATS)
         there = f"it has {', '.join(others)}, which are not read; " if others else ""
         raise ExportError(
             f"{folder.name}: no {SINGLE} and no {INDEX}; {there}"
-            "save the model with safetensors (`save_pretrained` does), or ask its authors to"
+            "save the model with safetensors, as transformers does "
+            "(`AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER)`), or ask its authors to"
         )
     try:
         shards = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
     except (RecordError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(f"{INDEX}: not an index of shards: {error}") from error
     for shard in shards:
-        if not isinstance(shard, str) or Path(shard).name != shard:
-            raise ExportError(f"{INDEX}: {shard!r} is not the name of a file beside it")
+        if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
+            raise ExportError(f"{INDEX}: {quote(str(shard))} is not the name of a safetensors file beside it")
         if not (folder / shard).is_file():
             raise ExportError(f"{folder.name}: shard {shard} is listed in {INDEX}, but missing; get the model again")
     return [folder / shard for shard in shards]

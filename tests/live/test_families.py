@@ -50,6 +50,23 @@ def test_family(family: str, name: str, tmp_path: Path, record_error: Any) -> No
     record_error(family, name, max(worst) / scale, float(np.abs(together - alone).max()) / scale)
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_limit_beyond_the_positions(family: str, tmp_path: Path) -> None:
+    """There sentence-transformers fails on long texts, and must be asked for what the model has."""
+    case = dataclasses.replace(cases(family)["plain"], max_seq_length=None)
+    shapes = json.loads((REFERENCE / f"{family}.json").read_bytes())["cases"]["plain"]["tensors"]
+    source = write_repo(tmp_path / "model", family, case, shapes)
+    (source / "sentence_bert_config.json").write_text('{"max_seq_length": 66}')
+    embedder = Embedder(export(source, tmp_path / "bundle"))
+    assert embedder.manifest.routes["default"].max_seq_length == 64
+    model = SentenceTransformer(str(source), device="cpu", model_kwargs={"dtype": "float32"})
+    with pytest.raises((IndexError, RuntimeError)):
+        model.encode("one " * 100)
+    model.max_seq_length = 64
+    texts = ["one " * n for n in (1, 60, 62, 63, 100)]
+    assert np.abs(embedder.encode(texts) - model.encode(texts)).max() <= TOLERANCE
+
+
 def check_seeded_weights(source: Path, case: Case) -> None:
     """Guards the comparison itself: transformers neither makes up nor leaves out a tensor."""
     kind: Any = getattr(transformers, case.model_class)

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from embedrt_export.families import bert, mpnet
+from embedrt_export.families import albert, bert, distilbert, mpnet, pre_norm, roformer
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import TextInputs
 from embedrt_export.weights import Weights
@@ -35,8 +36,53 @@ class Family:
     ignored: tuple[str, ...] = ()
 
 
+def _bert(defaults: Mapping[str, Any], prefix: str) -> Family:
+    return Family(
+        read_config=partial(bert.read_config, defaults=defaults),
+        prefixes=(prefix,),
+        backbone=("embeddings.", "embeddings_project.", "encoder."),
+        positions=bert.positions,
+        build=bert.build,
+    )
+
+
+def _pre_norm(variant: pre_norm.Variant, prefix: str) -> Family:
+    return Family(
+        read_config=partial(bert.read_config, defaults=variant.defaults),
+        prefixes=(prefix,),
+        backbone=("embeddings.", "encoder.", "LayerNorm."),
+        positions=bert.positions,
+        build=partial(pre_norm.build, variant=variant),
+    )
+
+
 FAMILIES: dict[str, Family] = {
-    "bert": Family(bert.read_config, ("bert.",), ("embeddings.", "encoder."), bert.positions, bert.build),
+    "albert": Family(albert.read_config, ("albert.",), ("embeddings.", "encoder."), albert.positions, albert.build),
+    "bert": _bert(bert.BERT, "bert."),
+    "bert-generation": _bert(bert.BERT_GENERATION, "bert."),
+    "camembert": _bert(bert.XLM_ROBERTA, "roberta."),
+    "data2vec-text": _bert(bert.XLM_ROBERTA, "data2vec_text."),
+    "distilbert": Family(
+        distilbert.read_config,
+        ("distilbert.",),
+        ("embeddings.", "transformer."),
+        distilbert.positions,
+        distilbert.build,
+    ),
+    "electra": _bert(bert.ELECTRA, "electra."),
+    "ernie": _bert(bert.ERNIE, "ernie."),
+    "megatron-bert": _pre_norm(pre_norm.MEGATRON_BERT, "bert."),
     "mpnet": Family(mpnet.read_config, ("mpnet.",), ("embeddings.", "encoder."), mpnet.positions, mpnet.build),
+    "roberta": _bert(bert.ROBERTA, "roberta."),
+    "roberta-prelayernorm": _pre_norm(pre_norm.ROBERTA_PRE_LAYER_NORM, "roberta_prelayernorm."),
+    "roformer": Family(
+        roformer.read_config,
+        ("roformer.",),
+        ("embeddings.", "embeddings_project.", "encoder."),
+        roformer.positions,
+        roformer.build,
+    ),
+    "xlm-roberta": _bert(bert.XLM_ROBERTA, "roberta."),
+    "xlm-roberta-xl": _pre_norm(pre_norm.XLM_ROBERTA_XL, "roberta."),
 }
 """By the `model_type` of config.json."""

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from embedrt.errors import UnsupportedModelError
 from embedrt_export.attention import attention_bias, token_positions
 from embedrt_export.configs import pick
+from embedrt_export.embeddings import embed, positions_left
 from embedrt_export.encoder import LayerNames, check_sizes, encoder_layer
-from embedrt_export.graph import INT64, GraphBuilder
-from embedrt_export.layers import TextInputs, flatten, layer_norm
+from embedrt_export.graph import GraphBuilder
+from embedrt_export.layers import TextInputs, layer_norm
 from embedrt_export.weights import Weights
 
 _PADDING_ID = 1  # fixed in the architecture, whatever the tokenizer pads with
@@ -52,22 +53,28 @@ def read_config(config: Mapping[str, Any]) -> Config:
             f"config.json: relative_attention_num_buckets {read.relative_attention_num_buckets} is less than the "
             f"{_BUCKETS} that the architecture uses"
         )
-    if positions(read) < 1:
-        raise UnsupportedModelError(
-            f"config.json: max_position_embeddings {read.max_position_embeddings} leaves no position for a token"
-        )
+    positions(read)
     return read
 
 
 def positions(config: Config) -> int:
     """Tokens that have a position embedding: the first two rows belong to padding."""
-    return config.max_position_embeddings - _PADDING_ID - 1
+    return positions_left(config.max_position_embeddings, _PADDING_ID)
 
 
 def build(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> list[str]:
     """Adds the graph; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer."""
     bias = graph.op("Add", _relative_bias(graph, config, weights, inputs), attention_bias(graph, inputs))
-    states = [_embeddings(graph, config, weights, inputs)]
+    x = embed(
+        graph,
+        weights,
+        inputs,
+        config.hidden_size,
+        words=config.vocab_size,
+        positions=config.max_position_embeddings,
+        padding_id=_PADDING_ID,
+    )
+    states = [layer_norm(graph, weights, x, "embeddings.LayerNorm", config.hidden_size, config.layer_norm_eps)]
     for i in range(config.num_hidden_layers):
         states.append(encoder_layer(graph, config, weights, states[-1], bias, inputs, f"encoder.layer.{i}", LAYER))
     return states
@@ -87,24 +94,6 @@ def bucket(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     )
     wide = np.minimum(exact + (growth * np.float32(half - exact)).astype(np.int64), half - 1)
     return np.where(offsets > 0, half, 0) + np.where(distance < exact, distance, wide)
-
-
-def _embeddings(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> str:
-    hidden = config.hidden_size
-    words = weights("embeddings.word_embeddings.weight", config.vocab_size, hidden)
-    places = weights("embeddings.position_embeddings.weight", config.max_position_embeddings, hidden)
-    # Position = padding id + how many tokens that are not the padding id stand here or before.
-    is_token = graph.op("Not", graph.op("Equal", inputs.input_ids, graph.index(_PADDING_ID)))
-    counted = graph.op("Cast", is_token, to=INT64)
-    place = graph.op(
-        "Add", graph.op("Mul", graph.op("CumSum", counted, graph.index(1)), counted), graph.index(_PADDING_ID)
-    )
-    x = graph.op(
-        "Add",
-        graph.op("Gather", graph.weight("embeddings.word_embeddings.weight", words), inputs.input_ids),
-        graph.op("Gather", graph.weight("embeddings.position_embeddings.weight", places), place),
-    )
-    return layer_norm(graph, weights, flatten(graph, x, hidden), "embeddings.LayerNorm", hidden, config.layer_norm_eps)
 
 
 def _relative_bias(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> str:

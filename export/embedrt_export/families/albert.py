@@ -1,0 +1,83 @@
+"""ALBERT: narrow embeddings and a linear layer after them; layers that share their parameters in groups."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from embedrt_export.attention import attention_bias
+from embedrt_export.configs import pick
+from embedrt_export.embeddings import embed
+from embedrt_export.encoder import LayerNames, check_sizes, encoder_layer
+from embedrt_export.graph import GraphBuilder
+from embedrt_export.layers import TextInputs, layer_norm, linear
+from embedrt_export.weights import Weights
+
+LAYER = LayerNames(
+    query="attention.query",
+    key="attention.key",
+    value="attention.value",
+    attention_output="attention.dense",
+    attention_norm="attention.LayerNorm",
+    feed_forward_input="ffn",
+    feed_forward_output="ffn_output",
+    output_norm="full_layer_layer_norm",
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The keys of config.json that change the numbers, with the defaults of transformers."""
+
+    vocab_size: int = 30000
+    embedding_size: int = 128
+    hidden_size: int = 4096
+    num_hidden_layers: int = 12
+    num_hidden_groups: int = 1
+    inner_group_num: int = 1
+    num_attention_heads: int = 64
+    intermediate_size: int = 16384
+    hidden_act: str = "gelu_new"
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    position_embedding_type: Literal["absolute"] = "absolute"
+
+
+def read_config(config: Mapping[str, Any]) -> Config:
+    """Reads config.json, refusing variants that the graph does not have."""
+    read = pick(Config, config)
+    check_sizes(read)
+    return read
+
+
+def positions(config: Config) -> int:
+    """Tokens that have a position embedding."""
+    return config.max_position_embeddings
+
+
+def build(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> list[str]:
+    """Adds the graph; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer."""
+    bias = attention_bias(graph, inputs)
+    states = [_embeddings(graph, config, weights, inputs)]
+    for i in range(config.num_hidden_layers):
+        # As transformers divides: the groups follow one another, each for about as many layers.
+        group = int(i / (config.num_hidden_layers / config.num_hidden_groups))
+        for inner in range(config.inner_group_num):
+            layer = f"encoder.albert_layer_groups.{group}.albert_layers.{inner}"
+            states.append(encoder_layer(graph, config, weights, states[-1], bias, inputs, layer, LAYER))
+    return states
+
+
+def _embeddings(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> str:
+    width = config.embedding_size
+    x = embed(
+        graph,
+        weights,
+        inputs,
+        width,
+        words=config.vocab_size,
+        positions=config.max_position_embeddings,
+        types=config.type_vocab_size,
+    )
+    x = layer_norm(graph, weights, x, "embeddings.LayerNorm", width, config.layer_norm_eps)
+    return linear(graph, weights, x, "encoder.embedding_hidden_mapping_in", width, config.hidden_size)

@@ -1,0 +1,50 @@
+"""Writes docs/models.md from the errors that the live tests measured: `make table`.
+
+Argument: the JSON file that the tests wrote where `EMBEDRT_ERRORS` named it.
+"""
+
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+TARGET = Path(__file__).parents[2] / "docs" / "models.md"
+HEAD = """\
+# What is covered, and how exactly
+
+Every row is a test: a seeded random small model of the architecture, or a chain of modules on the weights of the real
+all-MiniLM-L6-v2, exported and compared with {versions}, as whole vectors of texts of many lengths and scripts. The
+error is the largest absolute difference of a coordinate, for vectors of length 1: alone, in planned batches, and (for
+architectures) in one batch padded on the left and on the right. "By batch" is the difference between a text alone and
+among others. The tests allow 1e-5 for architectures and 2e-6 for modules. `make table` writes this file.
+"""
+
+
+def rows(errors: dict[str, dict[str, float]]) -> list[str]:
+    """The lines of a table's body."""
+    return [f"| {name} | {found['error']:.1e} | {found['by_batch']:.1e} |" for name, found in errors.items()]
+
+
+def main(path: Path) -> None:
+    """Reads what was measured and writes the page."""
+    errors = json.loads(path.read_bytes())
+    modules = errors.pop("module")
+    packages = ("sentence-transformers", "transformers", "torch")
+    lines = [HEAD.format(versions=", ".join(f"{name} {version(name)}" for name in packages))]
+    lines += ["## Architectures", "", "| `model_type` | models | worst error | by batch |", "|---|---|---|---|"]
+    for family, cases in sorted(errors.items()):
+        worst = max(found["error"] for found in cases.values())
+        by_batch = max(found["by_batch"] for found in cases.values())
+        lines.append(f"| {family} | {', '.join(cases)} | {worst:.1e} | {by_batch:.1e} |")
+    lines += [
+        "",
+        "## Modules, on the weights of all-MiniLM-L6-v2",
+        "",
+        "| chain after the transformer | error | by batch |",
+    ]
+    lines += ["|---|---|---|", *rows(modules)]
+    TARGET.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
