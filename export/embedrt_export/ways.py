@@ -69,13 +69,15 @@ def choose(wish: Wish, model_type: str, files: Collection[str]) -> Way:
         if body is None:
             raise ExportError(f"via onnx: the model folder has no {' and no '.join(CANDIDATES)}; {_bodies(files)}")
         return Way("onnx", "it was asked for", body)
-    if wish.via != "auto":
-        return Way(wish.via, "it was asked for")
-    has_weights = any(name.endswith(".safetensors") for name in files)
-    if model_type in FAMILIES and (has_weights or body is None):
+    return Way(wish.via, "it was asked for") if wish.via != "auto" else _first_that_fits(model_type, files, body)
+
+
+def _first_that_fits(model_type: str, files: Collection[str], body: str | None) -> Way:
+    is_known, has_weights = model_type in FAMILIES, any(name.endswith(".safetensors") for name in files)
+    if is_known and (has_weights or body is None):
         return Way("native", f"the architecture {model_type!r} is known")
     if body is not None:
-        why = "there are no safetensors" if model_type in FAMILIES else f"the architecture {model_type!r} is not known"
+        why = "there are no safetensors" if is_known else f"the architecture {model_type!r} is not known"
         return Way("onnx", f"{why}, and the repo has {body}", body)
     if has_weights and optimum.interpreter() is not None:
         return Way("optimum", f"the architecture {model_type!r} is not known, and the repo has no ONNX body")
