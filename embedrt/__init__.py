@@ -61,6 +61,7 @@ def encode(
     *,
     normalize_embeddings: bool = False,
     truncate_dim: int | None = None,
+    task: str | None = None,
     on_truncation: OnTruncation = "ignore",
 ) -> Vectors:
     """Encodes with the default model, which is loaded at the first call and kept for the life of the process.
@@ -79,5 +80,6 @@ def encode(
         show_progress_bar,
         normalize_embeddings=normalize_embeddings,
         truncate_dim=truncate_dim,
+        task=task,
         on_truncation=on_truncation,
     )

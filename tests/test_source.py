@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from embedrt import store
 from embedrt_export.source import locate
+from embedrt_export.ways import Wish
 
 ODD = ["my model (1)", "my--model", "-", "..model..", "größe-模型", "a" * 200, "v1.0-", "@x", "_"]
 FOLDERS = st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="/\\"), min_size=1, max_size=60)
@@ -16,7 +17,7 @@ FOLDERS = st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_charact
 @pytest.mark.parametrize("folder", ODD)
 def test_odd_names(folder: str, tmp_path: Path) -> None:
     (tmp_path / folder).mkdir()
-    located = locate(tmp_path / folder, None, None)
+    located = locate(tmp_path / folder, None, None, Wish())
     assert store.stored_path(located.name).parent == store.home() / "bundles"
     assert located.source.id == located.name
 
@@ -27,4 +28,4 @@ def test_any_name(folder: str, tmp_path_factory: pytest.TempPathFactory) -> None
     if len(place.parent.name.encode()) > 255:
         return
     place.mkdir(parents=True, exist_ok=True)
-    assert store.stored_path(locate(place.parent, None, None).name)
+    assert store.stored_path(locate(place.parent, None, None, Wish()).name)

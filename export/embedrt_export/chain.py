@@ -7,70 +7,34 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import onnx
 
 from embedrt.bundle import DEFAULT_ROUTE, Graph, Module, Route
 from embedrt.errors import ExportError, UnsupportedModelError
-from embedrt_export import modules
+from embedrt_export import modules, optimum
 from embedrt_export.adapters import CONFIG as ADAPTER_CONFIG
 from embedrt_export.adapters import Adapter
+from embedrt_export.body import read_body
 from embedrt_export.families import FAMILIES, choose_task, family_name
+from embedrt_export.graft import require_agreement, require_runs
 from embedrt_export.graph import DataFile, GraphBuilder
 from embedrt_export.heads import DENSE_ACTIVATIONS, Masks, normalize, pool, weighted_sum
-from embedrt_export.layers import TextInputs, flatten, project, text_inputs, unflatten
+from embedrt_export.layers import flatten, project, text_inputs, unflatten
 from embedrt_export.modules import STATIC, Part
 from embedrt_export.refusals import refuse
-from embedrt_export.tokenization import SettledTokenizer, settle_tokenizer
+from embedrt_export.start import SENTENCE, TOKENS, Feature, Start, body_start, max_seq_length
+from embedrt_export.tokenization import settle_tokenizer
+from embedrt_export.ways import Wish, choose, files_in
 from embedrt_export.weights import Weights, quote
 
 logger = logging.getLogger("embedrt.export")
 
 PRECISION = "fp32"
 DATA = "onnx/model.onnx.data"
-TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
 _LAYER_NORM_EPSILON = 1e-5  # torch's default, which LayerNorm modules have
-
-
-@dataclass(frozen=True)
-class Feature:
-    """A value that modules hand on.
-
-    Attributes:
-        value: Its name in the graph: float32 `[batch, sequence, width]` if `per_token`, else `[batch, width]`.
-        width: Its width.
-        per_token: Whether there is one for every token.
-        normalized: Whether its vectors have length 1.
-    """
-
-    value: str
-    width: int
-    per_token: bool
-    normalized: bool = False
-
-
-@dataclass(frozen=True)
-class Start:
-    """What the first module of a chain gives.
-
-    Attributes:
-        architecture: The `model_type`, or "static".
-        identity: What tells the model from others, beside weights and tokenizer.
-        features: Its features by name.
-        states: Hidden states `[tokens, hidden]` of all layers.
-        inputs: The graph's inputs.
-        tokenizer: The tokenizer.
-        max_seq_length: How many tokens it reads, or None without limit.
-        digests: SHA-256 of the weights that were read.
-    """
-
-    architecture: str
-    identity: dict[str, Any]
-    features: dict[str, Feature]
-    states: list[str]
-    inputs: TextInputs
-    tokenizer: SettledTokenizer
-    max_seq_length: int | None
-    digests: list[str]
 
 
 @dataclass(frozen=True)
@@ -88,9 +52,7 @@ class BuiltRoute:
     identity: dict[str, Any]
 
 
-def build_route(
-    folder: Path, data: DataFile, name: str, chain: tuple[Part, ...], task: str | None = None
-) -> BuiltRoute:
+def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...], wish: Wish) -> BuiltRoute:
     """Writes graph and tokenizer of a route into a bundle.
 
     Args:
@@ -98,7 +60,7 @@ def build_route(
         data: Takes the weights.
         name: The route's name.
         chain: Its modules.
-        task: The task whose adapter goes into the weights, for models that have some.
+        wish: Which way to take to the transformer's graph, and for which task.
 
     Raises:
         UnsupportedModelError: A module asks for something that embedrt does not know.
@@ -108,17 +70,20 @@ def build_route(
     first, *rest = chain
     match first.settings:
         case modules.Transformer() as settings:
-            start = _transformer(graph, first.folder, settings, task)
-        case _ if task is not None:
-            raise ExportError(f"task {task!r}: the model has no adapters for tasks; leave the task out")
+            start = _transformer(graph, first.folder, settings, wish, folder)
+        case _ if wish.task is not None:
+            raise ExportError(f"task {wish.task!r}: the model has no adapters for tasks; leave the task out")
         case _:
             start = _static(graph, first.folder)
     pooling_mask = any(isinstance(part.settings, modules.Pooling) and not part.settings.include_prompt for part in rest)
     mask = start.inputs.attention_mask
     masks = Masks(mask, graph.input("pooling_mask") if pooling_mask else mask)
     features, digests = dict(start.features), list(start.digests)
+    stages: dict[str, str] = {}
     for part in rest:
         _BUILDERS[part.kind](_Step(graph, part, part.settings, features, start, masks, digests))
+        if SENTENCE in features:
+            stages[f"{part.kind} in {part.path!r}"] = features[SENTENCE].value
     if SENTENCE not in features:
         raise UnsupportedModelError(
             "modules.json: no Pooling module: this model gives token embeddings, not sentence embeddings"
@@ -132,19 +97,20 @@ def build_route(
     at = _Files.of(name)
     (folder / at.tokenizer).parent.mkdir(exist_ok=True)
     (folder / at.tokenizer).write_bytes(start.tokenizer.definition.encode())
-    graph.save(folder / at.graph)
+    _save(graph, folder / at.graph, start, stages)
+    flavour: Literal["portable", "onnxruntime"] = "portable" if graph.is_portable else "onnxruntime"
     described = tuple(Module(part.kind, _described(part)) for part in chain)
     return BuiltRoute(
         Route(
             architecture=start.architecture,
-            via="native",
+            via=start.via,
             modules=described,
             hidden_size=start.features.get(TOKENS, sentence).width,
             normalized=sentence.normalized,
             max_seq_length=start.max_seq_length,
             tokenizer=at.tokenizer,
             tokenization=dataclasses.replace(start.tokenizer.tokenization, pooling_mask=pooling_mask),
-            graphs={PRECISION: Graph(file=at.graph, data=DATA, flavour="portable")},
+            graphs={PRECISION: Graph(file=at.graph, data=DATA, flavour=flavour)},
             parity_texts=at.parity_texts,
             parity_vectors=at.parity_vectors,
             parity={},
@@ -158,6 +124,22 @@ def build_route(
             "max_seq_length": start.max_seq_length,
         },
     )
+
+
+def _save(graph: GraphBuilder, path: Path, start: Start, stages: dict[str, str]) -> None:
+    """Writes the graph; what a body has in it is tried out, and its own vectors are compared with ours."""
+    if start.body is None:
+        graph.save(path)
+        return
+    sizes = start.tokenizer.tokenization.embedding_rows, start.max_seq_length or 64
+    try:
+        graph.save(path)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"{start.body.name}: the graph is not valid: {error}") from error
+    require_runs(path, start.body, *sizes)
+    if start.pooled is not None:
+        agreed = require_agreement(graph, start.body, start.pooled, stages, path.parent, *sizes)
+        logger.info("%s pools by itself; the vectors agree after %s", start.body.name, agreed)
 
 
 @dataclass(frozen=True)
@@ -185,8 +167,28 @@ def _described(part: Part) -> dict[str, Any]:
     return json.loads(json.dumps(settings))  # type: ignore[no-any-return]
 
 
-def _transformer(graph: GraphBuilder, folder: Path, settings: modules.Transformer, task: str | None) -> Start:
+def _transformer(graph: GraphBuilder, folder: Path, settings: modules.Transformer, wish: Wish, scratch: Path) -> Start:
     model_type = family_name(settings.config, settings.architecture)
+    way = choose(wish, model_type, files_in(folder))
+    logger.info("via %s: %s", way.via, way.reason)
+    if way.via == "native":
+        return _native(graph, folder, settings, model_type, wish.task)
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise UnsupportedModelError(
+            f"via {way.via}: whether {ADAPTER_CONFIG} is merged in there is not known; use native"
+        )
+    if wish.task is not None:
+        raise UnsupportedModelError(f"via {way.via}: adapters for tasks are merged only via native")
+    if way.via == "onnx":
+        return body_start(graph, read_body(folder, way.onnx_file), folder, settings, way.via)
+    with TemporaryDirectory(dir=scratch) as made:
+        body = read_body(Path(made), optimum.export_body(folder, Path(made)))
+        return body_start(graph, body, folder, settings, way.via)
+
+
+def _native(
+    graph: GraphBuilder, folder: Path, settings: modules.Transformer, model_type: str, task: str | None
+) -> Start:
     refuse({**settings.config, "model_type": model_type}, FAMILIES)
     family = FAMILIES[model_type]
     config = choose_task(family, family.read_config(settings.config), task)
@@ -205,12 +207,18 @@ def _transformer(graph: GraphBuilder, folder: Path, settings: modules.Transforme
     hidden = config.hidden_size
     return Start(
         architecture=model_type,
+        via="native",
         identity={"model_type": model_type, **_unusual(config)},
         features={TOKENS: Feature(unflatten(graph, states[-1], inputs.shape, hidden), hidden, per_token=True)},
         states=states if settings.output_hidden_states else [],
         inputs=inputs,
         tokenizer=tokenizer,
-        max_seq_length=_max_seq_length(settings.max_seq_length, tokenizer, config, family.positions(config)),
+        max_seq_length=max_seq_length(
+            settings.max_seq_length,
+            tokenizer,
+            getattr(config, "max_position_embeddings", None),
+            family.positions(config),
+        ),
         digests=[digest],
     )
 
@@ -219,23 +227,6 @@ def _unusual(config: Any) -> dict[str, Any]:
     """What differs from the architecture's defaults; so a key that is read only later changes no fingerprint."""
     values = dataclasses.asdict(config)
     return {f.name: values[f.name] for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
-
-
-def _max_seq_length(wanted: int | None, tokenizer: SettledTokenizer, config: Any, positions: int | None) -> int | None:
-    """The limit that sentence-transformers would use, but never more than there are position embeddings."""
-    if wanted is None:
-        limits = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", None), positions]
-        wanted = min((limit for limit in limits if limit is not None), default=None)
-    if positions is not None and wanted is not None and wanted > positions:
-        logger.warning(
-            "max_seq_length %d is more than the %d positions that the model has; using those", wanted, positions
-        )
-        wanted = positions
-    if wanted is not None and wanted <= tokenizer.special_tokens:
-        raise ExportError(
-            f"max_seq_length {wanted} leaves no room for text beside the {tokenizer.special_tokens} special tokens"
-        )
-    return wanted
 
 
 def _static(graph: GraphBuilder, folder: Path) -> Start:
@@ -265,6 +256,7 @@ def _static(graph: GraphBuilder, folder: Path) -> Start:
     digests = [digest] if mapping is None else [digest, hashlib.sha256(mapping.tobytes()).hexdigest()]
     return Start(
         architecture="static",
+        via="native",
         identity={"model_type": "static"},
         features={SENTENCE: Feature(mean, width, per_token=False)},
         states=[],
@@ -351,12 +343,15 @@ def _normalize(step: _Step) -> None:
 
 
 def _weighted_layer_pooling(step: _Step) -> None:
-    tokens, states = step.feature(TOKENS), step.start.states[step.settings.layer_start :]
+    tokens = step.feature(TOKENS)
+    if step.start.states is None:
+        raise UnsupportedModelError(f"{step.where}: it needs the states of all layers; an ONNX body has only the last")
     if not step.start.states:
         # sentence-transformers leaves the tokens as they are where the config does not ask for the states.
         logger.warning("%s: config.json has no output_hidden_states, so it does nothing", step.where)
         return
     step.require_width(step.settings.embedding_dimension, tokens.width)
+    states = step.start.states[step.settings.layer_start :]
     with Weights(step.part.folder) as weights:
         parts = weights("layer_weights", len(states)).astype(float)
         step.digests.append(weights.digest())

@@ -1,7 +1,7 @@
 """A thin builder over onnx's helpers. Weights go straight to the data file, so memory holds one tensor at a time."""
 
 import hashlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -75,6 +75,12 @@ class GraphBuilder:
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._made: dict[Hashable, str] = {}
+        self._opsets = {"": OPSET}
+
+    @property
+    def is_portable(self) -> bool:
+        """Whether all operators are standard ones."""
+        return set(self._opsets) == {""}
 
     def input(self, name: str) -> str:
         """Declares an int64 input `[batch, sequence]`."""
@@ -104,9 +110,9 @@ class GraphBuilder:
 
     def weight(self, name: str, values: NDArray[Any]) -> str:
         """Adds a tensor and returns its name: `name`, or that of an equal tensor which is there already."""
-        values = np.ascontiguousarray(values)
+        values = np.asarray(values, order="C")  # np.ascontiguousarray would make vectors of scalars
         identity = hashlib.sha256(f"{values.dtype} {values.shape}".encode() + b" ")
-        identity.update(values.data.cast("B") if values.nbytes else b"")
+        identity.update(values.reshape(-1).view(np.uint8).data)
         if known := self._values.get(identity.digest()):
             return known
         if name in self._tensors:
@@ -148,22 +154,75 @@ class GraphBuilder:
             self._tensors[name] = numpy_helper.from_array(values, name)
         return name
 
+    def graft(self, nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int]) -> None:
+        """Adds nodes of another graph, whose values have names of their own.
+
+        Args:
+            nodes: The nodes, in an order in which they can be computed.
+            opsets: The versions of their operators by domain; standard ones are of `OPSET` or later.
+        """
+        self._nodes.extend(nodes)
+        self._opsets |= opsets
+
     def save(self, path: Path) -> None:
-        """Writes the graph beside its data file and has onnx check it.
+        """Writes the graph beside its data file, without what no output needs, and has onnx check it.
 
         Raises:
-            onnx.checker.ValidationError: The graph is not valid ONNX: a fault in the code that built it.
+            onnx.checker.ValidationError: The graph is not valid ONNX.
+            onnx.shape_inference.InferenceError: The shapes in it do not fit each other.
         """
+        self._write(path, self._nodes, self._outputs)
+        onnx.checker.check_model(path, full_check=True)
+
+    def save_values(self, path: Path, values: Iterable[str]) -> list[str]:
+        """Writes a graph that returns any float32 values, for a look at them, and returns the names of its outputs."""
+        nodes = [helper.make_node("Identity", [value], [f"value_{i}"]) for i, value in enumerate(values)]
+        names = [node.output[0] for node in nodes]
+        outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
+        self._write(path, [*self._nodes, *nodes], outputs)
+        return names
+
+    def _write(self, path: Path, nodes: list[onnx.NodeProto], outputs: list[onnx.ValueInfoProto]) -> None:
         import embedrt
 
         self._data.flush()
-        graph = helper.make_graph(self._nodes, "embedrt", self._inputs, self._outputs, list(self._tensors.values()))
+        nodes = needed(nodes, [value.name for value in outputs])
+        used = {name for node in nodes for name in names_read(node)}
+        tensors = [tensor for name, tensor in self._tensors.items() if name in used]
+        graph = helper.make_graph(nodes, "embedrt", self._inputs, outputs, tensors)
+        opsets = [helper.make_opsetid(domain, version) for domain, version in self._opsets.items()]
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=_IR_VERSION,
+            opset_imports=opsets,
+            ir_version=max(_IR_VERSION, helper.find_min_ir_version_for(opsets, ignore_unknown=True)),
             producer_name="embedrt",
             producer_version=embedrt.__version__,
         )
         onnx.save_model(model, path)
-        onnx.checker.check_model(path, full_check=True)
+
+
+def needed(nodes: list[onnx.NodeProto], values: Iterable[str]) -> list[onnx.NodeProto]:
+    """The nodes that some values depend on, in their order."""
+    read, chosen = set(values), []
+    for node in reversed(nodes):
+        if read.intersection(node.output):
+            read |= names_read(node)
+            chosen.append(node)
+    return chosen[::-1]
+
+
+def names_read(node: onnx.NodeProto) -> set[str]:
+    """The values that a node reads; those inside the graphs that it has as attributes are among them."""
+    names = set(node.input)
+    for graph in subgraphs(node):
+        names.update(value.name for value in graph.output)
+        names.update(*(names_read(inner) for inner in graph.node))
+    return names
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that a node such as If or Loop has as attributes."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs

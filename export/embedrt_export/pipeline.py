@@ -24,6 +24,7 @@ from embedrt_export.reference import ReferenceKind, find_reference
 from embedrt_export.repo import ModelSpec, read_repo
 from embedrt_export.source import Located, locate
 from embedrt_export.texts import parity_texts
+from embedrt_export.ways import Wanted, Wish
 
 logger = logging.getLogger("embedrt.export")
 
@@ -48,6 +49,8 @@ def export(
     token: str | bool | None = None,
     task: str | None = None,
     overwrite: bool = False,
+    via: Wanted = "auto",
+    onnx_file: str | None = None,
     reference: ReferenceKind = "auto",
 ) -> Path:
     """Turns a model into a bundle, without torch, and proves that it computes the same vectors.
@@ -60,6 +63,10 @@ def export(
         token: Hub token; None uses `HF_TOKEN` or the saved login.
         task: For models that have an adapter for each task: the one to put into the weights; None leaves them out.
         overwrite: Replace a bundle that is there already.
+        via: The way to the graph: "native" builds it from config and safetensors; "onnx" takes an ONNX file of the
+            repo (`onnx/model.onnx` or `model.onnx`) and adds the modules after the transformer; "optimum" has
+            optimum-onnx make that file first, with torch, in another process; "auto" takes the first that fits.
+        onnx_file: Another ONNX file of the repo, such as "onnx/model_O3.onnx"; it must be a float32 model.
         reference: What the vectors are compared with: "sentence-transformers" on this machine, "golden" vectors that
             embedrt has of this very model, or "onnx", the same graph in onnx's own evaluator. "auto" takes the first
             of these that is there.
@@ -73,18 +80,21 @@ def export(
         ExportError: A file of the model is missing or damaged.
         ParityError: The bundle's vectors differ from the reference.
         BundleError: Something else is where the bundle should go.
+        MissingDependencyError: The way is "optimum", and optimum-onnx is not installed.
+        ValueError: `via` is unknown, or does not fit `onnx_file`.
     """
+    wish = Wish(via, onnx_file, task)
     target = None if output is None else Path(output).expanduser()
     if target is not None and target.exists():
         _require_bundle(target, overwrite=overwrite)
-    located = locate(source, revision, token)
+    located = locate(source, revision, token, wish)
     name = located.name if name is None else name
     target = store.stored_path(name, revision) if target is None else target
     check_files(located.folder)
     spec = read_repo(located.folder, is_local=located.source.kind != "hub", token=token)
     logger.info("%s: %s in %s", name, _chains(spec), located.folder)
     with store.staging(target) as folder:
-        manifest = _write_bundle(folder, located, spec, name, task)
+        manifest = _write_bundle(folder, located, spec, name, wish)
         manifest = _prove(folder, manifest, spec, reference)
         write_manifest(folder, manifest)
         read_manifest(folder)  # refuses here what it would refuse in every reader
@@ -104,11 +114,11 @@ def _chains(spec: ModelSpec) -> str:
     return ", ".join(" > ".join(part.kind for part in chain) for chain in spec.chains.values())
 
 
-def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, task: str | None) -> Manifest:
+def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, wish: Wish) -> Manifest:
     """Writes graphs, tokenizers and configs; the manifest lacks the proof."""
     (folder / "onnx").mkdir()
     with DataFile(folder / DATA) as data:
-        built = {route: build_route(folder, data, route, chain, task) for route, chain in spec.chains.items()}
+        built = {route: build_route(folder, data, route, chain, wish) for route, chain in spec.chains.items()}
     routes = {route: one.record for route, one in built.items()}
     written = {file for route in routes.values() for file in (route.tokenizer, route.graphs[PRECISION].file)}
     dim = _common_dim(built)

@@ -22,7 +22,9 @@ from embedrt.embedder import Embedder
 from embedrt.errors import ExportError, ModelNotFoundError
 from embedrt.parity import compare, read_texts
 from embedrt.runner import Runner, Vectors
+from embedrt.session import onnxruntime
 from embedrt_export.source import locate
+from embedrt_export.ways import Wish
 
 ReferenceKind = Literal["auto", "sentence-transformers", "golden", "onnx"]
 GOLDEN = Path(__file__).parent / "golden"
@@ -77,6 +79,8 @@ def find_reference(
             f"there are no golden vectors of the model with the fingerprint {manifest.fingerprint}; "
             "choose another reference"
         )
+    if any(graph.flavour != "portable" for graph in runner.route.graphs.values()):
+        return _plain_session(runner, texts)  # onnx's evaluator does not have the operators
     return _onnx_evaluator(runner, texts)
 
 
@@ -105,7 +109,7 @@ def verify_with_sentence_transformers(embedder: Embedder, source: str | Path | N
         packages = [name for name, owners in packages_distributions().items() if manifest.source.id in owners]
         source = f"package:{packages[0] if packages else manifest.source.id}"
     revision = manifest.source.revision if source is None else None
-    folder = locate(manifest.source.id if source is None else source, revision, None).folder
+    folder = locate(manifest.source.id if source is None else source, revision, None, Wish("native")).folder
     reports = {}
     for name, runner in embedder.runners.items():
         task = next((task for task, taken in manifest.tasks.items() if taken == name), None)
@@ -154,6 +158,17 @@ def _sentence_transformers(
     return Reference(f"{made_with}, float32 on cpu", True, np.asarray(vectors, np.float32))
 
 
+def _plain_session(runner: Runner, texts: list[str]) -> Reference:
+    """Each text alone through ONNX Runtime as it computes without rewriting the graph: for its own operators."""
+    ort, graph = onnxruntime(), next(iter(runner.route.graphs.values()))
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(runner.folder / graph.file, options, providers=["CPUExecutionProvider"])
+    vectors = [session.run(["sentence_embedding"], runner.feeds(text))[0] for text in texts]
+    name = f"the same graph in onnxruntime {ort.__version__} without optimizations"
+    return Reference(name, False, np.concatenate(vectors))
+
+
 def _onnx_evaluator(runner: Runner, texts: list[str]) -> Reference:
     """Each text alone through onnx's own evaluator, whose operators are written in numpy."""
     graph = next(iter(runner.route.graphs.values()))
@@ -163,9 +178,10 @@ def _onnx_evaluator(runner: Runner, texts: list[str]) -> Reference:
     evaluator = ReferenceEvaluator(model)
     name = f"the same graph in onnx.reference {onnx.__version__}"
     vectors: list[Vectors] = []
-    for text in tqdm(texts, desc=f"Computing {name}", unit="text", disable=None):
-        (vector,) = cast("list[Vectors]", evaluator.run(["sentence_embedding"], {**weights, **runner.feeds(text)}))
-        vectors.append(vector)
+    with np.errstate(all="ignore"):  # graphs of others compute infinities that they then leave out
+        for text in tqdm(texts, desc=f"Computing {name}", unit="text", disable=None):
+            (vector,) = cast("list[Vectors]", evaluator.run(["sentence_embedding"], {**weights, **runner.feeds(text)}))
+            vectors.append(vector)
     return Reference(name, False, np.concatenate(vectors))
 
 

@@ -94,7 +94,8 @@ def refuse(config: Mapping[str, Any], supported: Collection[str]) -> None:
         code = ", and code from a repo (auto_map) is never run" if config.get("auto_map") else ""
         raise UnsupportedModelError(
             f"config.json: model_type {model_type[:80]!r} is not supported{code}; "
-            f"supported: {', '.join(sorted(supported))}; run it with sentence-transformers, or choose another model"
+            f"supported: {', '.join(sorted(supported))}; "
+            "run it with sentence-transformers, have optimum-onnx export it (`--via optimum`), or choose another model"
         )
 
 

@@ -130,6 +130,12 @@ def read_repo(folder: Path, *, is_local: bool = True, token: str | bool | None =
     )
 
 
+def transformers(spec: ModelSpec) -> list[tuple[Part, Transformer]]:
+    """The Transformer modules that the routes begin with, and their settings."""
+    firsts = [chain[0] for chain in spec.chains.values()]
+    return [(part, part.settings) for part in firsts if isinstance(part.settings, Transformer)]
+
+
 def _default_chain(folder: Path, access: _Access) -> tuple[Part, ...]:
     """What sentence-transformers makes of a repo of transformers: the mean, or the last token of a language model."""
     transformer = _transformer(folder, access)

@@ -10,7 +10,10 @@ from pathlib import Path, PurePosixPath
 from embedrt import hub
 from embedrt.bundle import Source
 from embedrt.errors import ModelNotFoundError, UnsupportedModelError
-from embedrt_export.repo import MODULES
+from embedrt_export.body import data_files
+from embedrt_export.families import family_name
+from embedrt_export.repo import MODULES, read_repo, transformers
+from embedrt_export.ways import Wish, choose
 
 _PACKAGE = "package:"
 # Folders of a hub repo with the same model for other runtimes.
@@ -34,8 +37,14 @@ class Located:
     name: str
 
 
-def locate(source: str | Path, revision: str | None, token: str | bool | None) -> Located:
+def locate(source: str | Path, revision: str | None, token: str | bool | None, wish: Wish) -> Located:
     """Finds the model folder, downloading it if SOURCE is a hub id.
+
+    Args:
+        source: As `export` takes it.
+        revision: Branch, tag or commit of a hub repo.
+        token: Hub token.
+        wish: Which way to the graph is asked for, on which it depends what is downloaded.
 
     Raises:
         ModelNotFoundError: It is nowhere; the message says what was tried.
@@ -56,9 +65,25 @@ def locate(source: str | Path, revision: str | None, token: str | bool | None) -
     repo = hub.find(text, revision, token)
     if not {MODULES, "config.json"} & set(repo.files):
         raise UnsupportedModelError(f"{repo.id}: neither {MODULES} nor config.json, so it is no model that can be read")
-    # Named by path: weights, configs and vocabularies; not the copies for other runtimes.
+    return Located(_download(repo, token, wish), Source("hub", repo.id, repo.commit), repo.id)
+
+
+def _download(repo: hub.Repo, token: str | bool | None, wish: Wish) -> Path:
+    """Downloads configs, vocabularies, and weights or an ONNX body; no other copies for other runtimes."""
     wanted = [file for file in repo.files if _is_wanted(PurePosixPath(file), repo.files)]
-    return Located(hub.download(repo, token, wanted), Source("hub", repo.id, repo.commit), repo.id)
+    if wish.via == "native" or not any(file.endswith(".onnx") for file in repo.files):
+        return hub.download(repo, token, wanted)
+    weights = {file for file in wanted if file.endswith(".safetensors")}
+    folder = hub.download(repo, token, [file for file in wanted if file not in weights])
+    for part, settings in transformers(read_repo(folder, is_local=False, token=token)):
+        prefix = f"{part.path}/" if part.path else ""
+        files = {file.removeprefix(prefix) for file in repo.files if file.startswith(prefix)}
+        way = choose(wish, family_name(settings.config, settings.architecture), files)
+        if way.via == "onnx":
+            weights -= {prefix + file for file in files if "/" not in file}
+            hub.download(repo, token, [prefix + way.onnx_file])
+            weights |= {prefix + file for file in data_files(part.folder, way.onnx_file) if file in files}
+    return hub.download(repo, token, weights) if weights else folder
 
 
 def _is_wanted(path: PurePosixPath, files: Collection[str]) -> bool:
