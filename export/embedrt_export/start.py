@@ -9,7 +9,7 @@ from typing import Any
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt_export import modules
 from embedrt_export.body import Body
-from embedrt_export.families import FAMILIES
+from embedrt_export.families import FAMILIES, family_name
 from embedrt_export.graft import graft
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import TextInputs, text_inputs
@@ -140,10 +140,11 @@ def max_seq_length(
 
 def _positions(model_type: str, config: dict[str, Any]) -> int | None:
     """How many positions a model has, if its family is known."""
-    if model_type not in FAMILIES:
+    family = FAMILIES.get(family_name(config, model_type))
+    if family is None:
         return None
     try:
-        return FAMILIES[model_type].positions(FAMILIES[model_type].read_config(config))
+        return family.positions(family.read_config(config))
     except UnsupportedModelError:  # a variant that the family does not build, which is why the body is taken
         return None
 

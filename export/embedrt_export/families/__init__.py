@@ -198,7 +198,8 @@ def family_name(config: Mapping[str, Any], model_type: str) -> str:
 
 def is_native(config: Mapping[str, Any], model_type: str) -> bool:
     """Whether transformers runs a model without code from its repo."""
-    return not FAMILIES[family_name(config, model_type)].needs_own_code(config)
+    family = FAMILIES.get(family_name(config, model_type))
+    return not (config.get("auto_map") if family is None else family.needs_own_code(config))
 
 
 def choose_task(family: Family, config: Any, task: str | None) -> Any:
