@@ -102,13 +102,14 @@ def expected_pooling(mode: str, row: Array, mask: Array, pooled: Array) -> list[
     return [sum(column) / divisor for column in zip(*tokens, strict=True)]
 
 
+@pytest.mark.parametrize("is_long", [False, True])
 @pytest.mark.parametrize("pooled", [MASKS, POOLED], ids=["all tokens", "two left out"])
 @pytest.mark.parametrize("modes", [*((mode,) for mode in POOLERS), tuple(POOLERS), ("mean", "cls")], ids="-".join)
-def test_pooling(tmp_path: Path, engine: Engine, modes: tuple[str, ...], pooled: Array) -> None:
+def test_pooling(tmp_path: Path, engine: Engine, modes: tuple[str, ...], pooled: Array, is_long: bool) -> None:
     embeddings = np.random.default_rng(0).normal(-3, 1, (*MASKS.shape, 4)).astype(np.float32)
     with DataFile(tmp_path / "m.onnx.data") as data:
         graph = GraphBuilder(data)
-        masks = Masks(graph.input("attention_mask"), graph.input("pooling_mask"))
+        masks = Masks(graph.input("attention_mask"), graph.input("pooling_mask"), is_long)
         y = pool(graph, modes, numbers(graph, embeddings), masks)
         graph.output("y", y, ["batch", 4 * len(modes)])
         graph.save(tmp_path / "m.onnx")

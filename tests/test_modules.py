@@ -302,9 +302,8 @@ def test_static_embedding(tmp_path: Path) -> None:
     embedder = Embedder(export(source, tmp_path / "bundle"))
     texts = [*TEXTS, "two dogs " * 3000]
     expected = np.stack([static_vector(source, text, table.astype(float)) for text in texts])
-    tolerance = np.array([[1e-6]] * len(TEXTS) + [[1e-5]])  # a sum of 9000 numbers in float32
-    assert (np.abs(embedder.encode(texts) - expected) < tolerance).all()
-    assert (np.abs(np.stack([embedder.encode(text) for text in texts]) - expected) < tolerance).all()
+    assert np.abs(embedder.encode(texts) - expected).max() < 1e-6
+    assert np.abs(np.stack([embedder.encode(text) for text in texts]) - expected).max() < 1e-6
     route = embedder.manifest.routes["default"]
     assert (route.architecture, route.max_seq_length, embedder.manifest.dim) == ("static", None, 24)
     assert embedder.count_tokens(["", texts[-1]]) == [0, 9000]

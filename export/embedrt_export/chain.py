@@ -34,6 +34,7 @@ logger = logging.getLogger("embedrt.export")
 
 PRECISION = "fp32"
 DATA = "onnx/model.onnx.data"
+_LONG = 512  # from how many tokens on a sum over them is taken by blocks
 _LAYER_NORM_EPSILON = 1e-5  # torch's default, which LayerNorm modules have
 
 
@@ -77,7 +78,8 @@ def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]
             start = _static(graph, first.folder)
     pooling_mask = any(isinstance(part.settings, modules.Pooling) and not part.settings.include_prompt for part in rest)
     mask = start.inputs.attention_mask
-    masks = Masks(mask, graph.input("pooling_mask") if pooling_mask else mask)
+    is_long = start.max_seq_length is None or start.max_seq_length > _LONG
+    masks = Masks(mask, graph.input("pooling_mask") if pooling_mask else mask, is_long)
     features, digests = dict(start.features), list(start.digests)
     stages: dict[str, str] = {}
     for part in rest:
@@ -252,7 +254,7 @@ def _static(graph: GraphBuilder, folder: Path) -> Start:
     if scale is not None:
         weight = graph.op("Gather", graph.weight("weights", scale), inputs.input_ids)
         tokens = graph.op("Mul", tokens, graph.op("Unsqueeze", weight, graph.ints(2)))
-    mean = pool(graph, ("mean",), tokens, Masks(inputs.attention_mask, inputs.attention_mask))
+    mean = pool(graph, ("mean",), tokens, Masks(inputs.attention_mask, inputs.attention_mask, long=True))
     digests = [digest] if mapping is None else [digest, hashlib.sha256(mapping.tobytes()).hexdigest()]
     return Start(
         architecture="static",

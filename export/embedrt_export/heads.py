@@ -8,6 +8,7 @@ import numpy as np
 from embedrt_export.graph import BOOL, FLOAT, INT32, GraphBuilder
 from embedrt_export.layers import ACTIVATIONS, Activation
 
+_BLOCK = 128  # tokens that are added up before the blocks are
 _SMALLEST_COUNT = 1e-9  # sentence-transformers clamps the token count of a mean to it
 _SMALLEST_NORM = 1e-12  # and torch.nn.functional.normalize the norm to this
 
@@ -19,10 +20,13 @@ class Masks:
     Attributes:
         attention: int64 `[batch, sequence]`: 1 for tokens, 0 for padding.
         pooling: Likewise, with 0 also for tokens that are left out of the pooling.
+        long: Whether rows may be so long that a sum over them needs care: engines add one number after the other, and
+            over thousands of tokens the rounding errors grow beyond those of torch, which adds by halves.
     """
 
     attention: str
     pooling: str
+    long: bool = False
 
 
 def pool(graph: GraphBuilder, modes: tuple[str, ...], token_embeddings: str, masks: Masks) -> str:
@@ -73,13 +77,14 @@ def _max(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> str:
 def _mean(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> str:
     """The sum over the tokens, divided by their number."""
     weights = graph.op("Cast", masks.pooling, to=FLOAT)
-    return graph.op("Div", _total(graph, token_embeddings, weights), _count(graph, weights))
+    return graph.op("Div", _total(graph, token_embeddings, weights, masks), _count(graph, weights))
 
 
 def _mean_sqrt_len(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> str:
     """The sum over the tokens, divided by the root of their number."""
     weights = graph.op("Cast", masks.pooling, to=FLOAT)
-    return graph.op("Div", _total(graph, token_embeddings, weights), graph.op("Sqrt", _count(graph, weights)))
+    total = _total(graph, token_embeddings, weights, masks)
+    return graph.op("Div", total, graph.op("Sqrt", _count(graph, weights)))
 
 
 def _weighted_mean(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> str:
@@ -88,7 +93,7 @@ def _weighted_mean(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> 
     place = graph.op("Range", graph.index(0), length, graph.index(1))
     place = graph.op("Add", graph.op("Sub", place, _first(graph, masks.attention)), graph.index(1))
     weights = graph.op("Cast", graph.op("Mul", place, masks.pooling), to=FLOAT)
-    return graph.op("Div", _total(graph, token_embeddings, weights), _count(graph, weights))
+    return graph.op("Div", _total(graph, token_embeddings, weights, masks), _count(graph, weights))
 
 
 def _last_token(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> str:
@@ -102,10 +107,21 @@ def _last_token(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> str
     return graph.op("Mul", found, graph.op("Unsqueeze", counts, graph.ints(1)))
 
 
-def _total(graph: GraphBuilder, token_embeddings: str, weights: str) -> str:
-    """The weighted sum over tokens, as one product of matrices."""
-    total = graph.op("MatMul", graph.op("Unsqueeze", weights, graph.ints(1)), token_embeddings)
-    return graph.op("Squeeze", total, graph.ints(1))
+def _total(graph: GraphBuilder, token_embeddings: str, weights: str, masks: Masks) -> str:
+    """The weighted sum over tokens, as one product of matrices, or as the sum of those of blocks."""
+    if not masks.long:
+        total = graph.op("MatMul", graph.op("Unsqueeze", weights, graph.ints(1)), token_embeddings)
+        return graph.op("Squeeze", total, graph.ints(1))
+    length = graph.op("Shape", weights, start=1)
+    blocks = graph.op("Add", graph.op("Div", length, graph.ints(_BLOCK)), graph.ints(1))
+    missing = graph.op("Sub", graph.op("Mul", blocks, graph.ints(_BLOCK)), length)
+    behind = graph.op("Concat", graph.ints(0), missing, axis=0)
+    weights = graph.op("Pad", weights, behind, graph.scalar(0.0), graph.ints(1))
+    tokens = graph.op("Pad", token_embeddings, behind, graph.scalar(0.0), graph.ints(1))
+    shape, width = graph.op("Shape", weights, end=1), graph.op("Shape", tokens, start=2)
+    weights = graph.op("Reshape", weights, graph.op("Concat", shape, blocks, graph.ints(1, _BLOCK), axis=0))
+    tokens = graph.op("Reshape", tokens, graph.op("Concat", shape, blocks, graph.ints(_BLOCK), width, axis=0))
+    return graph.op("ReduceSum", graph.op("MatMul", weights, tokens), graph.ints(1, 2), keepdims=0)
 
 
 def _count(graph: GraphBuilder, weights: str) -> str:
