@@ -1,0 +1,203 @@
+"""What each command of `embedrt` does, given its parsed options. Each returns the exit status."""
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+
+import numpy as np
+
+import embedrt
+from embedrt import store
+from embedrt.bundle import DEFAULT_ROUTE, Manifest, ParityReport, Route, read_bundle, read_manifest
+from embedrt.embedder import Embedder
+
+
+def export(options: argparse.Namespace) -> int:
+    """Exports, and prints the bundle's folder and its proof."""
+    from embedrt_export import export
+
+    logging.getLogger("embedrt.export").setLevel(logging.INFO)
+    folder = export(
+        options.source,
+        options.output,
+        name=options.name,
+        revision=options.revision,
+        overwrite=options.overwrite,
+        via=options.via,
+        task=options.task,
+        onnx_file=options.onnx_file,
+        reference=options.reference,
+    )
+    print(folder)
+    for name, route in read_manifest(folder).routes.items():
+        for precision, report in route.parity.items():
+            print(f"{_of_route(precision, name)}: {_summary(report)}")
+    return 0
+
+
+def encode(options: argparse.Namespace) -> int:
+    """Encodes, and prints the vectors or writes them to a file."""
+    if options.output is not None and not options.output.parent.is_dir():
+        raise ValueError(f"--output: {options.output.parent} is not a folder")
+    texts = [line.rstrip("\r\n") for line in sys.stdin] if options.texts == ["-"] else options.texts
+    embedder = Embedder(options.model or embedrt.default_model(), options.device, threads=options.threads)
+    vectors = embedder.encode(
+        texts,
+        options.prompt_name,
+        options.prompt,
+        show_progress_bar=options.output is not None and sys.stderr.isatty(),
+        normalize_embeddings=options.normalize,
+        truncate_dim=options.truncate_dim,
+        on_truncation=options.on_truncation,
+    )
+    if options.output is None:
+        for vector in vectors:
+            print(json.dumps([float(str(x)) for x in vector]))
+    else:
+        with options.output.open("wb") as file:
+            np.save(file, vectors, allow_pickle=False)
+        print(f"{options.output}: float32 {vectors.shape[0]} x {vectors.shape[1]}", file=sys.stderr)
+    return 0
+
+
+def info(options: argparse.Namespace) -> int:
+    """Prints what a bundle is."""
+    manifest = read_bundle(store.resolve(options.bundle, local_files_only=True))
+    if options.json:
+        print(json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False))
+        return 0
+    for label, value in _facts(manifest):
+        print(f"{label:16} {value}")
+    return 0
+
+
+def _facts(manifest: Manifest) -> list[tuple[str, str]]:
+    source, made = manifest.source, manifest.made_with
+    size = sum(record.size for record in manifest.files.values())
+    return [
+        ("name", manifest.name),
+        ("source", f"{source.kind} {source.id}" + (f" at {source.revision}" if source.revision else "")),
+        *(fact for name, route in manifest.routes.items() for fact in _route_facts(name, route)),
+        (
+            "dimensions",
+            str(manifest.dim) + (f", truncated to {manifest.truncate_dim}" if manifest.truncate_dim else ""),
+        ),
+        ("prompts", ", ".join(f"{name}: {text!r}" for name, text in manifest.prompts.items()) or "none"),
+        ("similarity", manifest.similarity_fn_name or "cosine, by default"),
+        ("size", f"{size / 1e6:.1f} MB in {len(manifest.files) + 1} files"),
+        ("fingerprint", manifest.fingerprint),
+        ("made with", ", ".join(f"{name} {number}" for name, number in made.items())),
+    ]
+
+
+def _route_facts(name: str, route: Route) -> list[tuple[str, str]]:
+    chain = [
+        module.type + (f" {', '.join(module.settings['pooling_mode'])}" if module.type == "Pooling" else "")
+        for module in route.modules
+    ]
+    facts = [
+        ("architecture", f"{route.architecture}, {route.via} graph"),
+        ("modules", " > ".join(chain)),
+        ("normalized", "yes" if route.normalized else "no"),
+        ("max tokens", "no limit" if route.max_seq_length is None else str(route.max_seq_length)),
+        *((f"parity {precision}", _summary(report)) for precision, report in route.parity.items()),
+    ]
+    return [(_of_route(label, name), fact) for label, fact in facts]
+
+
+def _of_route(label: str, name: str) -> str:
+    return label if name == DEFAULT_ROUTE else f"{label} ({name})"
+
+
+def _summary(report: ParityReport) -> str:
+    return (
+        f"{report.texts} texts of up to {report.max_tokens} tokens, max abs error {report.max_abs_error:.1e}, by batch "
+        f"{report.max_batch_error:.1e} ({report.tolerance:.0e} allowed); reference: {report.reference}; "
+        f"on {report.engine}"
+    )
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Checks a bundle, and prints how far its vectors are from the reference."""
+    from embedrt.parity import verify
+
+    embedder = Embedder(store.resolve(options.bundle, local_files_only=True), options.device, threads=options.threads)
+    print(f"files: {len(embedder.manifest.files)} as listed")
+    if options.reference == "bundle":
+        reports = verify(embedder)
+    else:
+        from embedrt_export.reference import verify_with_sentence_transformers
+
+        reports = verify_with_sentence_transformers(embedder, options.source)
+    for name, report in reports.items():
+        print(f"{_of_route(embedder.precision, name)}: {_summary(report)}")
+    return 0
+
+
+def diff(options: argparse.Namespace) -> int:
+    """Prints how far the vectors of two bundles are apart."""
+    from embedrt.difference import difference
+    from embedrt.parity import parity_texts
+
+    a, b = (
+        Embedder(store.resolve(name, local_files_only=True), device, precision=precision)
+        for name, device, precision in zip(
+            (options.a, options.b),
+            _pair(options.device, "--device"),
+            _pair(options.precision, "--precision"),
+            strict=True,
+        )
+    )
+    texts = parity_texts(a) if options.texts is None else options.texts.read_text("utf-8").splitlines()
+    found = difference(*(model.encode(texts, prompt="", truncate_dim=None, task=options.task) for model in (a, b)))
+    same = a.manifest.fingerprint == b.manifest.fingerprint
+    print(f"A             {a.manifest.name}, {a.precision} on {a.engine}")
+    print(f"B             {b.manifest.name}, {b.precision} on {b.engine}")
+    print(f"fingerprints  {'equal' if same else 'different'}")
+    print(f"texts         {len(texts)}")
+    print(f"cosine        min {found.cosine.min():.6f}, mean {found.cosine.mean():.6f}")
+    print(f"max error     {found.max_abs_error.max():.1e} in a coordinate")
+    print(f"norms         differ by up to {found.norm_error.max():.1e}")
+    print(f"top 10        {found.overlap.mean():.2%} the same; first one changed for {found.first_changed.mean():.2%}")
+    for i in np.argsort(found.cosine, kind="stable")[: max(options.worst, 0)]:
+        print(
+            f"  cosine {found.cosine[i]:.6f}, error {found.max_abs_error[i]:.1e}, top 10 {found.overlap[i]:.0%}: "
+            f"texts[{i}] = {texts[i][:60]!r}"
+        )
+    return 0
+
+
+def _pair(value: str, name: str) -> tuple[str, str]:
+    """One value for both sides, or one for each."""
+    parts = value.split(",")
+    if len(parts) > 2 or not all(parts):
+        raise ValueError(f"{name}: expected one value or two with a comma between them, got {value!r}")
+    return parts[0], parts[-1]
+
+
+def list_bundles(_: argparse.Namespace) -> int:
+    """Prints the bundles in the store."""
+    found = store.stored()
+    if not found:
+        print(f"the store {store.home()} is empty; `embedrt export SOURCE` puts a bundle there", file=sys.stderr)
+    for name, manifest in found.items():
+        if isinstance(manifest, Manifest):
+            print(f"{name:50} {manifest.dim:5} dimensions  {', '.join(manifest.precisions)}")
+        else:
+            print(f"{name:50} damaged: {manifest}")
+    return 0
+
+
+def remove(options: argparse.Namespace) -> int:
+    """Deletes a bundle from the store."""
+    print(f"removed {store.remove(options.name)}")
+    return 0
+
+
+def show_doctor(_: argparse.Namespace) -> int:
+    """Prints what the machine has, and what is wrong with it."""
+    from embedrt import doctor
+
+    return 0 if doctor.report() else 1
