@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -483,7 +483,15 @@ def test_what_a_failing_exporter_said(tiny_source: Path, tmp_path: Path, monkeyp
         export(source, tmp_path / "bundle", via="optimum")
 
 
-def test_the_exporter_ends_with_an_interrupt(tmp_path: Path) -> None:
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Python's own reaction to an interrupt, also where the tests were started as a job that is to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_exporter_ends_with_an_interrupt(tmp_path: Path, interrupts: None) -> None:
     started = tmp_path / "started"
     code = "import os, sys; open('started', 'w').write(str(os.getpid())); sys.stdin.read()"
 

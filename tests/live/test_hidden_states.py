@@ -48,9 +48,10 @@ def test_hidden_states_by_token_type(family: str, tmp_path: Path) -> None:
 def check_hidden_states(family: str, name: str, tmp_path: Path, *, types: int) -> None:
     """Compares all states of three rows, one padded, one of a single token; with random types where there are some."""
     case = dataclasses.replace(cases(family)[name], renames={}, repo_config=None)
+    kind: Any = getattr(transformers, case.model_class)
     shapes = json.loads((REFERENCE / f"{family}.json").read_bytes())["cases"][name]["tensors"]
     source = write_repo(tmp_path / "model", family, case, shapes)
-    graph_file = write_graph(source, family, tmp_path, token_type_ids=types > 1)
+    graph_file = write_graph(source, case.reference or family, tmp_path, token_type_ids=types > 1)
     ids = np.random.default_rng(0).integers(5, 130, (3, 24))
     mask = np.ones_like(ids)
     mask[1, 9:] = 0
@@ -59,8 +60,8 @@ def check_hidden_states(family: str, name: str, tmp_path: Path, *, types: int) -
     feeds = {"input_ids": ids, "attention_mask": mask}
     if types > 1:
         feeds["token_type_ids"] = np.random.default_rng(1).integers(0, types, ids.shape)
-    kind: Any = getattr(transformers, case.model_class)
     model = kind.from_pretrained(source, dtype=torch.float32).eval()
+    model = model.get_encoder() if model.config.is_encoder_decoder else model
     with torch.no_grad():
         tensors = {key: torch.from_numpy(values) for key, values in feeds.items()}
         expected = [state.numpy() for state in model(**tensors, output_hidden_states=True).hidden_states]
