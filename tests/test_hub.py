@@ -431,18 +431,21 @@ def test_without_the_extra_the_message_says_what_to_install(hub: Hub, client: Cl
     assert hub.downloads() == []
 
 
-def test_repo_without_modules_is_refused_before_its_weights_come(
+def test_repo_of_transformers_is_exported_and_one_without_a_model_refused(
     hub: Hub, client: Client, tiny_source: Path, tmp_path: Path
 ) -> None:
-    """By the repo's id, and not by the commit that names its folder in the client's cache."""
     shutil.copytree(tiny_source, tmp_path / "plain")
-    (tmp_path / "plain" / "modules.json").unlink()
+    for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
+        (tmp_path / "plain" / name).unlink()
     (tmp_path / "empty").mkdir()
     hub.add("org/plain", tmp_path / "plain")
     hub.add("org/empty", tmp_path / "empty")
-    for name, finished in zip(
-        ("org/plain", "org/empty"), client.commands(["export", "org/plain"], [*ENCODE, "org/empty"]), strict=True
-    ):
-        assert f"embedrt: {name}: no modules.json, so the pooling is unknown" in finished.refused()
+
+    message = client.command("export", "org/empty").refused()
+    assert "embedrt: org/empty: neither modules.json nor config.json, so it is no model that can be read" in message
     assert hub.downloads() == []
-    assert client.stored() == []
+
+    client.command("export", "org/plain").succeeded()
+    route = read_bundle(client.store / "org--plain").routes["default"]
+    assert [module.type for module in route.modules] == ["Transformer", "Pooling"]
+    assert client.stored() == ["org--plain"]
