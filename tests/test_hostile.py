@@ -260,7 +260,7 @@ def test_a_tokenizer_that_makes_its_library_panic(model: Path) -> None:
     named["-[SEP]"] = named.pop("[SEP]")
     write_json(model / "tokenizer.json", definition)
     edit_json(model / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
-    refuse(model, r"^tokenizer\.json: the tokenizers library fails on it: ")
+    refuse(model, r"^tokenizer\.json: tokenizers [0-9.]+ cannot read it: ")
 
 
 def test_module_paths_of_every_kind(model: Path) -> None:
