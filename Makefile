@@ -24,10 +24,10 @@ quickstart: $(VENV)/.runtime  ## fetch a real model, export it, encode, show sim
 	$(VENV)/$(BIN)/python examples/similarity.py
 
 test: $(VENV)/.develop  ## everything that needs no torch
-	$(RUN) pytest
+	$(RUN) pytest -n auto
 
 test-reference: $(REFERENCE)/.ready  ## compare live with sentence-transformers and transformers, on torch
-	$(REFERENCE)/$(BIN)/python -m pytest tests/live
+	$(REFERENCE)/$(BIN)/python -m pytest -n auto tests/live
 
 test-optimum: export EMBEDRT_OPTIMUM_PYTHON := $(OPTIMUM)/$(BIN)/python
 test-optimum: $(VENV)/.develop $(OPTIMUM)/.ready  ## export by way of optimum-onnx, compare with its torch

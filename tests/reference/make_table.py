@@ -13,7 +13,8 @@ HEAD = """\
 # What is covered, and how exactly
 
 Every row is a test: a seeded random small model of the architecture, or a chain of modules on the weights of the real
-all-MiniLM-L6-v2, exported and compared with {versions}, as whole vectors of texts of many lengths and scripts. The
+all-MiniLM-L6-v2, exported and compared with {versions},
+as whole vectors of texts of many lengths and scripts. The
 error is the largest absolute difference of a coordinate, for vectors of length 1: alone, in planned batches, and (for
 architectures) in one batch padded on the left and on the right. "By batch" is the difference between a text alone and
 among others. The tests allow 1e-5 for architectures and 2e-6 for modules. `make table` writes this file.
