@@ -21,6 +21,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"head_dim": 7}, "head_dim 7: rotary positions turn pairs"),
     ("llama", {"hidden_size": 0}, r"config\.json\.hidden_size: expected a positive number, got 0"),
     ("llama", {"num_hidden_layers": 0}, "num_hidden_layers"),
+    ("llama", {"num_hidden_layers": 10**12}, "num_hidden_layers: 1000000000000, no model has more than 10000"),
+    ("gemma3_text", {"num_hidden_layers": 10**12}, "num_hidden_layers: 1000000000000, no model has more than 10000"),
     ("mistral", {"num_attention_heads": 0}, "num_attention_heads"),
     ("qwen3", {"head_dim": -8}, "head_dim"),
     ("gemma3_text", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar"),

@@ -11,6 +11,8 @@ from embedrt.records import RecordError, decode, read_json
 
 Config = TypeVar("Config")
 
+_MAX_LAYERS = 10_000
+
 
 def read_config(path: Path) -> dict[str, Any]:
     """Reads a JSON object.
@@ -65,3 +67,15 @@ def check_positive(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and value <= 0:
             raise UnsupportedModelError(f"config.json.{name}: expected a positive number, got {value}")
+
+
+def check_layers(layers: int) -> None:
+    """Checks a number of layers against what any model has.
+
+    More would only fill the memory of whoever plans them, before the first tensor turns out to be missing.
+
+    Raises:
+        UnsupportedModelError: There are too many.
+    """
+    if layers > _MAX_LAYERS:
+        raise UnsupportedModelError(f"config.json.num_hidden_layers: {layers}, no model has more than {_MAX_LAYERS}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from embedrt.errors import UnsupportedModelError
 from embedrt_export.attention import attend, attention_bias, split_heads
+from embedrt_export.configs import check_layers, check_positive
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import TextInputs, activation, flatten, linear, rms_norm
 from embedrt_export.rope import Rope, Rotation, read_rope, rotate, rotation
@@ -17,7 +18,7 @@ from embedrt_export.weights import Weights
 PREFIXES = ("model.",)
 BACKBONE = ("embed_tokens.", "layers.", "norm.")
 IGNORED = (r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)  # angles, which repos of older versions store
-SIZES = (  # what the configs of all have, and no model without
+_SIZES = (  # what the configs of all have, and no model without
     "vocab_size",
     "hidden_size",
     "intermediate_size",
@@ -203,6 +204,16 @@ def reach(parameters: Mapping[str, Any], longest: int) -> int | None:
     "default".
     """
     return longest if parameters.get("rope_type", parameters.get("type")) == "dynamic" else None
+
+
+def check_sizes(config: Any, *more: str) -> None:
+    """Checks the sizes that all decoders have, and the fields named, before anything is computed of them.
+
+    Raises:
+        UnsupportedModelError: No model has such a size; the message names the key.
+    """
+    check_positive(config, *_SIZES, *more)
+    check_layers(config.num_hidden_layers)
 
 
 def build(graph: GraphBuilder, decoder: Decoder, weights: Weights, inputs: TextInputs) -> list[str]:

@@ -37,6 +37,7 @@ def read_config(config: Mapping[str, Any]) -> Config:
     """Reads config.json, refusing variants that the graph does not have."""
     keys = pick(Config, {key: value for key, value in config.items() if key != "rope"})
     read = dataclasses.replace(keys, rope=config_rope(config, theta=10000.0))
+    decoder.check_sizes(read)
     _decoder(read)
     return read
 

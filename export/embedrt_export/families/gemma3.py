@@ -6,7 +6,7 @@ from typing import Any
 
 from embedrt.errors import UnsupportedModelError
 from embedrt_export import decoder
-from embedrt_export.configs import check_positive, pick
+from embedrt_export.configs import pick
 from embedrt_export.decoder import Decoder, Sight
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import TextInputs
@@ -54,7 +54,7 @@ def read_config(config: Mapping[str, Any]) -> Config:
             f"config.json.rope_parameters: {', '.join(sorted(unknown))}: expected one object for each of "
             f"{', '.join(decoder.LAYER_TYPES)}"
         )
-    check_positive(read, *decoder.SIZES, "query_pre_attn_scalar", "sliding_window_pattern")
+    decoder.check_sizes(read, "query_pre_attn_scalar", "sliding_window_pattern")
     _decoder(read)
     return read
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from embedrt.errors import UnsupportedModelError
 from embedrt_export import decoder
-from embedrt_export.configs import check_positive, pick
+from embedrt_export.configs import pick
 from embedrt_export.decoder import Decoder, Sight
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import TextInputs
@@ -85,7 +85,7 @@ def read_config(config: Mapping[str, Any]) -> Config:
     variant = _VARIANTS[config["model_type"]]
     stated = {key: value for key, value in config.items() if key not in variant.unread}
     read = pick(Config, {**variant.defaults, **stated, **variant.fixed})
-    check_positive(read, *decoder.SIZES)
+    decoder.check_sizes(read)
     _decoder(read)
     return read
 

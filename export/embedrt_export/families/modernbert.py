@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from embedrt.errors import UnsupportedModelError
 from embedrt_export.attention import attend, attention_bias, split_heads
-from embedrt_export.configs import pick
+from embedrt_export.configs import check_layers, pick
 from embedrt_export.encoder import check_sizes
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import TextInputs, activation, flatten, layer_norm, linear, project, unpack
@@ -66,6 +66,7 @@ def read_config(config: Mapping[str, Any]) -> Config:
         raise UnsupportedModelError("config.json: rope_scaling is not supported; write rope_parameters instead")
     read = pick(Config, config)
     check_sizes(read)
+    check_layers(read.num_hidden_layers)
     if (entries := len(_layer_types(read))) != read.num_hidden_layers:
         raise UnsupportedModelError(
             f"config.json: layer_types has {entries} entries, but num_hidden_layers is {read.num_hidden_layers}"
