@@ -85,6 +85,7 @@ def test_bundles_of_tasks_differ(tmp_path: Path) -> None:
     with_adapters(tmp_path / "model")
     chosen = [None, *TASKS]
     made = [Embedder(export(tmp_path / "model", tmp_path / f"{i}", task=task)) for i, task in enumerate(chosen)]
+    assert [model.manifest.routes["default"].modules[0].settings.get("task") for model in made] == list(chosen)
     assert len({embedder.manifest.fingerprint for embedder in made}) == len(chosen)
     of_one_text = np.stack([embedder.encode("the river bank") for embedder in made])
     apart = np.abs(of_one_text[:, None] - of_one_text[None]).max(axis=2) + np.eye(len(chosen))

@@ -23,7 +23,7 @@ from embedrt_export.graft import require_agreement, require_runs
 from embedrt_export.graph import DataFile, GraphBuilder
 from embedrt_export.heads import DENSE_ACTIVATIONS, Masks, normalize, pool, weighted_sum
 from embedrt_export.layers import flatten, project, text_inputs, unflatten
-from embedrt_export.modules import STATIC, Part
+from embedrt_export.modules import STATIC, TRANSFORMER, Part
 from embedrt_export.refusals import refuse
 from embedrt_export.start import SENTENCE, TOKENS, Feature, Start, body_start, max_seq_length
 from embedrt_export.tokenization import settle_tokenizer
@@ -101,7 +101,7 @@ def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]
     (folder / at.tokenizer).write_bytes(start.tokenizer.definition.encode())
     _save(graph, folder / at.graph, start, stages)
     flavour: Literal["portable", "onnxruntime"] = "portable" if graph.is_portable else "onnxruntime"
-    described = tuple(Module(part.kind, _described(part)) for part in chain)
+    described = tuple(Module(part.kind, _described(part, wish.task)) for part in chain)
     return BuiltRoute(
         Route(
             architecture=start.architecture,
@@ -162,10 +162,12 @@ class _Files:
         )
 
 
-def _described(part: Part) -> dict[str, Any]:
+def _described(part: Part, task: str | None) -> dict[str, Any]:
     """The settings that change the numbers; architecture and length have places of their own."""
     left_out = {"architecture", "base", "config", "max_seq_length"}
     settings = {key: value for key, value in dataclasses.asdict(part.settings).items() if key not in left_out}
+    if task is not None and part.kind == TRANSFORMER:
+        settings["task"] = task
     return json.loads(json.dumps(settings))  # type: ignore[no-any-return]
 
 
