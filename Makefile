@@ -26,6 +26,8 @@ quickstart: $(VENV)/.runtime  ## fetch a real model, export it, encode, show sim
 test: $(VENV)/.develop  ## everything that needs no torch
 	$(RUN) pytest -n auto
 
+# A process for every processor; torch's own threads would only wait for each other.
+test-reference: export OMP_NUM_THREADS := 1
 test-reference: $(REFERENCE)/.ready  ## compare live with sentence-transformers and transformers, on torch
 	$(REFERENCE)/$(BIN)/python -m pytest -n auto tests/live
 
