@@ -6,6 +6,7 @@
 The ids are those of `AutoTokenizer` for every case of tests/tokenizer_cases.py.
 """
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -42,21 +43,21 @@ def make_vocabularies() -> None:
     import sentencepiece
 
     texts = [text.replace("\x00", "") for text in parity_texts(64)]
-    with tempfile.TemporaryDirectory() as scratch:
-        rules = Path(scratch, "rules.tsv")
-        rules.write_text(RULES)
+    # The files keep the names that they were made by, so these are relative.
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
+        Path("rules.tsv").write_text(RULES)
         for name, settings in SENTENCEPIECE.items():
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=iter(texts * 4),
-                model_prefix=str(Path(scratch, name)),
+                model_prefix=name,
                 vocab_size=400 + 256 * bool(settings.get("byte_fallback")),
                 character_coverage=0.98,
                 hard_vocab_limit=False,
-                normalization_rule_tsv=str(rules),
+                normalization_rule_tsv="rules.tsv",
                 minloglevel=2,
                 **settings,
             )
-            (VOCABULARIES / f"{name}.model").write_bytes(Path(scratch, f"{name}.model").read_bytes())
+            (VOCABULARIES / f"{name}.model").write_bytes(Path(f"{name}.model").read_bytes())
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>"]
