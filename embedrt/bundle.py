@@ -195,6 +195,10 @@ class Manifest:
     vector_ranges: tuple[tuple[float, ...], ...] | None
     made_with: dict[str, str]
 
+    def task_of(self, route: str) -> str | None:
+        """A task that takes a route; None if no call can ask for it. The empty name is for calls that name none."""
+        return next((task for task, taken in self.tasks.items() if taken == route), None)
+
     @property
     def precisions(self) -> tuple[str, ...]:
         """The precisions that the bundle has."""

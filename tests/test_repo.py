@@ -258,6 +258,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
         "Pooling in '1_Pooling': config.json says 31 dimensions, but it gets 32",
     ),
     "no dimension": (with_keys(POOLING, embedding_dimension=...), ExportError, "missing field 'embedding_dimension'"),
+    "null dimension": (
+        with_keys(POOLING, embedding_dimension=None),
+        ExportError,
+        "embedding_dimension: expected an integer, got null",
+    ),
     "transformer key": (with_keys(TRANSFORMER, pad=True), UnsupportedModelError, f"{TRANSFORMER}: unknown field 'pad'"),
     "model_args": (
         with_keys(TRANSFORMER, model_args={"attn_implementation": "sdpa", "rope": 1}),

@@ -301,7 +301,7 @@ class _Step:
 
 def _pooling(step: _Step) -> None:
     settings, tokens = step.settings, step.feature(TOKENS)
-    if step.part.path:  # a repo without modules.json states no width
+    if settings.embedding_dimension is not None:
         step.require_width(settings.embedding_dimension, tokens.width)
     pooled = pool(step.graph, settings.pooling_mode, tokens.value, step.masks)
     step.features[SENTENCE] = Feature(pooled, tokens.width * len(settings.pooling_mode), per_token=False)

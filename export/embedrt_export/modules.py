@@ -65,9 +65,9 @@ class StaticEmbedding:
 
 @dataclass(frozen=True)
 class Pooling:
-    """Token embeddings to one vector, by one or several modes that are concatenated."""
+    """Token embeddings to one vector, by one or several modes that are concatenated; None takes whatever width."""
 
-    embedding_dimension: int
+    embedding_dimension: int | None
     pooling_mode: tuple[str, ...] = ("mean",)
     include_prompt: bool = True
 
@@ -206,6 +206,8 @@ def _read_pooling(place: Path) -> Pooling:
     elif isinstance(content["pooling_mode"], str):
         content["pooling_mode"] = [content["pooling_mode"]]
     pooling = strict(Pooling, content, where)
+    if pooling.embedding_dimension is None:
+        raise ExportError(f"{where}: embedding_dimension: expected an integer, got null")
     for mode in pooling.pooling_mode:
         if mode not in POOLERS:
             raise UnsupportedModelError(
@@ -255,7 +257,6 @@ def _renamed(content: dict[str, Any]) -> dict[str, Any]:
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
-    TRANSFORMER: lambda place: read_transformer(place, place),
     STATIC: lambda _: StaticEmbedding(),
     "Pooling": _read_pooling,
     "Dense": _read_dense,
@@ -264,4 +265,4 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "Dropout": _read_optional(Dropout),
     "WeightedLayerPooling": _read_weighted_layer_pooling,
 }
-"""From a module's folder to its settings, by the last part of the module's type."""
+"""From a module's folder to its settings, by the last part of the module's type; see also `read_transformer`."""

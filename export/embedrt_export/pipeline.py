@@ -175,19 +175,18 @@ def _prove(folder: Path, manifest: Manifest, spec: ModelSpec, kind: ReferenceKin
     proven, files = {}, dict(manifest.files)
     for name, route in manifest.routes.items():
         runner = Runner(folder, route, manifest, proving=True)
-        task = next((task for task, taken in manifest.tasks.items() if taken == name), None)
-        proven[name] = _prove_route(folder, manifest, spec, name, runner, task, kind)
+        proven[name] = _prove_route(folder, manifest, spec, name, runner, kind)
         files |= record_files(folder, [route.parity_texts, route.parity_vectors])
     return dataclasses.replace(manifest, routes=proven, files=files)
 
 
 def _prove_route(
-    folder: Path, manifest: Manifest, spec: ModelSpec, name: str, runner: Runner, task: str | None, kind: ReferenceKind
+    folder: Path, manifest: Manifest, spec: ModelSpec, name: str, runner: Runner, kind: ReferenceKind
 ) -> Route:
     texts = parity_texts(runner.route.max_seq_length)
     first = spec.chains[name][0].settings
     native = not isinstance(first, Transformer) or is_native(first.config, first.architecture)
-    reference = find_reference(kind, spec.folder, manifest, runner, task, texts, native)
+    reference = find_reference(kind, spec.folder, manifest, runner, manifest.task_of(name), texts, native)
     logger.info("comparing %d texts with %s", len(texts), reference.name)
     report = compare(runner, texts, reference.vectors, reference.name, independent=reference.independent)
     save_reference(folder, runner.route, texts, reference.vectors)

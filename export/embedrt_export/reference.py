@@ -112,9 +112,8 @@ def verify_with_sentence_transformers(embedder: Embedder, source: str | Path | N
     folder = locate(manifest.source.id if source is None else source, revision, None, Wish("native")).folder
     reports = {}
     for name, runner in embedder.runners.items():
-        task = next((task for task, taken in manifest.tasks.items() if taken == name), None)
         texts = read_texts(embedder.folder, runner.route)
-        reference = _sentence_transformers(folder, manifest, runner, task, texts)
+        reference = _sentence_transformers(folder, manifest, runner, manifest.task_of(name), texts)
         tolerance = runner.route.parity[embedder.precision].tolerance
         reports[name] = compare(runner, texts, reference.vectors, reference.name, independent=True, tolerance=tolerance)
     return reports

@@ -143,7 +143,7 @@ def _default_chain(folder: Path, access: _Access) -> tuple[Part, ...]:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     is_causal = isinstance(name, str) and name.endswith("ForCausalLM") and config.get("is_causal", True) is not False
-    pooling = Pooling(embedding_dimension=0, pooling_mode=("lasttoken" if is_causal else "mean",))
+    pooling = Pooling(embedding_dimension=None, pooling_mode=("lasttoken" if is_causal else "mean",))
     return (Part(TRANSFORMER, folder, "", transformer), Part("Pooling", folder, "", pooling))
 
 
@@ -174,7 +174,7 @@ def _routes(folder: Path, access: _Access) -> tuple[dict[str, tuple[Part, ...]],
 
 def _kind(module_type: str, where: str) -> str:
     kind = _ALIASES.get(module_type, module_type.rpartition(".")[2])
-    known = (*READERS, _ROUTER)
+    known = (TRANSFORMER, *READERS, _ROUTER)
     if kind not in known or not (module_type.startswith(_TYPE_PREFIX) or module_type in _ALIASES):
         raise UnsupportedModelError(f"{where}: module {module_type!r} is not supported; supported: {', '.join(known)}")
     return kind

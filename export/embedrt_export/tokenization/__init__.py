@@ -82,18 +82,6 @@ def settle_tokenizer(
         ExportError: The tokenizer is missing, damaged, or has ids without an embedding.
         UnsupportedModelError: Its class or one of its settings is not supported.
     """
-    try:
-        return _settle(folder, architecture, embedding_rows, do_lower_case, special_tokens)
-    except BaseException as error:
-        # A panic in Rust arrives as a BaseException of its own, which `except Exception` does not catch.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise ExportError(f"{TOKENIZER}: the tokenizers library fails on it: {error}; get the file again") from error
-
-
-def _settle(
-    folder: Path, architecture: str, embedding_rows: int, do_lower_case: bool, special_tokens: bool
-) -> SettledTokenizer:
     stored = _read_stored(folder)
     truncation = (stored or {}).get("truncation") or {}
     side: Any = truncation.get("direction", "right").lower()
