@@ -5,14 +5,16 @@ stores several linear layers as one, the family renames that one to `qkv_proj` o
 of a feed-forward is `down_proj`, gated or not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.errors import UnsupportedModelError
 from embedrt_export.attention import attend, attention_bias, split_heads
+from embedrt_export.configs import pick
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import Linear, TextInputs, activation, flatten, layer_norm, project, unpack
 from embedrt_export.rope import Rope, Rotation, rotate, rotation
@@ -70,6 +72,49 @@ class RotaryEncoder:
     task: str | None = None
     lora_rank: int = 1
     lora_alpha: float = 1.0
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of config.json by transformers' names; a family says which defaults it has."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    hidden_act: str
+    type_vocab_size: int
+    layer_norm_eps: float
+    max_position_embeddings: int
+    head_dim: int | None = None
+
+
+def from_keys(config: Mapping[str, Any], defaults: Mapping[str, Any], rope: Rope) -> RotaryEncoder:
+    """The model of a config with transformers' names for its keys.
+
+    Args:
+        config: The parsed config.json.
+        defaults: The values of keys that it lacks.
+        rope: The rotary positions.
+
+    Raises:
+        UnsupportedModelError: Names the key, what it holds and what is known.
+    """
+    keys = pick(Keys, {**defaults, **{key: value for key, value in config.items() if value is not None}})
+    return RotaryEncoder(
+        vocab_size=keys.vocab_size,
+        hidden_size=keys.hidden_size,
+        num_hidden_layers=keys.num_hidden_layers,
+        num_attention_heads=keys.num_attention_heads,
+        head_dim=head_size(keys.hidden_size, keys.num_attention_heads, keys.head_dim),
+        intermediate_size=keys.intermediate_size,
+        hidden_act=keys.hidden_act,
+        type_vocab_size=keys.type_vocab_size,
+        layer_norm_eps=keys.layer_norm_eps,
+        rope=rope,
+        max_position_embeddings=keys.max_position_embeddings,
+    )
 
 
 def check(config: RotaryEncoder) -> RotaryEncoder:

@@ -1,5 +1,6 @@
 """GTE: as transformers saves it, and as hub repos have it under the model types "new" and "gte", for their own code."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,7 +8,7 @@ from typing import Any, Literal
 from embedrt.errors import UnsupportedModelError
 from embedrt_export.configs import pick, strict
 from embedrt_export.rope import Rope, config_rope
-from embedrt_export.rotary_encoder import RotaryEncoder, check, head_size
+from embedrt_export.rotary_encoder import RotaryEncoder, check, from_keys
 
 PREFIXES = ("gte.", "new.")
 RENAMES = (
@@ -19,25 +20,30 @@ RENAMES = (
 
 
 @dataclass(frozen=True)
-class Keys:
-    """The keys of config.json that change the numbers, with the defaults of transformers."""
+class _Variant:
+    """Keys of which the graph has one value."""
 
-    vocab_size: int = 250048
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    head_dim: int | None = None
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    type_vocab_size: int = 1
-    layer_norm_eps: float = 1e-12
-    max_position_embeddings: int = 8192
     layer_norm_type: Literal["layer_norm"] = "layer_norm"
     position_embedding_type: Literal["rope"] = "rope"
     logn_attention_scale: Literal[False] = False
 
 
-_HUB_DEFAULTS = {"vocab_size": 30528, "max_position_embeddings": 2048}  # where the code for "new" has others
+_DEFAULTS = {
+    "vocab_size": 250048,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 8192,
+}
+_HUB_DEFAULTS = {
+    **_DEFAULTS,
+    "vocab_size": 30528,
+    "max_position_embeddings": 2048,
+}  # where the code for "new" has others
 
 
 @dataclass(frozen=True)
@@ -51,23 +57,9 @@ class _Ntk:
 def read_config(config: Mapping[str, Any]) -> RotaryEncoder:
     """Reads config.json of either kind, refusing variants that the graph does not have."""
     is_hub = config.get("model_type") == "new"
-    keys = pick(Keys, {**(_HUB_DEFAULTS if is_hub else {}), **config})
-    width = head_size(keys.hidden_size, keys.num_attention_heads, keys.head_dim)
-    return check(
-        RotaryEncoder(
-            vocab_size=keys.vocab_size,
-            hidden_size=keys.hidden_size,
-            num_hidden_layers=keys.num_hidden_layers,
-            num_attention_heads=keys.num_attention_heads,
-            head_dim=width,
-            intermediate_size=keys.intermediate_size,
-            hidden_act=keys.hidden_act,
-            type_vocab_size=keys.type_vocab_size,
-            layer_norm_eps=keys.layer_norm_eps,
-            rope=_rope(config, width, is_hub=is_hub),
-            max_position_embeddings=keys.max_position_embeddings,
-        )
-    )
+    pick(_Variant, config)
+    model = from_keys(config, _HUB_DEFAULTS if is_hub else _DEFAULTS, Rope())
+    return check(dataclasses.replace(model, rope=_rope(config, model.head_dim, is_hub=is_hub)))
 
 
 def needs_own_code(config: Mapping[str, Any]) -> bool:

@@ -3,13 +3,14 @@
 The hub repo calls itself "xlm-roberta" and is made for the code in jinaai/xlm-roberta-flash-implementation.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from embedrt_export.configs import pick
 from embedrt_export.rope import Rope, config_rope
-from embedrt_export.rotary_encoder import RotaryEncoder, check, head_size
+from embedrt_export.rotary_encoder import RotaryEncoder, check, from_keys
 
 PREFIXES = ("roberta.",)
 _LAYERS = {
@@ -40,20 +41,17 @@ RENAMES = (
 )
 
 
-@dataclass(frozen=True)
-class Keys:
-    """The keys of config.json that change the numbers, with the defaults of transformers."""
-
-    vocab_size: int = 250002
-    hidden_size: int = 1024
-    num_hidden_layers: int = 24
-    num_attention_heads: int = 16
-    head_dim: int | None = None
-    intermediate_size: int = 4096
-    hidden_act: str = "gelu"
-    type_vocab_size: int = 1
-    layer_norm_eps: float = 1e-5
-    max_position_embeddings: int = 8194
+_DEFAULTS = {
+    "vocab_size": 250002,
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "hidden_act": "gelu",
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+    "max_position_embeddings": 8194,
+}
 
 
 @dataclass(frozen=True)
@@ -70,28 +68,14 @@ class HubKeys:
 
 def read_config(config: Mapping[str, Any]) -> RotaryEncoder:
     """Reads config.json of either kind, refusing variants that the graph does not have."""
-    keys = pick(Keys, config)
     hub = pick(HubKeys, config) if is_hub(config) else None
-    return check(
-        RotaryEncoder(
-            vocab_size=keys.vocab_size,
-            hidden_size=keys.hidden_size,
-            num_hidden_layers=keys.num_hidden_layers,
-            num_attention_heads=keys.num_attention_heads,
-            head_dim=head_size(keys.hidden_size, keys.num_attention_heads, keys.head_dim),
-            intermediate_size=keys.intermediate_size,
-            hidden_act=keys.hidden_act,
-            type_vocab_size=keys.type_vocab_size,
-            layer_norm_eps=keys.layer_norm_eps,
-            rope=Rope(rope_theta=hub.rotary_emb_base) if hub else config_rope(config, theta=20000.0),
-            max_position_embeddings=keys.max_position_embeddings,
-            gated=False,
-            input_bias=True,
-            tasks=hub.lora_adaptations if hub else (),
-            lora_rank=hub.lora_rank if hub else 1,
-            lora_alpha=hub.lora_alpha if hub else 1.0,
+    rope = Rope(rope_theta=hub.rotary_emb_base) if hub else config_rope(config, theta=20000.0)
+    model = dataclasses.replace(from_keys(config, _DEFAULTS, rope), gated=False, input_bias=True)
+    if hub:
+        model = dataclasses.replace(
+            model, tasks=hub.lora_adaptations, lora_rank=hub.lora_rank, lora_alpha=hub.lora_alpha
         )
-    )
+    return check(model)
 
 
 def is_hub(config: Mapping[str, Any]) -> bool:

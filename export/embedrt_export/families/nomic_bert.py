@@ -1,5 +1,6 @@
 """NomicBERT: as transformers saves it, and as the hub repos of nomic-ai have it, made for their own code."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,7 +8,7 @@ from typing import Any, Literal
 from embedrt.errors import UnsupportedModelError
 from embedrt_export.configs import pick
 from embedrt_export.rope import Rope, config_rope
-from embedrt_export.rotary_encoder import RotaryEncoder, check, head_size
+from embedrt_export.rotary_encoder import RotaryEncoder, check, from_keys, head_size
 
 PREFIXES = ("nomic_bert.", "bert.")
 RENAMES = (
@@ -25,20 +26,17 @@ _ROUNDED = 256  # the hub code makes a gated feed-forward as wide as the next mu
 _GATES = {"swiglu": "silu", "geglu": "gelu", "glu": "sigmoid"}
 
 
-@dataclass(frozen=True)
-class Keys:
-    """The keys of config.json that change the numbers, with the defaults of transformers."""
-
-    vocab_size: int = 30528
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    head_dim: int | None = None
-    intermediate_size: int = 3072
-    hidden_act: str = "silu"
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
-    max_position_embeddings: int = 2048
+_DEFAULTS = {
+    "vocab_size": 30528,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "silu",
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 2048,
+}
 
 
 @dataclass(frozen=True)
@@ -83,22 +81,8 @@ def is_hub(config: Mapping[str, Any]) -> bool:
 
 
 def _native(config: Mapping[str, Any]) -> RotaryEncoder:
-    keys = pick(Keys, config)
-    return RotaryEncoder(
-        vocab_size=keys.vocab_size,
-        hidden_size=keys.hidden_size,
-        num_hidden_layers=keys.num_hidden_layers,
-        num_attention_heads=keys.num_attention_heads,
-        head_dim=head_size(keys.hidden_size, keys.num_attention_heads, keys.head_dim),
-        intermediate_size=keys.intermediate_size,
-        hidden_act=keys.hidden_act,
-        type_vocab_size=keys.type_vocab_size,
-        layer_norm_eps=keys.layer_norm_eps,
-        rope=config_rope(config, theta=1000.0),
-        max_position_embeddings=keys.max_position_embeddings,
-        attention_bias=False,
-        output_bias=False,
-    )
+    model = from_keys(config, _DEFAULTS, config_rope(config, theta=1000.0))
+    return dataclasses.replace(model, attention_bias=False, output_bias=False)
 
 
 def _hub(config: Mapping[str, Any]) -> RotaryEncoder:
