@@ -12,7 +12,7 @@ from embedrt_export.attention import attend, attention_bias, split_heads
 from embedrt_export.configs import check_layers, check_positive
 from embedrt_export.graph import GraphBuilder
 from embedrt_export.layers import TextInputs, activation, flatten, linear, rms_norm
-from embedrt_export.rope import Rope, Rotation, read_rope, rotate, rotation
+from embedrt_export.rope import Rope, Rotation, read_rope, rotate, rotation, with_trained_length
 from embedrt_export.weights import Weights
 
 PREFIXES = ("model.",)
@@ -184,16 +184,12 @@ def read_positions(
         longest: `max_position_embeddings`.
         trained: `original_max_position_embeddings` beside it, which goes first.
     """
-    content = dict(parameters)
+    content = with_trained_length(parameters, longest=longest, trained=trained)
     kind = content.get("rope_type", content.get("type"))
     if kind == "dynamic":
         return read_rope({key: content[key] for key in ("rope_theta",) if key in content}, where, theta=theta)
-    if kind in {"llama3", "yarn"}:
-        content["original_max_position_embeddings"] = (
-            trained or content.get("original_max_position_embeddings") or longest
-        )
-        if kind == "yarn" and "factor" in content and content["factor"] is None:
-            content["factor"] = longest / content["original_max_position_embeddings"]
+    if kind == "yarn" and "factor" in content and content["factor"] is None:
+        content["factor"] = longest / content["original_max_position_embeddings"]
     return read_rope(content, where, theta=theta)
 
 

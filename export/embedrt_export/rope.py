@@ -134,10 +134,25 @@ def config_rope(config: Mapping[str, Any], *, theta: float) -> Rope:
         "partial_rotary_factor": keys.partial_rotary_factor,
         **(keys.rope_scaling or keys.rope_parameters or {}),
     }
-    if parameters.get("rope_type", parameters.get("type")) in {"llama3", "yarn"}:
-        trained = parameters.get("original_max_position_embeddings") or keys.max_position_embeddings
-        parameters["original_max_position_embeddings"] = keys.original_max_position_embeddings or trained
+    parameters = with_trained_length(
+        parameters, longest=keys.max_position_embeddings, trained=keys.original_max_position_embeddings
+    )
     return read_whole_rope(parameters, f"config.json.{where}", theta=theta)
+
+
+def with_trained_length(parameters: Mapping[str, Any], *, longest: int | None, trained: int | None) -> dict[str, Any]:
+    """Rope parameters with the positions of the training, where their type asks for them.
+
+    Args:
+        parameters: `rope_parameters` or `rope_scaling`.
+        longest: `max_position_embeddings`, which comes last.
+        trained: `original_max_position_embeddings` beside the parameters, which goes first.
+    """
+    filled = dict(parameters)
+    if filled.get("rope_type", filled.get("type")) in {"llama3", "yarn"}:
+        own = filled.get("original_max_position_embeddings")
+        filled["original_max_position_embeddings"] = trained or own or longest
+    return filled
 
 
 def frequencies(rope: Rope, head_size: int) -> tuple[NDArray[np.float32], float]:
