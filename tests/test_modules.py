@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
@@ -344,6 +345,13 @@ def test_static_embeddings_that_do_not_fit(tmp_path: Path, tensors: dict[str, An
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.parametrize(("length", "by_blocks"), [(512, False), (513, True)])
+def test_sums_by_blocks_only_where_texts_may_be_long(tmp_path: Path, length: int, by_blocks: bool) -> None:
+    model = make_model(tmp_path / "model", max_position_embeddings=600, max_seq_length=length)
+    graph = onnx.load(export(model, tmp_path / "bundle") / "onnx" / "model.onnx", load_external_data=False).graph
+    assert ("Pad" in {node.op_type for node in graph.node}) == by_blocks
+
+
 def write_router(folder: Path, structure: dict[str, list[str]], **parameters: Any) -> Path:
     """Two Dense modules after a shared transformer: "wide" and "narrow" are on offer."""
     write_chain(folder, pooling())
@@ -375,6 +383,7 @@ def test_router(model: Path, tmp_path: Path) -> None:
     assert np.abs(embedder.encode(TEXTS) - document).max() < 2e-6
     assert np.abs(embedder.encode(TEXTS, task="query") - query).max() < 2e-6
     assert embedder.manifest.tasks == {"": "document", "query": "query", "document": "document"}
+    assert [embedder.manifest.task_of(name) for name in ("query", "document", "passage")] == ["query", "", None]
     with pytest.raises(ValueError, match="task: 'passage' is unknown; known: 'query', 'document'"):
         embedder.encode(TEXTS, task="passage")
     reports = {name: route.parity["fp32"] for name, route in embedder.manifest.routes.items()}
