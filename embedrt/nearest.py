@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from embedrt.quantization import packed_bytes
 from embedrt.similarity import cos_sim, dot_score
-from embedrt.vectors import AT_ONCE, Floats, as_floats, as_matrix, by_pair, lengths, scaled
+from embedrt.vectors import AT_ONCE, SMALLEST_NORM, Floats, as_floats, as_matrix, by_pair, lengths, scaled
 
 ScoreFunction = Callable[[Any, Any], Any]
 Indices = NDArray[np.intp]
@@ -37,6 +37,23 @@ class Found:
     ids: Indices
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Vectors of the corpus, ready to be compared.
+
+    Attributes:
+        vectors: `[columns, dim]`.
+        scores: Of queries `[rows, dim]` with all of them, `[rows, columns]`.
+        by_pair: The score of every query with the vector at the same place, where `scores` may be rounded otherwise.
+        reach: What times the length of a query no score exceeds; 0 where `by_pair` is None.
+    """
+
+    vectors: NDArray[Any]
+    scores: Callable[[NDArray[Any]], NDArray[Any]]
+    by_pair: Callable[[NDArray[Any], NDArray[Any]], Floats] | None = None
+    reach: float = 0
+
+
 def nearest(
     queries: Floats,
     read: Callable[[int, int], Floats],
@@ -45,59 +62,86 @@ def nearest(
     score_function: ScoreFunction,
     chunks: tuple[int, int],
 ) -> Found:
-    """The k highest scores of every query among the `count` vectors that `read(start, stop)` gives."""
+    """The k highest scores of every query among the `count` vectors that `read(start, stop)` gives.
+
+    `chunks` are the numbers of queries and of vectors to compare at a time, at most.
+    """
     if score_function is cos_sim:
         queries = scaled(queries, "query_embeddings")
-        return _select(
-            queries, lambda start, stop: scaled(read(start, stop), "corpus_embeddings"), count, k, None, chunks
-        )
+        return _select(queries, lambda start, stop: _cosines(read(start, stop)), count, k, chunks)
     if score_function is dot_score:
-        return _select(queries, read, count, k, None, chunks)
+        return _select(queries, lambda start, stop: _products(read(start, stop)), count, k, chunks)
+    return _select(queries, lambda start, stop: _others(read(start, stop), score_function), count, k, chunks)
 
-    def scores(queries: Floats, corpus: Floats) -> Floats:
-        matrix = as_matrix(score_function(queries, corpus), "score_function")
-        if matrix.shape != (len(queries), len(corpus)):
+
+def nearest_bits(queries: Floats, corpus: NDArray[Any], k: int, chunks: tuple[int, int]) -> Found:
+    """The k smallest Hamming distances of every query to the codes of a corpus, as negative scores."""
+
+    def block(start: int, stop: int) -> _Block:
+        columns = np.ascontiguousarray(_words(packed_bytes(corpus[start:stop])).T)
+        return _Block(columns.T, lambda words: _hamming(words, columns))
+
+    return _select(_words(np.packbits(queries > 0, axis=1)), block, len(corpus), k, chunks)
+
+
+def _cosines(vectors: Floats) -> _Block:
+    norms = np.maximum(lengths(vectors, "corpus_embeddings"), SMALLEST_NORM)
+
+    def scores(queries: Floats) -> Floats:
+        products: Floats = queries @ vectors.T
+        products /= norms
+        return products
+
+    return _Block(vectors, scores, lambda queries, some: np.vecdot(queries, scaled(some, "corpus_embeddings")), 1.0)
+
+
+def _products(vectors: Floats) -> _Block:
+    longest = float(lengths(vectors, "corpus_embeddings").max())
+    return _Block(vectors, lambda queries: queries @ vectors.T, np.vecdot, longest)
+
+
+def _others(vectors: Floats, score_function: ScoreFunction) -> _Block:
+    def scores(queries: Floats) -> Floats:
+        matrix = as_matrix(score_function(queries, vectors), "score_function")
+        if matrix.shape != (len(queries), len(vectors)):
             raise ValueError(
-                f"score_function: expected the shape [{len(queries)}, {len(corpus)}], got {list(matrix.shape)}"
+                f"score_function: expected the shape [{len(queries)}, {len(vectors)}], got {list(matrix.shape)}"
             )
         return as_floats(matrix, "score_function")
 
-    return _select(queries, read, count, k, scores, chunks)
+    return _Block(vectors, scores)
 
 
 def _select(
-    queries: NDArray[Any],
-    read: Callable[[int, int], NDArray[Any]],
-    count: int,
-    k: int,
-    function: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]] | None,
-    chunks: tuple[int, int],
+    queries: NDArray[Any], read: Callable[[int, int], _Block], count: int, k: int, chunks: tuple[int, int]
 ) -> Found:
-    """The k highest values of `function`, or of the dot product where it is None, block by block of the corpus."""
+    """The k highest scores of every query, block by block of the corpus."""
     k = min(k, count)
     best = Found(np.full((len(queries), k), -np.inf), np.zeros((len(queries), k), np.intp))
     query_rows = min(chunks[0], QUERIES_AT_ONCE, len(queries))
-    corpus_rows = min(chunks[1], max(1, AT_ONCE // max(1, queries.shape[1], query_rows)))
+    corpus_rows = min(chunks[1], max(1, AT_ONCE // max(queries.shape[1], query_rows)))
     for offset in range(0, count, corpus_rows):
         block = read(offset, min(offset + corpus_rows, count))
         for start in range(0, len(queries), query_rows):
             part = slice(start, start + query_rows)
             chunk = queries[part]
-            scores = chunk @ block.T if function is None else function(chunk, block)
-            rows, columns = _candidates(scores, best.scores[part, -1], k, _margin(chunk, block, function is None))
-            if len(rows):
-                pairs = by_pair(chunk, block, rows, columns, np.vecdot) if function is None else scores[rows, columns]
-                _merge(best, part, rows, pairs, columns + offset)
+            scores = block.scores(chunk)
+            rows, columns = _candidates(scores, best.scores[part, -1], k, _margin(chunk, block))
+            if not len(rows):
+                continue
+            exact = (
+                by_pair(chunk, block.vectors, rows, columns, block.by_pair) if block.by_pair else scores[rows, columns]
+            )
+            _merge(best, part, rows, exact, columns + offset)
     return best
 
 
-def _margin(queries: Floats, corpus: Floats, product: bool) -> Floats | float:
-    """Twice the most by which a product of matrices and a product of two vectors can differ, for every query."""
-    if not product:
+def _margin(queries: NDArray[Any], block: _Block) -> Floats | float:
+    """Twice the most by which two ways to sum up a product can differ, for every query."""
+    if not block.reach:
         return 0.0
-    longest = lengths(corpus, "corpus_embeddings").max()
-    rounding = 2 * queries.shape[1] * float(np.finfo(queries.dtype).eps)
-    margin: Floats = lengths(queries, "query_embeddings") * (longest * rounding)
+    rounding = 2 * (queries.shape[1] + 2) * float(np.finfo(queries.dtype).eps)
+    margin: Floats = lengths(queries, "query_embeddings") * (block.reach * rounding)
     return margin
 
 
@@ -127,14 +171,6 @@ def _merge(best: Found, part: slice, rows: Indices, scores: Floats, ids: Indices
     best.ids[part] = np.take_along_axis(all_ids, order, axis=1)
 
 
-def nearest_bits(queries: Floats, corpus: NDArray[Any], k: int, chunks: tuple[int, int]) -> Found:
-    """The k smallest Hamming distances of every query, as negative scores."""
-    words = _words(np.packbits(queries > 0, axis=1))
-    return _select(
-        words, lambda start, stop: _words(packed_bytes(corpus[start:stop])), len(corpus), k, _hamming, chunks
-    )
-
-
 def _words(packed: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Bytes as words of 64 bits, filled up with zeros."""
     filled = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), np.uint8)
@@ -142,10 +178,9 @@ def _words(packed: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return filled.view(np.uint64)
 
 
-def _hamming(queries: NDArray[np.uint64], corpus: NDArray[np.uint64]) -> NDArray[np.float32]:
-    """Negative numbers of bits that differ, `[queries, corpus]`."""
-    columns = np.ascontiguousarray(corpus.T)
-    scores = np.empty((len(queries), len(corpus)), np.float32)
+def _hamming(queries: NDArray[np.uint64], columns: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """Negative numbers of bits that differ, `[queries, columns]`, of words `[queries, n]` and `[n, columns]`."""
+    scores = np.empty((len(queries), columns.shape[1]), np.float32)
     for row, query in zip(scores, queries, strict=True):
         np.bitwise_count(columns ^ query[:, np.newaxis]).sum(axis=0, dtype=np.float32, out=row)
     return np.negative(scores, out=scores)
