@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Literal, Self, overload
@@ -10,7 +10,7 @@ from typing import Literal, Self, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from embedrt.arguments import coordinates, device_name, length_for, positive, prompt_for, refuse, route_for
+from embedrt.arguments import coordinates, deprecated, device_name, length_for, positive, prompt_for, refuse, route_for
 from embedrt.bundle import read_bundle
 from embedrt.errors import InferenceError
 from embedrt.runner import Runner
@@ -79,7 +79,7 @@ class Model:
         self.precision = precision
         self._device = device_name(device)
         self._runners = {self._device: self._load(self._device)}
-        self._lengths = {name: route.max_seq_length for name, route in self.manifest.routes.items()}
+        self.lengths = {name: route.max_seq_length for name, route in self.manifest.routes.items()}
         self.prompts = {"query": "", "document": "", **self.manifest.prompts, **(prompts or {})}
         self.default_prompt_name = default_prompt_name or self.manifest.default_prompt_name
         prompt_for(self.prompts, self.default_prompt_name, None, None)
@@ -116,9 +116,7 @@ class Model:
     def fingerprint(self) -> str:
         """Names the vector space: vectors of equal fingerprints may share an index. `max_seq_length` is part of it."""
         changed = {
-            name: length
-            for name, length in self._lengths.items()
-            if length != self.manifest.routes[name].max_seq_length
+            name: length for name, length in self.lengths.items() if length != self.manifest.routes[name].max_seq_length
         }
         if not changed:
             return self.manifest.fingerprint
@@ -180,21 +178,36 @@ class Model:
         """Coordinates of a vector that `encode` returns."""
         return self.truncate_dim or self.manifest.dim
 
+    def get_sentence_embedding_dimension(self) -> int:
+        """The old name of `get_embedding_dimension`."""
+        deprecated("get_sentence_embedding_dimension", "get_embedding_dimension")
+        return self.get_embedding_dimension()
+
+    def truncate_sentence_embeddings(self, truncate_dim: int | None) -> AbstractContextManager[None]:
+        """The old name of `truncate_embeddings`."""
+        deprecated("truncate_sentence_embeddings", "truncate_embeddings")
+        return self.truncate_embeddings(truncate_dim)
+
+    def get_max_seq_length(self) -> int | None:
+        """The old name of `max_seq_length`."""
+        deprecated("get_max_seq_length()", "max_seq_length")
+        return self.max_seq_length
+
     @property
     def max_seq_length(self) -> int | None:
         """Tokens that the model reads of a text, special tokens included; None is all. What is beyond is cut off."""
-        lengths = [length for length in self._lengths.values() if length is not None]
+        lengths = [length for length in self.lengths.values() if length is not None]
         return max(lengths, default=None)
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
-        self._lengths = {name: length_for(runner, value) for name, runner in self.runners.items()}
+        self.lengths = {name: length_for(runner, value) for name, runner in self.runners.items()}
 
     def tokenize(self, texts: Texts, task: str | None = None) -> dict[str, NDArray[np.int64]]:
         """The graph's inputs, padded to the longest text: int64 `[len(texts), tokens]`, cut off at `max_seq_length`."""
         route = route_for(self.manifest, task)
         runner = self.runners[route]
-        return runner.inputs(runner.tokenizer(self._lengths[route])(check_texts(texts)[0]))
+        return runner.inputs(runner.tokenizer(self.lengths[route])(check_texts(texts)[0]))
 
     @overload
     def token_count(  # type: ignore[overload-overlap]  # a str is an iterable of str too
@@ -217,7 +230,7 @@ class Model:
         """
         items, single = check_texts(texts)
         route = route_for(self.manifest, task)
-        tokenize = self.runners[route].tokenizer(self._lengths[route] if truncation else None)
+        tokenize = self.runners[route].tokenizer(self.lengths[route] if truncation else None)
         counts = [len(ids) for ids in tokenize(items).ids]
         return counts[0] if single else counts
 
