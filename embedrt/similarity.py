@@ -17,7 +17,7 @@ from embedrt.vectors import AT_ONCE, Floats, as_array, as_floats, as_matrix, by_
 _IN_CACHE = 1 << 16
 # Squared distances below this share of the squared lengths are taken from the differences: |a|² + |b|² - 2ab has lost
 # too many digits there.
-_CLOSE = 1e-4
+CLOSE = 1e-4
 
 
 def cos_sim(a: Any, b: Any) -> Floats:
@@ -61,7 +61,7 @@ def euclidean_sim(a: Any, b: Any) -> Floats:
             x, y = a[i : i + size], b[j : j + size]
             sums = squares_a[i : i + size, np.newaxis] + squares_b[j : j + size]
             squared = sums - 2 * (x @ y.T)
-            rows, columns = np.nonzero(squared <= _CLOSE * sums)
+            rows, columns = np.nonzero(squared <= CLOSE * sums)
             squared[rows, columns] = by_pair(x, y, rows, columns, lambda left, right: _squares(left - right))
             negative[i : i + size, j : j + size] = 0 - np.sqrt(squared)
     return negative
@@ -115,7 +115,8 @@ def pairwise_euclidean_sim(a: Any, b: Any) -> Floats:
     Args, result and errors are those of `pairwise_cos_sim`.
     """
     a, b = _pairs(a, b)
-    return np.asarray(0 - np.sqrt(_squares(a - b)))
+    differences = np.subtract(a, b, dtype=np.float64)
+    return np.asarray(0 - np.sqrt(_squares(differences)), a.dtype)
 
 
 def pairwise_manhattan_sim(a: Any, b: Any) -> Floats:
