@@ -30,6 +30,9 @@ Indices = NDArray[np.intp]
 QUERIES_AT_ONCE = 4096
 # A bar that lets more than this many times k scores of a query pass is raised before they are sorted.
 _TOO_MANY = 4
+# To raise it, columns are put in so many groups, or so many times k if that is more.
+_GROUPS = 512
+_GROUPS_PER_K = 8
 
 
 @dataclass(frozen=True)
@@ -187,10 +190,20 @@ def _candidates(
     bar = np.nextafter(worst.astype(scores.dtype), np.inf, dtype=scores.dtype) - margin
     passed = scores >= bar[:, np.newaxis]
     if scores.shape[1] > k and np.count_nonzero(passed) > _TOO_MANY * k * len(scores):
-        bar = np.maximum(bar, np.partition(scores, -k, axis=1)[:, -k] - margin)
+        bar = np.maximum(bar, _kth_or_less(scores, k) - margin)
         passed = scores >= bar[:, np.newaxis]
     rows, columns = np.divmod(np.flatnonzero(passed), scores.shape[1])
     return rows, columns
+
+
+def _kth_or_less(scores: NDArray[Any], k: int) -> NDArray[Any]:
+    """The k-th highest score of every row, or a little less: the k-th of the highest of many groups of columns."""
+    groups = max(_GROUPS, _GROUPS_PER_K * k)
+    width = scores.shape[1] // groups
+    if width > 1:
+        scores = scores[:, : width * groups].reshape(len(scores), width, groups).max(axis=1)
+    kth: NDArray[Any] = np.partition(scores, -k, axis=1)[:, -k]
+    return kth
 
 
 def _merge(best: Found, part: slice, rows: Indices, scores: Floats, ids: Indices) -> None:
