@@ -1,254 +1,329 @@
-"""`Embedder`: texts in, vectors out. Checks arguments, chooses prompt and route; the route's runner works."""
+"""`Embedder`: texts in, vectors out. Prompt and route are chosen here; the route's runner works."""
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from embedrt.bundle import read_bundle
+from embedrt.arguments import (
+    coordinates,
+    deprecated,
+    device_name,
+    one_of,
+    positive,
+    prompt_for,
+    ranges_for,
+    route_for,
+    task_prompt,
+)
 from embedrt.errors import TruncationWarning
-from embedrt.runner import Runner, Vectors
-from embedrt.store import resolve
+from embedrt.model import Model
+from embedrt.quantization import Precision, quantize_embeddings
+from embedrt.runner import SENTENCE, TOKENS, Answer, Request
+from embedrt.signatures import OnTruncation, OutputValue, Texts, like, typed
+from embedrt.tensors import to_tensors, torch
 from embedrt.tokenizer import check_texts, preview
 
 logger = logging.getLogger("embedrt")
 
-OnTruncation = Literal["ignore", "warn", "error"]
-
-# Below it a vector counts as zero and stays so, as in torch.nn.functional.normalize.
-_SMALLEST_NORM = 1e-12
-# The prompts that `encode_document` looks for, the first that the model has.
-_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+# Texts that `encode_iter` reads at a time: few at first, so that the first vectors come soon.
+_FIRST_WINDOW, _LARGEST_WINDOW = 64, 4096
 
 
-class Embedder:
-    """A sentence embedding model. Safe to use from many threads at once.
+@dataclass(frozen=True)
+class _Call:
+    """What the checked arguments of a call come to.
+
+    Attributes:
+        route: Who computes it.
+        request: What is wanted of the route.
+        precision: What the vectors are stored in.
+        ranges: For int8 and uint8; None for those of the vectors themselves.
+        on_truncation: What to do about texts that are cut off.
+    """
+
+    route: str
+    request: Request
+    precision: Precision
+    ranges: ArrayLike | None
+    on_truncation: OnTruncation
+
+    def stored(self, values: Any) -> Any:
+        """Vectors in the precision of the call."""
+        return values if self.precision == "float32" else quantize_embeddings(values, self.precision, self.ranges)
+
+    def report(self, truncated: list[int], texts: int) -> None:
+        """Says what was cut off of so many texts."""
+        if truncated:
+            message = f"{len(truncated)} of {texts} texts cut off after {self.request.max_seq_length} tokens"
+            logger.info("%s", message)
+            if self.on_truncation == "warn":
+                warnings.warn(f"{message}: {preview(truncated)}", TruncationWarning, stacklevel=3)
+
+
+class Embedder(Model):
+    """A sentence embedding model, with the methods of `SentenceTransformer`. Safe to use from many threads at once.
 
     Args:
-        model: A bundle folder, a name in the local store, or a hub id. What is not there yet is downloaded, if it is a
-            bundle on the hub, or exported on the spot, if the extra `export` is installed.
+        model_name_or_path: A bundle folder, a name in the local store, or a hub id. What is not there yet is
+            downloaded, if it is a bundle on the hub, or exported on the spot, if the extra `export` is installed.
         device: "cpu", "cuda", "cuda:1", "coreml" or "mps"; None and "auto" choose. Never another than the one named.
+        prompts: Texts that go before an input, by name; they win over the model's own of the same name.
+        default_prompt_name: The prompt for calls that name none; None takes the model's, if any.
+        cache_folder: The store's folder; None takes `EMBEDRT_HOME`, `SENTENCE_TRANSFORMERS_HOME` or the user's cache.
+        trust_remote_code: Has no effect: nothing from a model repo is ever run, trusted or not.
+        revision: Branch, tag or commit of a hub repo.
+        local_files_only: Never touch the network.
+        token: Hub token; None uses `HF_TOKEN` or the saved login.
+        similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan"; None takes the model's, or cosine.
+        truncate_dim: Coordinates to keep; None takes the model's default, if any.
         precision: Which of the bundle's graphs to run.
         threads: Processors to use; None takes what affinity and cgroup quota allow.
-        revision: Branch, tag or commit of a hub repo.
-        token: Hub token; None uses `HF_TOKEN` or the saved login.
-        local_files_only: Never touch the network.
+        max_tokens: Upper bound of a batch's texts times the tokens of its longest, which bounds the memory; None takes
+            what suits the device. A single text that is longer is still read whole.
+        modules: Not available, like all below: the error says what to do instead.
+        backend: Only "onnx" is true of embedrt.
+        model_kwargs: See `modules`.
+        processor_kwargs: See `modules`.
+        tokenizer_kwargs: See `modules`.
+        config_kwargs: See `modules`.
+        model_card_data: See `modules`.
 
     Raises:
         ModelNotFoundError: The name leads to no bundle; the message says what to run.
         BundleError: The bundle is damaged.
         DeviceError: The device is unknown or not available.
+        ValueError: Another argument is out of range, or has no meaning here.
     """
 
-    def __init__(
-        self,
-        model: str | Path,
-        device: str | None = None,
-        *,
-        precision: str = "fp32",
-        threads: int | None = None,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        local_files_only: bool = False,
-    ) -> None:
-        if threads is not None and (type(threads) is not int or threads < 1):
-            raise ValueError(f"threads: expected a positive integer or None, got {threads!r}")
-        self.folder = resolve(model, revision=revision, token=token, local_files_only=local_files_only).absolute()
-        self.manifest = read_bundle(self.folder)
-        self.precision = precision
-        self.runners = {
-            name: Runner(self.folder, route, self.manifest, device, precision, threads)
-            for name, route in self.manifest.routes.items()
-        }
-
-    @property
-    def device(self) -> str:
-        """The device in use."""
-        return self._any_runner.engine.device.name
-
-    @property
-    def engine(self) -> str:
-        """Engine, version and execution provider in use."""
-        return self._any_runner.engine.description
-
-    @property
-    def _any_runner(self) -> Runner:
-        return next(iter(self.runners.values()))
-
+    @typed
     def encode(
         self,
-        texts: str | Iterable[str],
+        inputs: Texts | None = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
-        *,
+        output_value: OutputValue | None = SENTENCE,
+        precision: Precision | None = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | Sequence[str] | None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        pool: Any = None,
+        chunk_size: int | None = None,
+        *,
+        ranges: ArrayLike | None = None,
         task: str | None = None,
         on_truncation: OnTruncation = "ignore",
-    ) -> Vectors:
+        sentences: Texts | None = None,
+    ) -> Any:
         """Turns texts into vectors, in the order given. A vector does not depend on the texts around it.
 
         Args:
-            texts: One str, or an iterable of str: list, tuple, generator, numpy array, pandas Series, ...
+            inputs: One str, or an iterable of str: list, tuple, generator, numpy array, pandas Series, ...
             prompt_name: Which of the model's prompts goes before every text; None takes the model's default, if any.
             prompt: A prompt of your own; it wins over `prompt_name`.
             batch_size: Upper bound of texts in a batch. Batches are planned by tokens and are mostly smaller.
             show_progress_bar: None shows it where the logger "embedrt" is at level INFO or below.
+            output_value: "sentence_embedding"; "token_embeddings" for an array of every text; None for a dict of every
+                text with all that the graph takes and gives, without padding.
+            precision: What the vectors are stored in: "float32"; "int8" or "uint8", by the range of every coordinate;
+                "binary" or "ubinary", 8 coordinates to a byte.
+            convert_to_numpy: False gives a list of torch tensors.
+            convert_to_tensor: True gives one torch tensor.
+            device: Another device than the model's, or a list of devices: a process for each, for this call.
             normalize_embeddings: Scale the vectors to length 1, after truncation.
-            truncate_dim: Keep only the first coordinates; None takes the model's default, if any.
+            truncate_dim: Keep only the first coordinates; None takes `Embedder.truncate_dim`.
+            pool: What `start_multi_process_pool` gave: its processes work instead of this one.
+            chunk_size: Texts that a process of the pool takes at a time.
+            ranges: `[2, dim]`, smallest and largest value of every coordinate, for "int8" and "uint8". None takes the
+                bundle's, if it is calibrated (`embedrt calibrate`), else those of the call's own vectors.
             task: What the texts are, such as "query" or "document", for models that treat these differently.
             on_truncation: What to do when a text is longer than the model reads: cut it off without a word, with a
                 `TruncationWarning`, or raise a `TruncationError` before the model runs on it. The number of texts that
                 were cut off is in the log.
+            sentences: The old name of `inputs`.
 
         Returns:
-            float32, `[dim]` for a str, else `[len(texts), dim]`.
+            A numpy array of shape `[dim]` for a str, else `[len(inputs), dim]`; or what the arguments above ask for.
 
         Raises:
-            TypeError: An item of `texts` is not a str.
+            TypeError: An item of `inputs` is not a str.
             ValueError: Another argument is out of range, or a prompt name unknown.
             NonFiniteError: The model returned NaN or infinity.
         """
-        items, single = check_texts(texts)
-        if prefix := self._prompt(prompt_name, prompt):
-            check_texts(prefix, "prompt")
-        runner = self._runner(task)
-        if type(batch_size) is not int or batch_size < 1:
-            raise ValueError(f"batch_size: expected a positive integer, got {batch_size!r}")
-        if on_truncation not in get_args(OnTruncation):
-            allowed = ", ".join(map(repr, get_args(OnTruncation)))
-            raise ValueError(f"on_truncation: expected one of {allowed}, got {on_truncation!r}")
-        dim = self._dim(truncate_dim)
-        if show_progress_bar is None:
-            show_progress_bar = logger.isEnabledFor(logging.INFO)
+        if sentences is not None:
+            deprecated("sentences=", "inputs=")
+            inputs = sentences
+        texts, single = check_texts(inputs)
+        call = self._call(
+            prompt_name,
+            prompt,
+            batch_size,
+            output_value,
+            precision,
+            normalize_embeddings,
+            truncate_dim,
+            ranges,
+            task,
+            on_truncation,
+        )
+        tensors = convert_to_tensor or not convert_to_numpy
+        if tensors:
+            torch()
+        answer = self._answer(texts, call, device, pool, chunk_size, show_progress_bar)
+        call.report(answer.truncated, len(texts))
+        values: Any = answer.values
+        if output_value == TOKENS:
+            values = [features[TOKENS] for features in values]
+        values = call.stored(values)
+        if tensors:
+            values = to_tensors(values)
+            if not convert_to_tensor and output_value == SENTENCE:
+                values = list(values)
+        return values[0] if single else values
 
-        vectors = np.empty((len(items), dim), np.float32)
-        with _progress(len(items), show_progress_bar) as advance:
-            truncated = runner.fill(
-                vectors,
-                items,
-                prompt=prefix,
-                batch_size=batch_size,
-                refuse_truncation=on_truncation == "error",
-                advance=advance,
-            )
-        if truncated:
-            message = f"{len(truncated)} of {len(items)} texts cut off after {runner.route.max_seq_length} tokens"
-            logger.info("%s", message)
-            if on_truncation == "warn":
-                warnings.warn(f"{message}: {preview(truncated)}", TruncationWarning, stacklevel=2)
-        if normalize_embeddings:
-            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _SMALLEST_NORM)
-        return vectors[0] if single else vectors
-
+    @like(encode)
     def encode_query(
         self,
-        texts: str | Iterable[str],
+        inputs: Any = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-        *,
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-        on_truncation: OnTruncation = "ignore",
-    ) -> Vectors:
-        """`encode` for what is searched with: the prompt named "query", or none if the model has none, and that task.
+        *arguments: Any,
+        **options: Any,
+    ) -> Any:
+        """`encode` for what is searched with: the prompt named "query", and that task."""
+        prompt_name = task_prompt(self.prompts, "query", prompt_name, prompt)
+        return self.encode(inputs, prompt_name, prompt, *arguments, task="query", **options)
 
-        Args and errors are those of `encode`.
-        """
-        if prompt_name is None and prompt is None:
-            prompt_name, prompt = ("query", None) if "query" in self.manifest.prompts else (None, "")
-        return self.encode(
-            texts,
-            prompt_name,
-            prompt,
-            batch_size,
-            show_progress_bar,
-            normalize_embeddings=normalize_embeddings,
-            truncate_dim=truncate_dim,
-            task="query",
-            on_truncation=on_truncation,
-        )
-
+    @like(encode)
     def encode_document(
         self,
-        texts: str | Iterable[str],
+        inputs: Any = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        *arguments: Any,
+        **options: Any,
+    ) -> Any:
+        """`encode` for what is searched in: the prompt "document", "passage" or "corpus", and the task "document"."""
+        prompt_name = task_prompt(self.prompts, "document", prompt_name, prompt)
+        return self.encode(inputs, prompt_name, prompt, *arguments, task="document", **options)
+
+    def encode_iter(
+        self,
+        inputs: Iterable[str],
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int = 32,
-        show_progress_bar: bool | None = None,
         *,
+        precision: Precision = "float32",
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        ranges: ArrayLike | None = None,
+        task: str | None = None,
         on_truncation: OnTruncation = "ignore",
-    ) -> Vectors:
-        """`encode` for what is searched in: the prompt "document", "passage" or "corpus", and the task "document".
+    ) -> Iterator[NDArray[Any]]:
+        """Turns texts into vectors one after the other, in bounded memory however many they are.
 
-        Args and errors are those of `encode`.
+        Texts are read as they are needed, up to 4096 ahead. Arguments and errors are those of `encode`; a text that is
+        no str is found when it is read.
+
+        Returns:
+            A vector `[dim]` for every text, in the order given.
         """
-        if prompt_name is None and prompt is None:
-            prompt_name = next((name for name in _DOCUMENT_PROMPTS if name in self.manifest.prompts), None)
-            prompt = "" if prompt_name is None else None
-        return self.encode(
-            texts,
+        if isinstance(inputs, str):
+            raise TypeError("inputs: expected an iterable of str, got one str; use encode")
+        call = self._call(
             prompt_name,
             prompt,
             batch_size,
-            show_progress_bar,
-            normalize_embeddings=normalize_embeddings,
-            truncate_dim=truncate_dim,
-            task="document",
-            on_truncation=on_truncation,
+            SENTENCE,
+            precision,
+            normalize_embeddings,
+            truncate_dim,
+            ranges,
+            task,
+            on_truncation,
         )
-
-    def count_tokens(self, texts: str | Iterable[str], task: str | None = None) -> list[int]:
-        """Tokens of each text as the model reads it: with special tokens, cut off at the model's limit."""
-        return [len(ids) for ids in self._runner(task).tokenize(check_texts(texts)[0]).ids]
-
-    def feeds(self, text: str, task: str | None = None) -> dict[str, NDArray[np.int64]]:
-        """The graph's inputs for one text, int64 `[1, tokens]`: for running the graph with another engine."""
-        return self._runner(task).feeds(text)
-
-    def _runner(self, task: str | None) -> Runner:
-        name = "" if task is None else task
-        if name not in self.manifest.tasks:
-            known = ", ".join(repr(known) for known in self.manifest.tasks if known)
+        if call.ranges is None and precision in {"int8", "uint8"}:
             raise ValueError(
-                f"task: {task!r} is unknown; known: {known}"
-                if task
-                else f"task: this model treats texts by task and has no default; one of {known} is needed"
+                f"precision: {precision!r} of a stream needs ranges=, or a calibrated bundle; run "
+                f"`embedrt calibrate {self.folder} --texts FILE`"
             )
-        return self.runners[self.manifest.tasks[name]]
 
-    def _prompt(self, name: str | None, prompt: str | None) -> str:
-        if prompt is not None:
-            if not isinstance(prompt, str):
-                raise TypeError(f"prompt: expected str or None, got {type(prompt).__name__}")
-            if name is not None:
-                logger.warning("both prompt and prompt_name are given; prompt wins")
-            return prompt
-        name = self.manifest.default_prompt_name if name is None else name
-        if name is None:
-            return ""
-        if name not in self.manifest.prompts:
-            known = ", ".join(map(repr, self.manifest.prompts)) or "this model has none"
-            raise ValueError(f"prompt_name: {name!r} is unknown; known: {known}")
-        return self.manifest.prompts[name]
+        def windows() -> Iterator[NDArray[Any]]:
+            texts, size, done = iter(inputs), _FIRST_WINDOW, 0
+            while window := list(islice(texts, size)):
+                check_texts(window, first=done)
+                answer = self.runners[call.route].answer(window, call.request, first=done)
+                done += len(window)
+                call.report(answer.truncated, done)
+                for vector in call.stored(answer.values):
+                    yield vector.copy()  # so that one kept vector does not keep its whole window
+                size = min(2 * size, _LARGEST_WINDOW)
 
-    def _dim(self, truncate_dim: int | None) -> int:
-        if truncate_dim is None:
-            return self.manifest.truncate_dim or self.manifest.dim
-        if type(truncate_dim) is not int or not 1 <= truncate_dim <= self.manifest.dim:
-            raise ValueError(f"truncate_dim: expected 1 to {self.manifest.dim} or None, got {truncate_dim!r}")
-        return truncate_dim
+        return windows()
+
+    def _call(
+        self,
+        prompt_name: str | None,
+        prompt: str | None,
+        batch_size: int,
+        output_value: OutputValue | None,
+        precision: Precision | None,
+        normalize_embeddings: bool,
+        truncate_dim: int | None,
+        ranges: ArrayLike | None,
+        task: str | None,
+        on_truncation: OnTruncation,
+    ) -> _Call:
+        """Checks the arguments that all ways to encode have, before any work."""
+        route = route_for(self.manifest, task)
+        dim = self.get_embedding_dimension() if truncate_dim is None else coordinates(truncate_dim, self.manifest.dim)
+        one_of(on_truncation, OnTruncation, "on_truncation")
+        if output_value is not None:
+            one_of(output_value, OutputValue, "output_value")
+        request = Request(
+            self._lengths[route],
+            dim,
+            prompt_for(self.prompts, self.default_prompt_name, prompt_name, prompt),
+            positive(batch_size, "batch_size"),
+            output_value,
+            normalize_embeddings,
+            refuse_truncation=on_truncation == "error",
+        )
+        stored: Precision = one_of(precision or "float32", Precision, "precision")
+        if output_value != SENTENCE and not self.manifest.routes[route].has_token_embeddings:
+            raise ValueError(f"output_value: {output_value!r}: the model {self.name!r} has no token embeddings")
+        if output_value is None and stored != "float32":
+            raise ValueError(f"precision: expected 'float32' for output_value=None, got {stored!r}")
+        if stored in {"int8", "uint8"}:
+            ranges = ranges_for(self.manifest, ranges, route, request)
+        return _Call(route, request, stored, ranges, on_truncation)
+
+    def _answer(
+        self,
+        texts: list[str],
+        call: _Call,
+        device: str | Sequence[str] | None,
+        pool: Any,
+        chunk_size: int | None,
+        show_progress_bar: bool | None,
+    ) -> Answer:
+        if chunk_size is not None:
+            positive(chunk_size, "chunk_size")
+        if show_progress_bar is None:
+            show_progress_bar = logger.isEnabledFor(logging.INFO)
+        with _progress(len(texts), show_progress_bar) as advance:
+            runners = self.runners if device is None else self._on(device_name(device))
+            return runners[call.route].answer(texts, call.request, advance=advance)
 
 
 @contextmanager
