@@ -115,6 +115,20 @@ def staging(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def replace_files(staged: Path, folder: Path) -> None:
+    """Moves the finished files of a staging folder into `folder`, in the order of their names.
+
+    Each replaces the file that is there, whole or not at all.
+    """
+    files = sorted(staged.iterdir())
+    for file in files:
+        file.chmod(0o666 & ~_umask())  # some libraries make private files
+    sync(staged)
+    for file in files:
+        file.replace(folder / file.name)
+    flush(folder)
+
+
 def publish(folder: Path, target: Path, *, overwrite: bool = False) -> None:
     """Makes a finished folder appear as `target`, whole or not at all.
 
