@@ -1,11 +1,21 @@
-"""The Hugging Face hub: what a repo has, and its files. `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` are honoured."""
+"""The Hugging Face hub: downloads and uploads. `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` are honoured."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 
-from embedrt.errors import ModelNotFoundError
+from embedrt.bundle import MANIFEST, read_bundle
+from embedrt.card import model_card
+from embedrt.errors import ModelNotFoundError, UploadError
+
+_CARD = "README.md"
+# What to do, by the status of the answer.
+_REMEDIES: dict[int | None, str] = {
+    401: "give a token that may write, by token=, HF_TOKEN or `hf auth login`; ",
+    403: "this token may not write there, take another; ",
+    409: "exist_ok=True uploads to a repo that exists; ",
+}
 
 
 @dataclass(frozen=True)
@@ -40,11 +50,11 @@ def find(repo_id: str, revision: str | None, token: str | bool | None) -> Repo:
 
     try:
         info = HfApi().model_info(repo_id, revision=revision, token=token)
-    except Exception as error:  # besides its own errors it raises those of an HTTP library that changed over time
+    except Exception as error:  # noqa: BLE001 - its own errors, and those of an HTTP library that changed over time
         at = f" at revision {revision!r}" if revision else ""
         raise ModelNotFoundError(
-            f"{repo_id!r}{at} is not in the local store, and the hub does not give it: {error}"
-        ) from error
+            f"{repo_id!r}{at} is not in the local store, and the hub does not give it: {_told(error, token)}"
+        ) from _cause(error, token)
     if info.sha is None:
         raise ModelNotFoundError(f"{repo_id!r}: the hub names no commit for it")
     return Repo(repo_id, info.sha, tuple(file.rfilename for file in info.siblings or ()))
@@ -75,6 +85,80 @@ def download(repo: Repo, token: str | bool | None, files: Iterable[str], folder:
             local_dir=folder,
             allow_patterns=[escape(file) for file in files],
         )
-    except Exception as error:
-        raise ModelNotFoundError(f"{repo.id!r}: download failed: {error}") from error
+    except Exception as error:  # noqa: BLE001 - see above
+        raise ModelNotFoundError(f"{repo.id!r}: download failed: {_told(error, token)}") from _cause(error, token)
     return Path(path)
+
+
+def upload(
+    folder: Path,
+    repo_id: str,
+    token: str | bool | None = None,
+    private: bool | None = None,
+    commit_message: str | None = None,
+    *,
+    exist_ok: bool = False,
+    replace_model_card: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Uploads a bundle's files and its model card in one commit, to a repo that is made if need be.
+
+    Args:
+        folder: The bundle.
+        repo_id: Such as "org/model"; without an organization it is the user's own.
+        token: Hub token; None uses `HF_TOKEN` or the saved login.
+        private: Whether a new repo is private; None is as the organization has it.
+        commit_message: None has one.
+        exist_ok: Whether the repo may exist already. Files that the bundle does not have are left in it.
+        replace_model_card: Whether to replace a `README.md` that is there.
+        revision: The branch, which is made if need be; None is the main one.
+        create_pr: Whether to open a pull request instead, in a repo that exists.
+
+    Returns:
+        The address of the commit or of the pull request.
+
+    Raises:
+        BundleError: The bundle is damaged.
+        UploadError: The hub did not take it; the message says what to do.
+    """
+    manifest = read_bundle(folder)
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi(token=token)
+    try:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=exist_ok or create_pr).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        files = [CommitOperationAdd(name, folder / name) for name in (MANIFEST, *manifest.files)]
+        if replace_model_card or not api.file_exists(repo_id, _CARD, revision=revision):
+            files.append(CommitOperationAdd(_CARD, model_card(manifest, repo_id).encode()))
+        commit = api.create_commit(
+            repo_id,
+            files,
+            commit_message=commit_message or "Add an embedrt bundle",
+            revision=revision,
+            create_pr=create_pr,
+        )
+    except Exception as error:  # noqa: BLE001 - see above
+        remedy = _REMEDIES.get(getattr(getattr(error, "response", None), "status_code", None), "")
+        raise UploadError(f"{repo_id!r}: the hub did not take the upload: {remedy}{_told(error, token)}") from _cause(
+            error, token
+        )
+    return str(commit.pr_url if create_pr else commit.commit_url)
+
+
+def _told(error: Exception, token: str | bool | None) -> str:
+    """What an error says, without the token: the HTTP library quotes headers that it refuses."""
+    from huggingface_hub import get_token
+
+    text = str(error)
+    for secret in {token, get_token()}:
+        if isinstance(secret, str) and secret.strip():
+            text = text.replace(secret, "***").replace(repr(secret)[1:-1], "***").replace(secret.strip(), "***")
+    return text
+
+
+def _cause(error: Exception, token: str | bool | None) -> Exception | None:
+    """The error to show as the cause; none if it has the token in it."""
+    return error if _told(error, token) == str(error) else None

@@ -16,6 +16,7 @@ from embedrt.errors import EmbeddingsError, EmbedrtError, MissingDependencyError
 from embedrt.records import LFS_POINTER, decode, parse_json
 from embedrt.store import replace_files, staging
 from embedrt.tokenizer import check_texts
+from embedrt.vectors import as_array
 
 FORMAT_VERSION = 1
 DTYPES = ("float32", "float16", "int8", "uint8")
@@ -99,19 +100,19 @@ def save_embeddings(
     Args:
         path: The file.
         texts: The texts.
-        vectors: `[texts, dim]`, float32, float16, int8 or uint8.
+        vectors: `[texts, dim]`, float32, float16, int8 or uint8, as an array, a tensor or a list of vectors.
         model: The `Embedder` that made the vectors. Its name and fingerprint are recorded, so that `load_embeddings`
             can tell whether vectors of another model may be compared with these.
 
     Raises:
         ValueError: An unknown suffix or dtype, different numbers of texts and vectors, NaN or infinity.
-        TypeError: A text is not a str, or `model` not a model.
+        TypeError: A text is not a str, `vectors` no numbers, or `model` not a model.
         MissingDependencyError: The package for this format is not installed.
     """
     path, kind = Path(path), _format_of(path)
     items, _ = check_texts(texts)
     name, fingerprint = (None, None) if model is None else _identity(model)
-    matrix = np.asarray(vectors)
+    matrix = as_array(vectors, "vectors")
     _check(items, matrix)
     matrix = np.ascontiguousarray(matrix, matrix.dtype.newbyteorder("="))
     with staging(path) as fresh:

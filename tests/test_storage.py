@@ -167,7 +167,7 @@ class TestArguments:
                 ValueError,
                 "vectors: expected float32, float16, int8, uint8, got",
             ),
-            (TEXTS, vectors_of(4).astype(object), ValueError, "got object"),
+            (TEXTS, vectors_of(4).astype(object), TypeError, "expected vectors"),
             (TEXTS, vectors_of(4) > 0, ValueError, "got bool"),
             (TEXTS[:2], np.array([[1, 2], [1, np.nan]], np.float32), ValueError, "vectors[1]: NaN or infinity"),
             (TEXTS[:2], np.array([[1, -np.inf], [1, 2]], np.float16), ValueError, "vectors[0]: NaN or infinity"),
