@@ -12,8 +12,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _TEXT = """\
 # {title}
 
-A sentence embedding model as a bundle of embedrt: one ONNX graph from token ids to the text's vector, its tokenizer, and
-the proof that it computes the vectors of the model that it was made of. It runs without PyTorch.
+A sentence embedding model as a bundle of embedrt: one ONNX graph from token ids to the text's vector, its tokenizer,
+and the proof that it computes the vectors of the model that it was made of. It runs without PyTorch.
 
 ```sh
 pip install 'embedrt[cpu]'

@@ -48,13 +48,14 @@ def find(repo_id: str, revision: str | None, token: str | bool | None) -> Repo:
     """
     from huggingface_hub import HfApi
 
+    api = HfApi(token=_checked(token))
     try:
-        info = HfApi().model_info(repo_id, revision=revision, token=token)
-    except Exception as error:  # noqa: BLE001 - its own errors, and those of an HTTP library that changed over time
+        info = api.model_info(repo_id, revision=revision)
+    except Exception as error:  # besides its own errors it raises those of an HTTP library that changed over time
         at = f" at revision {revision!r}" if revision else ""
         raise ModelNotFoundError(
-            f"{repo_id!r}{at} is not in the local store, and the hub does not give it: {_told(error, token)}"
-        ) from _cause(error, token)
+            f"{repo_id!r}{at} is not in the local store, and the hub does not give it: {error}"
+        ) from error
     if info.sha is None:
         raise ModelNotFoundError(f"{repo_id!r}: the hub names no commit for it")
     return Repo(repo_id, info.sha, tuple(file.rfilename for file in info.siblings or ()))
@@ -77,6 +78,7 @@ def download(repo: Repo, token: str | bool | None, files: Iterable[str], folder:
     """
     from huggingface_hub import snapshot_download
 
+    token = _checked(token)
     try:
         path = snapshot_download(
             repo.id,
@@ -85,8 +87,8 @@ def download(repo: Repo, token: str | bool | None, files: Iterable[str], folder:
             local_dir=folder,
             allow_patterns=[escape(file) for file in files],
         )
-    except Exception as error:  # noqa: BLE001 - see above
-        raise ModelNotFoundError(f"{repo.id!r}: download failed: {_told(error, token)}") from _cause(error, token)
+    except Exception as error:
+        raise ModelNotFoundError(f"{repo.id!r}: download failed: {error}") from error
     return Path(path)
 
 
@@ -125,7 +127,7 @@ def upload(
     manifest = read_bundle(folder)
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    api = HfApi(token=token)
+    api = HfApi(token=_checked(token))
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=exist_ok or create_pr).repo_id
         if revision is not None:
@@ -140,25 +142,17 @@ def upload(
             revision=revision,
             create_pr=create_pr,
         )
-    except Exception as error:  # noqa: BLE001 - see above
+    except Exception as error:
         remedy = _REMEDIES.get(getattr(getattr(error, "response", None), "status_code", None), "")
-        raise UploadError(f"{repo_id!r}: the hub did not take the upload: {remedy}{_told(error, token)}") from _cause(
-            error, token
-        )
+        raise UploadError(f"{repo_id!r}: the hub did not take the upload: {remedy}{error}") from error
     return str(commit.pr_url if create_pr else commit.commit_url)
 
 
-def _told(error: Exception, token: str | bool | None) -> str:
-    """What an error says, without the token: the HTTP library quotes headers that it refuses."""
-    from huggingface_hub import get_token
-
-    text = str(error)
-    for secret in {token, get_token()}:
-        if isinstance(secret, str) and secret.strip():
-            text = text.replace(secret, "***").replace(repr(secret)[1:-1], "***").replace(secret.strip(), "***")
-    return text
-
-
-def _cause(error: Exception, token: str | bool | None) -> Exception | None:
-    """The error to show as the cause; none if it has the token in it."""
-    return error if _told(error, token) == str(error) else None
+def _checked(token: str | bool | None) -> str | bool | None:
+    """A token that a header can hold; the HTTP library quotes others in its errors and in its log."""
+    if not isinstance(token, str):
+        return token
+    token = token.strip()
+    if not (token.isascii() and token.isprintable()):
+        raise ValueError("token: has characters that no token of the hub has; copy it again")
+    return token

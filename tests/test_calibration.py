@@ -77,8 +77,8 @@ def test_just_enough_texts(bundle: Path) -> None:
 
 
 def test_wrong_arguments(bundle: Path) -> None:
-    with pytest.raises(ValueError, match="prompt_name: 'query' is unknown"):
-        calibrate(bundle, TEXTS, "query")
+    with pytest.raises(ValueError, match="prompt_name: 'other' is unknown"):
+        calibrate(bundle, TEXTS, "other")
     with pytest.raises(ModelNotFoundError, match="the network may not be used"):
         calibrate("org/nothing", TEXTS)
 
@@ -93,7 +93,7 @@ def test_a_name_in_the_store(tiny_bundle: Path) -> None:
 
 def test_a_bundle_that_changed_meanwhile_is_left_alone(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its old manifest would not fit the files of the new bundle."""
-    encode = Embedder.encode
+    encode: Any = Embedder.encode
 
     def replaced(self: Embedder, *arguments: Any, **options: Any) -> Any:
         change(bundle, lambda raw: raw.update(name="another"))
@@ -207,7 +207,7 @@ class TestCommand:
         [
             (["--limit", "99"], "texts: 99, but ranges"),
             (["--limit", "0"], "--limit: expected a positive integer, got 0"),
-            (["--prompt-name", "query"], "prompt_name: 'query' is unknown"),
+            (["--prompt-name", "other"], "prompt_name: 'other' is unknown"),
             (["--task", "other"], "task: 'other' is unknown"),
         ],
     )

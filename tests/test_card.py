@@ -43,6 +43,12 @@ class Tables(HTMLParser):
             self.tables[-1][-1][-1] += data
 
 
+def front_matter(card: str) -> dict[str, Any]:
+    """As the hub's client reads it."""
+    data: dict[str, Any] = ModelCard(card).data.to_dict()  # type: ignore[no-untyped-call]
+    return data
+
+
 def rendered(card: str) -> Tables:
     return Tables(MarkdownIt("commonmark").enable("table").render(ModelCard(card, ignore_metadata_errors=False).text))
 
@@ -56,7 +62,7 @@ HUB = Source("hub", "sentence-transformers/all-MiniLM-L6-v2", "abc")
 
 
 def test_front_matter(manifest: Manifest) -> None:
-    data = ModelCard(model_card(dataclasses.replace(manifest, source=HUB), "org/tiny")).data.to_dict()
+    data = front_matter(model_card(dataclasses.replace(manifest, source=HUB), "org/tiny"))
     assert data == {
         "library_name": "embedrt",
         "pipeline_tag": "sentence-similarity",
@@ -77,7 +83,7 @@ def test_front_matter(manifest: Manifest) -> None:
     ],
 )
 def test_no_base_model_where_the_source_is_none_on_the_hub(manifest: Manifest, source: Source) -> None:
-    data = ModelCard(model_card(dataclasses.replace(manifest, source=source))).data.to_dict()
+    data = front_matter(model_card(dataclasses.replace(manifest, source=source)))
     assert set(data) == {"library_name", "pipeline_tag", "tags"}
 
 
@@ -91,7 +97,7 @@ def test_what_it_says(manifest: Manifest) -> None:
     assert "model = Embedder('org/tiny')\n" in card
     assert "# float32 (2, 16)\n" in card
     facts, parity = rendered(card).tables
-    assert dict(map(tuple, facts[1:])) == {
+    assert {row[0]: row[1] for row in facts[1:]} == {
         "source": f"hub {HUB.id} at abc",
         "architecture": "bert, native graph",
         "modules": "Transformer > Pooling mean > Normalize",
