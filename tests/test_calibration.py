@@ -48,6 +48,16 @@ def test_nothing_else_changes(bundle: Path, tiny_bundle: Path, tiny: Embedder) -
     np.testing.assert_array_equal(Embedder(bundle).encode("the cat"), tiny.encode("the cat"))
 
 
+def test_an_int8_vector_does_not_depend_on_its_call(bundle: Path) -> None:
+    calibrate(bundle, TEXTS)
+    embedder = Embedder(bundle)
+    together = embedder.encode(TEXTS[:7], precision="int8")
+    alone = np.stack([embedder.encode(text, precision="int8") for text in TEXTS[:7]])
+    assert np.abs(together.astype(int) - alone).max() <= 1  # where a value lies at the edge of a step
+    assert together.dtype == np.int8
+    assert len(np.unique(together)) > 50
+
+
 def test_raw_vectors_before_truncation_with_the_prompt(tmp_path: Path) -> None:
     source = make_model(tmp_path / "m", prompts={"query": "the long river: "}, normalize=False)
     bundle = export(source, tmp_path / "b")

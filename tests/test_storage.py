@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from embedding_files import BADGER, OTTER, SUFFIXES, TEXTS, Model, assert_same, error_of, every_format, vectors_of
+from embedrt import Embedder
 from embedrt.errors import EmbeddingsError, EmbedrtError, MissingDependencyError
 from embedrt.storage import DTYPES, load_embeddings, save_embeddings
 
@@ -214,6 +215,12 @@ class TestArguments:
         )
         renamed = Model("elsewhere", OTTER.fingerprint)
         assert load_embeddings(path, renamed).model == OTTER.name
+
+    def test_an_embedder_is_a_model(self, tmp_path: Path, tiny: Embedder) -> None:
+        save_embeddings(tmp_path / "x.npy", ["the cat"], tiny.encode(["the cat"]), tiny)
+        found = load_embeddings(tmp_path / "x.npy", tiny)
+        assert_same(found, ["the cat"], tiny.encode(["the cat"]), Model(tiny.name, tiny.fingerprint))
+        assert "cannot be compared with those of 'org/otter'" in error_of(tmp_path / "x.npy", OTTER)
 
     @every_format
     def test_vectors_of_nobody_are_not_taken_for_those_of_a_model(self, tmp_path: Path, suffix: str) -> None:
