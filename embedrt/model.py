@@ -1,6 +1,7 @@
 """`Model`: a loaded bundle with its settings. What texts become with it is `Embedder`'s."""
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
@@ -10,14 +11,18 @@ from typing import Literal, Self, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from embedrt import hub
 from embedrt.arguments import coordinates, deprecated, device_name, length_for, positive, prompt_for, refuse, route_for
 from embedrt.bundle import read_bundle
+from embedrt.card import model_card
 from embedrt.errors import InferenceError
 from embedrt.runner import Runner
 from embedrt.signatures import Texts, Vectors
 from embedrt.similarity import find_similarity
-from embedrt.store import resolve
+from embedrt.store import copy_bundle, resolve
 from embedrt.tokenizer import check_texts
+
+logger = logging.getLogger("embedrt")
 
 
 class Model:
@@ -241,6 +246,71 @@ class Model:
     def similarity_pairwise(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> Vectors:
         """Similarity of each vector of the first to the one at the same place in the second, float32 `[n]`."""
         return self._similarity.pairwise(embeddings1, embeddings2)
+
+    def save_pretrained(self, path: str | Path, create_model_card: bool = True) -> None:
+        """Copies the bundle, whole or not at all.
+
+        What was set on the model since (prompts, `max_seq_length`, ...) is not in it, and a warning in the log says so.
+
+        Args:
+            path: Where the copy goes.
+            create_model_card: Whether to add a `README.md` that shows the proof.
+
+        Raises:
+            BundleError: Something else is at `path`.
+        """
+        given = {
+            "prompts": self.prompts == {"query": "", "document": "", **self.manifest.prompts},
+            "default_prompt_name": self.default_prompt_name == self.manifest.default_prompt_name,
+            "truncate_dim": self.truncate_dim == self.manifest.truncate_dim,
+            "similarity_fn_name": self.similarity_fn_name == (self.manifest.similarity_fn_name or "cosine"),
+            "max_seq_length": self.fingerprint == self.manifest.fingerprint,
+        }
+        if changed := [name for name, as_made in given.items() if not as_made]:
+            logger.warning("the copy has the bundle's own %s, and not what was set since", ", ".join(changed))
+        copy_bundle(self.folder, path, model_card(self.manifest) if create_model_card else None)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        token: str | bool | None = None,
+        private: bool | None = None,
+        commit_message: str | None = None,
+        *,
+        exist_ok: bool = False,
+        replace_model_card: bool = False,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Uploads the bundle in one commit, with a model card that shows the proof.
+
+        Args:
+            repo_id: Such as "org/model"; without an organization it is the user's own.
+            token: Hub token; None uses `HF_TOKEN` or the saved login.
+            private: Whether a new repo is private; None is as the organization has it.
+            commit_message: None has one.
+            exist_ok: Whether the repo may exist already.
+            replace_model_card: Whether to replace a `README.md` that is there.
+            revision: The branch, which is made if need be.
+            create_pr: Whether to open a pull request instead, in a repo that exists.
+
+        Returns:
+            The address of the commit or of the pull request.
+
+        Raises:
+            UploadError: The hub did not take it; the message says what to do.
+        """
+        return hub.upload(
+            self.folder,
+            repo_id,
+            token,
+            private,
+            commit_message,
+            exist_ok=exist_ok,
+            replace_model_card=replace_model_card,
+            revision=revision,
+            create_pr=create_pr,
+        )
 
     def _on(self, device: str | None) -> dict[str, Runner]:
         if not self._runners:
