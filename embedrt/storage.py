@@ -109,14 +109,13 @@ def save_embeddings(
         TypeError: A text is not a str, `vectors` no numbers, or `model` not a model.
         MissingDependencyError: The package for this format is not installed.
     """
-    path, kind = Path(path), _format_of(path)
-    items, _ = check_texts(texts)
-    name, fingerprint = (None, None) if model is None else _identity(model)
+    path, kind, (items, _) = Path(path), _format_of(path), check_texts(texts)
+    maker = (None, None) if model is None else _identity(model)
     matrix = as_array(vectors, "vectors")
     _check(items, matrix)
     matrix = np.ascontiguousarray(matrix, matrix.dtype.newbyteorder("="))
     with staging(path) as fresh:
-        kind.write(fresh / path.name, _Record(FORMAT_VERSION, name, fingerprint), items, matrix)
+        kind.write(fresh / path.name, _Record(FORMAT_VERSION, *maker), items, matrix)
         replace_files(fresh, path.parent)
 
 
