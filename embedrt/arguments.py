@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from embedrt.bundle import Manifest
 from embedrt.errors import TruncationWarning
@@ -145,7 +145,7 @@ def prompt_for(prompts: dict[str, str], default: str | None, name: str | None, p
     return prompt
 
 
-def ranges_for(manifest: Manifest, ranges: ArrayLike | None, route: str, request: Request) -> ArrayLike | None:
+def ranges_for(manifest: Manifest, ranges: NDArray[Any] | None, route: str, request: Request) -> NDArray[Any] | None:
     """The ranges for int8 and uint8 vectors: the call's, else the bundle's; None if it has none.
 
     Raises:
@@ -178,7 +178,7 @@ class Call:
     route: str
     request: Request
     precision: Precision
-    ranges: ArrayLike | None
+    ranges: NDArray[Any] | None
     on_truncation: OnTruncation
 
     def stored(self, values: Any) -> Any:
@@ -203,7 +203,7 @@ def call_for(
     precision: Precision | None,
     normalize_embeddings: bool,
     truncate_dim: int | None,
-    ranges: ArrayLike | None,
+    ranges: NDArray[Any] | None,
     task: str | None,
     on_truncation: OnTruncation,
 ) -> Call:

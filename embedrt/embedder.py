@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from embedrt import long_texts, streaming
 from embedrt.arguments import Call, call_for, deprecated, device_name, positive, task_prompt
 from embedrt.model import Model
 from embedrt.quantization import Precision
 from embedrt.runner import SENTENCE, TOKENS, Answer
-from embedrt.signatures import OnTruncation, OutputValue, Texts, like, typed
+from embedrt.signatures import OnTruncation, OutputValue, Texts, async_like, like, typed
 from embedrt.tensors import to_tensors, torch
 from embedrt.tokenizer import check_texts
 
@@ -72,7 +72,7 @@ class Embedder(Model):
         pool: Any = None,
         chunk_size: int | None = None,
         *,
-        ranges: ArrayLike | None = None,
+        ranges: NDArray[Any] | None = None,
         task: str | None = None,
         on_truncation: OnTruncation = "ignore",
         sentences: Texts | None = None,
@@ -169,6 +169,13 @@ class Embedder(Model):
         """`encode` for what is searched in: the prompt "document", "passage" or "corpus", and the task "document"."""
         prompt_name = task_prompt(self.prompts, "document", prompt_name, prompt)
         return self.encode(inputs, prompt_name, prompt, *arguments, task="document", **options)
+
+    @async_like(encode)
+    async def aencode(self, *arguments: Any, **options: Any) -> Any:
+        """`encode` for an event loop, which it never blocks: the work is done by another thread."""
+        import asyncio  # callers have it already; for all others it would double the time of our own import
+
+        return await asyncio.to_thread(self.encode, *arguments, **options)
 
     encode_iter = streaming.encode_iter
     encode_long = long_texts.encode_long

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.bundle import Manifest, Route, Tokenization
+from embedrt.coalescing import Coalescer
 from embedrt.errors import BundleError, NonFiniteError, TruncationError
 from embedrt.planning import Batch, pad, plan
 from embedrt.session import Engine, find_device
@@ -128,6 +129,12 @@ class Runner:
             proving=proving,
         )
         self.max_tokens = self.engine.device.token_budget if max_tokens is None else max_tokens
+        self._coalesce = Coalescer(
+            lambda feeds: self.engine.run(feeds, (SENTENCE,), alone=True)[SENTENCE],
+            max_tokens=self.max_tokens,
+            fill={"input_ids": route.tokenization.pad_id},
+            left=route.tokenization.padding_side == "left",
+        )
 
     def tokenizer(self, max_seq_length: int | None) -> TextTokenizer:
         """The tokenizer that cuts off at another length than the route's own; the last few are kept."""
@@ -253,7 +260,10 @@ class Runner:
     def _run(self, work: _Work, tokens: Tokens, batch: Batch, start: int = 0, *, alone: bool = False) -> int:
         """Computes one batch and hands it to `keep`; returns how many texts it has."""
         feeds = batch_feeds(self.route.tokenization, tokens, batch, work.left_out)
-        results = self.engine.run(feeds, work.outputs, alone=alone)
+        if alone and work.outputs == (SENTENCE,):
+            results: dict[str, Vectors] = {SENTENCE: self._coalesce(feeds)}
+        else:
+            results = self.engine.run(feeds, work.outputs, alone=alone)
         rows = np.asarray(batch.rows) + start
         for name, result in results.items():
             if name == SENTENCE and result.shape != (len(rows), self.dim):

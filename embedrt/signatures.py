@@ -1,11 +1,11 @@
 """The types of `encode`: what it takes, and what comes back for which arguments."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from inspect import Signature, signature
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, Unpack, cast, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from embedrt.quantization import Precision
 
@@ -28,7 +28,7 @@ class Options(TypedDict, total=False):
     truncate_dim: int | None
     pool: Any
     chunk_size: int | None
-    ranges: ArrayLike | None
+    ranges: NDArray[Any] | None
     task: str | None
     on_truncation: OnTruncation
 
@@ -209,6 +209,28 @@ class Encode(Protocol):
     ) -> Any: ...
 
 
+class AsyncEncode(Protocol):
+    """`aencode`: what it returns when it is awaited."""
+
+    @overload
+    def __call__(
+        self,
+        inputs: Texts,
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        batch_size: int = ...,
+        show_progress_bar: bool | None = ...,
+        output_value: Literal["sentence_embedding"] = ...,
+        precision: Literal["float32"] | None = ...,
+        convert_to_numpy: Literal[True] = ...,
+        convert_to_tensor: Literal[False] = ...,
+        **options: Unpack[Options],
+    ) -> Coroutine[Any, Any, Vectors]: ...
+
+    @overload
+    def __call__(self, inputs: Texts, *arguments: Any, **options: Any) -> Coroutine[Any, Any, Any]: ...
+
+
 def typed(method: Callable[..., Any]) -> Encode:
     """Gives a method the overloads of `Encode`, which type checkers read."""
     return cast(Encode, method)
@@ -223,8 +245,22 @@ def like(encode: Encode, *, bound: bool = False) -> Callable[[Callable[..., Any]
     """
 
     def decorate(function: Callable[..., Any]) -> Encode:
-        parameters = list(signature(encode).parameters.values())
-        function.__signature__ = Signature(parameters[bound:])  # type: ignore[attr-defined]
+        _show_arguments(function, encode, bound=bound)
         return cast(Encode, function)
 
     return decorate
+
+
+def async_like(encode: Encode) -> Callable[[Callable[..., Any]], AsyncEncode]:
+    """The same for a coroutine function."""
+
+    def decorate(function: Callable[..., Any]) -> AsyncEncode:
+        _show_arguments(function, encode)
+        return cast(AsyncEncode, function)
+
+    return decorate
+
+
+def _show_arguments(function: Callable[..., Any], encode: Encode, *, bound: bool = False) -> None:
+    parameters = list(signature(encode).parameters.values())
+    function.__signature__ = Signature(parameters[bound:])  # type: ignore[attr-defined]

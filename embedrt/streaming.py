@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from embedrt.arguments import call_for
 from embedrt.model import Model
@@ -27,7 +27,7 @@ def encode_iter(
     precision: Precision = "float32",
     normalize_embeddings: bool = False,
     truncate_dim: int | None = None,
-    ranges: ArrayLike | None = None,
+    ranges: NDArray[Any] | None = None,
     task: str | None = None,
     on_truncation: OnTruncation = "ignore",
 ) -> Iterator[NDArray[Any]]:
