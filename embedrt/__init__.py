@@ -2,9 +2,9 @@
 
 import os
 import threading
-from collections.abc import Iterable
+from typing import Any
 
-from embedrt.embedder import Embedder, OnTruncation
+from embedrt.embedder import Embedder
 from embedrt.errors import (
     BundleError,
     DeviceError,
@@ -19,7 +19,7 @@ from embedrt.errors import (
     TruncationWarning,
     UnsupportedModelError,
 )
-from embedrt.runner import Vectors
+from embedrt.signatures import like
 
 __all__ = [
     "BundleError",
@@ -52,34 +52,19 @@ def default_model() -> str:
     return os.environ.get("EMBEDRT_MODEL") or DEFAULT_MODEL
 
 
-def encode(
-    texts: str | Iterable[str],
-    prompt_name: str | None = None,
-    prompt: str | None = None,
-    batch_size: int = 32,
-    show_progress_bar: bool | None = None,
-    *,
-    normalize_embeddings: bool = False,
-    truncate_dim: int | None = None,
-    task: str | None = None,
-    on_truncation: OnTruncation = "ignore",
-) -> Vectors:
-    """Encodes with the default model, which is loaded at the first call and kept for the life of the process.
-
-    The arguments, the result and the errors are those of `Embedder.encode`.
-    """
+def _default() -> Embedder:
+    """The default model, loaded at the first call and kept for the life of the process."""
     name = default_model()
     with _loading:
         if name not in _loaded:
             _loaded[name] = Embedder(name)
-    return _loaded[name].encode(
-        texts,
-        prompt_name,
-        prompt,
-        batch_size,
-        show_progress_bar,
-        normalize_embeddings=normalize_embeddings,
-        truncate_dim=truncate_dim,
-        task=task,
-        on_truncation=on_truncation,
-    )
+    return _loaded[name]
+
+
+@like(Embedder.encode, bound=True)
+def encode(*arguments: Any, **options: Any) -> Any:
+    """Encodes with the default model, which is loaded at the first call and kept for the life of the process.
+
+    The arguments, the result and the errors are those of `Embedder.encode`.
+    """
+    return _default().encode(*arguments, **options)

@@ -136,6 +136,8 @@ class Route:
         normalized: Whether the graph ends with an L2 normalization.
         max_seq_length: Tokens that the model reads, special tokens included, or None without limit; what is beyond is
             cut off.
+        position_limit: What `max_seq_length` may be set to at most: the positions that the graph has, or was made for;
+            None if there is no end.
         tokenizer: The tokenizer's file.
         tokenization: How token ids become inputs.
         graphs: The graph files by precision.
@@ -150,12 +152,18 @@ class Route:
     hidden_size: int
     normalized: bool
     max_seq_length: int | None
+    position_limit: int | None
     tokenizer: str
     tokenization: Tokenization
     graphs: dict[str, Graph]
     parity_texts: str
     parity_vectors: str
     parity: dict[str, ParityReport]
+
+    @property
+    def has_token_embeddings(self) -> bool:
+        """Whether the graph gives the token embeddings too; a static model has none."""
+        return self.architecture != "static"
 
 
 @dataclass(frozen=True)
@@ -288,6 +296,11 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
         require(
             route.max_seq_length is None or route.max_seq_length > 0,
             f"{at}.max_seq_length: expected a positive integer or null, got {route.max_seq_length}",
+        )
+        require(
+            route.position_limit is None
+            or (route.max_seq_length is not None and route.max_seq_length <= route.position_limit),
+            f"{at}.position_limit: expected at least max_seq_length, got {route.position_limit}",
         )
         require(
             0 <= route.tokenization.pad_id < route.tokenization.embedding_rows,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.runner import Vectors
+from embedrt.signatures import Vectors
 
 TOP = 10
 # Queries whose similarities to all texts are held at a time.

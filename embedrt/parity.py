@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from embedrt.bundle import ParityReport, Route
 from embedrt.embedder import Embedder
 from embedrt.errors import ParityError
-from embedrt.runner import Runner, Vectors
+from embedrt.runner import Runner
+from embedrt.signatures import Vectors
 
 TOLERANCE = 1e-5
 """What float32 vectors may differ from the reference, in any coordinate of a vector of length 1."""

@@ -1,8 +1,9 @@
 """`Runner`: one route of a bundle, from texts to vectors. Tokens -> plan -> run -> gather."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,72 @@ from embedrt.bundle import Manifest, Route, Tokenization
 from embedrt.errors import BundleError, NonFiniteError, TruncationError
 from embedrt.planning import Batch, pad, plan
 from embedrt.session import Engine, find_device
+from embedrt.signatures import Features, OutputValue, Vectors
 from embedrt.tokenizer import TextTokenizer, Tokens, preview
 
-Vectors = NDArray[np.float32]
+SENTENCE: OutputValue = "sentence_embedding"
+TOKENS: OutputValue = "token_embeddings"
 
 # Texts that are tokenized and sorted at a time: enough for batches of near-equal length, few enough for bounded memory.
 _SLICE = 2048
+# Below it a vector counts as zero and stays so, as in torch.nn.functional.normalize.
+_SMALLEST_NORM = 1e-12
+
+# What takes the outputs of one batch: which texts it has, its inputs, its outputs by name.
+_Keep = Callable[[NDArray[np.int64], dict[str, NDArray[np.int64]], dict[str, Vectors]], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a call wants of a route, apart from the texts. Plain data, which also goes to other processes.
+
+    Attributes:
+        max_seq_length: Where texts are cut off; None is nowhere.
+        dim: Coordinates of a sentence embedding to keep.
+        prompt: Goes before every text.
+        batch_size: Upper bound of texts in a batch.
+        output_value: A sentence embedding for each text, its token embeddings, or with None all that the graph has.
+        normalize_embeddings: Scale sentence embeddings to length 1, after truncation.
+        refuse_truncation: Raise before the model runs on a text that is cut off.
+    """
+
+    max_seq_length: int | None
+    dim: int
+    prompt: str = ""
+    batch_size: int = 32
+    output_value: OutputValue | None = SENTENCE
+    normalize_embeddings: bool = False
+    refuse_truncation: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a route makes of the texts of a request.
+
+    Attributes:
+        values: float32 `[len(texts), dim]` for sentence embeddings; else for each text its arrays by name, unpadded.
+        truncated: Indexes of the texts that were cut off.
+    """
+
+    values: Vectors | list[Features]
+    truncated: list[int]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What the batches of one call have in common.
+
+    Attributes:
+        keep: Takes their outputs.
+        outputs: Which outputs of the graph.
+        first: The index of the call's first text, for messages.
+        left_out: Tokens at the start of each text that are not pooled.
+    """
+
+    keep: _Keep
+    outputs: Sequence[str] = (SENTENCE,)
+    first: int = 0
+    left_out: int = 0
 
 
 class Runner:
@@ -31,6 +92,7 @@ class Runner:
         device: As `Embedder` takes it.
         precision: Which of the route's graphs to run.
         threads: Processors to use; None takes what affinity and cgroup quota allow.
+        max_tokens: Upper bound of a batch's rows x longest; None takes what suits the device.
         proving: For exporters, before they publish: large weights stay mapped.
 
     Raises:
@@ -47,6 +109,7 @@ class Runner:
         precision: str = "fp32",
         threads: int | None = None,
         *,
+        max_tokens: int | None = None,
         proving: bool = False,
     ) -> None:
         if precision not in route.graphs:
@@ -55,11 +118,8 @@ class Runner:
         self.name = manifest.name
         self.route = route
         self.dim = manifest.dim
-        self.tokenize = TextTokenizer(
-            self.folder / route.tokenizer,
-            max_seq_length=route.max_seq_length,
-            with_type_ids=route.tokenization.token_type_ids,
-        )
+        self.tokenize = self._load_tokenizer(route.max_seq_length)
+        self._other_tokenizers: dict[int | None, TextTokenizer] = {}
         self.engine = Engine(
             self.folder / route.graphs[precision].file,
             find_device(device),
@@ -67,11 +127,22 @@ class Runner:
             weights_bytes=manifest.files[route.graphs[precision].data].size,
             proving=proving,
         )
+        self.max_tokens = self.engine.device.token_budget if max_tokens is None else max_tokens
+
+    def tokenizer(self, max_seq_length: int | None) -> TextTokenizer:
+        """The tokenizer that cuts off at another length than the route's own; the last few are kept."""
+        if max_seq_length == self.route.max_seq_length:
+            return self.tokenize
+        others = self._other_tokenizers
+        if max_seq_length not in others:
+            kept = dict(list(others.items())[-1:])
+            self._other_tokenizers = others = {**kept, max_seq_length: self._load_tokenizer(max_seq_length)}
+        return others[max_seq_length]
 
     def encode(self, texts: list[str]) -> Vectors:
         """The vectors of the graph as it is, in planned batches: float32 `[len(texts), dim]`."""
         vectors = np.empty((len(texts), self.dim), np.float32)
-        self.fill(vectors, texts)
+        self._compute(texts, Request(self.route.max_seq_length, self.dim), _keep_vectors(vectors))
         return vectors
 
     def encode_together(self, texts: list[str]) -> Vectors:
@@ -82,57 +153,80 @@ class Runner:
         vectors = np.empty((len(texts), self.dim), np.float32)
         tokens = self.tokenize(texts)
         for batch in plan([len(ids) for ids in tokens.ids], token_budget=sys.maxsize, max_rows=sys.maxsize):
-            self._run(vectors, tokens, batch, alone=True)
+            self._run(_Work(_keep_vectors(vectors)), tokens, batch, alone=True)
         return vectors
 
-    def feeds(self, text: str) -> dict[str, NDArray[np.int64]]:
-        """The graph's inputs for one text, int64 `[1, tokens]`: for running the graph with another engine."""
-        tokens = self.tokenize([text])
-        return batch_feeds(self.route.tokenization, tokens, Batch((0,), len(tokens.ids[0])))
+    def inputs(self, tokens: Tokens) -> dict[str, NDArray[np.int64]]:
+        """The graph's inputs for texts as one batch, int64 `[texts, tokens of the longest]`."""
+        longest = max(map(len, tokens.ids), default=0)
+        return batch_feeds(self.route.tokenization, tokens, Batch(tuple(range(len(tokens.ids))), longest))
 
-    def fill(
-        self,
-        vectors: Vectors,
-        texts: list[str],
-        *,
-        prompt: str = "",
-        batch_size: int = 32,
-        refuse_truncation: bool = False,
-        advance: Callable[[int], Any] = lambda _: None,
-    ) -> list[int]:
-        """Computes every row of `vectors`. While the batches of one slice run, the next slice is tokenized.
+    def answer(
+        self, texts: list[str], request: Request, *, first: int = 0, advance: Callable[[int], Any] = lambda _: None
+    ) -> Answer:
+        """Computes what the request asks for.
 
         Args:
-            vectors: float32 `[len(texts), n]` with `n` up to `dim`, which takes the first `n` coordinates.
             texts: The texts, without the prompt.
-            prompt: Goes before every text.
-            batch_size: Upper bound of texts in a batch.
-            refuse_truncation: Raise before the model runs on a text that is cut off.
+            request: What to compute.
+            first: The index of the first text in the whole call, for messages and `Answer.truncated`.
             advance: Called with the number of texts whenever a batch is done.
+
+        Raises:
+            TruncationError: A text is cut off, and the request refuses that.
+            NonFiniteError: The model returned NaN or infinity.
+        """
+        if request.output_value == SENTENCE:
+            vectors = np.empty((len(texts), request.dim), np.float32)
+            keep = _keep_vectors(vectors, normalize=request.normalize_embeddings)
+            return Answer(vectors, self._compute(texts, request, keep, first=first, advance=advance))
+        features: list[Features] = [{} for _ in texts]
+        outputs = (TOKENS,) if request.output_value == TOKENS else (TOKENS, SENTENCE)
+
+        def keep_features(
+            rows: NDArray[np.int64], feeds: dict[str, NDArray[np.int64]], results: dict[str, Vectors]
+        ) -> None:
+            arrays: Features = {**results} if request.output_value == TOKENS else {**feeds, **results}
+            for i, row in enumerate(rows):
+                real = feeds["attention_mask"][i] == 1
+                for name, array in arrays.items():
+                    features[row][name] = array[i, : request.dim].copy() if name == SENTENCE else array[i, real]
+
+        return Answer(features, self._compute(texts, request, keep_features, outputs, first=first, advance=advance))
+
+    def _compute(
+        self,
+        texts: list[str],
+        request: Request,
+        keep: _Keep,
+        outputs: Sequence[str] = (SENTENCE,),
+        *,
+        first: int = 0,
+        advance: Callable[[int], Any] = lambda _: None,
+    ) -> list[int]:
+        """Runs the graph over all texts; while the batches of one slice run, the next slice is tokenized.
 
         Returns:
             The indexes of the texts that were cut off.
-
-        Raises:
-            TruncationError: A text is cut off, and `refuse_truncation` is on.
-            NonFiniteError: The model returned NaN or infinity.
         """
-        left_out = self.tokenize.prompt_length(prompt) if prompt and self.route.tokenization.pooling_mask else 0
+        tokenize, prompt = self.tokenizer(request.max_seq_length), request.prompt
+        left_out = tokenize.prompt_length(prompt) if prompt and self.route.tokenization.pooling_mask else 0
+        work = _Work(keep, outputs, first, left_out)
         truncated: list[int] = []
         with ThreadPoolExecutor(self.engine.workers, thread_name_prefix="embedrt") as pool:
             running: list[Future[int]] = []
             try:
                 for start in range(0, len(texts), _SLICE):
-                    tokens = self.tokenize([prompt + text for text in texts[start : start + _SLICE]])
-                    truncated += (start + i for i in tokens.truncated)
-                    if refuse_truncation:
-                        self._require_whole(truncated)
+                    tokens = tokenize([prompt + text for text in texts[start : start + _SLICE]])
+                    truncated += (first + start + i for i in tokens.truncated)
+                    if request.refuse_truncation:
+                        _require_whole(truncated, request.max_seq_length)
                     lengths = [len(ids) for ids in tokens.ids]
-                    batches = plan(lengths, token_budget=self.engine.device.token_budget, max_rows=batch_size)
+                    batches = plan(lengths, token_budget=self.max_tokens, max_rows=request.batch_size)
                     if len(texts) <= _SLICE and len(batches) == 1:
-                        advance(self._run(vectors, tokens, batches[0], start, left_out, alone=True))
+                        advance(self._run(work, tokens, batches[0], alone=True))
                         break
-                    started = [pool.submit(self._run, vectors, tokens, batch, start, left_out) for batch in batches]
+                    started = [pool.submit(self._run, work, tokens, batch, start) for batch in batches]
                     for future in running:
                         advance(future.result())
                     running = started
@@ -143,31 +237,49 @@ class Runner:
                 raise
         return truncated
 
-    def _require_whole(self, truncated: list[int]) -> None:
-        if truncated:
-            limit = self.route.max_seq_length
-            raise TruncationError(f"{preview(truncated)}: longer than the {limit} tokens that the model reads")
-
-    def _run(
-        self, vectors: Vectors, tokens: Tokens, batch: Batch, start: int = 0, left_out: int = 0, *, alone: bool = False
-    ) -> int:
-        """Computes one batch into the rows of `vectors`; returns how many they are."""
-        feeds = batch_feeds(self.route.tokenization, tokens, batch, left_out)
-        result = self.engine.run(feeds, "sentence_embedding", alone=alone)
-        if result.shape != (len(batch.rows), self.dim):
-            raise BundleError(
-                f"{self.folder}: the graph returns vectors of shape {list(result.shape[1:])}, the manifest says "
-                f"[{self.dim}]"
-            )
+    def _run(self, work: _Work, tokens: Tokens, batch: Batch, start: int = 0, *, alone: bool = False) -> int:
+        """Computes one batch and hands it to `keep`; returns how many texts it has."""
+        feeds = batch_feeds(self.route.tokenization, tokens, batch, work.left_out)
+        results = self.engine.run(feeds, work.outputs, alone=alone)
         rows = np.asarray(batch.rows) + start
-        if not (finite := np.isfinite(result).all(axis=1)).all():
-            bad = rows[~finite].tolist()
-            raise NonFiniteError(
-                f"{preview(bad)}: the model returned NaN or infinity ({self.engine.description}); "
-                f"check the model with `embedrt verify {self.folder}`"
-            )
-        vectors[rows] = result[:, : vectors.shape[1]]
+        for name, result in results.items():
+            if name == SENTENCE and result.shape != (len(rows), self.dim):
+                raise BundleError(
+                    f"{self.folder}: the graph returns vectors of shape {list(result.shape[1:])}, the manifest says "
+                    f"[{self.dim}]"
+                )
+            if not (finite := np.isfinite(result).all(axis=tuple(range(1, result.ndim)))).all():
+                bad = (rows[~finite] + work.first).tolist()
+                raise NonFiniteError(
+                    f"{preview(bad)}: the model returned NaN or infinity ({self.engine.description}); "
+                    f"check the model with `embedrt verify {self.folder}`"
+                )
+        work.keep(rows, feeds, results)
         return len(rows)
+
+    def _load_tokenizer(self, max_seq_length: int | None) -> TextTokenizer:
+        return TextTokenizer(
+            self.folder / self.route.tokenizer,
+            max_seq_length=max_seq_length,
+            with_type_ids=self.route.tokenization.token_type_ids,
+        )
+
+
+def _require_whole(truncated: list[int], limit: int | None) -> None:
+    if truncated:
+        raise TruncationError(f"{preview(truncated)}: longer than the {limit} tokens that the model reads")
+
+
+def _keep_vectors(vectors: Vectors, *, normalize: bool = False) -> _Keep:
+    """Puts sentence embeddings into the rows of `vectors`, as many coordinates as these have."""
+
+    def keep(rows: NDArray[np.int64], _: dict[str, NDArray[np.int64]], results: dict[str, Vectors]) -> None:
+        values = results[SENTENCE][:, : vectors.shape[1]]
+        if normalize:
+            values = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), _SMALLEST_NORM)
+        vectors[rows] = values
+
+    return keep
 
 
 def batch_feeds(

@@ -5,7 +5,7 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -159,12 +159,19 @@ class Engine:
         """Engine, version and execution provider, as reports name it."""
         return f"onnxruntime {onnxruntime().__version__} {self.device.provider}"
 
-    def run(self, feeds: dict[str, NDArray[np.int64]], output: str, *, alone: bool) -> NDArray[np.float32]:
-        """Computes one output of the graph.
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the graph's outputs."""
+        return [output.name for output in self._session(self.threads).get_outputs()]
+
+    def run(
+        self, feeds: dict[str, NDArray[np.int64]], outputs: Sequence[str], *, alone: bool
+    ) -> dict[str, NDArray[np.float32]]:
+        """Computes some outputs of the graph, by name.
 
         Args:
             feeds: The graph's inputs, int64 `[batch, sequence]`.
-            output: "sentence_embedding" `[batch, dim]` or "token_embeddings" `[batch, sequence, hidden]`.
+            outputs: "sentence_embedding" `[batch, dim]`, "token_embeddings" `[batch, sequence, hidden]`, or both.
             alone: Whether this is the only batch, which may have all processors.
 
         Raises:
@@ -173,14 +180,13 @@ class Engine:
         """
         session = self._session(self.threads if alone or not self._parallel else 1)
         try:
-            (result,) = session.run([output], feeds)
+            results = session.run(list(outputs), feeds)
         except Exception as error:
             shape = feeds["input_ids"].shape
             raise InferenceError(
                 f"ONNX Runtime failed on a batch of {shape[0]} x {shape[1]} tokens: {error}"
             ) from error
-        vectors: NDArray[np.float32] = result
-        return vectors
+        return dict(zip(outputs, results, strict=True))
 
     def _session(self, threads: int) -> Any:
         require_process(self._process)

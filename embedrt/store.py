@@ -19,13 +19,16 @@ _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _NAME = rf"(?![^@]*--){_PART}(?:/{_PART})?"
 _REFERENCE = re.compile(rf"(?P<name>{_NAME})(?:@(?P<revision>[^@]+))?")
 _UNFINISHED = ".unfinished-"
+# Whose models sentence-transformers takes where a name has no organization.
+_ORGANIZATION = "sentence-transformers"
 # No export takes that long; what is older was left by a process that was killed.
 _STALE_SECONDS = 24 * 3600
 
 
-def home() -> Path:
-    """The store's folder: `EMBEDRT_HOME`, else `embedrt` in the user's cache folder of the platform."""
-    if chosen := os.environ.get("EMBEDRT_HOME"):
+def home(chosen: str | Path | None = None) -> Path:
+    """The store's folder: what is chosen, `EMBEDRT_HOME`, `SENTENCE_TRANSFORMERS_HOME`, or the user's cache folder."""
+    chosen = chosen or os.environ.get("EMBEDRT_HOME") or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
+    if chosen:
         return Path(chosen).expanduser()
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local")).expanduser() / "embedrt" / "Cache"
@@ -34,8 +37,13 @@ def home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "embedrt"
 
 
-def stored_path(name: str, revision: str | None = None) -> Path:
+def stored_path(name: str, revision: str | None = None, cache_folder: str | Path | None = None) -> Path:
     """Where the store keeps a bundle: `org/model` at revision `v2` is the folder `org--model@v2`.
+
+    Args:
+        name: The bundle's name.
+        revision: Its revision.
+        cache_folder: Another folder than the store's.
 
     Raises:
         ValueError: Not a name as the hub has them: letters, digits, `.`, `_` and `-`, with at most one `/`.
@@ -48,7 +56,7 @@ def stored_path(name: str, revision: str | None = None) -> Path:
     folder = name.replace("/", "--")
     if revision is not None:
         folder += "@" + re.sub(r"[^A-Za-z0-9._-]", "--", revision)
-    return home() / "bundles" / folder
+    return home(cache_folder) / "bundles" / folder
 
 
 def stored() -> dict[str, Manifest | BundleError]:
@@ -161,43 +169,57 @@ def _umask() -> int:
 
 
 def resolve(
-    model: str | Path, *, revision: str | None = None, token: str | bool | None = None, local_files_only: bool = False
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    cache_folder: str | Path | None = None,
 ) -> Path:
     """From a model's name to a bundle folder.
 
     Tried in this order: a folder; the local store; a hub repo that is a bundle; an export of a hub repo on the spot, if
     the extra `export` is installed. The last two put the bundle into the store, and neither is tried where
-    `local_files_only` or `HF_HUB_OFFLINE` is set. `name@revision` is another way to give the revision.
+    `local_files_only` or `HF_HUB_OFFLINE` is set. `name@revision` is another way to give the revision. A name without
+    an organization is also looked for among those of "sentence-transformers".
 
     Raises:
         ModelNotFoundError: None of these has it; the message says what to run.
         ValueError: Two revisions are given.
     """
     if not isinstance(model, (str, Path)):
-        raise TypeError(f"model: expected a str or a Path, got {type(model).__name__}")
+        raise TypeError(f"model_name_or_path: expected a str or a Path, got {type(model).__name__}")
     folder = os.path.expanduser(model)  # noqa: PTH111 - pathlib raises where there is no such user, and where a
     if os.path.isdir(folder):  # noqa: PTH112 - name is too long
         return Path(folder)
     match = _REFERENCE.fullmatch(model) if isinstance(model, str) else None
     if match is None:
         raise ModelNotFoundError(f"{str(model)!r}: no such folder, and not a model name either")
-    name = match["name"]
     if match["revision"] and revision not in {None, match["revision"]}:
         raise ValueError(f"revision: {revision!r}, but {model!r} names another")
     revision = match["revision"] or revision
+    names = [match["name"]] if "/" in match["name"] else [match["name"], f"{_ORGANIZATION}/{match['name']}"]
+    for name in names:
+        if (stored_path(name, revision, cache_folder) / MANIFEST).is_file():
+            return stored_path(name, revision, cache_folder)
+    name = names[-1]
     command = f"embedrt export {name}" + (f" --revision {revision}" if revision else "")
-    target = stored_path(name, revision)
-    if (target / MANIFEST).is_file():
-        return target
 
     from embedrt import hub
 
     if local_files_only or hub.offline():
         raise ModelNotFoundError(
-            f"{model!r} is not in the local store {home()}, and the network may not be used; where it may, run "
-            f"`{command} -o FOLDER` and copy the folder here"
+            f"{model!r} is not in the local store {home(cache_folder)}, and the network may not be used; where it may, "
+            f"run `{command} -o FOLDER` and copy the folder here"
         )
-    repo = hub.find(name, revision, token)
+    try:
+        repo = hub.find(name, revision, token)
+    except ModelNotFoundError:
+        if name == names[0]:
+            raise
+        name = names[0]
+        repo = hub.find(name, revision, token)
+    target = stored_path(name, revision, cache_folder)
     if MANIFEST in repo.files:
         with staging(target) as fresh:
             hub.download(repo, token, [MANIFEST], fresh)
@@ -213,4 +235,4 @@ def resolve(
         )
     from embedrt_export import export
 
-    return export(name, revision=revision, token=token)
+    return export(name, target, name=name, revision=revision, token=token)

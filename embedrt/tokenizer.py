@@ -87,6 +87,12 @@ class TextTokenizer:
             truncated=sorted(truncated),
         )
 
+    @property
+    def special_tokens(self) -> int:
+        """How many special tokens a text gets."""
+        count: int = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        return count
+
     def prompt_length(self, prompt: str) -> int:
         """How many tokens at the start of a text belong to the prompt before it.
 
@@ -123,12 +129,13 @@ class TextTokenizer:
         return encodings
 
 
-def check_texts(texts: Any, name: str = "texts") -> tuple[list[str], bool]:
+def check_texts(texts: Any, name: str = "texts", *, first: int = 0) -> tuple[list[str], bool]:
     """Validates the input of a call before any work is done.
 
     Args:
         texts: One str, or an iterable of str: list, tuple, generator, numpy array, pandas Series, ...
         name: How messages name the argument.
+        first: The index of the first item, for messages.
 
     Returns:
         The texts as a list, and whether it was a single str.
@@ -146,7 +153,7 @@ def check_texts(texts: Any, name: str = "texts") -> tuple[list[str], bool]:
     if (dimensions := getattr(texts, "ndim", 1)) != 1:  # a DataFrame iterates over the names of its columns
         raise TypeError(f"{expected} of {dimensions} dimensions")
     items = list(texts)
-    for i, item in enumerate(items):
+    for i, item in enumerate(items, first):
         if not isinstance(item, str):
             raise TypeError(f"{name}[{i}]: expected str, got {type(item).__name__}")
         _check_unicode(item, f"{name}[{i}]")

@@ -31,8 +31,8 @@ from embedrt import (
     session,
 )
 from embedrt import runner as runner_module
-from embedrt.runner import Vectors
 from embedrt.session import find_device
+from embedrt.signatures import Vectors
 from embedrt_export import export
 from models import make_model
 
@@ -211,8 +211,8 @@ class TestBatches:
 
     def test_counted_tokens_are_those_that_the_model_gets(self, tiny: Embedder) -> None:
         texts = ["", "one", "one two", "one " * 46, "one " * 47, "one " * 5000]
-        assert tiny.count_tokens(texts) == [2, 3, 4, 48, 48, 48]
-        feeds = tiny.feeds("one two")
+        assert tiny.token_count(texts) == [2, 3, 4, 48, 48, 48]
+        feeds = tiny.tokenize("one two")
         assert {name: array.shape for name, array in feeds.items()} == {"input_ids": (1, 4), "attention_mask": (1, 4)}
         assert {array.dtype for array in feeds.values()} == {np.dtype(np.int64)}
 
@@ -257,9 +257,9 @@ class TestPrompts:
         ]
 
     def test_an_unknown_name_lists_the_known_ones(self, prompted: Embedder, tiny: Embedder) -> None:
-        with pytest.raises(ValueError, match=r"^prompt_name: 'x' is unknown; known: 'query', 'passage', 'default'$"):
+        with pytest.raises(ValueError, match=r"^prompt_name: 'x' is unknown; known: 'query', 'document', 'passage', 'de"):
             prompted.encode("a", prompt_name="x")
-        with pytest.raises(ValueError, match=r"^prompt_name: 'x' is unknown; known: this model has none$"):
+        with pytest.raises(ValueError, match=r"^prompt_name: 'x' is unknown; known: 'query', 'document'$"):
             tiny.encode("a", prompt_name="x")
 
     @pytest.mark.parametrize("prompt", [3, b"a", ["a"]])
@@ -486,7 +486,7 @@ class TestWrongGraphs:
             Embedder(bundle).encode("a")
 
     def test_a_token_beyond_the_table(self, tiny: Embedder) -> None:
-        feeds = tiny.feeds("one")
+        feeds = tiny.tokenize("one")
         feeds["input_ids"][0, 1] = 10**6
         with pytest.raises(InferenceError, match=r"^ONNX Runtime failed on a batch of 1 x 3 tokens: "):
             tiny.runners["default"].engine.run(feeds, "sentence_embedding", alone=True)
@@ -536,7 +536,7 @@ class TestThreads:
 
     @pytest.mark.parametrize("threads", [0, -1, 1.0, "2", True])
     def test_a_wrong_number(self, tiny_bundle: Path, threads: Any) -> None:
-        with pytest.raises(ValueError, match="threads: expected a positive integer or None, got ") as caught:
+        with pytest.raises(ValueError, match="threads: expected a positive integer, got ") as caught:
             Embedder(tiny_bundle, threads=threads)
         assert repr(threads) in str(caught.value)
 

@@ -103,8 +103,8 @@ def test_vectors_are_those_of_the_definition(tmp_path: Path, name: str) -> None:
     embedder = Embedder(export(model, tmp_path / "bundle"))
 
     assert embedder.manifest.routes["default"].max_seq_length == length
-    assert max(embedder.count_tokens(TEXTS)) == length
-    expected = np.stack([sentence_vector(model, embedder.feeds(text)["input_ids"][0].tolist()) for text in TEXTS])
+    assert max(embedder.token_count(TEXTS)) == length
+    expected = np.stack([sentence_vector(model, embedder.tokenize(text)["input_ids"][0].tolist()) for text in TEXTS])
     scale = max(1.0, float(np.linalg.norm(expected, axis=1).max()))
     assert np.abs(embedder.encode(TEXTS) - expected).max() / scale < 2e-6
     manifest, route = embedder.manifest, embedder.manifest.routes["default"]
@@ -194,7 +194,7 @@ def test_report(model: Path, tmp_path: Path, no_sentence_transformers: None) -> 
 def test_parity_texts_reach_every_length_and_beyond(model: Path, tmp_path: Path) -> None:
     embedder = Embedder(export(model, tmp_path / "bundle"))
     texts = json.loads((tmp_path / "bundle" / "parity" / "texts.json").read_bytes())
-    lengths = embedder.count_tokens(texts)
+    lengths = embedder.token_count(texts)
     assert {2, 3, 4, 6, 48} <= set(lengths)
     assert lengths.count(48) >= 4
     assert len(texts) == len(set(texts))
@@ -363,7 +363,7 @@ def test_max_seq_length(
     with caplog.at_level(logging.WARNING, "embedrt.export"):
         embedder = Embedder(export(model, tmp_path / "bundle"))
     assert embedder.manifest.routes["default"].max_seq_length == expected
-    assert embedder.count_tokens("a " * 200) == [expected]
+    assert embedder.token_count("a " * 200) == expected
     assert not caplog.records
 
 
@@ -762,7 +762,7 @@ def test_max_seq_length_without_room(model: Path, tmp_path: Path, own: int | Non
     with pytest.raises(ExportError, match=rf"^max_seq_length {own or of_tokenizer} leaves no room .* 2 special tokens"):
         export(model, tmp_path / "bundle")
     edit_json(model / "sentence_bert_config.json", max_seq_length=3)
-    assert Embedder(export(model, tmp_path / "bundle")).count_tokens("a b c") == [3]
+    assert Embedder(export(model, tmp_path / "bundle")).token_count("a b c") == 3
 
 
 def test_positions_without_room(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_the_weights_are_the_real_ones(minilm_source: Path) -> None:
 
 
 def test_the_texts_are_many_and_reach_beyond_the_limit(minilm: Embedder, texts: list[str]) -> None:
-    lengths = minilm.count_tokens(texts)
+    lengths = minilm.token_count(texts)
     assert len(texts) >= 300
     assert min(lengths) == 2
     assert lengths.count(256) >= 10
@@ -70,7 +70,7 @@ def test_a_vector_does_not_depend_on_its_batch(
 
 def test_a_vector_does_not_depend_on_padding(minilm: Embedder, texts: list[str], alone: Vectors) -> None:
     some = list(range(0, len(texts), 20))
-    longest = int(np.argmax(minilm.count_tokens(texts)))
+    longest = int(np.argmax(minilm.token_count(texts)))
     together = minilm.runners["default"].encode_together([texts[i] for i in [*some, longest]])
     assert np.abs(together - alone[[*some, longest]]).max() <= TOLERANCE
 

@@ -66,7 +66,7 @@ def tokens_of(embedder: Embedder, text: str) -> Floats:
     """Token embeddings of one text alone: `[tokens, hidden]`."""
     path = embedder.folder / embedder.manifest.routes["default"].graphs["fp32"].file
     session = onnxruntime().InferenceSession(path, providers=["CPUExecutionProvider"])
-    (found,) = session.run(["token_embeddings"], embedder.feeds(text))
+    (found,) = session.run(["token_embeddings"], embedder.tokenize(text))
     return np.asarray(found[0], np.float64)
 
 
@@ -244,7 +244,7 @@ def test_prompts_that_are_left_out_of_the_pooling(model: Path, tmp_path: Path, m
     texts = [text for text in TEXTS if text]
     assert embedder.manifest.routes["default"].tokenization.pooling_mask
     prompt = "three dogs : "
-    left_out = 1 + len(embedder.feeds(prompt)["input_ids"][0]) - 2  # the first special token and the prompt's tokens
+    left_out = 1 + len(embedder.tokenize(prompt)["input_ids"][0]) - 2  # the first special token and the prompt's tokens
     for text in texts:
         x = tokens_of(embedder, prompt + text)
         if mode == "weightedmean":
@@ -307,7 +307,7 @@ def test_static_embedding(tmp_path: Path) -> None:
     assert np.abs(np.stack([embedder.encode(text) for text in texts]) - expected).max() < 1e-6
     route = embedder.manifest.routes["default"]
     assert (route.architecture, route.max_seq_length, embedder.manifest.dim) == ("static", None, 24)
-    assert embedder.count_tokens(["", texts[-1]]) == [0, 9000]
+    assert embedder.token_count(["", texts[-1]]) == [0, 9000]
     assert not embedder.encode("").any()
 
 

@@ -436,13 +436,14 @@ class TestResolve:
     def test_then_an_export_on_the_spot(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         calls: list[Any] = []
 
-        def export(name: str, **options: Any) -> Path:
-            calls.append((name, options))
+        def export(*arguments: Any, **options: Any) -> Path:
+            calls.append((arguments, options))
             return tmp_path
 
         monkeypatch.setattr("embedrt_export.export", export)
         assert resolve("org/model", revision="v1", token="t") == tmp_path
-        assert calls == [("org/model", {"revision": "v1", "token": "t"})]
+        target = stored_path("org/model", "v1")
+        assert calls == [(("org/model", target), {"name": "org/model", "revision": "v1", "token": "t"})]
 
     @pytest.mark.usefixtures("fake_hub")
     @pytest.mark.parametrize("missing", ["onnx", "safetensors"])
@@ -512,7 +513,7 @@ class TestResolve:
 
     @pytest.mark.parametrize("model", [None, 3, b"x", ["x"]])
     def test_what_is_neither_str_nor_path(self, model: Any) -> None:
-        with pytest.raises(TypeError, match=rf"^model: expected a str or a Path, got {type(model).__name__}$"):
+        with pytest.raises(TypeError, match=rf"path: expected a str or a Path, got {type(model).__name__}$"):
             resolve(model)
 
     def test_a_stored_bundle_without_a_manifest_is_none(self, tiny_bundle: Path) -> None:

@@ -25,7 +25,7 @@ from embedrt_export.heads import DENSE_ACTIVATIONS, Masks, normalize, pool, weig
 from embedrt_export.layers import flatten, project, text_inputs, unflatten
 from embedrt_export.modules import STATIC, TRANSFORMER, Part
 from embedrt_export.refusals import refuse
-from embedrt_export.start import SENTENCE, TOKENS, Feature, Start, body_start, max_seq_length
+from embedrt_export.start import SENTENCE, TOKENS, Feature, Start, body_start, max_seq_length, position_limit
 from embedrt_export.tokenization import settle_tokenizer
 from embedrt_export.ways import Wish, choose, files_in
 from embedrt_export.weights import Weights, quote
@@ -110,6 +110,7 @@ def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]
             hidden_size=start.features.get(TOKENS, sentence).width,
             normalized=sentence.normalized,
             max_seq_length=start.max_seq_length,
+            position_limit=start.position_limit,
             tokenizer=at.tokenizer,
             tokenization=dataclasses.replace(start.tokenizer.tokenization, pooling_mask=pooling_mask),
             graphs={PRECISION: Graph(file=at.graph, data=DATA, flavour=flavour)},
@@ -209,6 +210,8 @@ def _native(
             )
         digest = weights.digest()
     hidden = config.hidden_size
+    stated, positions = getattr(config, "max_position_embeddings", None), family.positions(config)
+    length = max_seq_length(settings.max_seq_length, tokenizer, stated, positions)
     return Start(
         architecture=model_type,
         via="native",
@@ -217,12 +220,8 @@ def _native(
         states=states if settings.output_hidden_states else [],
         inputs=inputs,
         tokenizer=tokenizer,
-        max_seq_length=max_seq_length(
-            settings.max_seq_length,
-            tokenizer,
-            getattr(config, "max_position_embeddings", None),
-            family.positions(config),
-        ),
+        max_seq_length=length,
+        position_limit=position_limit(length, stated, positions),
         digests=[digest],
     )
 
@@ -267,6 +266,7 @@ def _static(graph: GraphBuilder, folder: Path) -> Start:
         inputs=inputs,
         tokenizer=tokenizer,
         max_seq_length=tokenizer.model_max_length,
+        position_limit=None,
         digests=digests,
     )
 

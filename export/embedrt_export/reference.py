@@ -21,8 +21,9 @@ from embedrt.bundle import Manifest, ParityReport
 from embedrt.embedder import Embedder
 from embedrt.errors import ExportError, ModelNotFoundError
 from embedrt.parity import compare, read_texts
-from embedrt.runner import Runner, Vectors
+from embedrt.runner import Runner
 from embedrt.session import onnxruntime
+from embedrt.signatures import Vectors
 from embedrt_export.source import locate
 from embedrt_export.ways import Wish
 
@@ -163,7 +164,7 @@ def _plain_session(runner: Runner, texts: list[str]) -> Reference:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(runner.folder / graph.file, options, providers=["CPUExecutionProvider"])
-    vectors = [session.run(["sentence_embedding"], runner.feeds(text))[0] for text in texts]
+    vectors = [session.run(["sentence_embedding"], runner.inputs(runner.tokenize([text])))[0] for text in texts]
     name = f"the same graph in onnxruntime {ort.__version__} without optimizations"
     return Reference(name, False, np.concatenate(vectors))
 
@@ -179,7 +180,10 @@ def _onnx_evaluator(runner: Runner, texts: list[str]) -> Reference:
     vectors: list[Vectors] = []
     with np.errstate(all="ignore"):  # graphs of others compute infinities that they then leave out
         for text in tqdm(texts, desc=f"Computing {name}", unit="text", disable=None):
-            (vector,) = cast("list[Vectors]", evaluator.run(["sentence_embedding"], {**weights, **runner.feeds(text)}))
+            (vector,) = cast(
+                "list[Vectors]",
+                evaluator.run(["sentence_embedding"], {**weights, **runner.inputs(runner.tokenize([text]))}),
+            )
             vectors.append(vector)
     return Reference(name, False, np.concatenate(vectors))
 

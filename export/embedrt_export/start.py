@@ -53,6 +53,7 @@ class Start:
         inputs: The graph's inputs.
         tokenizer: The tokenizer.
         max_seq_length: How many tokens it reads, or None without limit.
+        position_limit: How many it could read at most, or None without limit.
         digests: SHA-256 of the weights that were read.
         body: The ONNX body that it came from, if any.
         pooled: Vectors that the body pools by itself, to compare with ours.
@@ -66,6 +67,7 @@ class Start:
     inputs: TextInputs
     tokenizer: SettledTokenizer
     max_seq_length: int | None
+    position_limit: int | None
     digests: list[str]
     body: Body | None = None
     pooled: str | None = None
@@ -92,6 +94,9 @@ def body_start(graph: GraphBuilder, body: Body, folder: Path, settings: modules.
     inputs = text_inputs(graph, token_type_ids=tokenizer.tokenization.token_type_ids)
     grafted = graft(graph, body, inputs, model_type)
     stated = config.get("max_position_embeddings")
+    stated = stated if type(stated) is int else None
+    positions = _positions(model_type, config)
+    length = max_seq_length(settings.max_seq_length, tokenizer, stated, positions)
     return Start(
         architecture=model_type,
         via=via,
@@ -100,9 +105,8 @@ def body_start(graph: GraphBuilder, body: Body, folder: Path, settings: modules.
         states=None if settings.output_hidden_states else [],
         inputs=inputs,
         tokenizer=tokenizer,
-        max_seq_length=max_seq_length(
-            settings.max_seq_length, tokenizer, stated if type(stated) is int else None, _positions(model_type, config)
-        ),
+        max_seq_length=length,
+        position_limit=position_limit(length, stated, positions),
         digests=[grafted.digest],
         body=body,
         pooled=grafted.sentence,
@@ -136,6 +140,19 @@ def max_seq_length(
             f"max_seq_length {wanted} leaves no room for text beside the {tokenizer.special_tokens} special tokens"
         )
     return wanted
+
+
+def position_limit(length: int | None, stated: int | None, positions: int | None) -> int | None:
+    """What `max_seq_length` may be raised to: the positions that there are, else those that the model was made for.
+
+    Args:
+        length: The `max_seq_length` of the model.
+        stated: The key `max_position_embeddings` of the config.
+        positions: How many positions the model has, or None where there is no end or it is not known.
+    """
+    if positions is not None or stated is None or length is None:
+        return positions
+    return max(stated, length)
 
 
 def _positions(model_type: str, config: dict[str, Any]) -> int | None:

@@ -80,7 +80,7 @@ def padded(
     embedder: Embedder, model: SentenceTransformer, texts: list[str], *, left: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Vectors of one batch that is padded on the given side, by the bundle's graph and by torch on the same ids."""
-    ids = [embedder.feeds(text)["input_ids"][0].tolist() for text in texts[::3]]
+    ids = [embedder.tokenize(text)["input_ids"][0].tolist() for text in texts[::3]]
     longest = max(map(len, ids))
     feeds = {
         "input_ids": pad(ids, longest, fill=embedder.manifest.routes["default"].tokenization.pad_id, left=left),

@@ -156,7 +156,7 @@ def test_token_types_that_are_not_zero(tmp_path: Path) -> None:
     write_json(source / "tokenizer_config.json", {**settings, "model_input_names": INPUTS})
     embedder = Embedder(export(source, tmp_path / "bundle"))
     assert embedder.manifest.routes["default"].tokenization.token_type_ids
-    assert embedder.feeds("one two")["token_type_ids"].min() == 1
+    assert embedder.tokenize("one two")["token_type_ids"].min() == 1
     check(source, tmp_path / "bundle")
     write_json(source / "tokenizer_config.json", settings)  # without the names, transformers feeds zeros
     check(source, export(source, tmp_path / "zeros"))

@@ -50,7 +50,7 @@ def test_an_unknown_architecture_has_the_vectors_of_torch(model_type: str, tmp_p
     embedder = Embedder(export(source, tmp_path / "bundle"))
     assert embedder.manifest.routes["default"].via == "optimum"
     texts = parity_texts(48)
-    ids = [embedder.feeds(text)["input_ids"][0].tolist() for text in texts]
+    ids = [embedder.tokenize(text)["input_ids"][0].tolist() for text in texts]
     write_json(tmp_path / "ids.json", ids)
     torch_model("vectors", source, tmp_path / "ids.json", tmp_path / "vectors.npy")
     expected = np.load(tmp_path / "vectors.npy", allow_pickle=False)
