@@ -1,0 +1,237 @@
+"""`Model`: a loaded bundle with its settings. What texts become with it is `Embedder`'s."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Literal, Self, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from embedrt.arguments import coordinates, device_name, length_for, positive, prompt_for, refuse, route_for
+from embedrt.bundle import read_bundle
+from embedrt.errors import InferenceError
+from embedrt.runner import Runner
+from embedrt.signatures import Texts, Vectors
+from embedrt.similarity import find_similarity
+from embedrt.store import resolve
+from embedrt.tokenizer import check_texts
+
+
+class Model:
+    """A bundle, loaded on a device, with the settings that a user may change. `Embedder` documents the arguments.
+
+    Attributes:
+        folder: The bundle.
+        manifest: What the bundle says of itself.
+        precision: Which of its graphs runs.
+        prompts: Texts that go before an input, by name; "query" and "document" are always there.
+        default_prompt_name: The prompt for calls that name none.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str | Path,
+        device: str | None = None,
+        *,
+        prompts: dict[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        cache_folder: str | Path | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        similarity_fn_name: str | Enum | None = None,
+        truncate_dim: int | None = None,
+        precision: str = "fp32",
+        threads: int | None = None,
+        max_tokens: int | None = None,
+        modules: None = None,
+        backend: Literal["onnx"] | None = None,
+        model_kwargs: None = None,
+        processor_kwargs: None = None,
+        tokenizer_kwargs: None = None,
+        config_kwargs: None = None,
+        model_card_data: None = None,
+    ) -> None:
+        refuse(
+            modules=modules,
+            backend=None if backend == "onnx" else backend,
+            model_kwargs=model_kwargs,
+            processor_kwargs=processor_kwargs,
+            tokenizer_kwargs=tokenizer_kwargs,
+            config_kwargs=config_kwargs,
+            model_card_data=model_card_data,
+        )
+        self._threads = None if threads is None else positive(threads, "threads")
+        self._max_tokens = None if max_tokens is None else positive(max_tokens, "max_tokens")
+        folder = resolve(
+            model_name_or_path,
+            revision=revision,
+            token=token,
+            local_files_only=local_files_only,
+            cache_folder=cache_folder,
+        )
+        self.folder = folder.absolute()
+        self.manifest = read_bundle(self.folder)
+        self.precision = precision
+        self._device = device_name(device)
+        self._runners = {self._device: self._load(self._device)}
+        self._lengths = {name: route.max_seq_length for name, route in self.manifest.routes.items()}
+        self.prompts = {"query": "", "document": "", **self.manifest.prompts, **(prompts or {})}
+        self.default_prompt_name = default_prompt_name or self.manifest.default_prompt_name
+        prompt_for(self.prompts, self.default_prompt_name, None, None)
+        self.similarity_fn_name = similarity_fn_name or self.manifest.similarity_fn_name or "cosine"
+        self.truncate_dim = self.manifest.truncate_dim if truncate_dim is None else truncate_dim
+
+    def _load(self, device: str | None) -> dict[str, Runner]:
+        return {
+            name: Runner(
+                self.folder, route, self.manifest, device, self.precision, self._threads, max_tokens=self._max_tokens
+            )
+            for name, route in self.manifest.routes.items()
+        }
+
+    def close(self) -> None:
+        """Gives the memory back; calls after it are errors. At the end of a `with` block it is called by itself."""
+        self._runners.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self._device!r})"
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.manifest.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the vector space: vectors of equal fingerprints may share an index. `max_seq_length` is part of it."""
+        changed = {
+            name: length
+            for name, length in self._lengths.items()
+            if length != self.manifest.routes[name].max_seq_length
+        }
+        if not changed:
+            return self.manifest.fingerprint
+        return hashlib.sha256(f"{self.manifest.fingerprint} {sorted(changed.items())}".encode()).hexdigest()
+
+    @property
+    def runners(self) -> dict[str, Runner]:
+        """What computes, by route.
+
+        Raises:
+            InferenceError: The model is closed.
+        """
+        return self._on(self._device)
+
+    @property
+    def device(self) -> str:
+        """The device in use."""
+        return self._any_runner.engine.device.name
+
+    @property
+    def engine(self) -> str:
+        """Engine, version and execution provider in use."""
+        return self._any_runner.engine.description
+
+    @property
+    def _any_runner(self) -> Runner:
+        return next(iter(self.runners.values()))
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """The similarity function: "cosine", "dot", "euclidean" or "manhattan"."""
+        return self._similarity_fn_name
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: str | Enum) -> None:
+        self._similarity = find_similarity(value)
+        self._similarity_fn_name = str(value.value if isinstance(value, Enum) else value)
+
+    @property
+    def truncate_dim(self) -> int | None:
+        """Coordinates that calls keep if they name no number; None keeps all."""
+        return self._truncate_dim
+
+    @truncate_dim.setter
+    def truncate_dim(self, value: int | None) -> None:
+        self._truncate_dim = None if value is None else coordinates(value, self.manifest.dim)
+
+    @contextmanager
+    def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
+        """A `with` block in which `truncate_dim` is another."""
+        before = self.truncate_dim
+        self.truncate_dim = truncate_dim
+        try:
+            yield
+        finally:
+            self.truncate_dim = before
+
+    def get_embedding_dimension(self) -> int:
+        """Coordinates of a vector that `encode` returns."""
+        return self.truncate_dim or self.manifest.dim
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Tokens that the model reads of a text, special tokens included; None is all. What is beyond is cut off."""
+        lengths = [length for length in self._lengths.values() if length is not None]
+        return max(lengths, default=None)
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        self._lengths = {name: length_for(runner, value) for name, runner in self.runners.items()}
+
+    def tokenize(self, texts: Texts, task: str | None = None) -> dict[str, NDArray[np.int64]]:
+        """The graph's inputs, padded to the longest text: int64 `[len(texts), tokens]`, cut off at `max_seq_length`."""
+        route = route_for(self.manifest, task)
+        runner = self.runners[route]
+        return runner.inputs(runner.tokenizer(self._lengths[route])(check_texts(texts)[0]))
+
+    @overload
+    def token_count(  # type: ignore[overload-overlap]  # a str is an iterable of str too
+        self, texts: str, task: str | None = ..., *, truncation: bool = ...
+    ) -> int: ...
+
+    @overload
+    def token_count(self, texts: Iterable[str], task: str | None = ..., *, truncation: bool = ...) -> list[int]: ...
+
+    def token_count(self, texts: Texts, task: str | None = None, *, truncation: bool = True) -> int | list[int]:
+        """Tokens of each text as the model reads it, special tokens included.
+
+        Args:
+            texts: One str, or an iterable of str.
+            task: As for `encode`.
+            truncation: Whether to count no more than `max_seq_length`.
+
+        Returns:
+            An int for a str, else a list.
+        """
+        items, single = check_texts(texts)
+        route = route_for(self.manifest, task)
+        tokenize = self.runners[route].tokenizer(self._lengths[route] if truncation else None)
+        counts = [len(ids) for ids in tokenize(items).ids]
+        return counts[0] if single else counts
+
+    def similarity(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> Vectors:
+        """Similarity of every vector of the first to every vector of the second, float32 `[n, m]`."""
+        return self._similarity.matrix(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> Vectors:
+        """Similarity of each vector of the first to the one at the same place in the second, float32 `[n]`."""
+        return self._similarity.pairwise(embeddings1, embeddings2)
+
+    def _on(self, device: str | None) -> dict[str, Runner]:
+        if not self._runners:
+            raise InferenceError(f"the model {self.name!r} is closed; load it again")
+        if device not in self._runners:
+            self._runners[device] = self._load(device)
+        return self._runners[device]
