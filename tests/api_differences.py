@@ -89,10 +89,6 @@ def _each_array(change: Callable[[Array], Array]) -> Change:
     return lambda _, outcome: replace(outcome, result=walk(outcome.result))
 
 
-def _warns(category: str) -> Change:
-    return lambda _, outcome: replace(outcome, warnings=tuple(sorted({*outcome.warnings, category})))
-
-
 _in_numpy = _each_array(lambda array: replace(array, container="numpy"))
 
 
@@ -384,12 +380,15 @@ DIFFERENCES: tuple[Difference, ...] = (
         _raises("ValueError"),
     ),
     Difference(
-        "the old name `sentences=`",
-        "a line in the log",
+        "old names: `sentences=`, `get_sentence_embedding_dimension`, `get_max_seq_length`",
+        "a `FutureWarning`, or a line in the log, or nothing",
         "`DeprecationWarning`",
         "as Python has it",
-        lambda case, _: "sentences" in _arguments(case) and case.name != "encode_multi_process",
-        _warns("DeprecationWarning"),
+        lambda case, _: (
+            case.name in ("get_sentence_embedding_dimension", "get_max_seq_length")
+            or ("sentences" in _arguments(case) and case.name != "encode_multi_process")
+        ),
+        lambda _, outcome: replace(outcome, warnings=("DeprecationWarning",)),
     ),
 )
 

@@ -57,7 +57,7 @@ def error(found: Any, expected: NDArray[np.float32]) -> float:
 
 
 def test_every_script_is_run() -> None:
-    tested = {"encode", "prompts", "max_seq_length", "pickled"}
+    tested = {"encode", "prompts", "max_seq_length", "pickled", "stored"}
     assert {path.stem for path in SCRIPTS.glob("*.py")} == tested
 
 
@@ -90,7 +90,7 @@ def test_max_seq_length(workplace: Path, minilm: Embedder) -> None:
     assert error(found["cut"], minilm.encode("brick " * 254)) > 10 * TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["pickled"])
+@pytest.mark.parametrize("name", ["pickled", "stored"])
 def test_stored(name: str, workplace: Path, minilm: Embedder) -> None:
     found = run(name, workplace)
     texts = ["The ferry leaves at noon.", "He collects old stamps."]
