@@ -400,3 +400,24 @@ WITHOUT_TORCH = Difference(
     lambda case, _: _encodes(case) and _tensors(case),
     _raises("MissingDependencyError"),
 )
+
+_HEAD = (
+    "# Calls that differ from sentence-transformers on purpose",
+    "",
+    "All other calls of the encode API give what sentence-transformers 6.2 gives: `tests/api_cases.py` has those that",
+    "are compared, one by one. `tests/api_differences.py` writes this table, and a call that does anything else is a",
+    "failed test.",
+    "",
+    "| call | sentence-transformers | embedrt | why |",
+    "|---|---|---|---|",
+)
+
+
+def page() -> str:
+    """The table as docs/differences.md has it."""
+    rows = [f"| {row.what} | {row.theirs} | {row.ours} | {row.reason} |" for row in [*DIFFERENCES, WITHOUT_TORCH]]
+    return "\n".join([*_HEAD, *rows, ""])
+
+
+if __name__ == "__main__":
+    print(page(), end="")

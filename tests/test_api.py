@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from api_cases import CASES, VARIANTS, Arguments, covering
-from api_differences import DIFFERENCES, WITHOUT_TORCH, expected
+from api_differences import DIFFERENCES, WITHOUT_TORCH, expected, page
 from api_models import loader
 from api_outcomes import TOLERANCE, Array, Failure, Outcome, differences, load, outcome, worst_error
 from embedrt import Embedder
@@ -63,6 +63,11 @@ def test_there_are_enough_of_them() -> None:
 def test_every_difference_is_seen() -> None:
     seen = Counter(name for case in CASES for name in expected(case, GOLDEN[str(case)], torch=False)[1])
     assert set(seen) == {row.what for row in [*DIFFERENCES, WITHOUT_TORCH]}
+
+
+def test_the_docs_have_the_table() -> None:
+    written = (Path(__file__).parents[1] / "docs" / "differences.md").read_text(encoding="utf-8")
+    assert written == page(), "python tests/api_differences.py > docs/differences.md"
 
 
 def test_most_calls_do_not_differ() -> None:
