@@ -156,7 +156,8 @@ class Model:
         return self._similarity_fn_name
 
     @similarity_fn_name.setter
-    def similarity_fn_name(self, value: str | Enum) -> None:
+    def similarity_fn_name(self, value: str | Enum | None) -> None:
+        value = "cosine" if value is None else value
         self._similarity = find_similarity(value)
         self._similarity_fn_name = str(value.value if isinstance(value, Enum) else value)
 

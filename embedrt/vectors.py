@@ -17,6 +17,8 @@ AT_ONCE = 1 << 23
 def as_array(value: Any, name: str) -> NDArray[Any]:
     """The numbers of an array, a tensor on any device, a list of these or a list of numbers; mostly without a copy.
 
+    Floats of Python itself become float32, as in torch.
+
     Raises:
         TypeError: These are no numbers, but text for example.
         ValueError: The vectors of a list differ in length.
@@ -29,7 +31,8 @@ def as_array(value: Any, name: str) -> NDArray[Any]:
     if array.dtype.kind not in "fiub":
         text = "text; encode it first" if array.dtype.kind in "US" else f"{type(value).__name__} of {array.dtype}"
         raise TypeError(f"{name}: expected vectors (an array, a tensor or lists of numbers), got {text}")
-    return array
+    of_python = isinstance(value, list) and not any(hasattr(item, "dtype") for item in value)
+    return array.astype(np.float32) if of_python and array.dtype == np.float64 else array
 
 
 def as_matrix(value: Any, name: str) -> NDArray[Any]:
