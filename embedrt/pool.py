@@ -221,9 +221,7 @@ class ProcessPool:
                 'pool below `if __name__ == "__main__":`, because each worker imports the script again'
             )
         if self.fingerprint not in {None, message.fingerprint}:
-            raise PoolError(
-                f"{worker.settings.folder}: the bundle is another than when the pool started; start a new one"
-            )
+            raise PoolError(f"{worker.settings.folder}: another bundle than when the pool started; start a new pool")
         self.fingerprint = message.fingerprint
         worker.ready = True
 
