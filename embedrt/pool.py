@@ -34,6 +34,9 @@ _CHUNKS_EACH, _LARGEST_CHUNK = 10, 5000
 _CPU_WORKERS = 4
 # Seconds that a worker whose pipe is closed may take to end by itself, for the sake of its exit code.
 _LAST_BREATH = 5.0
+_GUARD = 'if __name__ == "__main__":'
+# The exit code of a process that SIGKILL ended.
+_KILLED = -9
 
 
 def default_devices() -> list[str]:
@@ -147,8 +150,8 @@ class ProcessPool:
         """
         size = chunk_size or max(1, min(ceil(len(texts) / len(self.devices) / _CHUNKS_EACH), _LARGEST_CHUNK))
         chunks = [Chunk(route, texts[start : start + size], request, start) for start in range(0, len(texts), size)]
+        require_process(self._process)
         with self._lock:
-            require_process(self._process)
             if not self._finalizer.alive:
                 raise PoolError("the pool is closed; start another one")
             try:
@@ -163,6 +166,9 @@ class ProcessPool:
         values: Any = np.empty((total, request.dim), np.float32) if request.output_value == SENTENCE else [{}] * total
         truncated: list[int] = []
         waiting, suspects = deque(chunks), set[int]()
+        for worker in self._working():
+            if not worker.process.is_alive():  # since the last call, of which nothing is left to do
+                self._bury(worker)
         self._start_missing()
         while left:
             for worker in self._working():
@@ -179,11 +185,12 @@ class ProcessPool:
                     left -= 1
                     advance(len(chunk.texts))
                 elif isinstance(message, Failure):
+                    worker.chunk = None
                     raise _rebuilt(message, f"{chunk}: a worker on {worker.settings.device!r} failed")
                 else:
-                    ending = self._bury(worker)
+                    code = self._bury(worker)
                     if chunk.first in suspects:
-                        raise PoolError(f"{chunk}: two workers died of it, the second with {ending}")
+                        raise PoolError(f"{chunk}: two workers died of it, the second with {_ending(code)}")
                     suspects.add(chunk.first)
                     waiting.appendleft(chunk)
                     self._start_missing()
@@ -204,11 +211,9 @@ class ProcessPool:
             yield worker, worker.hear()
 
     def _start_missing(self) -> None:
-        """Starts a worker in every place that has none, or a dead one."""
+        """Starts a worker in every place that has none."""
         for place, worker in enumerate(self._workers):
-            if worker is not None and not worker.process.is_alive():
-                self._bury(worker)
-            if self._workers[place] is None:
+            if worker is None:
                 self._workers[place] = _Worker(self._settings[place])
 
     def _take_start(self, worker: "_Worker", message: "Ready | Answer | Failure | None") -> None:
@@ -216,10 +221,11 @@ class ProcessPool:
         if isinstance(message, Failure):
             raise _rebuilt(message, f"a worker on {device!r} could not start")
         if not isinstance(message, Ready):
-            raise PoolError(
-                f"a worker on {device!r} ended with {self._bury(worker)} before it was ready. A script must start its "
-                'pool below `if __name__ == "__main__":`, because each worker imports the script again'
+            code = self._bury(worker)
+            hint = (
+                "" if code < 0 else f". A script must start its pool below `{_GUARD}`: each worker imports the script"
             )
+            raise PoolError(f"a worker on {device!r} ended before it was ready, with {_ending(code)}{hint}")
         if self.fingerprint not in {None, message.fingerprint}:
             raise PoolError(f"{worker.settings.folder}: another bundle than when the pool started; start a new pool")
         self.fingerprint = message.fingerprint
@@ -233,8 +239,8 @@ class ProcessPool:
         for worker in busy:
             self._bury(worker)
 
-    def _bury(self, worker: "_Worker") -> str:
-        """Makes room for another; returns how the worker ended."""
+    def _bury(self, worker: "_Worker") -> int:
+        """Makes room for another; returns the worker's exit code."""
         self._workers[self._workers.index(worker)] = None
         return worker.stop(_LAST_BREATH)
 
@@ -319,16 +325,16 @@ class _Worker:
             self._memory.close()
             self._memory = None
 
-    def stop(self, patience: float = 0.0) -> str:
-        """Waits for so many seconds, then kills; returns how the process ended."""
+    def stop(self, patience: float = 0.0) -> int:
+        """Waits for so many seconds, then kills; returns the exit code."""
         self.process.join(patience)
         self.process.kill()
         self.process.join()
-        code = self.process.exitcode
+        code = self.process.exitcode or 0
         self.process.close()
         self.connection.close()
         self._release()
-        return _ending(code)
+        return code
 
 
 def _take_pages(memory: SharedMemory, size: int) -> None:
@@ -351,14 +357,12 @@ def _stop_all(workers: list[_Worker | None], process: int) -> None:
         worker.stop()
 
 
-def _ending(code: int | None) -> str:
-    if code is None or code >= 0:
+def _ending(code: int) -> str:
+    if code >= 0:
         return f"exit code {code}"
-    with suppress(ValueError):
-        name = signal.Signals(-code).name
-        killed = ", often the out-of-memory killer: take fewer workers or a smaller max_tokens" if code == -9 else ""
-        return f"exit code {code} ({name}{killed})"
-    return f"exit code {code}"
+    names = {-number: number.name for number in signal.Signals}
+    hint = ", often the out-of-memory killer: take fewer workers or a smaller max_tokens" if code == _KILLED else ""
+    return f"exit code {code} ({names.get(code, 'a signal')}{hint})"
 
 
 class _RemoteError(Exception):

@@ -319,6 +319,23 @@ class TestDeath:
             kill(pid)
         assert_same(tiny.encode(TEXTS, pool=faulty), tiny.encode(TEXTS))
 
+    def test_two_at_once(self, tiny: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """While one is replaced, what the other had in hand is not forgotten."""
+        fifos = [Fifo(tmp_path / name) for name in "ab"]
+        orders = [f"!once {tmp_path / f'flag{i}'} {fifo.order[1:]}" for i, fifo in enumerate(fifos)]
+
+        def kill_both(_: int) -> None:
+            for fifo in fifos:
+                kill(fifo.pid())
+                fifo.close()
+            fifos.clear()
+
+        monkeypatch.setattr(pool_module, "serve", faulty_workers.serve)
+        with tiny.start_multi_process_pool(["cpu"] * 3) as pool:
+            texts = [*orders, "one cat", "two"]
+            answer = pool.answer("default", texts, Request(tiny.max_seq_length, 32), chunk_size=1, advance=kill_both)
+            assert_same(answer.values, tiny.encode(texts))
+
     def test_an_idle_death_is_no_suspicion(self, tiny: Embedder, faulty: ProcessPool, tmp_path: Path) -> None:
         for pid in faulty.processes:
             kill(pid)
@@ -415,13 +432,17 @@ class TestStart:
                 model.encode(TEXTS, pool=pool)
 
     @pytest.mark.parametrize(
-        ("start", "ending"), [("exit_at_once", "exit code 7"), ("die_at_once", r"exit code -9 \(SIGKILL, often .*\)")]
+        ("start", "ending"),
+        [
+            ("exit_at_once", r"exit code 7\. A script must start its pool below .*"),
+            ("die_at_once", r"exit code -9 \(SIGKILL, often .*\)"),
+        ],
     )
     def test_an_end_without_a_word(
         self, tiny: Embedder, monkeypatch: pytest.MonkeyPatch, start: str, ending: str
     ) -> None:
         monkeypatch.setattr(pool_module, "serve", getattr(faulty_workers, start))
-        with pytest.raises(PoolError, match=rf"^a worker on 'cpu' ended with {ending} before it was ready"):
+        with pytest.raises(PoolError, match=rf"^a worker on 'cpu' ended before it was ready, with {ending}$"):
             tiny.start_multi_process_pool(CPUS)
 
     def test_a_script_without_a_guard(self, tiny_bundle: Path, tmp_path: Path) -> None:
@@ -436,7 +457,7 @@ class TestStart:
         )
         assert done.returncode == 1
         assert 2 <= done.stdout.count("here") <= 3
-        assert "ended with exit code 1 before it was ready" in done.stderr
+        assert "ended before it was ready, with exit code 1. A script must" in done.stderr
         assert 'below `if __name__ == "__main__":`' in done.stderr
 
 
