@@ -4,10 +4,12 @@ import os
 import threading
 from typing import Any
 
+from embedrt.calibration import calibrate
 from embedrt.embedder import Embedder
 from embedrt.errors import (
     BundleError,
     DeviceError,
+    EmbeddingsError,
     EmbedrtError,
     ExportError,
     InferenceError,
@@ -19,13 +21,31 @@ from embedrt.errors import (
     TruncationError,
     TruncationWarning,
     UnsupportedModelError,
+    UploadError,
 )
+from embedrt.quantization import dequantize_embeddings, quantize_embeddings, vector_ranges
+from embedrt.search import community_detection, paraphrase_mining, paraphrase_mining_embeddings, semantic_search
 from embedrt.signatures import like
+from embedrt.similarity import (
+    cos_sim,
+    dot_score,
+    euclidean_sim,
+    manhattan_sim,
+    normalize_embeddings,
+    pairwise_cos_sim,
+    pairwise_dot_score,
+    pairwise_euclidean_sim,
+    pairwise_manhattan_sim,
+    truncate_embeddings,
+)
+from embedrt.storage import Embeddings, load_embeddings, save_embeddings
 
 __all__ = [
     "BundleError",
     "DeviceError",
     "Embedder",
+    "Embeddings",
+    "EmbeddingsError",
     "EmbedrtError",
     "ExportError",
     "InferenceError",
@@ -37,8 +57,29 @@ __all__ = [
     "TruncationError",
     "TruncationWarning",
     "UnsupportedModelError",
+    "UploadError",
+    "calibrate",
+    "community_detection",
+    "cos_sim",
     "default_model",
+    "dequantize_embeddings",
+    "dot_score",
     "encode",
+    "euclidean_sim",
+    "load_embeddings",
+    "manhattan_sim",
+    "normalize_embeddings",
+    "pairwise_cos_sim",
+    "pairwise_dot_score",
+    "pairwise_euclidean_sim",
+    "pairwise_manhattan_sim",
+    "paraphrase_mining",
+    "paraphrase_mining_embeddings",
+    "quantize_embeddings",
+    "save_embeddings",
+    "semantic_search",
+    "truncate_embeddings",
+    "vector_ranges",
 ]
 
 __version__ = "0.1.0"

@@ -2,14 +2,21 @@
 
 import logging
 import warnings
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from embedrt.bundle import Manifest
+from embedrt.errors import TruncationWarning
+from embedrt.quantization import Precision, quantize_embeddings
 from embedrt.runner import SENTENCE, Request, Runner
-from embedrt.tokenizer import check_texts
+from embedrt.signatures import OnTruncation, OutputValue
+from embedrt.tokenizer import check_texts, preview
+
+if TYPE_CHECKING:
+    from embedrt.model import Model
 
 logger = logging.getLogger("embedrt")
 
@@ -25,6 +32,16 @@ _INSTEAD = {
     "config_kwargs": "the config is fixed by the export; change it in the repo and export again",
     "model_card_data": "push_to_hub writes the card from the bundle",
 }
+
+
+def passages(spans: Any, text: str) -> list[tuple[int, int]]:
+    """Pairs of characters, from and to, within the text, or an error that names the first other one."""
+    found = list(spans)
+    for i, span in enumerate(found):
+        pair = tuple(span) if isinstance(span, (tuple, list)) else ()
+        if len(pair) != 2 or not all(type(end) is int for end in pair) or not 0 <= pair[0] < pair[1] <= len(text):
+            raise ValueError(f"spans[{i}]: expected (from, to) within 0 and {len(text)} characters, got {span!r}")
+    return [(span[0], span[1]) for span in found]
 
 
 def refuse(**arguments: object) -> None:
@@ -66,8 +83,8 @@ def coordinates(value: Any, dim: int) -> int:
     return value
 
 
-def length_for(runner: Runner, value: Any) -> int | None:
-    """A `max_seq_length` for this route, or a ValueError: at least one token of text, at most its positions."""
+def length_for(runner: Runner, value: Any, name: str = "max_seq_length") -> int | None:
+    """A number of tokens that this route can read, or a ValueError: room for text, and not beyond its positions."""
     least, limit = runner.tokenize.special_tokens + 1, runner.route.position_limit
     if value is None:
         fits = limit is None
@@ -75,7 +92,7 @@ def length_for(runner: Runner, value: Any) -> int | None:
         fits = type(value) is int and least <= value and (limit is None or value <= limit)
     if not fits:
         allowed = f"{least} or more, or None" if limit is None else f"{least} to {limit}, its positions"
-        raise ValueError(f"max_seq_length: expected {allowed}, got {value!r}")
+        raise ValueError(f"{name}: expected {allowed}, got {value!r}")
     length: int | None = value
     return length
 
@@ -144,3 +161,72 @@ def ranges_for(manifest: Manifest, ranges: ArrayLike | None, route: str, request
             "give the ranges of normalized vectors"
         )
     return np.asarray(kept, np.float32)[:, : request.dim]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the checked arguments of a call come to.
+
+    Attributes:
+        route: Who computes it.
+        request: What is wanted of the route.
+        precision: What the vectors are stored in.
+        ranges: For int8 and uint8; None for those of the vectors themselves.
+        on_truncation: What to do about texts that are cut off.
+    """
+
+    route: str
+    request: Request
+    precision: Precision
+    ranges: ArrayLike | None
+    on_truncation: OnTruncation
+
+    def stored(self, values: Any) -> Any:
+        """Vectors in the precision of the call."""
+        return values if self.precision == "float32" else quantize_embeddings(values, self.precision, self.ranges)
+
+    def report(self, truncated: list[int], texts: int) -> None:
+        """Says what was cut off of so many texts."""
+        if truncated:
+            message = f"{len(truncated)} of {texts} texts cut off after {self.request.max_seq_length} tokens"
+            logger.info("%s", message)
+            if self.on_truncation == "warn":
+                warnings.warn(f"{message}: {preview(truncated)}", TruncationWarning, stacklevel=3)
+
+
+def call_for(
+    model: "Model",
+    prompt_name: str | None,
+    prompt: str | None,
+    batch_size: int,
+    output_value: OutputValue | None,
+    precision: Precision | None,
+    normalize_embeddings: bool,
+    truncate_dim: int | None,
+    ranges: ArrayLike | None,
+    task: str | None,
+    on_truncation: OnTruncation,
+) -> Call:
+    """Checks the arguments that all ways to encode have, before any work."""
+    route = route_for(model.manifest, task)
+    dim = model.get_embedding_dimension() if truncate_dim is None else coordinates(truncate_dim, model.manifest.dim)
+    one_of(on_truncation, OnTruncation, "on_truncation")
+    if output_value is not None:
+        one_of(output_value, OutputValue, "output_value")
+    request = Request(
+        model.lengths[route],
+        dim,
+        prompt_for(model.prompts, model.default_prompt_name, prompt_name, prompt),
+        positive(batch_size, "batch_size"),
+        output_value,
+        normalize_embeddings,
+        refuse_truncation=on_truncation == "error",
+    )
+    stored: Precision = one_of(precision or "float32", Precision, "precision")
+    if output_value != SENTENCE and not model.manifest.routes[route].has_token_embeddings:
+        raise ValueError(f"output_value: {output_value!r}: the model {model.name!r} has no token embeddings")
+    if output_value is None and stored != "float32":
+        raise ValueError(f"precision: expected 'float32' for output_value=None, got {stored!r}")
+    if stored in {"int8", "uint8"}:
+        ranges = ranges_for(model.manifest, ranges, route, request)
+    return Call(route, request, stored, ranges, on_truncation)

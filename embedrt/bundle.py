@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -20,6 +20,8 @@ from embedrt.records import LFS_POINTER, RecordError, decode, read_json
 FORMAT_VERSION = 1
 MANIFEST = "embedrt.json"
 DEFAULT_ROUTE = "default"
+# The largest finite float32; vectors, and with them their ranges, are float32.
+_LARGEST = (2 - 2**-23) * 2.0**127
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,8 @@ class Manifest:
         files: Every file of the bundle but the manifest, by path with forward slashes.
         fingerprint: SHA-256 over architecture, weights, tokenizer, module chain and maximum length of every route: two
             bundles with equal fingerprints make vectors that may share an index.
-        vector_ranges: Per coordinate minimum and maximum for int8 and uint8 vectors, if calibrated.
+        vector_ranges: Two rows of `dim` numbers, the minimum and the maximum of every coordinate, for int8 and uint8
+            vectors; None if not calibrated.
         made_with: Versions of what made the bundle.
     """
 
@@ -287,6 +290,8 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
         manifest.default_prompt_name is None or manifest.default_prompt_name in manifest.prompts,
         f"default_prompt_name: {manifest.default_prompt_name!r} is not among the prompts {sorted(manifest.prompts)}",
     )
+    if manifest.vector_ranges is not None:
+        _check_ranges(manifest.vector_ranges, manifest.dim, require)
     require(bool(manifest.routes), "routes: none at all")
     for task, route_name in manifest.tasks.items():
         require(route_name in manifest.routes, f"tasks.{task}: no route {route_name!r}")
@@ -319,6 +324,16 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
         needed |= {file for graph in route.graphs.values() for file in (graph.file, graph.data)}
         missing = sorted(needed - set(manifest.files))
         require(not missing, f"files: {', '.join(missing)} not listed")
+
+
+def _check_ranges(ranges: tuple[tuple[float, ...], ...], dim: int, require: Callable[[bool, str], None]) -> None:
+    shape = [len(row) for row in ranges]
+    require(shape == [dim, dim], f"vector_ranges: expected 2 rows of {dim} numbers, got rows of {shape}")
+    for i, (low, high) in enumerate(zip(*ranges, strict=True)):
+        require(
+            -_LARGEST <= low <= high <= _LARGEST,
+            f"vector_ranges: coordinate {i} goes from {low} to {high}; expected two float32 numbers that do not fall",
+        )
 
 
 def _is_plain(name: str) -> bool:

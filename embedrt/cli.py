@@ -44,6 +44,14 @@ examples:
 
 Without --texts, the texts of the first bundle's proof are taken. Every text is also searched among the others, in both.
 """
+_CALIBRATE_HELP = """\
+examples:
+  embedrt calibrate bundle/ --texts lines.txt
+  embedrt calibrate org/model --texts queries.txt --prompt-name query --limit 10000
+
+The ranges of the vectors' coordinates over these texts go into the bundle, so that int8 and uint8 vectors do not depend
+on the call. Take at least 100 texts like those to encode later; nothing else in the bundle changes.
+"""
 _ENCODE_HELP = """\
 examples:
   embedrt encode "a text" "another"
@@ -193,6 +201,10 @@ def _parser() -> argparse.ArgumentParser:
     diff.add_argument("--device", default="auto", metavar="D[,D]", help="of both, or of A and of B (default: auto)")
     diff.add_argument("--worst", type=int, default=5, metavar="N", help="how many texts to show (default: 5)")
 
+    _add_calibration(
+        command("calibrate", commands.calibrate, "Measure the ranges that int8 vectors need.", _CALIBRATE_HELP)
+    )
+
     command("list", commands.list_bundles, "List the bundles in the local store.", "example:\n  embedrt list")
     remove = command(
         "remove", commands.remove, "Delete a bundle from the local store.", "example:\n  embedrt remove org/model"
@@ -205,6 +217,15 @@ def _parser() -> argparse.ArgumentParser:
         "example:\n  embedrt doctor",
     )
     return parser
+
+
+def _add_calibration(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or a name in the store")
+    parser.add_argument("--texts", type=Path, metavar="FILE", required=True, help="one text per line, UTF-8")
+    parser.add_argument("--prompt-name", metavar="NAME", help="which of the model's prompts goes before every text")
+    parser.add_argument("--task", help="what the texts are, such as query or document, for models that want to know")
+    parser.add_argument("--limit", type=int, metavar="N", help="take the first N lines")
+    _add_engine(parser)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

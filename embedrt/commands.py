@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import sys
+from itertools import islice
 
 import numpy as np
 
@@ -85,6 +86,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
             str(manifest.dim) + (f", truncated to {manifest.truncate_dim}" if manifest.truncate_dim else ""),
         ),
         ("prompts", ", ".join(f"{name}: {text!r}" for name, text in manifest.prompts.items()) or "none"),
+        ("int8 ranges", "not calibrated" if manifest.vector_ranges is None else "calibrated"),
         ("similarity", manifest.similarity_fn_name or "cosine, by default"),
         ("size", f"{size / 1e6:.1f} MB in {len(manifest.files) + 1} files"),
         ("fingerprint", manifest.fingerprint),
@@ -167,6 +169,27 @@ def diff(options: argparse.Namespace) -> int:
             f"  cosine {found.cosine[i]:.6f}, error {found.max_abs_error[i]:.1e}, top 10 {found.overlap[i]:.0%}: "
             f"texts[{i}] = {texts[i][:60]!r}"
         )
+    return 0
+
+
+def calibrate(options: argparse.Namespace) -> int:
+    """Measures ranges for int8 vectors over lines of a file, and writes them into the bundle."""
+    from embedrt.calibration import calibrate
+
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit: expected a positive integer, got {options.limit}")
+    with options.texts.open(encoding="utf-8") as lines:
+        texts = [line.rstrip("\n") for line in islice(lines, options.limit)]
+    folder = calibrate(
+        options.bundle,
+        texts,
+        options.prompt_name,
+        task=options.task,
+        device=options.device,
+        threads=options.threads,
+        show_progress_bar=sys.stderr.isatty(),
+    )
+    print(f"{folder}: calibrated with {len(texts)} texts")
     return 0
 
 

@@ -1,72 +1,25 @@
 """`Embedder`: texts in, vectors out. Prompt and route are chosen here; the route's runner works."""
 
 import logging
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike, NDArray
 
-from embedrt.arguments import (
-    coordinates,
-    deprecated,
-    device_name,
-    one_of,
-    positive,
-    prompt_for,
-    ranges_for,
-    route_for,
-    task_prompt,
-)
-from embedrt.errors import TruncationWarning
+from embedrt import long_texts, streaming
+from embedrt.arguments import Call, call_for, deprecated, device_name, positive, task_prompt
 from embedrt.model import Model
-from embedrt.quantization import Precision, quantize_embeddings
-from embedrt.runner import SENTENCE, TOKENS, Answer, Request
+from embedrt.quantization import Precision
+from embedrt.runner import SENTENCE, TOKENS, Answer
 from embedrt.signatures import OnTruncation, OutputValue, Texts, like, typed
 from embedrt.tensors import to_tensors, torch
-from embedrt.tokenizer import check_texts, preview
+from embedrt.tokenizer import check_texts
 
 if TYPE_CHECKING:
     from embedrt.pool import ProcessPool
 
 logger = logging.getLogger("embedrt")
-
-# Texts that `encode_iter` reads at a time: few at first, so that the first vectors come soon.
-_FIRST_WINDOW, _LARGEST_WINDOW = 64, 4096
-
-
-@dataclass(frozen=True)
-class _Call:
-    """What the checked arguments of a call come to.
-
-    Attributes:
-        route: Who computes it.
-        request: What is wanted of the route.
-        precision: What the vectors are stored in.
-        ranges: For int8 and uint8; None for those of the vectors themselves.
-        on_truncation: What to do about texts that are cut off.
-    """
-
-    route: str
-    request: Request
-    precision: Precision
-    ranges: ArrayLike | None
-    on_truncation: OnTruncation
-
-    def stored(self, values: Any) -> Any:
-        """Vectors in the precision of the call."""
-        return values if self.precision == "float32" else quantize_embeddings(values, self.precision, self.ranges)
-
-    def report(self, truncated: list[int], texts: int) -> None:
-        """Says what was cut off of so many texts."""
-        if truncated:
-            message = f"{len(truncated)} of {texts} texts cut off after {self.request.max_seq_length} tokens"
-            logger.info("%s", message)
-            if self.on_truncation == "warn":
-                warnings.warn(f"{message}: {preview(truncated)}", TruncationWarning, stacklevel=3)
 
 
 class Embedder(Model):
@@ -166,7 +119,8 @@ class Embedder(Model):
             deprecated("sentences=", "inputs=")
             inputs = sentences
         texts, single = check_texts(inputs)
-        call = self._call(
+        call = call_for(
+            self,
             prompt_name,
             prompt,
             batch_size,
@@ -249,102 +203,15 @@ class Embedder(Model):
         )
         return vectors
 
-    def encode_iter(
-        self,
-        inputs: Iterable[str],
-        prompt_name: str | None = None,
-        prompt: str | None = None,
-        batch_size: int = 32,
-        *,
-        precision: Precision = "float32",
-        normalize_embeddings: bool = False,
-        truncate_dim: int | None = None,
-        ranges: ArrayLike | None = None,
-        task: str | None = None,
-        on_truncation: OnTruncation = "ignore",
-    ) -> Iterator[NDArray[Any]]:
-        """Turns texts into vectors one after the other, in bounded memory however many they are.
-
-        Texts are read as they are needed, up to 4096 ahead. Arguments and errors are those of `encode`; a text that is
-        no str is found when it is read.
-
-        Returns:
-            A vector `[dim]` for every text, in the order given.
-        """
-        if isinstance(inputs, str):
-            raise TypeError("inputs: expected an iterable of str, got one str; use encode")
-        call = self._call(
-            prompt_name,
-            prompt,
-            batch_size,
-            SENTENCE,
-            precision,
-            normalize_embeddings,
-            truncate_dim,
-            ranges,
-            task,
-            on_truncation,
-        )
-        if call.ranges is None and precision in {"int8", "uint8"}:
-            raise ValueError(
-                f"precision: {precision!r} of a stream needs ranges=, or a calibrated bundle; run "
-                f"`embedrt calibrate {self.folder} --texts FILE`"
-            )
-
-        def windows() -> Iterator[NDArray[Any]]:
-            texts, size, done = iter(inputs), _FIRST_WINDOW, 0
-            while window := list(islice(texts, size)):
-                check_texts(window, first=done)
-                answer = self.runners[call.route].answer(window, call.request, first=done)
-                done += len(window)
-                call.report(answer.truncated, done)
-                for vector in call.stored(answer.values):
-                    yield vector.copy()  # so that one kept vector does not keep its whole window
-                size = min(2 * size, _LARGEST_WINDOW)
-
-        return windows()
-
-    def _call(
-        self,
-        prompt_name: str | None,
-        prompt: str | None,
-        batch_size: int,
-        output_value: OutputValue | None,
-        precision: Precision | None,
-        normalize_embeddings: bool,
-        truncate_dim: int | None,
-        ranges: ArrayLike | None,
-        task: str | None,
-        on_truncation: OnTruncation,
-    ) -> _Call:
-        """Checks the arguments that all ways to encode have, before any work."""
-        route = route_for(self.manifest, task)
-        dim = self.get_embedding_dimension() if truncate_dim is None else coordinates(truncate_dim, self.manifest.dim)
-        one_of(on_truncation, OnTruncation, "on_truncation")
-        if output_value is not None:
-            one_of(output_value, OutputValue, "output_value")
-        request = Request(
-            self._lengths[route],
-            dim,
-            prompt_for(self.prompts, self.default_prompt_name, prompt_name, prompt),
-            positive(batch_size, "batch_size"),
-            output_value,
-            normalize_embeddings,
-            refuse_truncation=on_truncation == "error",
-        )
-        stored: Precision = one_of(precision or "float32", Precision, "precision")
-        if output_value != SENTENCE and not self.manifest.routes[route].has_token_embeddings:
-            raise ValueError(f"output_value: {output_value!r}: the model {self.name!r} has no token embeddings")
-        if output_value is None and stored != "float32":
-            raise ValueError(f"precision: expected 'float32' for output_value=None, got {stored!r}")
-        if stored in {"int8", "uint8"}:
-            ranges = ranges_for(self.manifest, ranges, route, request)
-        return _Call(route, request, stored, ranges, on_truncation)
+    encode_iter = streaming.encode_iter
+    encode_long = long_texts.encode_long
+    encode_chunks = long_texts.encode_chunks
+    windows = long_texts.windows
 
     def _answer(
         self,
         texts: list[str],
-        call: _Call,
+        call: Call,
         device: str | Sequence[str] | None,
         pool: "ProcessPool | None",
         chunk_size: int | None,

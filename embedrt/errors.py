@@ -17,6 +17,14 @@ class BundleError(EmbedrtError):
     """A bundle is damaged, incomplete, of another format version or not a bundle at all."""
 
 
+class EmbeddingsError(EmbedrtError):
+    """A file of embeddings is damaged or of another kind, or its vectors are of another model than the one given."""
+
+
+class UploadError(EmbedrtError):
+    """The hub did not take an upload; the message says what to do."""
+
+
 class DeviceError(EmbedrtError):
     """The device asked for is unknown here, or ONNX Runtime did not use its execution provider."""
 

@@ -1,11 +1,21 @@
-"""The Hugging Face hub: what a repo has, and its files. `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` are honoured."""
+"""The Hugging Face hub: downloads and uploads. `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` are honoured."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 
-from embedrt.errors import ModelNotFoundError
+from embedrt.bundle import MANIFEST, read_bundle
+from embedrt.card import model_card
+from embedrt.errors import ModelNotFoundError, UploadError
+
+_CARD = "README.md"
+# What to do, by the status of the answer.
+_REMEDIES: dict[int | None, str] = {
+    401: "give a token that may write, by token=, HF_TOKEN or `hf auth login`; ",
+    403: "this token may not write there, take another; ",
+    409: "exist_ok=True uploads to a repo that exists; ",
+}
 
 
 @dataclass(frozen=True)
@@ -38,8 +48,9 @@ def find(repo_id: str, revision: str | None, token: str | bool | None) -> Repo:
     """
     from huggingface_hub import HfApi
 
+    api = HfApi(token=_checked(token))
     try:
-        info = HfApi().model_info(repo_id, revision=revision, token=token)
+        info = api.model_info(repo_id, revision=revision)
     except Exception as error:  # besides its own errors it raises those of an HTTP library that changed over time
         at = f" at revision {revision!r}" if revision else ""
         raise ModelNotFoundError(
@@ -67,6 +78,7 @@ def download(repo: Repo, token: str | bool | None, files: Iterable[str], folder:
     """
     from huggingface_hub import snapshot_download
 
+    token = _checked(token)
     try:
         path = snapshot_download(
             repo.id,
@@ -78,3 +90,69 @@ def download(repo: Repo, token: str | bool | None, files: Iterable[str], folder:
     except Exception as error:
         raise ModelNotFoundError(f"{repo.id!r}: download failed: {error}") from error
     return Path(path)
+
+
+def upload(
+    folder: Path,
+    repo_id: str,
+    token: str | bool | None = None,
+    private: bool | None = None,
+    commit_message: str | None = None,
+    *,
+    exist_ok: bool = False,
+    replace_model_card: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Uploads a bundle's files and its model card in one commit, to a repo that is made if need be.
+
+    Args:
+        folder: The bundle.
+        repo_id: Such as "org/model"; without an organization it is the user's own.
+        token: Hub token; None uses `HF_TOKEN` or the saved login.
+        private: Whether a new repo is private; None is as the organization has it.
+        commit_message: None has one.
+        exist_ok: Whether the repo may exist already. Files that the bundle does not have are left in it.
+        replace_model_card: Whether to replace a `README.md` that is there.
+        revision: The branch, which is made if need be; None is the main one.
+        create_pr: Whether to open a pull request instead, in a repo that exists.
+
+    Returns:
+        The address of the commit or of the pull request.
+
+    Raises:
+        BundleError: The bundle is damaged.
+        UploadError: The hub did not take it; the message says what to do.
+    """
+    manifest = read_bundle(folder)
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi(token=_checked(token))
+    try:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=exist_ok or create_pr).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        files = [CommitOperationAdd(name, folder / name) for name in (MANIFEST, *manifest.files)]
+        if replace_model_card or not api.file_exists(repo_id, _CARD, revision=revision):
+            files.append(CommitOperationAdd(_CARD, model_card(manifest, repo_id).encode()))
+        commit = api.create_commit(
+            repo_id,
+            files,
+            commit_message=commit_message or "Add an embedrt bundle",
+            revision=revision,
+            create_pr=create_pr,
+        )
+    except Exception as error:
+        remedy = _REMEDIES.get(getattr(getattr(error, "response", None), "status_code", None), "")
+        raise UploadError(f"{repo_id!r}: the hub did not take the upload: {remedy}{error}") from error
+    return str(commit.pr_url if create_pr else commit.commit_url)
+
+
+def _checked(token: str | bool | None) -> str | bool | None:
+    """A token that a header can hold; the HTTP library quotes others in its errors and in its log."""
+    if not isinstance(token, str):
+        return token
+    token = token.strip()
+    if not (token.isascii() and token.isprintable()):
+        raise ValueError("token: has characters that no token of the hub has; copy it again")
+    return token

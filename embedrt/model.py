@@ -1,8 +1,9 @@
 """`Model`: a loaded bundle with its settings. What texts become with it is `Embedder`'s."""
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
@@ -10,17 +11,21 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from embedrt.arguments import coordinates, device_name, length_for, positive, prompt_for, refuse, route_for
+from embedrt import hub
+from embedrt.arguments import coordinates, deprecated, device_name, length_for, positive, prompt_for, refuse, route_for
 from embedrt.bundle import read_bundle
+from embedrt.card import model_card
 from embedrt.errors import BundleError, InferenceError
 from embedrt.runner import Runner
 from embedrt.signatures import Texts, Vectors
 from embedrt.similarity import find_similarity
-from embedrt.store import resolve
+from embedrt.store import copy_bundle, resolve
 from embedrt.tokenizer import check_texts
 
 if TYPE_CHECKING:
     from embedrt.pool import ProcessPool
+
+logger = logging.getLogger("embedrt")
 
 
 class Model:
@@ -82,7 +87,7 @@ class Model:
         self.precision = precision
         self._device = device_name(device)
         self._runners = {self._device: self._load(self._device)}
-        self._lengths = {name: route.max_seq_length for name, route in self.manifest.routes.items()}
+        self.lengths = {name: route.max_seq_length for name, route in self.manifest.routes.items()}
         self.prompts = {"query": "", "document": "", **self.manifest.prompts, **(prompts or {})}
         self.default_prompt_name = default_prompt_name or self.manifest.default_prompt_name
         prompt_for(self.prompts, self.default_prompt_name, None, None)
@@ -132,9 +137,7 @@ class Model:
     def fingerprint(self) -> str:
         """Names the vector space: vectors of equal fingerprints may share an index. `max_seq_length` is part of it."""
         changed = {
-            name: length
-            for name, length in self._lengths.items()
-            if length != self.manifest.routes[name].max_seq_length
+            name: length for name, length in self.lengths.items() if length != self.manifest.routes[name].max_seq_length
         }
         if not changed:
             return self.manifest.fingerprint
@@ -196,21 +199,36 @@ class Model:
         """Coordinates of a vector that `encode` returns."""
         return self.truncate_dim or self.manifest.dim
 
+    def get_sentence_embedding_dimension(self) -> int:
+        """The old name of `get_embedding_dimension`."""
+        deprecated("get_sentence_embedding_dimension", "get_embedding_dimension")
+        return self.get_embedding_dimension()
+
+    def truncate_sentence_embeddings(self, truncate_dim: int | None) -> AbstractContextManager[None]:
+        """The old name of `truncate_embeddings`."""
+        deprecated("truncate_sentence_embeddings", "truncate_embeddings")
+        return self.truncate_embeddings(truncate_dim)
+
+    def get_max_seq_length(self) -> int | None:
+        """The old name of `max_seq_length`."""
+        deprecated("get_max_seq_length()", "max_seq_length")
+        return self.max_seq_length
+
     @property
     def max_seq_length(self) -> int | None:
         """Tokens that the model reads of a text, special tokens included; None is all. What is beyond is cut off."""
-        lengths = [length for length in self._lengths.values() if length is not None]
+        lengths = [length for length in self.lengths.values() if length is not None]
         return max(lengths, default=None)
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
-        self._lengths = {name: length_for(runner, value) for name, runner in self.runners.items()}
+        self.lengths = {name: length_for(runner, value) for name, runner in self.runners.items()}
 
     def tokenize(self, texts: Texts, task: str | None = None) -> dict[str, NDArray[np.int64]]:
         """The graph's inputs, padded to the longest text: int64 `[len(texts), tokens]`, cut off at `max_seq_length`."""
         route = route_for(self.manifest, task)
         runner = self.runners[route]
-        return runner.inputs(runner.tokenizer(self._lengths[route])(check_texts(texts)[0]))
+        return runner.inputs(runner.tokenizer(self.lengths[route])(check_texts(texts)[0]))
 
     @overload
     def token_count(  # type: ignore[overload-overlap]  # a str is an iterable of str too
@@ -233,7 +251,7 @@ class Model:
         """
         items, single = check_texts(texts)
         route = route_for(self.manifest, task)
-        tokenize = self.runners[route].tokenizer(self._lengths[route] if truncation else None)
+        tokenize = self.runners[route].tokenizer(self.lengths[route] if truncation else None)
         counts = [len(ids) for ids in tokenize(items).ids]
         return counts[0] if single else counts
 
@@ -244,6 +262,71 @@ class Model:
     def similarity_pairwise(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> Vectors:
         """Similarity of each vector of the first to the one at the same place in the second, float32 `[n]`."""
         return self._similarity.pairwise(embeddings1, embeddings2)
+
+    def save_pretrained(self, path: str | Path, create_model_card: bool = True) -> None:
+        """Copies the bundle, whole or not at all.
+
+        What was set on the model since (prompts, `max_seq_length`, ...) is not in it, and a warning in the log says so.
+
+        Args:
+            path: Where the copy goes.
+            create_model_card: Whether to add a `README.md` that shows the proof.
+
+        Raises:
+            BundleError: Something else is at `path`.
+        """
+        given = {
+            "prompts": self.prompts == {"query": "", "document": "", **self.manifest.prompts},
+            "default_prompt_name": self.default_prompt_name == self.manifest.default_prompt_name,
+            "truncate_dim": self.truncate_dim == self.manifest.truncate_dim,
+            "similarity_fn_name": self.similarity_fn_name == (self.manifest.similarity_fn_name or "cosine"),
+            "max_seq_length": self.fingerprint == self.manifest.fingerprint,
+        }
+        if changed := [name for name, as_made in given.items() if not as_made]:
+            logger.warning("the copy has the bundle's own %s, and not what was set since", ", ".join(changed))
+        copy_bundle(self.folder, path, model_card(self.manifest) if create_model_card else None)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        token: str | bool | None = None,
+        private: bool | None = None,
+        commit_message: str | None = None,
+        *,
+        exist_ok: bool = False,
+        replace_model_card: bool = False,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Uploads the bundle in one commit, with a model card that shows the proof.
+
+        Args:
+            repo_id: Such as "org/model"; without an organization it is the user's own.
+            token: Hub token; None uses `HF_TOKEN` or the saved login.
+            private: Whether a new repo is private; None is as the organization has it.
+            commit_message: None has one.
+            exist_ok: Whether the repo may exist already.
+            replace_model_card: Whether to replace a `README.md` that is there.
+            revision: The branch, which is made if need be.
+            create_pr: Whether to open a pull request instead, in a repo that exists.
+
+        Returns:
+            The address of the commit or of the pull request.
+
+        Raises:
+            UploadError: The hub did not take it; the message says what to do.
+        """
+        return hub.upload(
+            self.folder,
+            repo_id,
+            token,
+            private,
+            commit_message,
+            exist_ok=exist_ok,
+            replace_model_card=replace_model_card,
+            revision=revision,
+            create_pr=create_pr,
+        )
 
     def start_multi_process_pool(self, target_devices: Sequence[str | None] | None = None) -> "ProcessPool":
         """Starts processes for `encode(..., pool=...)`. Stop them by the pool's `close` or its `with` block.

@@ -6,13 +6,21 @@ chooses candidates, by a margin that no rounding exceeds; their scores are then 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.quantization import packed_bytes
-from embedrt.similarity import cos_sim, dot_score
+from embedrt.similarity import (
+    CLOSE,
+    cos_sim,
+    dot_score,
+    euclidean_sim,
+    pairwise_dot_score,
+    pairwise_euclidean_sim,
+)
 from embedrt.vectors import AT_ONCE, SMALLEST_NORM, Floats, as_floats, as_matrix, by_pair, lengths, scaled
 
 ScoreFunction = Callable[[Any, Any], Any]
@@ -22,6 +30,9 @@ Indices = NDArray[np.intp]
 QUERIES_AT_ONCE = 4096
 # A bar that lets more than this many times k scores of a query pass is raised before they are sorted.
 _TOO_MANY = 4
+# To raise it, columns are put in so many groups, or so many times k if that is more.
+_GROUPS = 512
+_GROUPS_PER_K = 8
 
 
 @dataclass(frozen=True)
@@ -44,14 +55,14 @@ class _Block:
     Attributes:
         vectors: `[columns, dim]`.
         scores: Of queries `[rows, dim]` with all of them, `[rows, columns]`.
-        by_pair: The score of every query with the vector at the same place, where `scores` may be rounded otherwise.
-        reach: What times the length of a query no score exceeds; 0 where `by_pair` is None.
+        by_pair: The score of every query with the vector at the same place; None where `scores` are just that.
+        margin: Twice the most by which the two differ for each of the queries, or for all.
     """
 
     vectors: NDArray[Any]
     scores: Callable[[NDArray[Any]], NDArray[Any]]
     by_pair: Callable[[NDArray[Any], NDArray[Any]], Floats] | None = None
-    reach: float = 0
+    margin: Callable[[NDArray[Any]], Floats | float] = lambda _: 0.0
 
 
 def nearest(
@@ -68,10 +79,8 @@ def nearest(
     """
     if score_function is cos_sim:
         queries = scaled(queries, "query_embeddings")
-        return _select(queries, lambda start, stop: _cosines(read(start, stop)), count, k, chunks)
-    if score_function is dot_score:
-        return _select(queries, lambda start, stop: _products(read(start, stop)), count, k, chunks)
-    return _select(queries, lambda start, stop: _others(read(start, stop), score_function), count, k, chunks)
+    prepare = _PREPARE.get(score_function) or partial(_others, score_function)
+    return _select(queries, lambda start, stop: prepare(read(start, stop)), count, k, chunks)
 
 
 def nearest_bits(queries: Floats, corpus: NDArray[Any], k: int, chunks: tuple[int, int]) -> Found:
@@ -92,15 +101,46 @@ def _cosines(vectors: Floats) -> _Block:
         products /= norms
         return products
 
-    return _Block(vectors, scores, lambda queries, some: np.vecdot(queries, scaled(some, "corpus_embeddings")), 1.0)
+    def pairs(queries: Floats, some: Floats) -> Floats:
+        return pairwise_dot_score(queries, scaled(some, "corpus_embeddings"))
+
+    return _Block(vectors, scores, pairs, lambda queries: lengths(queries, "query_embeddings") * _rounding(queries))
 
 
 def _products(vectors: Floats) -> _Block:
-    longest = float(lengths(vectors, "corpus_embeddings").max())
-    return _Block(vectors, lambda queries: queries @ vectors.T, np.vecdot, longest)
+    longest = _longest(vectors)
+    return _Block(
+        vectors,
+        lambda queries: queries @ vectors.T,
+        pairwise_dot_score,
+        lambda queries: lengths(queries, "query_embeddings") * (longest * _rounding(queries)),
+    )
 
 
-def _others(vectors: Floats, score_function: ScoreFunction) -> _Block:
+def _distances(vectors: Floats) -> _Block:
+    longest = _longest(vectors)
+
+    def margin(queries: Floats) -> Floats:
+        # The matrix comes from sums in float64, no smaller than `CLOSE` of the squared lengths, and is rounded once.
+        rounding = 2 * float(np.finfo(queries.dtype).eps) + _rounding(queries, np.float64) / CLOSE**0.5
+        margins: Floats = (lengths(queries, "query_embeddings") + longest) * rounding
+        return margins
+
+    return _Block(vectors, lambda queries: euclidean_sim(queries, vectors), pairwise_euclidean_sim, margin)
+
+
+def _longest(vectors: Floats) -> float:
+    longest: float = lengths(vectors, "corpus_embeddings").max().item()
+    return longest
+
+
+def _rounding(queries: Floats, dtype: Any = None) -> float:
+    """Twice the most by which two ways to sum up the products of coordinates differ, for vectors of length 1."""
+    rounding: float = 2 * (queries.shape[1] + 2) * np.finfo(dtype or queries.dtype).eps.item()
+    return rounding
+
+
+def _others(score_function: ScoreFunction, vectors: Floats) -> _Block:
     def scores(queries: Floats) -> Floats:
         matrix = as_matrix(score_function(queries, vectors), "score_function")
         if matrix.shape != (len(queries), len(vectors)):
@@ -110,6 +150,13 @@ def _others(vectors: Floats, score_function: ScoreFunction) -> _Block:
         return as_floats(matrix, "score_function")
 
     return _Block(vectors, scores)
+
+
+_PREPARE: dict[ScoreFunction, Callable[[Floats], _Block]] = {
+    cos_sim: _cosines,
+    dot_score: _products,
+    euclidean_sim: _distances,
+}
 
 
 def _select(
@@ -126,7 +173,7 @@ def _select(
             part = slice(start, start + query_rows)
             chunk = queries[part]
             scores = block.scores(chunk)
-            rows, columns = _candidates(scores, best.scores[part, -1], k, _margin(chunk, block))
+            rows, columns = _candidates(scores, best.scores[part, -1], k, block.margin(chunk))
             if not len(rows):
                 continue
             exact = (
@@ -136,15 +183,6 @@ def _select(
     return best
 
 
-def _margin(queries: NDArray[Any], block: _Block) -> Floats | float:
-    """Twice the most by which two ways to sum up a product can differ, for every query."""
-    if not block.reach:
-        return 0.0
-    rounding = 2 * (queries.shape[1] + 2) * float(np.finfo(queries.dtype).eps)
-    margin: Floats = lengths(queries, "query_embeddings") * (block.reach * rounding)
-    return margin
-
-
 def _candidates(
     scores: NDArray[Any], worst: NDArray[np.float64], k: int, margin: Floats | float
 ) -> tuple[Indices, Indices]:
@@ -152,10 +190,20 @@ def _candidates(
     bar = np.nextafter(worst.astype(scores.dtype), np.inf, dtype=scores.dtype) - margin
     passed = scores >= bar[:, np.newaxis]
     if scores.shape[1] > k and np.count_nonzero(passed) > _TOO_MANY * k * len(scores):
-        bar = np.maximum(bar, np.partition(scores, -k, axis=1)[:, -k] - margin)
+        bar = np.maximum(bar, _kth_or_less(scores, k) - margin)
         passed = scores >= bar[:, np.newaxis]
     rows, columns = np.divmod(np.flatnonzero(passed), scores.shape[1])
     return rows, columns
+
+
+def _kth_or_less(scores: NDArray[Any], k: int) -> NDArray[Any]:
+    """The k-th highest score of every row, or a little less: the k-th of the highest of many groups of columns."""
+    groups = max(_GROUPS, _GROUPS_PER_K * k)
+    width = scores.shape[1] // groups
+    if width > 1:
+        scores = scores[:, : width * groups].reshape(len(scores), width, groups).max(axis=1)
+    kth: NDArray[Any] = np.partition(scores, -k, axis=1)[:, -k]
+    return kth
 
 
 def _merge(best: Found, part: slice, rows: Indices, scores: Floats, ids: Indices) -> None:

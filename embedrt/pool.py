@@ -222,9 +222,7 @@ class ProcessPool:
             raise _rebuilt(message, f"a worker on {device!r} could not start")
         if not isinstance(message, Ready):
             code = self._bury(worker)
-            hint = (
-                "" if code < 0 else f". A script must start its pool below `{_GUARD}`: each worker imports the script"
-            )
+            hint = "" if code < 0 else f". A script must start its pool below `{_GUARD}`: each worker imports it too"
             raise PoolError(f"a worker on {device!r} ended before it was ready, with {_ending(code)}{hint}")
         if self.fingerprint not in {None, message.fingerprint}:
             raise PoolError(f"{worker.settings.folder}: another bundle than when the pool started; start a new pool")

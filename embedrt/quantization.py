@@ -96,12 +96,7 @@ def vector_ranges(embeddings: Any) -> NDArray[np.float32]:
         TypeError: These are no numbers.
         ValueError: There are fewer than two vectors, or there is NaN or infinity.
     """
-    vectors = as_floats(as_matrix(embeddings, "embeddings"), "embeddings")
-    if len(vectors) < 2:
-        raise ValueError(f"ranges: {len(vectors)} vectors have no range of values; {_REMEDY}")
-    if len(vectors) < _ENOUGH:
-        logger.warning("ranges for quantization are taken from %d vectors only; %s", len(vectors), _REMEDY)
-    return np.stack((vectors.min(axis=0), vectors.max(axis=0))).astype(np.float32)
+    return _measured(embeddings, "embeddings")
 
 
 def dequantize_embeddings(
@@ -204,8 +199,18 @@ def _unquantized(array: NDArray[Any]) -> Floats:
 def _ranges(vectors: Floats, ranges: Any, calibration_embeddings: Any) -> NDArray[np.float32]:
     if ranges is not None:
         return check_ranges(ranges, vectors.shape[-1])
-    source = vectors if calibration_embeddings is None else calibration_embeddings
-    return check_ranges(vector_ranges(source), vectors.shape[-1])
+    if calibration_embeddings is None:
+        return _measured(vectors, "embeddings")
+    return check_ranges(_measured(calibration_embeddings, "calibration_embeddings"), vectors.shape[-1])
+
+
+def _measured(embeddings: Any, name: str) -> NDArray[np.float32]:
+    vectors = as_floats(as_matrix(embeddings, name), name)
+    if len(vectors) < 2:
+        raise ValueError(f"ranges: {len(vectors)} vectors have no range of values; {_REMEDY}")
+    if len(vectors) < _ENOUGH:
+        logger.warning("ranges for quantization are taken from %d vectors only; %s", len(vectors), _REMEDY)
+    return np.stack((vectors.min(axis=0), vectors.max(axis=0))).astype(np.float32)
 
 
 def _steps(ranges: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

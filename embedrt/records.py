@@ -20,11 +20,30 @@ class RecordError(ValueError):
 
 
 def read_json(path: Path) -> Any:
-    """Parses one JSON file. Duplicate keys, NaN, Infinity, other encodings than UTF-8 and huge files are errors.
+    """Parses one JSON file. Huge files, and what `parse_json` refuses, are errors.
 
     Raises:
         RecordError: The file is not such a document; the message starts with the file's name.
         OSError: The file cannot be read.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would hang, a device may never end
+        raise RecordError(f"{path.name}: not a plain file")
+    if status.st_size > MAX_BYTES:
+        raise RecordError(
+            f"{path.name}: {status.st_size} bytes, more than the {MAX_BYTES} that a JSON file may have here"
+        )
+    raw = path.read_bytes()
+    if raw.startswith(LFS_POINTER):
+        raise RecordError(f"{path.name}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
+    return parse_json(raw, path.name)
+
+
+def parse_json(raw: bytes, where: str) -> Any:
+    """Parses JSON. Duplicate keys, NaN, Infinity and other encodings than UTF-8 are errors.
+
+    Raises:
+        RecordError: It is not such a document; the message starts with `where`.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -39,20 +58,10 @@ def read_json(path: Path) -> Any:
             raise RecordError(f"{text} is not a finite number")
         return number
 
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a pipe would hang, a device may never end
-        raise RecordError(f"{path.name}: not a plain file")
-    if status.st_size > MAX_BYTES:
-        raise RecordError(
-            f"{path.name}: {status.st_size} bytes, more than the {MAX_BYTES} that a JSON file may have here"
-        )
-    raw = path.read_bytes()
-    if raw.startswith(LFS_POINTER):
-        raise RecordError(f"{path.name}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
     try:
         return json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path.name}: not valid JSON: {error}") from error
+        raise RecordError(f"{where}: not valid JSON: {error}") from error
 
 
 def decode(kind: type[Record], value: Any, where: str) -> Record:

@@ -1,7 +1,7 @@
 """`Runner`: one route of a bundle, from texts to vectors. Tokens -> plan -> run -> gather."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,15 +70,15 @@ class _Work:
     """What the batches of one call have in common.
 
     Attributes:
+        indexes: The index of every text, for messages.
         keep: Takes their outputs.
         outputs: Which outputs of the graph.
-        first: The index of the call's first text, for messages.
         left_out: Tokens at the start of each text that are not pooled.
     """
 
+    indexes: Sequence[int]
     keep: _Keep
     outputs: Sequence[str] = (SENTENCE,)
-    first: int = 0
     left_out: int = 0
 
 
@@ -141,8 +141,8 @@ class Runner:
 
     def encode(self, texts: list[str]) -> Vectors:
         """The vectors of the graph as it is, in planned batches: float32 `[len(texts), dim]`."""
-        vectors = np.empty((len(texts), self.dim), np.float32)
-        self._compute(texts, Request(self.route.max_seq_length, self.dim), _keep_vectors(vectors))
+        values: Any = self.answer(texts, Request(self.route.max_seq_length, self.dim)).values
+        vectors: Vectors = values
         return vectors
 
     def encode_together(self, texts: list[str]) -> Vectors:
@@ -153,7 +153,7 @@ class Runner:
         vectors = np.empty((len(texts), self.dim), np.float32)
         tokens = self.tokenize(texts)
         for batch in plan([len(ids) for ids in tokens.ids], token_budget=sys.maxsize, max_rows=sys.maxsize):
-            self._run(_Work(_keep_vectors(vectors)), tokens, batch, alone=True)
+            self._run(_Work(range(len(texts)), _keep_vectors(vectors)), tokens, batch, alone=True)
         return vectors
 
     def inputs(self, tokens: Tokens) -> dict[str, NDArray[np.int64]]:
@@ -176,11 +176,32 @@ class Runner:
             TruncationError: A text is cut off, and the request refuses that.
             NonFiniteError: The model returned NaN or infinity.
         """
+        tokenize, prompt = self.tokenizer(request.max_seq_length), request.prompt
+        slices = (
+            tokenize([prompt + text for text in texts[start : start + _SLICE]])
+            for start in range(0, len(texts), _SLICE)
+        )
+        return self._answer(slices, range(first, first + len(texts)), request, advance)
+
+    def answer_tokens(self, tokens: Tokens, indexes: Sequence[int], request: Request) -> Answer:
+        """The same for token ids; `indexes` are those of the texts that they are of."""
+        return self._answer([tokens], indexes, request)
+
+    def _answer(
+        self,
+        slices: Iterable[Tokens],
+        indexes: Sequence[int],
+        request: Request,
+        advance: Callable[[int], Any] = lambda _: None,
+    ) -> Answer:
+        prompt = request.prompt if self.route.tokenization.pooling_mask else ""
+        left_out = self.tokenize.prompt_length(prompt) if prompt else 0
         if request.output_value == SENTENCE:
-            vectors = np.empty((len(texts), request.dim), np.float32)
+            vectors = np.empty((len(indexes), request.dim), np.float32)
             keep = _keep_vectors(vectors, normalize=request.normalize_embeddings)
-            return Answer(vectors, self._compute(texts, request, keep, first=first, advance=advance))
-        features: list[Features] = [{} for _ in texts]
+            truncated = self._compute(slices, request, _Work(indexes, keep, (SENTENCE,), left_out), advance)
+            return Answer(vectors, truncated)
+        features: list[Features] = [{} for _ in indexes]
         outputs = (TOKENS,) if request.output_value == TOKENS else (TOKENS, SENTENCE)
 
         def keep_features(
@@ -192,41 +213,33 @@ class Runner:
                 for name, array in arrays.items():
                     features[row][name] = array[i, : request.dim].copy() if name == SENTENCE else array[i, real]
 
-        return Answer(features, self._compute(texts, request, keep_features, outputs, first=first, advance=advance))
+        truncated = self._compute(slices, request, _Work(indexes, keep_features, outputs, left_out), advance)
+        return Answer(features, truncated)
 
     def _compute(
-        self,
-        texts: list[str],
-        request: Request,
-        keep: _Keep,
-        outputs: Sequence[str] = (SENTENCE,),
-        *,
-        first: int = 0,
-        advance: Callable[[int], Any] = lambda _: None,
+        self, slices: Iterable[Tokens], request: Request, work: _Work, advance: Callable[[int], Any]
     ) -> list[int]:
-        """Runs the graph over all texts; while the batches of one slice run, the next slice is tokenized.
+        """Runs the graph over all slices; while the batches of one run, the next is tokenized.
 
         Returns:
             The indexes of the texts that were cut off.
         """
-        tokenize, prompt = self.tokenizer(request.max_seq_length), request.prompt
-        left_out = tokenize.prompt_length(prompt) if prompt and self.route.tokenization.pooling_mask else 0
-        work = _Work(keep, outputs, first, left_out)
         truncated: list[int] = []
+        start = 0
         with ThreadPoolExecutor(self.engine.workers, thread_name_prefix="embedrt") as pool:
             running: list[Future[int]] = []
             try:
-                for start in range(0, len(texts), _SLICE):
-                    tokens = tokenize([prompt + text for text in texts[start : start + _SLICE]])
-                    truncated += (first + start + i for i in tokens.truncated)
+                for tokens in slices:
+                    truncated += (work.indexes[start + i] for i in tokens.truncated)
                     if request.refuse_truncation:
                         _require_whole(truncated, request.max_seq_length)
                     lengths = [len(ids) for ids in tokens.ids]
                     batches = plan(lengths, token_budget=self.max_tokens, max_rows=request.batch_size)
-                    if len(texts) <= _SLICE and len(batches) == 1:
+                    if len(batches) == 1 and len(lengths) == len(work.indexes):
                         advance(self._run(work, tokens, batches[0], alone=True))
                         break
                     started = [pool.submit(self._run, work, tokens, batch, start) for batch in batches]
+                    start += len(lengths)
                     for future in running:
                         advance(future.result())
                     running = started
@@ -249,7 +262,7 @@ class Runner:
                     f"[{self.dim}]"
                 )
             if not (finite := np.isfinite(result).all(axis=tuple(range(1, result.ndim)))).all():
-                bad = (rows[~finite] + work.first).tolist()
+                bad = [work.indexes[row] for row in rows[~finite]]
                 raise NonFiniteError(
                     f"{preview(bad)}: the model returned NaN or infinity ({self.engine.description}); "
                     f"check the model with `embedrt verify {self.folder}`"
@@ -270,14 +283,19 @@ def _require_whole(truncated: list[int], limit: int | None) -> None:
         raise TruncationError(f"{preview(truncated)}: longer than the {limit} tokens that the model reads")
 
 
+def finished(vectors: Vectors, dim: int, *, normalize: bool) -> Vectors:
+    """The graph's vectors as a call wants them: the first `dim` coordinates, scaled to length 1 if it says so."""
+    values: Vectors = vectors[..., :dim]
+    if normalize:
+        values = values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), _SMALLEST_NORM)
+    return values
+
+
 def _keep_vectors(vectors: Vectors, *, normalize: bool = False) -> _Keep:
     """Puts sentence embeddings into the rows of `vectors`, as many coordinates as these have."""
 
     def keep(rows: NDArray[np.int64], _: dict[str, NDArray[np.int64]], results: dict[str, Vectors]) -> None:
-        values = results[SENTENCE][:, : vectors.shape[1]]
-        if normalize:
-            values = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), _SMALLEST_NORM)
-        vectors[rows] = values
+        vectors[rows] = finished(results[SENTENCE], vectors.shape[1], normalize=normalize)
 
     return keep
 

@@ -323,7 +323,7 @@ def _corpus_precision(corpus: NDArray[Any], precision: Precision | None) -> Prec
 
 def _check_positive(**arguments: int) -> None:
     for name, value in arguments.items():
-        if type(value) is not int or value < 1:
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name}: expected a positive integer, got {value!r}")
 
 

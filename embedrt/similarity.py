@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.vectors import AT_ONCE, Floats, as_array, as_floats, as_matrix, by_pair, scaled
+from embedrt.vectors import Floats, as_array, as_floats, as_matrix, by_pair, scaled
 
 # Numbers that stay in the processor's cache while every vector of the other side is compared with them.
 _IN_CACHE = 1 << 16
+# Rows and columns of the distances that are computed at a time.
+_TILE = 1024
 # Squared distances below this share of the squared lengths are taken from the differences: |a|² + |b|² - 2ab has lost
 # too many digits there.
-_CLOSE = 1e-4
+CLOSE = 1e-4
 
 
 def cos_sim(a: Any, b: Any) -> Floats:
@@ -55,15 +57,14 @@ def euclidean_sim(a: Any, b: Any) -> Floats:
     negative = np.empty((len(a), len(b)), a.dtype)
     a, b = a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)
     squares_a, squares_b = np.vecdot(a, a), np.vecdot(b, b)
-    size = max(1, int(AT_ONCE**0.5))
-    for i in range(0, len(a), size):
-        for j in range(0, len(b), size):
-            x, y = a[i : i + size], b[j : j + size]
-            sums = squares_a[i : i + size, np.newaxis] + squares_b[j : j + size]
+    for i in range(0, len(a), _TILE):
+        for j in range(0, len(b), _TILE):
+            x, y = a[i : i + _TILE], b[j : j + _TILE]
+            sums = squares_a[i : i + _TILE, np.newaxis] + squares_b[j : j + _TILE]
             squared = sums - 2 * (x @ y.T)
-            rows, columns = np.nonzero(squared <= _CLOSE * sums)
+            rows, columns = np.nonzero(squared <= CLOSE * sums)
             squared[rows, columns] = by_pair(x, y, rows, columns, lambda left, right: _squares(left - right))
-            negative[i : i + size, j : j + size] = 0 - np.sqrt(squared)
+            negative[i : i + _TILE, j : j + _TILE] = 0 - np.sqrt(squared)
     return negative
 
 
@@ -115,7 +116,8 @@ def pairwise_euclidean_sim(a: Any, b: Any) -> Floats:
     Args, result and errors are those of `pairwise_cos_sim`.
     """
     a, b = _pairs(a, b)
-    return np.asarray(0 - np.sqrt(_squares(a - b)))
+    differences = np.subtract(a, b, dtype=np.float64)
+    return np.asarray(0 - np.sqrt(_squares(differences)), a.dtype)
 
 
 def pairwise_manhattan_sim(a: Any, b: Any) -> Floats:

@@ -123,6 +123,60 @@ def staging(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def replace_files(staged: Path, folder: Path) -> None:
+    """Moves the finished files of a staging folder into `folder`, in the order of their names.
+
+    Each replaces the file that is there, whole or not at all.
+    """
+    files = sorted(staged.iterdir())
+    for file in files:
+        file.chmod(0o666 & ~_umask())  # some libraries make private files
+    sync(staged)
+    for file in files:
+        file.replace(folder / file.name)
+    flush(folder)
+
+
+def copy_bundle(folder: Path, target: str | Path, readme: str | None = None) -> Path:
+    """Copies a bundle: the files that its manifest lists and the manifest, whole or not at all.
+
+    Args:
+        folder: The bundle.
+        target: Where the copy goes. The same bundle may be there already; then nothing is written.
+        readme: The text of a `README.md` beside the files.
+
+    Returns:
+        `target`, absolute.
+
+    Raises:
+        BundleError: The bundle is damaged, or something else is at `target`.
+    """
+    manifest, target = read_manifest(folder), Path(target).expanduser().absolute()
+    if _holds(target, manifest):
+        return target
+    with staging(target) as fresh:
+        for name in (MANIFEST, *manifest.files):
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, fresh / name)
+        read_bundle(fresh)
+        if readme is not None:
+            (fresh / "README.md").write_bytes(readme.encode())
+        publish(fresh, target)
+        if not _holds(target, manifest):
+            raise BundleError(
+                f"{target} is a bundle of the same model with other prompts or ranges; choose another place"
+            )
+    return target
+
+
+def _holds(folder: Path, manifest: Manifest) -> bool:
+    """Whether a folder is the sound bundle with this manifest."""
+    try:
+        return read_bundle(folder) == manifest
+    except BundleError:
+        return False
+
+
 def publish(folder: Path, target: Path, *, overwrite: bool = False) -> None:
     """Makes a finished folder appear as `target`, whole or not at all.
 

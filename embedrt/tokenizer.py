@@ -33,6 +33,23 @@ class Tokens:
     truncated: list[int]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """The tokens of one text.
+
+    Attributes:
+        ids: Their ids.
+        type_ids: Their token type ids.
+        spans: The characters that each stands for, from and to.
+        special: 1 for special tokens that are not of the text, else 0.
+    """
+
+    ids: list[int]
+    type_ids: list[int]
+    spans: list[tuple[int, int]]
+    special: list[int]
+
+
 class TextTokenizer:
     """The tokenizer of one bundle. Safe to use from many threads at once.
 
@@ -86,6 +103,12 @@ class TextTokenizer:
             type_ids=[encoding.type_ids for encoding in encodings] if self._with_type_ids else None,
             truncated=sorted(truncated),
         )
+
+    def read(self, text: str) -> Reading:
+        """Tokenizes one text, with the place of every token in it."""
+        require_process(self._process)
+        encoding = self._tokenizer.encode(text)
+        return Reading(encoding.ids, encoding.type_ids, encoding.offsets, encoding.special_tokens_mask)
 
     @property
     def special_tokens(self) -> int:

@@ -11,7 +11,7 @@ Floats = NDArray[np.floating[Any]]
 # Below it the length of a vector counts as zero, as in torch.nn.functional.normalize.
 SMALLEST_NORM = 1e-12
 # Numbers in the largest intermediate array, as far as it is not the caller who says so.
-AT_ONCE = 1 << 22
+AT_ONCE = 1 << 23
 
 
 def as_array(value: Any, name: str) -> NDArray[Any]:

@@ -1,5 +1,6 @@
 """Fixtures: models and bundles, made once a run, in folders of their own."""
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from hypothesis import HealthCheck, settings
 
 from embedrt import Embedder
 from embedrt_export import export
+from hub_client import Client
+from hub_server import Hub, serve
 from models import make_model
 
 # A busy machine is slow, and that is no failure. The rest stays as hypothesis has it: fixed seeds where `CI` is set.
@@ -62,3 +65,17 @@ def tiny_bundle(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def tiny(tiny_bundle: Path) -> Embedder:
     """The random BERT, loaded."""
     return Embedder(tiny_bundle)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A hub on this machine."""
+    with serve() as served:
+        yield served
+
+
+@pytest.fixture
+def client(hub: Hub, tmp_path: Path) -> Client:
+    """Processes that use it."""
+    (tmp_path / "home").mkdir()
+    return Client(hub, tmp_path / "home")

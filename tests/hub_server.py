@@ -1,7 +1,10 @@
-"""A hub on this machine: repos from folders, over real HTTP, with the faults that a test asks for."""
+"""A hub on this machine: repos from folders, over real HTTP, with the faults that a test asks for. It takes uploads."""
 
+import base64
 import hashlib
 import json
+import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +34,12 @@ class Hub:
         token: What private repos want; None serves everybody.
         cut: Files whose download ends after half of the bytes, without a word.
         requests: Everything that was asked, in order.
+        user: Whose repos are made without an organization.
+        uploads: Where uploaded files go.
+        refuse_upload: Status and message of the answer to a path that ends like this.
+        blobs: Large files by SHA-256, before and after the commit that names them.
+        commits: Per commit what the client sent with it.
+        private: Repos that were made private.
     """
 
     url: str = ""
@@ -39,6 +48,12 @@ class Hub:
     token: str | None = None
     cut: set[str] = field(default_factory=set)
     requests: list[Request] = field(default_factory=list)
+    user: str = "somebody"
+    uploads: Path = Path()
+    refuse_upload: dict[str, tuple[int, str]] = field(default_factory=dict)
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    commits: list[dict[str, str]] = field(default_factory=list)
+    private: set[str] = field(default_factory=set)
 
     def add(self, repo: str, folder: Path, *revisions: str) -> str:
         """Serves a folder as a repo, under its commit and the revisions named; returns the commit."""
@@ -48,6 +63,17 @@ class Hub:
 
     def commit(self, repo: str, folder: Path) -> str:
         return next(name for name, place in self.repos[repo].items() if place == folder and len(name) == 40)
+
+    def write(self, repo: str, revision: str, files: dict[str, bytes], message: str) -> str:
+        """A commit with some files more, on a branch; returns its id."""
+        folder = self.uploads / str(len(self.commits))
+        if (before := self.repos[repo].get(revision)) is not None:
+            shutil.copytree(before, folder)
+        for name, content in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        self.commits.append({"repo": repo, "revision": revision, "message": message})
+        return self.add(repo, folder, revision)
 
     def authorizations(self) -> set[str | None]:
         """What came with the requests for repos."""
@@ -63,7 +89,7 @@ class Hub:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The part of the hub's HTTP interface that `model_info` and `snapshot_download` use."""
+    """The part of the hub's HTTP interface that `model_info`, `snapshot_download` and `create_commit` use."""
 
     protocol_version = "HTTP/1.1"
     hub: Hub
@@ -76,6 +102,81 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.respond()
+
+    def do_POST(self) -> None:
+        self.take()
+
+    def do_PUT(self) -> None:
+        self.take()
+
+    def take(self) -> None:  # noqa: PLR0911 - one answer a case
+        """Uploads: a repo is made, large files come first, then a commit with the small ones names them."""
+        url = urlsplit(self.path)
+        path = unquote(url.path).strip("/")
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.hub.requests.append(Request(self.command, path, self.headers.get("Authorization")))
+        for end, (status, message) in self.hub.refuse_upload.items():
+            if path.endswith(end):
+                return self.fail(status, "", message)
+        if path.startswith("blobs/"):  # signed addresses want no token
+            digest = hashlib.sha256(body).hexdigest()
+            self.hub.blobs[digest] = body
+            return self.send_json({}) if path == f"blobs/{digest}" else self.fail(400, "", "wrong content")
+        if self.hub.token is not None and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+            return self.fail(401, "", "Invalid username or password.")
+        if path == "api/validate-yaml":
+            return self.send_json({"errors": [], "warnings": []})
+        if path == "api/repos/create":
+            return self.make_repo(json.loads(body))
+        repo = path.removeprefix("api/models/").partition(".git/")[0]
+        repo, rest = "/".join(repo.split("/")[:2]), path.removeprefix("api/models/").split("/")[2:]
+        if repo not in self.hub.repos:
+            return self.fail(404, "RepoNotFound", "Repository not found")
+        if path.endswith(".git/info/lfs/objects/batch"):
+            return self.send_json({"objects": [self.lfs_action(item) for item in json.loads(body)["objects"]]})
+        revision = rest[1]
+        if rest[0] == "branch":
+            return self.make_branch(repo, revision)
+        if revision not in self.hub.repos[repo]:
+            return self.fail(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        if rest[0] == "preupload":
+            return self.send_json({"files": [upload_mode(item) for item in json.loads(body)["files"]]})
+        return self.commit(repo, revision, body, pull_request="create_pr=1" in url.query)
+
+    def make_repo(self, wanted: dict[str, str]) -> None:
+        repo = f"{wanted['organization'] or self.hub.user}/{wanted['name']}"
+        answer = {"url": f"{self.hub.url}/{repo}"}
+        if repo in self.hub.repos:
+            return self.send_json({**answer, "error": "You already created this model repo"}, 409)
+        self.hub.repos[repo] = {}
+        if wanted.get("visibility") == "private" or wanted.get("private"):
+            self.hub.private.add(repo)
+        self.hub.write(repo, "main", {".gitattributes": b"*.data filter=lfs"}, "initial commit")
+        return self.send_json(answer)
+
+    def make_branch(self, repo: str, revision: str) -> None:
+        if revision in self.hub.repos[repo]:
+            return self.fail(409, "", "Reference already exists")
+        self.hub.write(repo, revision, {".gitattributes": b"*.data filter=lfs"}, "initial commit")
+        return self.send_json({})
+
+    def lfs_action(self, item: dict[str, object]) -> dict[str, object]:
+        return {**item, "actions": {"upload": {"href": f"{self.hub.url}/blobs/{item['oid']}"}}}
+
+    def commit(self, repo: str, revision: str, body: bytes, *, pull_request: bool) -> None:
+        header, *operations = map(json.loads, body.splitlines())
+        files = {}
+        for operation in operations:
+            value = operation["value"]
+            large = operation["key"] == "lfsFile"
+            files[value["path"]] = self.hub.blobs[value["oid"]] if large else base64.b64decode(value["content"])
+        target = "refs/pr/1" if pull_request else revision
+        commit = self.hub.write(repo, target, files, header["value"]["summary"])
+        address = f"{self.hub.url}/{repo}"
+        answer = {"commitUrl": f"{address}/commit/{commit}", "commitOid": commit}
+        if pull_request:
+            answer["pullRequestUrl"] = f"{address}/discussions/1"
+        return self.send_json(answer)
 
     def respond(self) -> None:  # noqa: PLR0911 - one answer a case
         path = unquote(urlsplit(self.path).path).strip("/")
@@ -149,10 +250,17 @@ def tree_entry(folder: Path, file: Path) -> dict[str, object]:
     return {"type": "file", "path": name, "size": len(content), "oid": blob_id(content)}
 
 
+def upload_mode(item: dict[str, object]) -> dict[str, object]:
+    """Large is what has a suffix of weights, so that both ways are gone."""
+    large = str(item["path"]).endswith((".data", ".onnx", ".npy"))
+    return {"path": item["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": None}
+
+
 @contextmanager
 def serve() -> Iterator[Hub]:
     """A hub on a free port of this machine."""
-    hub = Hub()
+    uploads = tempfile.TemporaryDirectory()
+    hub = Hub(uploads=Path(uploads.name))
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": hub}))
     server.daemon_threads = False
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -164,3 +272,4 @@ def serve() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join(10)
+        uploads.cleanup()

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from embedrt.cli import main
 from embedrt_export import export
 from models import make_model
 
-COMMANDS = ("export", "encode", "info", "verify", "list", "remove", "doctor")
+COMMANDS = ("export", "encode", "info", "verify", "calibrate", "list", "remove", "doctor")
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -85,7 +86,7 @@ class TestUsage:
     def test_help_lists_the_commands(self, run: Run) -> None:
         status, out, err = run("--help")
         assert (status, err) == (0, "")
-        assert [command for command in COMMANDS if f"\n    {command} " in out] == list(COMMANDS)
+        assert [command for command in COMMANDS if re.search(rf"\n    {command}\s", out)] == list(COMMANDS)
 
     @pytest.mark.parametrize("command", COMMANDS)
     def test_help_of_every_command_has_an_example(self, run: Run, command: str) -> None:
@@ -106,6 +107,7 @@ class TestUsage:
             ["info"],
             ["info", "a", "b"],
             ["remove"],
+            ["calibrate", "a"],
         ],
     )
     def test_wrong_usage(self, run: Run, arguments: list[str]) -> None:
