@@ -1,9 +1,9 @@
 """`Embedder`: texts in, vectors out. Prompt and route are chosen here; the route's runner works."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -15,6 +15,9 @@ from embedrt.runner import SENTENCE, TOKENS, Answer
 from embedrt.signatures import OnTruncation, OutputValue, Texts, async_like, like, typed
 from embedrt.tensors import to_tensors, torch
 from embedrt.tokenizer import check_texts
+
+if TYPE_CHECKING:
+    from embedrt.pool import ProcessPool
 
 logger = logging.getLogger("embedrt")
 
@@ -69,7 +72,7 @@ class Embedder(Model):
         device: str | Sequence[str] | None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
-        pool: Any = None,
+        pool: "ProcessPool | None" = None,
         chunk_size: int | None = None,
         *,
         ranges: NDArray[Any] | None = None,
@@ -94,7 +97,7 @@ class Embedder(Model):
             device: Another device than the model's, or a list of devices: a process for each, for this call.
             normalize_embeddings: Scale the vectors to length 1, after truncation.
             truncate_dim: Keep only the first coordinates; None takes `Embedder.truncate_dim`.
-            pool: What `start_multi_process_pool` gave: its processes work instead of this one.
+            pool: What `start_multi_process_pool` gave: its processes work instead of this one, wherever `device` is.
             chunk_size: Texts that a process of the pool takes at a time.
             ranges: `[2, dim]`, smallest and largest value of every coordinate, for "int8" and "uint8". None takes the
                 bundle's, if it is calibrated (`embedrt calibrate`), else those of the call's own vectors.
@@ -177,6 +180,36 @@ class Embedder(Model):
 
         return await asyncio.to_thread(self.encode, *arguments, **options)
 
+    def encode_multi_process(
+        self,
+        sentences: Iterable[str],
+        pool: "ProcessPool",
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        chunk_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        precision: Precision = "float32",
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+    ) -> NDArray[Any]:
+        """The old way to write `encode(sentences, pool=pool)`."""
+        deprecated("encode_multi_process(...)", "encode(..., pool=pool)")
+        vectors: NDArray[Any] = self.encode(
+            sentences,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            SENTENCE,
+            precision,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            pool=pool,
+            chunk_size=chunk_size,
+        )
+        return vectors
+
     encode_iter = streaming.encode_iter
     encode_long = long_texts.encode_long
     encode_chunks = long_texts.encode_chunks
@@ -187,7 +220,7 @@ class Embedder(Model):
         texts: list[str],
         call: Call,
         device: str | Sequence[str] | None,
-        pool: Any,
+        pool: "ProcessPool | None",
         chunk_size: int | None,
         show_progress_bar: bool | None,
     ) -> Answer:
@@ -195,9 +228,24 @@ class Embedder(Model):
             positive(chunk_size, "chunk_size")
         if show_progress_bar is None:
             show_progress_bar = logger.isEnabledFor(logging.INFO)
-        with _progress(len(texts), show_progress_bar) as advance:
+        with ExitStack() as stack:
+            if pool is None and isinstance(device, list | tuple):
+                pool = stack.enter_context(self.start_multi_process_pool(device))
+            advance = stack.enter_context(_progress(len(texts), show_progress_bar))
+            if pool is not None:
+                self._check_pool(pool)
+                return pool.answer(call.route, texts, call.request, chunk_size=chunk_size, advance=advance)
             runners = self.runners if device is None else self._on(device_name(device))
             return runners[call.route].answer(texts, call.request, advance=advance)
+
+    def _check_pool(self, pool: "ProcessPool") -> None:
+        from embedrt.pool import ProcessPool
+
+        self._on(self._device)  # is an error after close
+        if not isinstance(pool, ProcessPool):
+            raise TypeError(f"pool: expected what start_multi_process_pool gave, got {type(pool).__name__}")
+        if (pool.fingerprint, pool.precision) != (self.manifest.fingerprint, self.precision):
+            raise ValueError("pool: it runs another model; use what start_multi_process_pool of this one gave")
 
 
 @contextmanager

@@ -45,6 +45,10 @@ class TruncationWarning(UserWarning):
     """A text is longer than the model reads and the caller asked for `on_truncation="warn"`."""
 
 
+class PoolError(EmbedrtError):
+    """A process of a pool died or could not be started, or the pool is closed."""
+
+
 class ExportError(EmbedrtError):
     """A model repo cannot be exported: a file is missing or damaged, or its weights do not fit its config."""
 

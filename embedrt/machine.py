@@ -1,6 +1,8 @@
-"""What this process is and may use: whether it forked, processors by affinity and by cgroup quota."""
+"""What this process is and may use: whether it forked, processors by affinity and by cgroup quota, CUDA devices."""
 
+import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -66,6 +68,18 @@ def available_threads() -> int:
     """Threads worth starting: the affinity, or the quota rounded down if it is smaller, and at least 1."""
     limit = quota()
     return max(1, affinity() if limit is None else min(affinity(), int(limit)))
+
+
+def cuda_devices() -> int:
+    """CUDA devices that the driver shows to this process (`CUDA_VISIBLE_DEVICES`); 0 without a driver."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
 
 
 def require_process(loaded_in: int) -> None:

@@ -2,11 +2,11 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,12 +15,15 @@ from embedrt import hub
 from embedrt.arguments import coordinates, deprecated, device_name, length_for, positive, prompt_for, refuse, route_for
 from embedrt.bundle import read_bundle
 from embedrt.card import model_card
-from embedrt.errors import InferenceError
+from embedrt.errors import BundleError, InferenceError
 from embedrt.runner import Runner
 from embedrt.signatures import Texts, Vectors
 from embedrt.similarity import find_similarity
 from embedrt.store import copy_bundle, resolve
 from embedrt.tokenizer import check_texts
+
+if TYPE_CHECKING:
+    from embedrt.pool import ProcessPool
 
 logger = logging.getLogger("embedrt")
 
@@ -98,6 +101,19 @@ class Model:
             )
             for name, route in self.manifest.routes.items()
         }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Folder and settings: a copy, or another process that sees the folder, loads the bundle for itself."""
+        self._on(self._device)
+        return {name: value for name, value in vars(self).items() if name not in {"_runners", "_similarity"}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.manifest = read_bundle(self.folder)
+        if self.manifest.fingerprint != state["manifest"].fingerprint:
+            raise BundleError(f"{self.folder}: another bundle than when the model was pickled; load it by its name")
+        self.similarity_fn_name = self._similarity_fn_name
+        self._runners = {self._device: self._load(self._device)}
 
     def close(self) -> None:
         """Gives the memory back; calls after it are errors. At the end of a `with` block it is called by itself."""
@@ -312,6 +328,39 @@ class Model:
             revision=revision,
             create_pr=create_pr,
         )
+
+    def start_multi_process_pool(self, target_devices: Sequence[str | None] | None = None) -> "ProcessPool":
+        """Starts processes for `encode(..., pool=...)`. Stop them by the pool's `close` or its `with` block.
+
+        They pay off on several GPUs; on processors alone one process already uses them all. A script starts its pool
+        below `if __name__ == "__main__":`.
+
+        Args:
+            target_devices: A device for each process, such as `["cuda:0", "cuda:1"]`; None takes every CUDA device if
+                ONNX Runtime can use them, else a CPU for each processor, at most 4. CPU workers share the processors.
+
+        Raises:
+            ValueError: The list is empty.
+            DeviceError: A device is unknown or not available.
+            PoolError: A process ended before it was ready.
+        """
+        from embedrt.pool import ProcessPool, default_devices
+
+        self._on(self._device)
+        if target_devices is not None and not isinstance(target_devices, str):
+            target_devices = [device_name(device) for device in target_devices]
+        return ProcessPool(
+            self.folder,
+            default_devices() if target_devices is None else target_devices,
+            precision=self.precision,
+            threads=self._threads,
+            max_tokens=self._max_tokens,
+        )
+
+    @staticmethod
+    def stop_multi_process_pool(pool: "ProcessPool") -> None:
+        """Stops the processes of a pool."""
+        pool.close()
 
     def _on(self, device: str | None) -> dict[str, Runner]:
         if not self._runners:

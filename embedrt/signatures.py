@@ -12,6 +12,8 @@ from embedrt.quantization import Precision
 if TYPE_CHECKING:
     from torch import Tensor  # noqa: TID251 - an annotation; whoever asks for tensors has torch
 
+    from embedrt.pool import ProcessPool
+
 Texts: TypeAlias = str | Iterable[str]
 Vectors: TypeAlias = NDArray[np.float32]
 Features: TypeAlias = dict[str, NDArray[Any]]
@@ -26,7 +28,7 @@ class Options(TypedDict, total=False):
     device: str | Sequence[str] | None
     normalize_embeddings: bool
     truncate_dim: int | None
-    pool: Any
+    pool: "ProcessPool | None"
     chunk_size: int | None
     ranges: NDArray[Any] | None
     task: str | None
