@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
@@ -14,8 +15,8 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -24,6 +25,7 @@ def workplace(tmp_path: Path, own_store: Path, minilm_bundle: Path, minilm_sourc
     shutil.copytree(minilm_bundle, own_store / "bundles" / HUB_ID.replace("/", "--"))
     shutil.copytree(minilm_source, tmp_path / "my-model")
     (tmp_path / "lines.txt").write_text("one\ntwo\n", encoding="utf-8")
+    (tmp_path / "sample.txt").write_text("".join(f"sentence {i}\n" for i in range(120)), encoding="utf-8")
     return tmp_path
 
 
@@ -56,6 +58,15 @@ def test_python(workplace: Path, minilm_bundle: Path) -> None:
     code += "\nassert vectors.shape == (2, 384) and vectors.dtype == 'float32' and vector.shape == (384,)\n"
     done = run([sys.executable, "-c", code], workplace)
     assert "1 of 1 texts cut off after 256 tokens" in done.stderr
+
+
+def test_the_page_about_encoding(workplace: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "encode.md").read_text(encoding="utf-8")
+    code = "\n".join(blocks("python", page))
+    assert code.count("model.") > 20
+    script = workplace / "page.py"  # worker processes import it, and should not run it all
+    script.write_text("if __name__ == '__main__':\n" + indent(code, "    "), encoding="utf-8")
+    run([sys.executable, str(script)], workplace)
 
 
 def test_the_map_names_every_module() -> None:
