@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 
@@ -22,6 +22,52 @@ Span = tuple[int, int]
 _SLICE = 1024
 
 
+class _Options(TypedDict, total=False):
+    """The arguments of `encode_long` that do not change the type of its result."""
+
+    prompt_name: str | None
+    prompt: str | None
+    batch_size: int
+    normalize_embeddings: bool
+    truncate_dim: int | None
+    task: str | None
+
+
+@overload
+def encode_long(
+    model: Model,
+    texts: Texts,
+    max_tokens: int | None = ...,
+    overlap: int = ...,
+    combine: Literal["mean", "max"] = ...,
+    **options: Unpack[_Options],
+) -> Vectors: ...
+
+
+@overload  # a str is an iterable of str too, so the order matters
+def encode_long(  # type: ignore[overload-overlap]
+    model: Model,
+    texts: str,
+    max_tokens: int | None = ...,
+    overlap: int = ...,
+    *,
+    combine: Literal["none"],
+    **options: Unpack[_Options],
+) -> Vectors: ...
+
+
+@overload
+def encode_long(
+    model: Model,
+    texts: Iterable[str],
+    max_tokens: int | None = ...,
+    overlap: int = ...,
+    *,
+    combine: Literal["none"],
+    **options: Unpack[_Options],
+) -> list[Vectors]: ...
+
+
 def encode_long(
     model: Model,
     texts: Texts,
@@ -35,7 +81,7 @@ def encode_long(
     normalize_embeddings: bool = False,
     truncate_dim: int | None = None,
     task: str | None = None,
-) -> Any:
+) -> Vectors | list[Vectors]:
     """Encodes texts of any length: nothing is cut off. A text that fits has the vector that `encode` gives it.
 
     Longer texts are cut at token boundaries into windows, each of which gets the prompt and the special tokens.
@@ -72,6 +118,32 @@ def encode_long(
     return found if combine == "none" else np.array(found, np.float32).reshape(len(items), request.dim)
 
 
+@overload
+def windows(  # type: ignore[overload-overlap]
+    model: Model,
+    texts: str,
+    max_tokens: int | None = ...,
+    overlap: int = ...,
+    prompt_name: str | None = ...,
+    prompt: str | None = ...,
+    *,
+    task: str | None = ...,
+) -> list[Span]: ...
+
+
+@overload
+def windows(
+    model: Model,
+    texts: Iterable[str],
+    max_tokens: int | None = ...,
+    overlap: int = ...,
+    prompt_name: str | None = ...,
+    prompt: str | None = ...,
+    *,
+    task: str | None = ...,
+) -> list[list[Span]]: ...
+
+
 def windows(
     model: Model,
     texts: Texts,
@@ -81,7 +153,7 @@ def windows(
     prompt: str | None = None,
     *,
     task: str | None = None,
-) -> Any:
+) -> list[Span] | list[list[Span]]:
     """The windows that `encode_long` cuts texts into, with the same arguments.
 
     Returns:

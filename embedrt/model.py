@@ -37,6 +37,7 @@ class Model:
         precision: Which of its graphs runs.
         prompts: Texts that go before an input, by name; "query" and "document" are always there.
         default_prompt_name: The prompt for calls that name none.
+        lengths: Where each route cuts texts off; `max_seq_length` sets them.
     """
 
     def __init__(

@@ -129,7 +129,7 @@ class TestWindows:
     )
     def test_wrong_arguments(self, tiny: Embedder, options: dict[str, object], message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            tiny.encode_long("one", **options)  # type: ignore[arg-type]
+            tiny.encode_long("one", **options)  # type: ignore[call-overload]
 
     def test_an_error_names_the_text_and_not_the_window(self, tiny_bundle: Path, tmp_path: Path) -> None:
         poison(copy_bundle(tiny_bundle, tmp_path / "b"), "river", np.nan)

@@ -50,6 +50,21 @@ def tokens(model: Embedder, texts: list[str]) -> None:
     assert_type(model.encode(texts, output_value=None), list[dict[str, NDArray[Any]]])
 
 
+def long_texts(model: Embedder, texts: list[str]) -> None:
+    assert_type(model.encode_long("one"), Float32)
+    assert_type(model.encode_long(texts, overlap=3, combine="max"), Float32)
+    assert_type(model.encode_long("one", combine="none"), Float32)
+    assert_type(model.encode_long(texts, combine="none"), list[Float32])
+    assert_type(model.windows("one"), list[tuple[int, int]])
+    assert_type(model.windows(texts), list[list[tuple[int, int]]])
+    assert_type(model.encode_chunks("one two", [(0, 3)]), Float32)
+
+
+async def from_a_loop(model: Embedder, texts: list[str]) -> None:
+    assert_type(await model.aencode(texts), Float32)
+    assert_type(await model.aencode("one", normalize_embeddings=True), Float32)
+
+
 def others(model: Embedder, texts: list[str], a: Float32, b: Float32) -> None:
     assert_type(model.similarity(a, b), Float32)
     assert_type(model.similarity_pairwise(a, b), Float32)
@@ -57,6 +72,9 @@ def others(model: Embedder, texts: list[str], a: Float32, b: Float32) -> None:
     assert_type(model.max_seq_length, int | None)
     assert_type(model.prompts, dict[str, str])
     assert_type(model.get_embedding_dimension(), int)
+    assert_type(model.token_count("one"), int)
+    assert_type(model.token_count(texts), list[int])
+    assert_type(model.tokenize(texts), dict[str, NDArray[np.int64]])
     with model.truncate_embeddings(64):
         assert_type(model.encode(texts), Float32)
 
