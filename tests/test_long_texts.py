@@ -108,7 +108,7 @@ class TestWindows:
             seen[start:end] = [True] * (end - start)
         assert all(covered or character == " " for covered, character in zip(seen, text, strict=True))
         assert [start for start, _ in spans] == sorted(start for start, _ in spans)
-        assert len(tiny.encode_long(text, length, overlap, "none", prompt=prompt)) == len(spans)
+        assert len(tiny.encode_long(text, length, overlap, combine="none", prompt=prompt)) == len(spans)
 
     def test_empty(self, tiny: Embedder) -> None:
         assert tiny.encode_long([]).shape == (0, 32)
