@@ -206,6 +206,8 @@ _ERRORS = {
 
 
 def _other_error(case: Case) -> str | None:
+    if _arguments(case).get("device") == []:
+        return "ValueError"
     return next((_ERRORS[name] for name in _wrong(case) if name in _ERRORS), None)
 
 

@@ -57,7 +57,7 @@ def error(found: Any, expected: NDArray[np.float32]) -> float:
 
 
 def test_every_script_is_run() -> None:
-    tested = {"encode", "prompts", "max_seq_length", "pickled", "stored"}
+    tested = {"encode", "prompts", "max_seq_length", "pickled", "stored", "processes"}
     assert {path.stem for path in SCRIPTS.glob("*.py")} == tested
 
 
@@ -96,3 +96,10 @@ def test_stored(name: str, workplace: Path, minilm: Embedder) -> None:
     texts = ["The ferry leaves at noon.", "He collects old stamps."]
     assert found["sentences"] == texts
     assert error(found["embeddings"], minilm.encode(texts)) <= TOLERANCE
+
+
+def test_processes(workplace: Path) -> None:
+    found = run("processes", workplace)
+    assert found["shape"] == [40, 384]
+    assert set(found["largest"]) == {"by_devices", "by_pool", "again", "old", "streamed"}
+    assert max(found["largest"].values()) <= TOLERANCE
