@@ -99,6 +99,8 @@ def length_for(runner: Runner, value: Any, name: str = "max_seq_length") -> int 
 
 def route_for(manifest: Manifest, task: str | None) -> str:
     """The route that a task takes, or a ValueError that lists the tasks."""
+    if task is not None and not isinstance(task, str):
+        raise TypeError(f"task: expected str or None, got {type(task).__name__}")
     name = "" if task is None else task
     if name not in manifest.tasks:
         known = ", ".join(repr(known) for known in manifest.tasks if known)
@@ -136,7 +138,7 @@ def prompt_for(prompts: dict[str, str], default: str | None, name: str | None, p
         name = default if name is None else name
         if name is None:
             return ""
-        if name not in prompts:
+        if not isinstance(name, str) or name not in prompts:
             raise ValueError(f"prompt_name: {name!r} is unknown; known: {', '.join(map(repr, prompts))}")
         prompt = prompts[name]
     if not isinstance(prompt, str):
@@ -229,4 +231,6 @@ def call_for(
         raise ValueError(f"precision: expected 'float32' for output_value=None, got {stored!r}")
     if stored in {"int8", "uint8"}:
         ranges = ranges_for(model.manifest, ranges, route, request)
+    elif ranges is not None:
+        raise ValueError(f"ranges: only 'int8' and 'uint8' have a use for them, got precision={stored!r}")
     return Call(route, request, stored, ranges, on_truncation)

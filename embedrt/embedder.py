@@ -116,6 +116,8 @@ class Embedder(Model):
             NonFiniteError: The model returned NaN or infinity.
         """
         if sentences is not None:
+            if inputs is not None:
+                raise TypeError("sentences: the old name of inputs, which is given too")
             deprecated("sentences=", "inputs=")
             inputs = sentences
         texts, single = check_texts(inputs)

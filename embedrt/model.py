@@ -89,6 +89,8 @@ class Model:
         self._device = device_name(device)
         self._runners = {self._device: self._load(self._device)}
         self.lengths = {name: route.max_seq_length for name, route in self.manifest.routes.items()}
+        if not isinstance(prompts, dict | None):
+            raise TypeError(f"prompts: expected a dict or None, got {type(prompts).__name__}")
         self.prompts = {"query": "", "document": "", **self.manifest.prompts, **(prompts or {})}
         self.default_prompt_name = default_prompt_name or self.manifest.default_prompt_name
         prompt_for(self.prompts, self.default_prompt_name, None, None)

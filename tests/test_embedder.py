@@ -719,3 +719,42 @@ def test_the_function_and_the_method_take_the_same_arguments() -> None:
     method = dict(signature(Embedder.encode).parameters)
     del method["self"]
     assert list(signature(embedrt.encode).parameters.values()) == list(method.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"task": ["x"]}, TypeError, "task: expected str or None, got list"),
+        ({"prompt_name": ["x"]}, ValueError, "prompt_name: ['x'] is unknown; known: 'query', 'document'"),
+        ({"sentences": "b"}, TypeError, "sentences: the old name of inputs, which is given too"),
+        ({"ranges": [[0.0], [1.0]]}, ValueError, "ranges: only 'int8' and 'uint8' have a use for them, got prec"),
+        ({"chunk_size": 0}, ValueError, "chunk_size: expected a positive integer, got 0"),
+        ({"output_value": "tokens"}, ValueError, "output_value: expected one of 'sentence_embedding', 'token_"),
+        ({"precision": "float16"}, ValueError, "precision: expected one of 'float32', 'int8', 'uint8', 'binary', "),
+        (
+            {"precision": "int8", "output_value": None},
+            ValueError,
+            "precision: expected 'float32' for output_value=None",
+        ),
+    ],
+)
+def test_arguments_that_are_wrong(
+    tiny: Embedder, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error) as caught:
+        tiny.encode("a", **options)
+    assert str(caught.value).startswith(message)
+
+
+def test_ranges_of_a_calibrated_bundle(tiny: Embedder, tiny_bundle: Path, tmp_path: Path) -> None:
+    bundle = copy_bundle(tiny_bundle, tmp_path / "b")
+    ranges = np.stack([np.full(32, -0.6), np.linspace(0.3, 0.9, 32)])
+    change(bundle, lambda raw: raw.update(vector_ranges=ranges.tolist()))
+    model = Embedder(bundle)
+    expected = tiny.encode(["one", "two"], precision="int8", ranges=ranges)
+    np.testing.assert_array_equal(model.encode(["one", "two"], precision="int8"), expected)
+    np.testing.assert_array_equal(model.encode("two", precision="int8"), expected[1])
+    np.testing.assert_array_equal(model.encode("two", precision="int8", truncate_dim=8), expected[1, :8])
+    np.testing.assert_array_equal(model.encode("two", precision="int8", normalize_embeddings=True), expected[1])
+    with pytest.raises(ValueError, match="and normalize_embeddings scales them; give the ranges of normalized vectors"):
+        model.encode("two", precision="int8", normalize_embeddings=True, truncate_dim=8)

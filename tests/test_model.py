@@ -55,6 +55,7 @@ class TestConstructor:
             ({"config_kwargs": {}}, ValueError, "config_kwargs: not available in embedrt; "),
             ({"model_card_data": {}}, ValueError, "model_card_data: not available in embedrt; "),
             ({"unheard_of": 1}, TypeError, "unheard_of"),
+            ({"prompts": 5}, TypeError, "prompts: expected a dict or None, got int"),
         ],
     )
     def test_wrong_arguments(
