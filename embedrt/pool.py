@@ -308,7 +308,7 @@ class _Worker:
                 if sys.platform.startswith("linux"):
                     _take_pages(self._memory, size)
             except OSError as error:
-                logger.info("no shared memory for %d bytes, the pipe takes them: %s", size, error)
+                logger.debug("no shared memory for %d bytes, the pipe takes them: %s", size, error)
                 self._release()
         return self._memory
 

@@ -113,6 +113,8 @@ def serve(connection: Connection, settings: Settings) -> None:
         settings: What to load.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the pool stops its workers itself
+    if settings.threads is not None:  # the tokenizer's threads too, of which there are none yet
+        os.environ.setdefault("RAYON_NUM_THREADS", str(settings.threads))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     memory: SharedMemory | None = None
     with suppress(EOFError, OSError):  # the pool is gone

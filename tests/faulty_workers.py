@@ -74,6 +74,7 @@ FAULTS: dict[str, Callable[[Connection, str], Any]] = {
     "value": lambda connection, text: fail(ValueError(text)),
     "key": lambda connection, text: fail(KeyError(text)),
     "unicode": lambda connection, _: b"\xff".decode("ascii"),
+    "tell": lambda connection, name: fail(ValueError(os.environ[name])),
     "non-finite": lambda connection, text: fail(NonFiniteError(text)),
 }
 

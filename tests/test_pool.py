@@ -276,6 +276,8 @@ class TestDevices:
         with ProcessPool(tiny_bundle, ["cpu", None], threads=threads) as pool:
             assert [settings.threads for settings in pool._settings] == [share] * 2
             assert pool.devices == CPUS
+            with pytest.raises(ValueError, match=rf"^{share}\b"):
+                pool.answer("default", ["!tell RAYON_NUM_THREADS"], Request(8, 32))
 
 
 class TestDeath:
