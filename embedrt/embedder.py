@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from embedrt import long_texts, streaming
-from embedrt.arguments import Call, call_for, deprecated, device_name, positive, task_prompt
+from embedrt.arguments import deprecated, device_name, positive, task_prompt
+from embedrt.call import Call, call_for
 from embedrt.model import Model
 from embedrt.quantization import Precision
 from embedrt.runner import SENTENCE, TOKENS, Answer

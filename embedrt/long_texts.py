@@ -7,8 +7,9 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 
-from embedrt.arguments import Call, call_for, length_for, one_of, passages
+from embedrt.arguments import length_for, one_of, passages
 from embedrt.bundle import Route
+from embedrt.call import Call, call_for
 from embedrt.model import Model
 from embedrt.runner import SENTENCE, TOKENS, Request, Runner, finished
 from embedrt.signatures import Texts, Vectors

@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from embedrt.arguments import call_for
+from embedrt.call import call_for
 from embedrt.model import Model
 from embedrt.quantization import Precision
 from embedrt.runner import SENTENCE
