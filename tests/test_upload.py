@@ -276,3 +276,47 @@ def test_a_damaged_bundle_is_not_uploaded(hub: Hub, uploads: Uploads) -> None:
     outcome, message = uploads()
     assert (outcome, "tokenizer.json: 2 bytes" in message) == ("BundleError", True)
     assert hub.requests == []
+
+
+class TestMethods:
+    def test_save_pretrained(
+        self, bundle: Path, tmp_path: Path, tiny: Embedder, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        model = Embedder(bundle)
+        model.save_pretrained(tmp_path / "copy")
+        assert files_in(tmp_path / "copy") == {MANIFEST, "README.md", *tiny.manifest.files}
+        np.testing.assert_array_equal(Embedder(tmp_path / "copy").encode("the cat"), tiny.encode("the cat"))
+        assert not caplog.records
+        model.save_pretrained(tmp_path / "plain", create_model_card=False)
+        assert files_in(tmp_path / "plain") == {MANIFEST, *tiny.manifest.files}
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("prompts", {"query": "q: ", "document": ""}),
+            ("default_prompt_name", "query"),
+            ("truncate_dim", 8),
+            ("similarity_fn_name", "dot"),
+            ("max_seq_length", 20),
+        ],
+    )
+    def test_what_was_set_is_not_in_the_copy(
+        self, bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, value: Any
+    ) -> None:
+        model = Embedder(bundle)
+        setattr(model, name, value)
+        model.save_pretrained(tmp_path / "copy")
+        (record,) = caplog.records
+        assert record.getMessage() == f"the copy has the bundle's own {name}, and not what was set since"
+
+    def test_push_to_hub(self, client: Client, bundle: Path, tiny: Embedder) -> None:
+        code = (
+            "import sys, embedrt\n"
+            "print(embedrt.Embedder(sys.argv[1]).push_to_hub('org/tiny', token=sys.argv[2], commit_message='first'))\n"
+        )
+        done = client.python("-c", code, str(bundle), TOKEN)
+        assert done.returncode == 0, done.stderr
+        assert "/org/tiny/commit/" in done.stdout
+        loaded = client.python("-c", "import embedrt; print(embedrt.Embedder('org/tiny').encode('the cat').tolist())")
+        assert loaded.returncode == 0, loaded.stderr
+        assert np.abs(np.array(json.loads(loaded.stdout)) - tiny.encode("the cat")).max() <= 2e-6
