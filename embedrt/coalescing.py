@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Event, Lock
+from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,10 @@ from embedrt.signatures import Vectors
 
 Feeds = dict[str, NDArray[np.int64]]
 
-# A joint batch may be this much larger than the tokens in it; beyond, padding costs more than joining gains.
-_MOST_PADDED = 1.5
+# What a batch costs before its first token, in tokens. So much padding for each call of a joint batch is worth it.
+_TOKENS_OF_A_RUN = 12
+# For so long after two batches ran at once, a batch is not taken for the only one.
+_QUIET_SECONDS = 0.05
 
 
 @dataclass(eq=False)
@@ -41,26 +44,36 @@ class _Ask:
 
 
 class Coalescer:
-    """Runs one batch at a time; what arrives meanwhile goes together into the next.
+    """Runs a few batches at a time; what arrives meanwhile goes together into the next.
 
     There is no thread of its own and no waiting for others to come: the call whose batch is done wakes the first of
     those that wait, and that one takes with it all that fits.
 
     Args:
-        run: Computes the vectors of a batch.
+        run: Computes the vectors of a batch, told whether it is the only one.
+        slots: How many batches may run at once.
         max_tokens: Upper bound of a joint batch's rows x longest.
         fill: What pads an input, by name; the others are padded with zeros.
         left: Whether batches are padded on the left.
     """
 
-    def __init__(self, run: Callable[[Feeds], Vectors], *, max_tokens: int, fill: dict[str, int], left: bool) -> None:
+    def __init__(
+        self,
+        run: Callable[[Feeds, bool], Vectors],
+        *,
+        slots: int,
+        max_tokens: int,
+        fill: dict[str, int],
+        left: bool,
+    ) -> None:
         self._run = run
+        self._free = self._slots = slots
         self._max_tokens = max_tokens
         self._fill = fill
         self._left = left
         self._lock = Lock()
         self._waiting: list[_Ask] = []
-        self._busy = False
+        self._shared_at = float("-inf")
 
     def __call__(self, feeds: Feeds) -> Vectors:
         """The vectors of one batch, computed alone or together with those of other threads.
@@ -69,9 +82,10 @@ class Coalescer:
         """
         ask = _Ask(feeds)
         with self._lock:
-            ask.leads = not self._busy
-            self._busy = True
-            if not ask.leads:
+            ask.leads = self._free > 0
+            if ask.leads:
+                self._free -= 1
+            else:
                 self._waiting.append(ask)
         try:
             if not ask.leads:
@@ -83,10 +97,10 @@ class Coalescer:
             self._leave(ask)
 
     def _lead(self, ask: _Ask) -> Vectors:
-        others = self._companions(ask)
+        others, alone = self._companions(ask), self._is_alone()
         if others:
             try:
-                vectors = self._run(self._joined([ask, *others]))
+                vectors = self._run(self._joined([ask, *others]), alone)
             except Exception:  # noqa: BLE001 - whose it is shows when each runs alone
                 self._return(others)
             except BaseException:
@@ -98,18 +112,27 @@ class Coalescer:
                     other.result = vectors[start:end]
                     other.turn.set()
                 return vectors[: bounds[0]]
-        return self._run(ask.feeds)
+        return self._run(ask.feeds, alone)
+
+    def _is_alone(self) -> bool:
+        """Whether nothing else runs, or ran a moment ago: threads that take turns overlap again at once."""
+        now = monotonic()
+        with self._lock:
+            if self._free < self._slots - 1:
+                self._shared_at = now
+            return now - self._shared_at > _QUIET_SECONDS
 
     def _companions(self, ask: _Ask) -> list[_Ask]:
         """Takes those out of the queue that fit into one batch with this call, the first come first."""
         rows, length = ask.shape
         tokens = rows * length
-        found = []
+        found: list[_Ask] = []
         with self._lock:
             for other in self._waiting:
                 more, longest = rows + other.shape[0], max(length, other.shape[1])
                 real = tokens + other.shape[0] * other.shape[1]
-                fits = more * longest <= min(self._max_tokens, real * _MOST_PADDED)
+                padding = more * longest - real
+                fits = more * longest <= self._max_tokens and padding <= _TOKENS_OF_A_RUN * (len(found) + 1)
                 if fits and not (ask.failed or other.failed):
                     found.append(other)
                     rows, length, tokens = more, longest, real
@@ -140,8 +163,9 @@ class Coalescer:
                 self._waiting.remove(ask)
             if not ask.leads:
                 return
-            self._busy = bool(self._waiting)
             if self._waiting:
                 first = self._waiting.pop(0)
                 first.leads = True
                 first.turn.set()
+            else:
+                self._free += 1

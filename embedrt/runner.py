@@ -130,7 +130,8 @@ class Runner:
         )
         self.max_tokens = self.engine.device.token_budget if max_tokens is None else max_tokens
         self._coalesce = Coalescer(
-            lambda feeds: self.engine.run(feeds, (SENTENCE,), alone=True)[SENTENCE],
+            lambda feeds, alone: self.engine.run(feeds, (SENTENCE,), alone=alone)[SENTENCE],
+            slots=2 * self.engine.workers,
             max_tokens=self.max_tokens,
             fill={"input_ids": route.tokenization.pad_id},
             left=route.tokenization.padding_side == "left",

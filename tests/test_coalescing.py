@@ -25,12 +25,14 @@ class Model:
 
     def __init__(self) -> None:
         self.batches: list[Feeds] = []
+        self.alone: list[bool] = []
         self.entered, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
         self.still = True
         self.fail: Callable[[Feeds], bool] = lambda _: False
 
-    def __call__(self, batch: Feeds) -> NDArray[np.float32]:
+    def __call__(self, batch: Feeds, alone: bool) -> NDArray[np.float32]:
         self.batches.append(batch)
+        self.alone.append(alone)
         self.entered.release()
         if self.still:
             assert self.go_on.acquire(timeout=WAIT)
@@ -51,8 +53,8 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def coalescer(model: Model, *, max_tokens: int = 64, left: bool = False) -> Coalescer:
-    return Coalescer(model, max_tokens=max_tokens, fill={"input_ids": 9}, left=left)
+def coalescer(model: Model, *, slots: int = 1, max_tokens: int = 64, left: bool = False) -> Coalescer:
+    return Coalescer(model, slots=slots, max_tokens=max_tokens, fill={"input_ids": 9}, left=left)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -102,20 +104,49 @@ def test_padding_on_the_left(model: Model, threads: ThreadPoolExecutor) -> None:
 @pytest.mark.parametrize(
     ("lengths", "batches"),
     [
-        ([4, 4, 4, 4, 4], [[4], [4, 4, 4, 4], [4]]),  # 16 tokens are the most
-        ([2, 12, 2], [[4], [2, 2], [12]]),  # short texts are not padded to long ones
-        ([20, 20], [[4], [20], [20]]),  # what is too long goes alone
+        ([25, 25, 25, 25, 25], [[4], [25, 25, 25, 25], [25]]),  # 100 tokens are the most
+        ([2, 40, 2], [[4], [2, 2], [40]]),  # short texts are not padded to long ones
+        ([200, 200], [[4], [200], [200]]),  # what is too long goes alone
     ],
 )
 def test_batches_are_bounded(
     model: Model, threads: ThreadPoolExecutor, lengths: list[int], batches: list[list[int]]
 ) -> None:
     waiting = [feeds([1] * length) for length in lengths]
-    first, others = start(model, threads, coalescer(model, max_tokens=16), waiting)
+    first, others = start(model, threads, coalescer(model, max_tokens=100), waiting)
     model.still = False
     model.go_on.release()
     assert [call.result(WAIT).item() for call in (first, *others)] == [4, *lengths]
     assert [batch["attention_mask"].sum(axis=1).tolist() for batch in model.batches] == batches
+
+
+def test_batches_of_several_slots_run_at_once(model: Model, threads: ThreadPoolExecutor) -> None:
+    coalesce = coalescer(model, slots=2)
+    calls = []
+    for ids in ([1], [2]):
+        calls.append(threads.submit(coalesce, feeds(ids)))
+        assert model.entered.acquire(timeout=WAIT)
+    calls += [threads.submit(coalesce, feeds(ids)) for ids in ([3], [4])]
+    until(lambda: len(coalesce._waiting) == 2)
+    model.still = False
+    model.go_on.release(2)
+    assert [call.result(WAIT).item() for call in calls] == [1, 2, 3, 4]
+    assert [len(batch["input_ids"]) for batch in model.batches] == [1, 1, 2]
+    assert model.alone == [True, False, False]
+
+
+def test_a_call_after_a_while_is_alone_again(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(coalescing, "monotonic", lambda: now)
+    coalesce, model.still = coalescer(model, slots=2), False
+    coalesce(feeds([1]))
+    coalesce._free = 1  # another batch is running
+    coalesce(feeds([1]))
+    coalesce._free = 2
+    coalesce(feeds([1]))
+    now += 1
+    coalesce(feeds([1]))
+    assert model.alone == [True, False, False, True]
 
 
 def test_the_error_reaches_the_call_that_caused_it(model: Model, threads: ThreadPoolExecutor) -> None:
