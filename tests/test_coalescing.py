@@ -128,7 +128,8 @@ def test_batches_of_several_slots_run_at_once(model: Model, threads: ThreadPoolE
         assert model.entered.acquire(timeout=WAIT)
     calls += [threads.submit(coalesce, feeds(ids)) for ids in ([3], [4])]
     until(lambda: len(coalesce._waiting) == 2)
-    model.still = False
+    model.go_on.release()  # one of two goes on, and the others come in its place
+    assert model.entered.acquire(timeout=WAIT)
     model.go_on.release(2)
     assert [call.result(WAIT).item() for call in calls] == [1, 2, 3, 4]
     assert [len(batch["input_ids"]) for batch in model.batches] == [1, 1, 2]
