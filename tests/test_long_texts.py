@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from bundles import copy_bundle, poison
+from chains import Entry, draw, pooling, write_chain
 from embedrt import Embedder, NonFiniteError, TruncationError
 from embedrt.signatures import Vectors
 from embedrt_export import export
 from models import make_model
-from test_modules import Entry, draw, pooling, write_chain
 
 WORDS = ("river", "bank", "vector", "the", "cat", "one", "two", "unseenword")
 DENSE = ("Dense", {"in_features": 32, "out_features": 8, "bias": False}, {"linear.weight": draw(8, 32)})

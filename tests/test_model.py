@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from bundles import change, copy_bundle
+from chains import draw, pooling, write_chain, write_static
 from embedrt import Embedder, InferenceError, ModelNotFoundError, TruncationError
 from embedrt_export import export
 from models import make_model
-from test_modules import draw, pooling, write_chain, write_static
 
 
 @pytest.fixture

@@ -12,22 +12,16 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from chains import Entry, draw, module_type, pooling, write_chain, write_static
 from edits import edit_json
 from embedrt import Embedder, ExportError, UnsupportedModelError
 from embedrt.session import onnxruntime
 from embedrt_export import export
 from embedrt_export.heads import DENSE_ACTIVATIONS, POOLERS
 from formulas import erf, sigmoid
-from models import make_model, write_json, write_tokenizer
+from models import make_model, write_json
 
 Floats = NDArray[np.float64]
-Entry = tuple[str, dict[str, Any] | None, dict[str, Any]]
-TYPES = {
-    "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
-    "Dense": "sentence_transformers.base.modules.dense.Dense",
-    "Normalize": "sentence_transformers.base.modules.normalize.Normalize",
-    "Router": "sentence_transformers.base.modules.router.Router",
-}
 TEXTS = [
     "",
     "one",
@@ -38,28 +32,6 @@ TEXTS = [
     "a " * 45,
     "two three",
 ]
-
-
-def module_type(kind: str) -> str:
-    return TYPES.get(kind, f"sentence_transformers.sentence_transformer.modules.{kind}")
-
-
-def write_chain(folder: Path, *entries: Entry) -> Path:
-    """Puts modules after the transformer of a repo: (kind, config, tensors) of each."""
-    modules = [{"idx": 0, "name": "0", "path": "", "type": module_type("Transformer")}]
-    for i, (kind, config, tensors) in enumerate(entries, start=1):
-        path = f"{i}_{kind}"
-        (folder / path).mkdir(exist_ok=True)
-        if config is not None:
-            write_json(folder / path / "config.json", config)
-        if tensors:
-            save_file(
-                {name: np.ascontiguousarray(values) for name, values in tensors.items()},
-                folder / path / "model.safetensors",
-            )
-        modules.append({"idx": i, "name": str(i), "path": path, "type": module_type(kind)})
-    write_json(folder / "modules.json", modules)
-    return folder
 
 
 def tokens_of(embedder: Embedder, text: str) -> Floats:
@@ -91,14 +63,6 @@ def pooled(mode: str, x: Floats) -> Floats:
         "lasttoken": lambda: x[-1],
     }
     return by_mode[mode]()
-
-
-def pooling(mode: Any = "mean", dim: int = 32, **more: Any) -> Entry:
-    return "Pooling", {"embedding_dimension": dim, "pooling_mode": mode, **more}, {}
-
-
-def draw(*shape: int, seed: int = 0) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).normal(0, 0.3, shape).astype(np.float32)
 
 
 @pytest.fixture
@@ -273,21 +237,6 @@ def test_causal_models_without_modules_pool_the_last_token(model: Path, tmp_path
     check(model, lambda x: x[-1], tmp_path / "last")
     write_json(model / "config.json", {**config, "architectures": ["SomethingForCausalLM"], "is_causal": False})
     check(model, lambda x: x.mean(axis=0), tmp_path / "bidirectional")
-
-
-def write_static(folder: Path, tensors: dict[str, NDArray[Any]], *more: str) -> Path:
-    """A repo with a table of token embeddings and nothing else, but the modules named."""
-    write_tokenizer(folder, "bert")
-    save_file(tensors, folder / "model.safetensors")
-    kinds = ["StaticEmbedding", *more]
-    write_json(
-        folder / "modules.json",
-        [
-            {"idx": i, "name": str(i), "path": "" if i == 0 else f"{i}_{kind}", "type": module_type(kind)}
-            for i, kind in enumerate(kinds)
-        ],
-    )
-    return folder
 
 
 def static_vector(folder: Path, text: str, table: Floats) -> Floats:
