@@ -635,9 +635,10 @@ class TestParents:
 
     def test_ctrl_c(self, tiny_bundle: Path, tmp_path: Path, fifo: Fifo) -> None:
         code = """
-            import sys, embedrt, faulty_workers
+            import signal, sys, embedrt, faulty_workers
             from embedrt import pool as pool_module
             if __name__ == "__main__":
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background too
                 pool_module.serve = faulty_workers.serve
                 model = embedrt.Embedder(sys.argv[1])
                 with model.start_multi_process_pool(["cpu", "cpu"]) as pool:
@@ -657,11 +658,15 @@ class TestParents:
             start_new_session=True,
             env=environment(),
         ) as process:
-            for _ in range(2):
-                holder = fifo.pid()
-                os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-                assert ended(holder)
-            out, err = process.communicate(timeout=PATIENCE)
+            try:
+                for _ in range(2):
+                    holder = fifo.pid()
+                    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+                    assert ended(holder)
+                out, err = process.communicate(timeout=PATIENCE)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
         assert out == "interrupted (2, 32)\n"
         assert err.count("Traceback") == 1
         assert err.endswith("KeyboardInterrupt\n")
