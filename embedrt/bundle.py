@@ -46,6 +46,12 @@ class Module:
     type: str
     settings: dict[str, Any]
 
+    @property
+    def summary(self) -> str:
+        """The module in a few words, such as "Pooling mean"."""
+        details = [*self.settings.get("pooling_mode", ()), *filter(None, [self.settings.get("task")])]
+        return f"{self.type} {', '.join(map(str, details))}" if details else self.type
+
 
 @dataclass(frozen=True)
 class Tokenization:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from embedrt.bundle import DEFAULT_ROUTE, Manifest, Module
+from embedrt.bundle import DEFAULT_ROUTE, Manifest
 
 _TAGS = ("embedrt", "sentence-transformers", "feature-extraction", "sentence-similarity", "onnx")
 # Ids as the hub has them; nothing in them means anything to YAML or Markdown.
@@ -76,7 +76,7 @@ def _facts(manifest: Manifest) -> Iterable[tuple[str, str]]:
     for name, route in manifest.routes.items():
         at = "" if name == DEFAULT_ROUTE else f", {_cell(name)}"
         yield f"architecture{at}", f"{_cell(route.architecture)}, {route.via} graph"
-        yield f"modules{at}", _cell(" > ".join(map(_module, route.modules)))
+        yield f"modules{at}", _cell(" > ".join(module.summary for module in route.modules))
         yield f"normalized{at}", "yes" if route.normalized else "no"
         yield f"max tokens{at}", "no limit" if route.max_seq_length is None else str(route.max_seq_length)
     cut = f", truncated to {manifest.truncate_dim}" if manifest.truncate_dim else ""
@@ -88,11 +88,6 @@ def _facts(manifest: Manifest) -> Iterable[tuple[str, str]]:
     yield "int8 ranges", "not calibrated" if manifest.vector_ranges is None else "calibrated"
     yield "fingerprint", _cell(manifest.fingerprint)
     yield "made with", ", ".join(_cell(f"{name} {version}") for name, version in manifest.made_with.items())
-
-
-def _module(module: Module) -> str:
-    modes = module.settings.get("pooling_mode", ())
-    return f"{module.type} {', '.join(map(str, modes))}" if modes else module.type
 
 
 def _parity(manifest: Manifest) -> Iterable[tuple[str, ...]]:

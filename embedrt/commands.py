@@ -11,7 +11,7 @@ import numpy as np
 
 import embedrt
 from embedrt import store
-from embedrt.bundle import DEFAULT_ROUTE, Manifest, Module, ParityReport, Route, read_bundle, read_manifest
+from embedrt.bundle import DEFAULT_ROUTE, Manifest, ParityReport, Route, read_bundle, read_manifest
 from embedrt.embedder import Embedder
 
 
@@ -97,17 +97,12 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
 def _route_facts(name: str, route: Route) -> list[tuple[str, str]]:
     facts = [
         ("architecture", f"{route.architecture}, {route.via} graph"),
-        ("modules", " > ".join(map(_module_fact, route.modules))),
+        ("modules", " > ".join(module.summary for module in route.modules)),
         ("normalized", "yes" if route.normalized else "no"),
         ("max tokens", "no limit" if route.max_seq_length is None else str(route.max_seq_length)),
         *((f"parity {precision}", _summary(report)) for precision, report in route.parity.items()),
     ]
     return [(_of_route(label, name), fact) for label, fact in facts]
-
-
-def _module_fact(module: Module) -> str:
-    details = [*module.settings.get("pooling_mode", ()), *filter(None, [module.settings.get("task")])]
-    return f"{module.type} {', '.join(details)}" if details else module.type
 
 
 def _of_route(label: str, name: str) -> str:

@@ -17,14 +17,13 @@ from embedrt.planning import Batch, pad, plan
 from embedrt.session import Engine, find_device
 from embedrt.signatures import Features, OutputValue, Vectors
 from embedrt.tokenizer import TextTokenizer, Tokens, preview
+from embedrt.vectors import SMALLEST_NORM
 
 SENTENCE: OutputValue = "sentence_embedding"
 TOKENS: OutputValue = "token_embeddings"
 
 # Texts that are tokenized and sorted at a time: enough for batches of near-equal length, few enough for bounded memory.
 _SLICE = 2048
-# Below it a vector counts as zero and stays so, as in torch.nn.functional.normalize.
-_SMALLEST_NORM = 1e-12
 
 # What takes the outputs of one batch: which texts it has, its inputs, its outputs by name.
 _Keep = Callable[[NDArray[np.int64], dict[str, NDArray[np.int64]], dict[str, Vectors]], None]
@@ -203,7 +202,7 @@ class Runner:
         advance: Callable[[int], Any] = lambda _: None,
     ) -> Answer:
         prompt = request.prompt if self.route.tokenization.pooling_mask else ""
-        left_out = self.tokenize.prompt_length(prompt) if prompt else 0
+        left_out = self.tokenizer(request.max_seq_length).prompt_length(prompt) if prompt else 0
         if request.output_value == SENTENCE:
             vectors = np.empty((len(indexes), request.dim), np.float32)
             keep = _keep_vectors(vectors, normalize=request.normalize_embeddings)
@@ -298,7 +297,7 @@ def finished(vectors: Vectors, dim: int, *, normalize: bool) -> Vectors:
     """The graph's vectors as a call wants them: the first `dim` coordinates, scaled to length 1 if it says so."""
     values: Vectors = vectors[..., :dim]
     if normalize:
-        values = values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), _SMALLEST_NORM)
+        values = values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), SMALLEST_NORM)
     return values
 
 

@@ -159,11 +159,6 @@ class Engine:
         """Engine, version and execution provider, as reports name it."""
         return f"onnxruntime {onnxruntime().__version__} {self.device.provider}"
 
-    @property
-    def outputs(self) -> list[str]:
-        """The names of the graph's outputs."""
-        return [output.name for output in self._session(self.threads).get_outputs()]
-
     def run(
         self, feeds: dict[str, NDArray[np.int64]], outputs: Sequence[str], *, alone: bool
     ) -> dict[str, NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""Texts one after the other: a stream in bounded memory, and calls from an event loop."""
+"""Texts one after the other: a stream in bounded memory."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice

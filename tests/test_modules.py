@@ -500,3 +500,11 @@ def test_chains_that_are_refused(model: Path, tmp_path: Path, name: str) -> None
     with pytest.raises(kind, match=message):
         export(model, tmp_path / "bundle")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_limit_below_the_prompt_leaves_the_last_token(model: Path, tmp_path: Path) -> None:
+    embedder = Embedder(export(write_chain(model, pooling(include_prompt=False)), tmp_path / "b"))
+    embedder.max_seq_length = 6
+    tokens = embedder.encode("the cat", prompt="one two three " * 5, output_value="token_embeddings")
+    assert len(tokens) == 6
+    assert np.abs(embedder.encode("the cat", prompt="one two three " * 5) - tokens[-1]).max() < 1e-6
