@@ -120,7 +120,7 @@ class Runner:
         self.dim = manifest.dim
         self.tokenize = self._load_tokenizer(route.max_seq_length)
         self._other_tokenizers: dict[int | None, TextTokenizer] = {}
-        self.engine = Engine(
+        self.engine = engine = Engine(
             self.folder / route.graphs[precision].file,
             find_device(device),
             threads,
@@ -129,7 +129,8 @@ class Runner:
         )
         self.max_tokens = self.engine.device.token_budget if max_tokens is None else max_tokens
         self._coalesce = Coalescer(
-            lambda feeds, alone: self.engine.run(feeds, (SENTENCE,), alone=alone)[SENTENCE],
+            # Not self, which would keep itself and its sessions alive.
+            lambda feeds, alone: engine.run(feeds, (SENTENCE,), alone=alone)[SENTENCE],
             slots=2 * self.engine.workers,
             max_tokens=self.max_tokens,
             fill={"input_ids": route.tokenization.pad_id},

@@ -1,5 +1,6 @@
 """A loaded bundle and its settings: prompts, lengths, dimensions, similarity, names of old."""
 
+import weakref
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,12 @@ class TestConstructor:
 
 
 class TestClose:
+    def test_the_sessions_go_at_once(self, own: Embedder) -> None:
+        own.encode(["one", "two"])
+        engine = weakref.ref(own.runners["default"].engine)
+        own.close()
+        assert engine() is None
+
     def test_use_after_close(self, own: Embedder) -> None:
         with own as model:
             model.encode("one")
