@@ -1,7 +1,9 @@
-"""What this process is and may use: whether it forked, processors by affinity and by cgroup quota, CUDA devices."""
+"""What this process is and may use: whether it forked, processors by kind, affinity and cgroup quota, CUDA devices."""
 
 import ctypes
 import os
+import platform
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -10,6 +12,11 @@ from embedrt.errors import InferenceError
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
+_CPUINFO = Path("/proc/cpuinfo")
+# What Linux says of a processor's kind, on x86 and on ARM. Virtual machines often hide the name's number.
+_KIND = ("model name", "cpu family", "model", "CPU implementer", "CPU part")
+# The instructions that decide which kernels an engine takes.
+_INSTRUCTIONS = re.compile(r"fma|avx\w*|amx\w*|asimd\w*|sve\w*|sme(?!p)\w*|i8mm|bf16|neon")
 
 
 def affinity() -> int:
@@ -68,6 +75,39 @@ def available_threads() -> int:
     """Threads worth starting: the affinity, or the quota rounded down if it is smaller, and at least 1."""
     limit = quota()
     return max(1, affinity() if limit is None else min(affinity(), int(limit)))
+
+
+def processor(cpuinfo: Path = _CPUINFO) -> tuple[str, str]:
+    """The kind of processor, and those of its instructions that matter; what the system does not tell is empty.
+
+    Args:
+        cpuinfo: Where Linux describes the processors, in paragraphs of lines such as "model name : AMD EPYC".
+    """
+    facts: dict[str, str] = {}
+    try:
+        with cpuinfo.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                name, found, value = line.partition(":")
+                if found:
+                    facts[name.strip()] = value.strip()
+                elif facts:
+                    break  # the others are alike
+    except OSError:
+        if sys.platform == "darwin":
+            return _brand(), ""
+        return os.environ.get("PROCESSOR_IDENTIFIER", platform.processor()), ""
+    instructions = facts.get("flags", facts.get("Features", "")).split()
+    return (
+        ", ".join(f"{name} {facts[name]}".removeprefix("model name ") for name in _KIND if name in facts),
+        " ".join(sorted(filter(_INSTRUCTIONS.fullmatch, instructions))),
+    )
+
+
+def _brand() -> str:
+    """What macOS calls the processor."""
+    name, size = ctypes.create_string_buffer(256), ctypes.c_size_t(256)
+    ctypes.CDLL(None).sysctlbyname(b"machdep.cpu.brand_string", name, ctypes.byref(size), None, ctypes.c_size_t(0))
+    return name.value.decode(errors="replace")
 
 
 def cuda_devices() -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embedrt import machine
-from embedrt.machine import affinity, available_threads, quota
+from embedrt.machine import affinity, available_threads, processor, quota
 
 
 class Tree:
@@ -189,3 +189,30 @@ def test_affinity_where_the_platform_has_none(
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: count)
     assert affinity() == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (
+            "model name : AMD EPYC\ncpu family : 26\nmodel : 2\nflags : smep fma avx2 amx_tile\n\nmodel : 3\n",
+            ("AMD EPYC, cpu family 26, model 2", "amx_tile avx2 fma"),
+        ),
+        (
+            "processor\t: 0\nFeatures\t: fp asimd i8mm sve2 sme\nCPU implementer\t: 0x41\nCPU part\t: 0xd4f\n\n",
+            ("CPU implementer 0x41, CPU part 0xd4f", "asimd i8mm sme sve2"),
+        ),
+        ("", ("", "")),
+        ("\n\nmodel name : late\n", ("late", "")),
+        ("nothing that looks like it", ("", "")),
+    ],
+)
+def test_the_kind_of_processor(tmp_path: Path, content: str, expected: tuple[str, str]) -> None:
+    (tmp_path / "cpuinfo").write_text(content)
+    assert processor(tmp_path / "cpuinfo") == expected
+
+
+def test_the_kind_of_this_processor() -> None:
+    kind, instructions = processor()
+    assert kind
+    assert processor() == (kind, instructions)
