@@ -39,6 +39,7 @@ from embedrt.similarity import (
     truncate_embeddings,
 )
 from embedrt.storage import Embeddings, load_embeddings, save_embeddings
+from embedrt.tuning import tune
 
 __all__ = [
     "BundleError",
@@ -79,6 +80,7 @@ __all__ = [
     "save_embeddings",
     "semantic_search",
     "truncate_embeddings",
+    "tune",
     "vector_ranges",
 ]
 

@@ -19,6 +19,8 @@ from embedrt.records import LFS_POINTER, RecordError, decode, read_json
 
 FORMAT_VERSION = 1
 MANIFEST = "embedrt.json"
+TUNED = "embedrt.tuned.json"
+"""What `embedrt tune` found on one machine: beside the bundle, and no part of it."""
 DEFAULT_ROUTE = "default"
 # The largest finite float32; vectors, and with them their ranges, are float32.
 _LARGEST = (2 - 2**-23) * 2.0**127
@@ -286,7 +288,8 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
             raise BundleError(f"{folder}: {MANIFEST}: {message}")
 
     for name in manifest.files:
-        require(_is_plain(name) and name != MANIFEST, f"files: {name!r} is not a plain path inside the bundle")
+        plain = _is_plain(name) and name not in {MANIFEST, TUNED}
+        require(plain, f"files: {name!r} is not a plain path inside the bundle")
     require(manifest.dim > 0, f"dim: expected a positive integer, got {manifest.dim}")
     require(
         manifest.truncate_dim is None or 0 < manifest.truncate_dim <= manifest.dim,

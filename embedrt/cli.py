@@ -52,6 +52,20 @@ examples:
 The ranges of the vectors' coordinates over these texts go into the bundle, so that int8 and uint8 vectors do not depend
 on the call. Take at least 100 texts like those to encode later; nothing else in the bundle changes.
 """
+_TUNE_HELP = """\
+examples:
+  embedrt tune bundle/
+  embedrt tune bundle/ --texts lines.txt --seconds 120
+  embedrt tune bundle/ --show
+  embedrt tune bundle/ --clear
+
+Times every precision on every device that this machine has, with several numbers of threads and token budgets, and
+keeps the choice beside the bundle, in embedrt.tuned.json. From then on the bundle runs with it where device, threads
+and max_tokens are left open, as long as processor, software and bundle stay the same. The precision stays fp32;
+precision="auto" takes the fastest one that is close enough to it. Keep the machine quiet meanwhile.
+
+Without --texts, the texts are those of the bundle's proof and random ones of mixed lengths, most of a few dozen words.
+"""
 _ENCODE_HELP = """\
 examples:
   embedrt encode "a text" "another"
@@ -205,6 +219,8 @@ def _parser() -> argparse.ArgumentParser:
         command("calibrate", commands.calibrate, "Measure the ranges that int8 vectors need.", _CALIBRATE_HELP)
     )
 
+    _add_tuning(command("tune", commands.tune, "Measure which settings are fastest on this machine.", _TUNE_HELP))
+
     command("list", commands.list_bundles, "List the bundles in the local store.", "example:\n  embedrt list")
     remove = command(
         "remove", commands.remove, "Delete a bundle from the local store.", "example:\n  embedrt remove org/model"
@@ -226,6 +242,16 @@ def _add_calibration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", help="what the texts are, such as query or document, for models that want to know")
     parser.add_argument("--limit", type=int, metavar="N", help="take the first N lines")
     _add_engine(parser)
+
+
+def _add_tuning(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, or a name in the store")
+    parser.add_argument("--texts", type=Path, metavar="FILE", help="one text per line, UTF-8")
+    parser.add_argument("--seconds", type=float, metavar="N", help="about how long it may take (default: 60)")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--show", action="store_true", help="print what was measured before, and measure nothing")
+    other.add_argument("--clear", action="store_true", help="remove what was measured before")
+    parser.add_argument("--json", action="store_true", help="print everything for programs")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

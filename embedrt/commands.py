@@ -6,11 +6,12 @@ import json
 import logging
 import sys
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
 import embedrt
-from embedrt import store
+from embedrt import store, tuned
 from embedrt.bundle import DEFAULT_ROUTE, Manifest, ParityReport, Route, read_bundle, read_manifest
 from embedrt.embedder import Embedder
 
@@ -65,11 +66,12 @@ def encode(options: argparse.Namespace) -> int:
 
 def info(options: argparse.Namespace) -> int:
     """Prints what a bundle is."""
-    manifest = read_bundle(store.resolve(options.bundle, local_files_only=True))
+    folder = store.resolve(options.bundle, local_files_only=True)
+    manifest = read_bundle(folder)
     if options.json:
         print(json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False))
         return 0
-    for label, value in _facts(manifest):
+    for label, value in [*_facts(manifest), ("tuned", tuned.summary(folder, manifest))]:
         print(f"{label:16} {value}")
     return 0
 
@@ -186,6 +188,61 @@ def calibrate(options: argparse.Namespace) -> int:
     )
     print(f"{folder}: calibrated with {len(texts)} texts")
     return 0
+
+
+def tune(options: argparse.Namespace) -> int:
+    """Measures what is fastest on this machine and keeps it at the bundle; or shows or removes what is kept."""
+    from embedrt.tuning import SECONDS, tune
+
+    if (options.show or options.clear) and (options.texts is not None or options.seconds is not None):
+        raise ValueError("--show and --clear measure nothing: leave out --texts and --seconds")
+    if options.clear and options.json:
+        raise ValueError("--clear has nothing to show: leave out --json")
+    folder = store.resolve(options.bundle, local_files_only=True)
+    if options.clear:
+        print(f"{folder}: {'tuning removed' if tuned.clear(folder) else 'was not tuned'}")
+        return 0
+    if options.show:
+        found = tuned.find(folder, read_bundle(folder))
+    else:
+        texts = None if options.texts is None else options.texts.read_text("utf-8").splitlines()
+        seconds = SECONDS if options.seconds is None else options.seconds
+        found = tuned.Found(tune(folder, texts, seconds=seconds, show_progress_bar=sys.stderr.isatty()))
+    if options.json:
+        print(json.dumps(_tuning_record(found), indent=2, ensure_ascii=False))
+    elif found.tuning is not None:
+        _print_tuning(found.tuning)
+    if not options.json and (found.unused is not None or found.tuning is None):
+        print(tuned.told(folder, found))
+    return 0
+
+
+def _tuning_record(found: tuned.Found) -> dict[str, Any] | None:
+    """For programs: the stored record, what it chooses, and why it is not used if so."""
+    tuning = found.tuning
+    if tuning is None:
+        return None if found.unused is None else {"unused": found.unused}
+    devices = {way.precision: tuning.device_for(way.precision) for way in tuning.settings}
+    return {
+        **dataclasses.asdict(tuning),
+        "auto_precision": tuning.precision_for(None),
+        "auto_device": devices,
+        "unused": found.unused,
+    }
+
+
+def _print_tuning(tuning: tuned.Tuning) -> None:
+    kept = set(tuning.settings)
+    print("  precision  device    threads  tokens   texts/s  one text, ms  cosine to fp32, mean / min")
+    ways = [*tuning.settings, *tuning.others]
+    for way in sorted(ways, key=lambda way: (way.precision, way.device, -way.texts_per_second)):
+        print(
+            f"{'*' if way in kept else ' '} {way.precision:9}  {way.device:8}  {way.threads:7}  {way.max_tokens:6}  "
+            f"{way.texts_per_second:8.1f}  {way.one_text_ms:12.2f}  {way.mean_cosine:.6f} / {way.min_cosine:.6f}"
+        )
+    for what, why in tuning.excluded.items():
+        print(f"left out: {what}: {why}")
+    print(f"chosen, over {tuning.texts} texts: {tuned.choice(tuning)}")
 
 
 def _pair(value: str, name: str) -> tuple[str, str]:

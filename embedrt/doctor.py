@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import embedrt
-from embedrt import store
-from embedrt.bundle import read_bundle
+from embedrt import store, tuned
+from embedrt.bundle import Manifest, read_bundle
 from embedrt.errors import EmbedrtError, MissingDependencyError
 from embedrt.machine import affinity, available_threads, quota
 from embedrt.session import DEVICES, onnxruntime
@@ -90,6 +90,7 @@ def _store() -> Iterator[Finding]:
         else:
             architectures = " and ".join(route.architecture for route in manifest.routes.values())
             yield Finding(f"  {name}", f"{architectures}, {manifest.dim} dimensions, {', '.join(manifest.precisions)}")
+            yield _tuning(folder, manifest)
     for left in store.unfinished(home / "bundles"):
         yield Finding(f"  {left.name}", "left by a killed process", f"delete {left}, or let the next export do it")
     name = embedrt.default_model()
@@ -99,6 +100,13 @@ def _store() -> Iterator[Finding]:
         f"{name} ({'there' if known else 'not in the store'})",
         None if known else f"run `embedrt export {name}`, or set EMBEDRT_MODEL to a bundle",
     )
+
+
+def _tuning(folder: Path, manifest: Manifest) -> Finding:
+    try:
+        return Finding("    tuned", tuned.summary(folder, manifest))
+    except EmbedrtError as error:
+        return Finding("    tuned", "damaged", str(error))
 
 
 def _version(name: str) -> str | None:

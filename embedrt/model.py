@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from embedrt import hub
+from embedrt import hub, tuned
 from embedrt.arguments import coordinates, deprecated, device_name, length_for, positive, prompt_for, refuse, route_for
 from embedrt.bundle import read_bundle
 from embedrt.card import model_card
@@ -85,8 +85,9 @@ class Model:
         )
         self.folder = folder.absolute()
         self.manifest = read_bundle(self.folder)
-        self.precision = precision
         self._device = device_name(device)
+        self._tuning = tuned.in_use(self.folder, self.manifest)
+        self.precision = tuned.settled_precision(self._tuning, precision, self._device)
         self._runners = {self._device: self._load(self._device)}
         self.lengths = {name: route.max_seq_length for name, route in self.manifest.routes.items()}
         if not isinstance(prompts, dict | None):
@@ -98,17 +99,18 @@ class Model:
         self.truncate_dim = self.manifest.truncate_dim if truncate_dim is None else truncate_dim
 
     def _load(self, device: str | None) -> dict[str, Runner]:
+        device, threads, max_tokens = tuned.settled(
+            self._tuning, self.precision, device, self._threads, self._max_tokens
+        )
         return {
-            name: Runner(
-                self.folder, route, self.manifest, device, self.precision, self._threads, max_tokens=self._max_tokens
-            )
+            name: Runner(self.folder, route, self.manifest, device, self.precision, threads, max_tokens=max_tokens)
             for name, route in self.manifest.routes.items()
         }
 
     def __getstate__(self) -> dict[str, Any]:
         """Folder and settings: a copy, or another process that sees the folder, loads the bundle for itself."""
         self._on(self._device)
-        return {name: value for name, value in vars(self).items() if name not in {"_runners", "_similarity"}}
+        return {name: value for name, value in vars(self).items() if name not in {"_runners", "_similarity", "_tuning"}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -116,6 +118,7 @@ class Model:
         if self.manifest.fingerprint != state["manifest"].fingerprint:
             raise BundleError(f"{self.folder}: another bundle than when the model was pickled; load it by its name")
         self.similarity_fn_name = self._similarity_fn_name
+        self._tuning = tuned.in_use(self.folder, self.manifest)
         self._runners = {self._device: self._load(self._device)}
 
     def close(self) -> None:
@@ -352,12 +355,14 @@ class Model:
         self._on(self._device)
         if target_devices is not None and not isinstance(target_devices, str):
             target_devices = [device_name(device) for device in target_devices]
+        auto = tuned.settled(self._tuning, self.precision, None, None, None)[0]
         return ProcessPool(
             self.folder,
-            default_devices() if target_devices is None else target_devices,
+            default_devices(auto) if target_devices is None else target_devices,
             precision=self.precision,
             threads=self._threads,
             max_tokens=self._max_tokens,
+            tuning=self._tuning,
         )
 
     @staticmethod

@@ -19,11 +19,12 @@ from typing import Any, Self, cast
 
 import numpy as np
 
-from embedrt import errors
+from embedrt import errors, tuned
 from embedrt.errors import PoolError
 from embedrt.machine import available_threads, cuda_devices, require_process
 from embedrt.runner import SENTENCE, Answer, Request
 from embedrt.session import find_device
+from embedrt.tuned import Tuning
 from embedrt.worker import Chunk, Computed, Failure, Ready, Settings, serve, unpack
 
 logger = logging.getLogger("embedrt")
@@ -39,11 +40,16 @@ _GUARD = 'if __name__ == "__main__":'
 _KILLED = -9
 
 
-def default_devices() -> list[str]:
-    """Every CUDA device if ONNX Runtime can use them, else a CPU for each processor, at most 4."""
-    if find_device(None).name == "cuda":
+def default_devices(auto: str | None = None) -> list[str]:
+    """Every CUDA device if ONNX Runtime can use them, else a CPU for each processor, at most 4.
+
+    Args:
+        auto: What the device "auto" is for the model; on another than these two there is one process.
+    """
+    device = find_device(auto).name
+    if device == "cuda":
         return [f"cuda:{index}" for index in range(max(1, cuda_devices()))]
-    return ["cpu"] * min(_CPU_WORKERS, available_threads())
+    return [device] * (min(_CPU_WORKERS, available_threads()) if device == "cpu" else 1)
 
 
 class ProcessPool:
@@ -61,6 +67,7 @@ class ProcessPool:
         precision: Which of the bundle's graphs to run.
         threads: Processors to use in all; None takes what affinity and cgroup quota allow.
         max_tokens: Upper bound of a batch's texts times the tokens of its longest, in each process.
+        tuning: What was measured for the bundle here; decides where the arguments above leave the choice.
 
     Attributes:
         devices: The devices, as they are called in messages.
@@ -82,16 +89,24 @@ class ProcessPool:
         precision: str = "fp32",
         threads: int | None = None,
         max_tokens: int | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         if isinstance(devices, str) or not devices:
             raise ValueError(f"devices: expected at least one, as in ['cpu', 'cpu'], got {devices!r}")
-        self.devices = [find_device(name).name for name in devices]
+        settled = [tuned.settled(tuning, precision, name, threads, max_tokens) for name in devices]
+        self.devices = [find_device(name).name for name, _, _ in settled]
         self.precision = precision
         self.fingerprint: str | None = None
-        share = max(1, (threads or available_threads()) // max(1, self.devices.count("cpu")))
+        sharing = max(1, self.devices.count("cpu"))
         self._settings = [
-            Settings(folder.absolute(), device, precision, share if device == "cpu" else threads, max_tokens)
-            for device in self.devices
+            Settings(
+                folder.absolute(),
+                device,
+                precision,
+                max(1, (count or available_threads()) // sharing) if device == "cpu" else count,
+                budget,
+            )
+            for device, (_, count, budget) in zip(self.devices, settled, strict=True)
         ]
         self._lock = threading.Lock()
         self._process = os.getpid()

@@ -21,7 +21,7 @@ from embedrt.cli import main
 from embedrt_export import export
 from models import make_model
 
-COMMANDS = ("export", "encode", "info", "verify", "calibrate", "list", "remove", "doctor")
+COMMANDS = ("export", "encode", "info", "verify", "calibrate", "tune", "list", "remove", "doctor")
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -108,6 +108,9 @@ class TestUsage:
             ["info", "a", "b"],
             ["remove"],
             ["calibrate", "a"],
+            ["tune"],
+            ["tune", "a", "--show", "--clear"],
+            ["tune", "a", "--seconds", "x"],
         ],
     )
     def test_wrong_usage(self, run: Run, arguments: list[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from bundles import change, copy_bundle
 from edits import edit_json
-from embedrt import BundleError, Embedder, store
+from embedrt import BundleError, Embedder, store, tuned
 from embedrt.bundle import MANIFEST, read_bundle
 from embedrt.card import model_card
 from hub_client import Client
@@ -38,6 +38,7 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     folder = copy_bundle(tiny_bundle, tmp_path / "bundle")
     (folder / "secret.txt").write_text("not listed")
     (folder / "README.md").write_text("not listed")
+    tuned.write(folder, tuned.Tuning(1, tuned.conditions(read_bundle(folder)), "cpu", 20, (), (), {}))
     return folder
 
 
