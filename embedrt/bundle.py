@@ -133,6 +133,59 @@ class ParityReport:
     worst_text: int
     engine: str
 
+    @property
+    def summary(self) -> str:
+        """The report in a line."""
+        return (
+            f"{self.texts} texts of up to {self.max_tokens} tokens, max abs error {self.max_abs_error:.1e}, by batch "
+            f"{self.max_batch_error:.1e} ({self.tolerance:.0e} allowed); reference: {self.reference}; on {self.engine}"
+        )
+
+
+@dataclass(frozen=True)
+class QualityReport:
+    """How far the vectors of a lossy precision are from those in float32.
+
+    Attributes:
+        method: How the precision was made, and with which texts.
+        texts: Number of natural texts that it was judged by; it was made with others.
+        max_tokens: Tokens of the longest one.
+        mean_cosine: Mean cosine to the vector in float32 over these texts.
+        min_cosine: The smallest.
+        mean_cosine_allowed: What `mean_cosine` has to be at least.
+        min_cosine_allowed: What `min_cosine` has to be at least.
+        parity_mean_cosine: Mean cosine to the reference over the texts of the proof, many of which are odd.
+        parity_min_cosine: The smallest.
+        max_batch_error: Worst coordinate between a text encoded alone and among others.
+        engine: Engine, version and execution provider that computed the vectors.
+    """
+
+    method: str
+    texts: int
+    max_tokens: int
+    mean_cosine: float
+    min_cosine: float
+    mean_cosine_allowed: float
+    min_cosine_allowed: float
+    parity_mean_cosine: float
+    parity_min_cosine: float
+    max_batch_error: float
+    engine: str
+
+    @property
+    def summary(self) -> str:
+        """The report in a line."""
+        return (
+            f"{self.texts} texts of up to {self.max_tokens} tokens, cosine to float32 {self.mean_cosine:.5f} in the "
+            f"mean, {self.min_cosine:.5f} at least, by batch {self.max_batch_error:.1e}; over the texts of the proof "
+            f"{self.parity_mean_cosine:.5f} and {self.parity_min_cosine:.5f}; {self.method}; on {self.engine}"
+        )
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the vectors are as near as they have to be."""
+        return self.mean_cosine >= self.mean_cosine_allowed and self.min_cosine >= self.min_cosine_allowed
+
 
 @dataclass(frozen=True)
 class Route:
@@ -154,6 +207,7 @@ class Route:
         parity_texts: The file with the texts of the proof.
         parity_vectors: The file with their reference vectors.
         parity: The proof, by precision.
+        quality: The same for precisions that are not exact.
     """
 
     architecture: str
@@ -169,6 +223,7 @@ class Route:
     parity_texts: str
     parity_vectors: str
     parity: dict[str, ParityReport]
+    quality: dict[str, QualityReport]
 
     @property
     def has_token_embeddings(self) -> bool:
@@ -326,8 +381,9 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
             f"{at}.graphs: {sorted(route.graphs)}, but another route has {sorted(manifest.precisions)}",
         )
         require(
-            set(route.parity) == set(route.graphs),
-            f"{at}.parity: reports for {sorted(route.parity)}, but graphs for {sorted(route.graphs)}",
+            sorted([*route.parity, *route.quality]) == sorted(route.graphs),
+            f"{at}.parity and quality: reports for {sorted([*route.parity, *route.quality])}, but graphs for "
+            f"{sorted(route.graphs)}",
         )
         needed = {route.tokenizer, route.parity_texts, route.parity_vectors}
         needed |= {file for graph in route.graphs.values() for file in (graph.file, graph.data)}

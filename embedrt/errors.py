@@ -59,3 +59,7 @@ class UnsupportedModelError(ExportError):
 
 class ParityError(EmbedrtError):
     """The bundle's vectors differ from the reference by more than the tolerance; the message has the worst texts."""
+
+
+class QualityError(EmbedrtError):
+    """The vectors of a lossy precision are further from those in float32 than is allowed, or than where it was made."""

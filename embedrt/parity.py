@@ -1,19 +1,30 @@
-"""The proof: a bundle's vectors against reference vectors, whole vectors by absolute error and norm."""
+"""The proof: a bundle's vectors against reference vectors, whole vectors by absolute error and norm.
 
+Precisions that are not exact are judged by cosine instead, over texts that they were not made with.
+"""
+
+import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.bundle import ParityReport, Route
+from embedrt.bundle import ParityReport, QualityReport, Route
 from embedrt.embedder import Embedder
-from embedrt.errors import ParityError
+from embedrt.errors import ParityError, QualityError
 from embedrt.runner import Runner
 from embedrt.signatures import Vectors
 
 TOLERANCE = 1e-5
 """What float32 vectors may differ from the reference, in any coordinate of a vector of length 1."""
+
+MEAN_COSINE, MIN_COSINE = 0.999, 0.995
+"""Lower, and the vectors are not worth their speed: no bundle gets a graph that makes them."""
+
+# How far the cosines on another machine may be from those at export; its float32 kernels round otherwise.
+_SLACK = 0.001
 
 
 def save_reference(folder: Path, route: Route, texts: list[str], vectors: Vectors) -> None:
@@ -30,7 +41,7 @@ def parity_texts(embedder: Embedder) -> list[str]:
     return read_texts(embedder.folder, route)
 
 
-def verify(embedder: Embedder) -> dict[str, ParityReport]:
+def verify(embedder: Embedder) -> Mapping[str, ParityReport | QualityReport]:
     """Computes the bundle's own texts on this machine and compares them with the reference vectors in the bundle.
 
     Returns:
@@ -38,9 +49,13 @@ def verify(embedder: Embedder) -> dict[str, ParityReport]:
 
     Raises:
         ParityError: A vector is beyond the tolerance of the export.
+        QualityError: The precision is not exact, and its vectors are worse here than where it was exported.
     """
-    reports = {}
+    reports: dict[str, ParityReport | QualityReport] = {}
     for name, runner in embedder.runners.items():
+        if (quality := runner.route.quality.get(embedder.precision)) is not None:
+            reports[name] = _verify_quality(runner, quality)
+            continue
         texts = read_texts(embedder.folder, runner.route)
         vectors = np.load(embedder.folder / runner.route.parity_vectors, allow_pickle=False)
         made = runner.route.parity[embedder.precision]
@@ -82,7 +97,7 @@ def compare(
     alone = np.concatenate([runner.encode([text]) for text in texts])
     planned = runner.encode(texts)
     padded = _among_others(runner, texts, counts)
-    scale = max(1.0, float(np.linalg.norm(reference, axis=1).max()))
+    scale = _scale(reference)
     errors = np.maximum(np.abs(planned - reference), np.abs(alone - reference)).max(axis=1) / scale
     batch_errors = np.maximum(np.abs(planned - alone), np.abs(padded - alone)).max(axis=1) / scale
     norms = np.abs(np.linalg.norm(planned, axis=1) - np.linalg.norm(reference, axis=1)) / scale
@@ -95,7 +110,7 @@ def compare(
         max_abs_error=float(errors.max()),
         max_batch_error=float(batch_errors.max()),
         max_norm_error=float(norms.max()),
-        min_cosine=float(_cosines(planned, reference).min()),
+        min_cosine=float(cosines(planned, reference).min()),
         worst_text=int(errors.argmax()),
         engine=runner.engine.description,
     )
@@ -124,8 +139,75 @@ def _among_others(runner: Runner, texts: list[str], counts: list[int]) -> Vector
     return vectors
 
 
-def _cosines(a: Vectors, b: Vectors) -> NDArray[np.float64]:
+def cosines(a: Vectors, b: Vectors) -> NDArray[np.float64]:
+    """The cosine of every vector to the one at the same place, float64 `[n]`."""
     a64, b64 = a.astype(np.float64), b.astype(np.float64)
     norms = np.linalg.norm(a64, axis=1) * np.linalg.norm(b64, axis=1)
     cosines: NDArray[np.float64] = (a64 * b64).sum(axis=1) / np.maximum(norms, 1e-30)
     return cosines
+
+
+def judge(exact: Runner, lossy: Runner, texts: list[str], method: str) -> QualityReport:
+    """Compares the vectors of a lossy precision with those in float32.
+
+    Args:
+        exact: The route in float32, with reference vectors in its folder.
+        lossy: The same route in the precision that is judged.
+        texts: Natural texts, other than those that the precision was made with.
+        method: How the precision was made.
+    """
+    planned, expected = lossy.encode(texts), exact.encode(texts)
+    alone = np.concatenate([lossy.encode([text]) for text in texts])
+    found = cosines(planned, expected)
+    odd = _over_proof(lossy)
+    return QualityReport(
+        method=method,
+        texts=len(texts),
+        max_tokens=max(len(ids) for ids in lossy.tokenize(texts).ids),
+        mean_cosine=float(found.mean()),
+        min_cosine=float(found.min()),
+        mean_cosine_allowed=MEAN_COSINE,
+        min_cosine_allowed=MIN_COSINE,
+        parity_mean_cosine=float(odd.mean()),
+        parity_min_cosine=float(odd.min()),
+        max_batch_error=float(np.abs(planned - alone).max()) / _scale(expected),
+        engine=lossy.engine.description,
+    )
+
+
+def _verify_quality(runner: Runner, made: QualityReport) -> QualityReport:
+    """Computes the texts of the proof on this machine and compares their cosines with those at export.
+
+    Returns:
+        The report of the export, with what was found here.
+
+    Raises:
+        QualityError: The vectors are worse here.
+    """
+    found = _over_proof(runner)
+    report = dataclasses.replace(
+        made,
+        parity_mean_cosine=float(found.mean()),
+        parity_min_cosine=float(found.min()),
+        engine=runner.engine.description,
+    )
+    if not (
+        report.parity_mean_cosine >= made.parity_mean_cosine - _SLACK
+        and report.parity_min_cosine >= made.parity_min_cosine - _SLACK
+    ):
+        raise QualityError(
+            f"the vectors of {runner.name} are worse here than where they were exported: cosine to the reference "
+            f"{report.parity_mean_cosine:.5f} in the mean and {report.parity_min_cosine:.5f} at least, there "
+            f"{made.parity_mean_cosine:.5f} and {made.parity_min_cosine:.5f}; use precision='fp32' on this machine"
+        )
+    return report
+
+
+def _over_proof(runner: Runner) -> NDArray[np.float64]:
+    """Cosines to the reference vectors in the bundle."""
+    reference = np.load(runner.folder / runner.route.parity_vectors, allow_pickle=False)
+    return cosines(runner.encode(read_texts(runner.folder, runner.route)), reference)
+
+
+def _scale(vectors: Vectors) -> float:
+    return max(1.0, float(np.linalg.norm(vectors, axis=1).max()))

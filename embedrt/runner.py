@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from embedrt.bundle import Manifest, Route, Tokenization
 from embedrt.coalescing import Coalescer
 from embedrt.errors import BundleError, NonFiniteError, TruncationError
+from embedrt.kernels import require_exact_int8
 from embedrt.planning import Batch, pad, plan
 from embedrt.session import Engine, find_device
 from embedrt.signatures import Features, OutputValue, Vectors
@@ -114,6 +115,8 @@ class Runner:
     ) -> None:
         if precision not in route.graphs:
             raise BundleError(f"{folder}: precision {precision!r} is not in it; it has {', '.join(route.graphs)}")
+        if route.graphs[precision].flavour == "onnxruntime" and precision == "int8":
+            require_exact_int8()
         self.folder = folder.absolute()  # sessions are made on first use, and the working folder may change until then
         self.name = manifest.name
         self.route = route

@@ -146,7 +146,10 @@ class TestManifest:
             ),
             (lambda raw: raw.update(routes={}, tasks={}), "routes: none at all"),
             (lambda raw: raw["tasks"].update(query="q"), "tasks.query: no route 'q'"),
-            (lambda raw: raw["routes"]["default"].update(parity={}), "parity: reports for [], but graphs for ['fp32']"),
+            (
+                lambda raw: raw["routes"]["default"].update(parity={}),
+                "parity and quality: reports for [], but graphs for ['fp32']",
+            ),
             (lambda raw: raw["files"].pop("tokenizer.json"), "files: tokenizer.json not listed"),
             (lambda raw: raw["files"].pop(DATA), f"files: {DATA} not listed"),
             (lambda raw: raw["files"].pop("parity/vectors.npy"), "files: parity/vectors.npy not listed"),

@@ -117,6 +117,7 @@ def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]
             parity_texts=at.parity_texts,
             parity_vectors=at.parity_vectors,
             parity={},
+            quality={},
         ),
         sentence.width,
         {

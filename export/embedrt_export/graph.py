@@ -40,8 +40,21 @@ class DataFile:
     ) -> None:
         self._file.close()
 
-    def place(self, values: NDArray[Any], identity: bytes) -> int:
-        """Writes a tensor, unless one of the same identity is there already, and returns its offset."""
+    def tensor(self, name: str, values: NDArray[Any]) -> TensorProto:
+        """A tensor of a graph beside this file: small ones have their values inside, others in the file."""
+        if values.nbytes < _INLINE_BYTES:
+            return numpy_helper.from_array(values, name)
+        tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(values.dtype), dims=values.shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        offset = self._place(values)
+        place = {"location": self.name, "offset": str(offset), "length": str(values.nbytes)}
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=value)
+        return tensor
+
+    def _place(self, values: NDArray[Any]) -> int:
+        """Writes a tensor, unless an equal one is there already, and returns its offset."""
+        identity = identity_of(values)
         if identity in self._offsets:
             return self._offsets[identity]
         alignment = _LARGE_ALIGNMENT if values.nbytes >= _LARGE_BYTES else _SMALL_ALIGNMENT
@@ -111,23 +124,13 @@ class GraphBuilder:
     def weight(self, name: str, values: NDArray[Any]) -> str:
         """Adds a tensor and returns its name: `name`, or that of an equal tensor which is there already."""
         values = np.asarray(values, order="C")  # np.ascontiguousarray would make vectors of scalars
-        identity = hashlib.sha256(f"{values.dtype} {values.shape}".encode() + b" ")
-        identity.update(values.reshape(-1).view(np.uint8).data)
-        if known := self._values.get(identity.digest()):
+        identity = identity_of(values)
+        if known := self._values.get(identity):
             return known
         if name in self._tensors:
             raise ValueError(f"graph: two tensors named {name!r}")
-        self._values[identity.digest()] = name
-        if values.nbytes < _INLINE_BYTES:
-            self._tensors[name] = numpy_helper.from_array(values, name)
-            return name
-        tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(values.dtype), dims=values.shape)
-        tensor.data_location = TensorProto.EXTERNAL
-        offset = self._data.place(values, identity.digest())
-        place = {"location": self._data.name, "offset": str(offset), "length": str(values.nbytes)}
-        for key, value in place.items():
-            tensor.external_data.add(key=key, value=value)
-        self._tensors[name] = tensor
+        self._values[identity] = name
+        self._tensors[name] = self._data.tensor(name, values)
         return name
 
     def once(self, key: Hashable, make: Callable[[], str]) -> str:
@@ -199,6 +202,13 @@ class GraphBuilder:
             producer_version=embedrt.__version__,
         )
         onnx.save_model(model, path)
+
+
+def identity_of(values: NDArray[Any]) -> bytes:
+    """What only equal tensors have in common: SHA-256 over type, shape and values."""
+    identity = hashlib.sha256(f"{values.dtype} {values.shape} ".encode())
+    identity.update(values.reshape(-1).view(np.uint8).data)
+    return identity.digest()
 
 
 def needed(nodes: list[onnx.NodeProto], values: Iterable[str]) -> list[onnx.NodeProto]:

@@ -5,20 +5,34 @@ import hashlib
 import json
 import logging
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import embedrt
 from embedrt import store
-from embedrt.bundle import FORMAT_VERSION, MANIFEST, Manifest, Route, read_manifest, record_files, write_manifest
+from embedrt.bundle import (
+    FORMAT_VERSION,
+    MANIFEST,
+    Manifest,
+    QualityReport,
+    Route,
+    read_manifest,
+    record_files,
+    write_manifest,
+)
 from embedrt.errors import BundleError, ExportError, UnsupportedModelError
-from embedrt.parity import compare, save_reference
+from embedrt.parity import compare, judge, save_reference
 from embedrt.runner import Runner
 from embedrt_export.chain import DATA, PRECISION, BuiltRoute, build_route
 from embedrt_export.families import is_native
 from embedrt_export.files import check_files, copy_config
 from embedrt_export.graph import DataFile
+from embedrt_export.int8 import quantize as int8
+from embedrt_export.int8.quantize import FLOAT
+from embedrt_export.int8.quantize import PRECISION as INT8
+from embedrt_export.int8.texts import Texts, read_texts
 from embedrt_export.modules import Transformer
 from embedrt_export.reference import ReferenceKind, find_reference
 from embedrt_export.repo import ModelSpec, read_repo
@@ -48,6 +62,8 @@ def export(
     revision: str | None = None,
     token: str | bool | None = None,
     task: str | None = None,
+    precision: str | Sequence[str] = FLOAT,
+    calibrate: str | Path | None = None,
     overwrite: bool = False,
     via: Wanted = "auto",
     onnx_file: str | None = None,
@@ -62,6 +78,8 @@ def export(
         revision: Branch, tag or commit of a hub repo.
         token: Hub token; None uses `HF_TOKEN` or the saved login.
         task: For models that have an adapter for each task: the one to put into the weights; None leaves them out.
+        precision: "fp32", which is in every bundle, or "fp32,int8" (also "int8") for a graph in 8 bits beside it.
+        calibrate: A file with texts to make int8 with, one a line; None takes embedrt's own, in many languages.
         overwrite: Replace a bundle that is there already.
         via: The way to the graph: "native" builds it from config and safetensors; "onnx" takes an ONNX file of the
             repo (`onnx/model.onnx` or `model.onnx`) and adds the modules after the transformer; "optimum" has
@@ -79,11 +97,13 @@ def export(
         UnsupportedModelError: The model uses something that embedrt does not know; the message names it.
         ExportError: A file of the model is missing or damaged.
         ParityError: The bundle's vectors differ from the reference.
+        QualityError: The vectors in int8 are too far from those in fp32.
         BundleError: Something else is where the bundle should go.
         MissingDependencyError: The way is "optimum", and optimum-onnx is not installed.
-        ValueError: `via` is unknown, or does not fit `onnx_file`.
+        ValueError: `via` is unknown, or does not fit `onnx_file`; `precision` is unknown, or needs no calibration.
     """
     wish = Wish(via, onnx_file, task)
+    texts = _calibration(precision, calibrate)
     target = None if output is None else Path(output).expanduser()
     if target is not None and target.exists():
         _require_bundle(target, overwrite=overwrite)
@@ -96,11 +116,25 @@ def export(
     with store.staging(target) as folder:
         manifest = _write_bundle(folder, located, spec, name, wish)
         manifest = _prove(folder, manifest, spec, reference)
+        if texts is not None:
+            manifest = _add_int8(folder, manifest, texts)
         write_manifest(folder, manifest)
         read_manifest(folder)  # refuses here what it would refuse in every reader
         store.publish(folder, target, overwrite=overwrite)
         logger.info("done: %s", target)
     return target
+
+
+def _calibration(precision: str | Sequence[str], calibrate: str | Path | None) -> Texts | None:
+    """The texts to make int8 with, if it is wanted."""
+    wanted = precision.split(",") if isinstance(precision, str) else list(precision)
+    if unknown := [name for name in wanted if name not in {FLOAT, INT8}]:
+        raise ValueError(f"precision: {unknown[0]!r} is unknown; known: {FLOAT}, {INT8}")
+    if INT8 in wanted:
+        return read_texts(None if calibrate is None else Path(calibrate))
+    if calibrate is not None:
+        raise ValueError(f"calibrate: only {INT8} is made with texts; add precision={INT8!r}, or leave calibrate out")
+    return None
 
 
 def _require_bundle(target: Path, *, overwrite: bool) -> None:
@@ -191,3 +225,21 @@ def _prove_route(
     report = compare(runner, texts, reference.vectors, reference.name, independent=reference.independent)
     save_reference(folder, runner.route, texts, reference.vectors)
     return dataclasses.replace(runner.route, parity={PRECISION: report})
+
+
+def _add_int8(folder: Path, manifest: Manifest, texts: Texts) -> Manifest:
+    """Adds a graph in 8 bits to every route, with its report."""
+    routes = {}
+    with DataFile(folder / int8.DATA) as data:
+        for name, route in manifest.routes.items():
+
+            def judge_graph(route: Route, method: str) -> QualityReport:
+                files = manifest.files | record_files(folder, [int8.DATA])
+                lossy = Runner(folder, route, dataclasses.replace(manifest, files=files), "cpu", INT8)
+                return judge(exact, lossy, texts.held_back, method)  # noqa: B023 - called before the next route
+
+            exact = Runner(folder, route, manifest, "cpu", proving=True)
+            routes[name] = int8.quantize(folder, exact, texts, data, judge_graph)
+    written = [int8.DATA, *(route.graphs[INT8].file for route in routes.values())]
+    files = manifest.files | record_files(folder, written)
+    return dataclasses.replace(manifest, routes=routes, files=files)

@@ -1,0 +1,158 @@
+"""The int8 graph of a route, made of its float32 graph and texts, and judged by its vectors."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from math import gcd
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+from tqdm.auto import tqdm
+
+from embedrt.bundle import Graph, QualityReport, Route
+from embedrt.errors import QualityError, UnsupportedModelError
+from embedrt.runner import Runner
+from embedrt_export.graph import DataFile
+from embedrt_export.int8.activations import Floats, choose
+from embedrt_export.int8.products import Product, Quantized, find_products, observe, replace_products
+from embedrt_export.int8.rounding import round_weights
+from embedrt_export.int8.texts import Texts
+
+logger = logging.getLogger("embedrt.export")
+
+FLOAT, PRECISION = "fp32", "int8"
+DATA = "onnx/model_int8.onnx.data"
+# Tokens to measure activations on, and the bytes of values that are held in memory at a time.
+_TOKENS, _HELD = 12_000, 256 * 2**20
+# Shares of the products that stay in float32, the worst ones, until the vectors are good enough.
+_LEFT_OUT = (0.0, 0.05, 0.1, 0.2, 0.4)
+
+
+Judge = Callable[[Route, str], QualityReport]
+"""Encodes with the new graph of a route and reports; the string says what was put into 8 bits."""
+
+
+def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, judge: Judge) -> Route:
+    """Writes the int8 graph of a route into a bundle.
+
+    Args:
+        folder: The bundle.
+        runner: The route in float32.
+        texts: To measure activations on.
+        data: Takes the new weights; the others stay where they are.
+        judge: Judges the new graph.
+
+    Returns:
+        What the manifest says of the route with the new graph and its report.
+
+    Raises:
+        UnsupportedModelError: The graph has no products that are worth 8 bits.
+        QualityError: The vectors are not good enough, even with many of the products in float32.
+    """
+    source = folder / runner.route.graphs[FLOAT].file
+    path = source.with_name(f"{source.stem}_int8.onnx")
+    found = dict(_quantized(source, path, runner, _enough(runner, texts.calibration)))
+    if not found:
+        raise UnsupportedModelError(
+            f"int8: the graph of {runner.name} has no linear layers that embedrt can put into 8 bits; leave int8 out"
+        )
+    graph = Graph(file=path.relative_to(folder).as_posix(), data=DATA, flavour="onnxruntime")
+    route = dataclasses.replace(runner.route, graphs={**runner.route.graphs, PRECISION: graph})
+    worst_first = sorted(found, key=lambda product: -found[product].error)
+    for share in _LEFT_OUT:
+        left_out = set(worst_first[: int(share * len(found))])
+        model = onnx.load(source, load_external_data=False)
+        replace_products(model, [(key, value) for key, value in found.items() if key not in left_out], data)
+        data.flush()
+        onnx.save_model(model, path)
+        report = judge(route, f"{len(found) - len(left_out)} of {len(found)} linear layers in 8 bits")
+        logger.info("int8: %s, mean cosine %.5f, min %.5f", report.method, report.mean_cosine, report.min_cosine)
+        if report.is_good:
+            return dataclasses.replace(route, quality={**route.quality, PRECISION: report})
+    raise QualityError(
+        f"int8: with {report.method}, the cosine of the vectors of {runner.name} to those in float32 is "
+        f"{report.mean_cosine:.5f} in the mean and {report.min_cosine:.5f} at least; {report.mean_cosine_allowed} and "
+        f"{report.min_cosine_allowed} are asked for; "
+        "calibrate with texts like yours (`--calibrate FILE`), or leave int8 out"
+    )
+
+
+def _enough(runner: Runner, texts: Sequence[str]) -> list[str]:
+    """Texts from all over the list, as many as give tokens enough."""
+    chosen, tokens = [], 0
+    step = next(step for step in range(len(texts) // 2 + 1, 2 * len(texts) + 2) if gcd(step, len(texts)) == 1)
+    for i in range(len(texts)):
+        text = texts[i * step % len(texts)]
+        chosen.append(text)
+        tokens += len(runner.tokenize([text]).ids[0])
+        if tokens >= _TOKENS:
+            break
+    return chosen
+
+
+def _quantized(
+    source: Path, scratch: Path, runner: Runner, texts: Sequence[str]
+) -> Iterator[tuple[Product, Quantized]]:
+    """Quantizes every product, a few inputs at a time, as memory allows."""
+    model = onnx.load(source, load_external_data=False)
+    products = find_products(model)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    readers: dict[str, list[Product]] = {}
+    for product in products:
+        readers.setdefault(product.x, []).append(product)
+
+    def read(name: str) -> Floats:
+        tensor = TensorProto()
+        tensor.CopyFrom(tensors[name])
+        if uses_external_data(tensor):
+            load_external_data_for_tensor(tensor, str(source.parent))
+        return numpy_helper.to_array(tensor)
+
+    tokens = sum(map(len, runner.tokenize(texts).ids))
+    portions: list[list[str]] = [[]]
+    held = 0
+    for x, (first, *_) in readers.items():
+        size = 4 * tokens * tensors[first.weight].dims[1]
+        if portions[-1] and held + size > _HELD:
+            portions.append([])
+            held = 0
+        portions[-1].append(x)
+        held += size
+    with tqdm(total=len(readers), desc="Quantizing", unit="value", disable=None) as bar:
+        for values in portions:
+            for x, observed in observe(model, scratch, runner, texts, values).items():
+                yield from _together(observed, readers[x], read)
+            bar.update(len(values))
+
+
+def _together(
+    x: Floats, readers: Sequence[Product], read: Callable[[str], Floats]
+) -> Iterator[tuple[Product, Quantized]]:
+    """Quantizes the products of one input, of which `x` `[tokens, channels]` are values."""
+    weights = [np.ascontiguousarray(read(product.weight).T) for product in readers]
+    scheme = choose(x, weights)
+    rounded, excess = scheme.rounded(x), scheme.excess(x)
+    moments = (rounded.T @ rounded).astype(np.float64)
+    for product, weight in zip(readers, weights, strict=True):
+        factor = np.ones(1) if scheme.smoothing is None else scheme.smoothing[:, None].astype(np.float64)
+        levels, scales = round_weights(weight.astype(np.float64) * factor, moments)
+        exceeding = weight[scheme.exceeding]
+        # What rounding adds to the results on the average is taken off by the bias.
+        off = x @ weight - rounded @ (levels * scales) - excess @ exceeding
+        mean = off.mean(axis=0, dtype=np.float64)
+        bias = 0.0 if product.bias is None else read(product.bias)
+        size = float(np.linalg.norm(x @ weight))
+        yield (
+            product,
+            Quantized(
+                scheme,
+                levels,
+                scales,
+                (bias + mean).astype(np.float32),
+                exceeding,
+                float(np.linalg.norm(off - mean)) / size,
+            ),
+        )
