@@ -128,6 +128,8 @@ def export(
 def _calibration(precision: str | Sequence[str], calibrate: str | Path | None) -> Texts | None:
     """The texts to make int8 with, if it is wanted."""
     wanted = precision.split(",") if isinstance(precision, str) else list(precision)
+    if not wanted:
+        raise ValueError(f"precision: expected {FLOAT}, {INT8} or both, got none")
     if unknown := [name for name in wanted if name not in {FLOAT, INT8}]:
         raise ValueError(f"precision: {unknown[0]!r} is unknown; known: {FLOAT}, {INT8}")
     if INT8 in wanted:

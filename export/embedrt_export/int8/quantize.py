@@ -69,7 +69,7 @@ def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, judge: 
         replace_products(model, [(key, value) for key, value in found.items() if key not in left_out], data)
         data.flush()
         onnx.save_model(model, path)
-        report = judge(route, f"{len(found) - len(left_out)} of {len(found)} linear layers in 8 bits")
+        report = judge(route, f"{len(found) - len(left_out)} of {len(found)} linear layers in 8 bits by {texts.origin}")
         logger.info("int8: %s, mean cosine %.5f, min %.5f", report.method, report.mean_cosine, report.min_cosine)
         if report.is_good:
             return dataclasses.replace(route, quality={**route.quality, PRECISION: report})
@@ -113,11 +113,11 @@ def _quantized(
         return numpy_helper.to_array(tensor)
 
     tokens = sum(map(len, runner.tokenize(texts).ids))
-    portions: list[list[str]] = [[]]
-    held = 0
+    portions: list[list[str]] = []
+    held = _HELD
     for x, (first, *_) in readers.items():
         size = 4 * tokens * tensors[first.weight].dims[1]
-        if portions[-1] and held + size > _HELD:
+        if held + size > _HELD:
             portions.append([])
             held = 0
         portions[-1].append(x)
