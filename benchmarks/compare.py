@@ -35,7 +35,8 @@ in the worst round. That is known on Linux only; elsewhere no turn counts as dis
 
 Memory is in MB of 10^6 bytes and counts mapped files. The exit status is 1 if an engine that is installed fails. Some
 engines are left out unless they are named, as they would take most of the time: larger batches of libraries that do not
-sort by length; fastembed's default also wants 9 GB of memory.
+sort by length; fastembed's default also wants 9 GB of memory. The ONNX backend of sentence-transformers cannot live in
+the same environment; `make .venv-bench-onnx/.ready` makes one for it, and the next `make bench` has it.
 """
 
 import argparse
@@ -115,11 +116,10 @@ def main() -> int:
         {"target": row.target, "reached": row.reached, "verdict": row.verdict, "met": row.met} for row in judged
     ]
 
-    lines = [*_head(about), "", *tables(results, gemm, missing), "", *target_table(judged)]
-    print("\n".join(lines))
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    print("\n".join([*_head(about), "", *tables(results, gemm, missing), "", *target_table(judged)]))
     return 1 if any(result.error for result in results.values()) else 0
 
 
@@ -231,7 +231,7 @@ def _head(about: dict[str, Any]) -> list[str]:
     machine = about["machine"]
     processors = f"{machine['usable_processors']} of {machine['processors']} processors"
     versions = ", ".join(f"{package} {found}" for package, found in machine["versions"].items())
-    return [
+    lines = [
         f"{about['date']}  {about['command']}",
         f"{machine['cpu']}, {processors}, {machine['memory_gb']} GB, {machine['system']}",
         f"Python {machine['python']}, commit {machine['commit']}, {versions}",
@@ -243,12 +243,12 @@ def _head(about: dict[str, Any]) -> list[str]:
             f"{lengths['mean_tokens']} whole"
             for name, lengths in about["workloads"].items()
         ),
-        *(
-            [f"  search: {about['search']['queries']} headwords, {about['search']['documents']} entries"]
-            * bool(about["search"])
-        ),
-        *([f"export: {about['export_refused']}"] * bool(about["export_refused"])),
     ]
+    if about["search"]:
+        lines.append(f"  search: {about['search']['queries']} headwords, {about['search']['documents']} entries")
+    if about["export_refused"]:
+        lines.append(f"export: {about['export_refused']}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -3,6 +3,10 @@
 All compute with the same weights and read at most as many tokens of a text as sentence-transformers does. Where the
 documentation of an engine leaves a choice that matters for its speed, it has the setting that was fastest here, and its
 own default beside it where that is another one.
+
+Not here: EmbedAnything 0.7.1 (candle, as candding) asks the hub for the model at every load, also when it is told to be
+offline and has it. infinity-emb 0.0.78 wants numpy < 2 and sentence-transformers < 4. text-embeddings-inference is a
+server and no Python package.
 """
 
 import os
@@ -155,14 +159,6 @@ ENGINES: dict[str, Engine] = {
         peers.candding,
         needs="hub",
         models=("minilm",),
-    ),
-    "embed-anything": Engine(
-        "embed-anything",
-        "fp32",
-        "candle, batch size 1, its best here; installed without its dependencies, because it pins onnxruntime 1.22 and "
-        "does not use it for this model",
-        peers.embed_anything,
-        needs="hub",
     ),
     "llama.cpp": Engine(
         "llama-cpp-python",

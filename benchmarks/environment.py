@@ -17,7 +17,6 @@ _PACKAGES = (
     "fastembed",
     "light-embed",
     "candding",
-    "embed-anything",
     "llama-cpp-python",
     "model2vec",
     "openvino",

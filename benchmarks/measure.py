@@ -113,7 +113,7 @@ class Measurement:
             result.loaded_rss_mb = worker.ask("encode", texts=texts[:1], save=None)["peak_rss_mb"]
 
         def warm_up(name: str, result: Result) -> None:
-            self._workers[name].ask("encode", texts=texts[:_WARM_UP_TEXTS], save=None)
+            self._workers[name].ask("encode", texts=_warm_up(texts), save=None)
 
         turns.each("load", load)
         turns.each("warm up", warm_up)
@@ -177,7 +177,7 @@ class Measurement:
             def load(name: str, result: Result) -> None:
                 for count in counts:
                     workers[name, count] = stack.enter_context(self._worker(name, count))
-                    workers[name, count].ask("encode", texts=texts[:_WARM_UP_TEXTS], save=None)
+                    workers[name, count].ask("encode", texts=_warm_up(texts), save=None)
 
             def encode(name: str, result: Result) -> None:
                 for count in counts:
@@ -224,6 +224,10 @@ class Measurement:
         cosines = (vectors * expected).sum(axis=1) / norms
         run.min_cosine, run.mean_cosine = float(cosines.min()), float(cosines.mean())
         run.max_abs_error = float(np.abs(vectors - expected).max())
+
+
+def _warm_up(texts: list[str]) -> list[str]:
+    return list(itertools.islice(itertools.cycle(texts), _WARM_UP_TEXTS))
 
 
 def _encode(turns: Turns, worker: Worker, texts: list[str], run: Run, save: Path | None) -> None:

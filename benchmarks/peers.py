@@ -204,26 +204,12 @@ def light_embed(batch_size: int) -> Load:
 
 def candding(files: Files) -> Loaded:
     """candding reads models of its catalogue from the hub's cache."""
-    _use_hub(files)
+    os.environ["HF_HOME"] = str(files.prepared / "hub")
+    os.environ.pop("HF_HUB_CACHE", None)
     import candding as engine
 
     model: Any = engine.TextEmbedding(HUB_ID, device="cpu", batch_size=1)
     return Loaded(lambda texts: np.asarray(model.embed(texts), np.float32))
-
-
-def embed_anything(files: Files) -> Loaded:
-    """EmbedAnything reads models from the hub's cache."""
-    _use_hub(files)
-    import embed_anything as engine
-
-    model: Any = engine.EmbeddingModel.from_pretrained_hf(model_id=HUB_ID)
-    config = engine.TextEmbedConfig(batch_size=1)
-
-    def encode(texts: list[str]) -> Vectors:
-        found = engine.embed_query(texts, embedder=model, config=config)
-        return np.asarray([item.embedding for item in found], np.float32)
-
-    return Loaded(encode)
 
 
 def llama_cpp(kind: str) -> Load:
@@ -306,8 +292,3 @@ def _padded(tokens: list[list[int]]) -> dict[str, NDArray[np.int64]]:
 def _processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _use_hub(files: Files) -> None:
-    os.environ["HF_HOME"] = str(files.prepared / "hub")
-    os.environ.pop("HF_HUB_CACHE", None)

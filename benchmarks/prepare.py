@@ -62,7 +62,7 @@ def _limited(files: Files, target: Path) -> None:
 
 
 def _hub(files: Files, target: Path) -> None:
-    """A hub cache that holds the model, for engines that know no other way to it."""
+    """A hub cache that holds the model, for an engine that knows no other way to it."""
     revision = "0" * 40
     repo = target / "hub" / f"models--{HUB_ID.replace('/', '--')}"
     shutil.copytree(files.model, repo / "snapshots" / revision)
