@@ -103,7 +103,7 @@ ENGINES: dict[str, Engine] = {
     "openvino": Engine(
         "openvino",
         "fp32",
-        "by hand: embedrt's graph, sorted by length, batches of at most 1024 tokens (its best here), a stream a "
+        "by hand: embedrt's graph, sorted by length, batches of at most 512 tokens (its best here), a stream a "
         "processor, AsyncInferQueue; compiled once more for latency, for one text",
         peers.openvino("f32"),
         scales=True,

@@ -18,7 +18,7 @@ Vectors = NDArray[np.float32]
 Encode = Callable[[list[str]], Vectors]
 
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
-_OPENVINO_TOKENS = 1024  # of a batch; 512 and 1024 were even, 2048 and more slower
+_OPENVINO_TOKENS = 512  # of a batch; 1024 was nearly even, 2048 and more slower
 _LLAMA_TOKENS = 256  # of a batch; 512 took 1.6 times as long, and every text is cut at 256 anyway
 
 
