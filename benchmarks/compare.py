@@ -60,6 +60,7 @@ from benchmarks.models import MODELS, model_folder, read_shape
 from benchmarks.peers import Files
 from benchmarks.prepare import prepare
 from benchmarks.report import tables, target_table
+from benchmarks.results import never_quiet
 from benchmarks.retrieval import Search, search
 from benchmarks.targets import verdicts
 
@@ -119,7 +120,8 @@ def main() -> int:
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    print("\n".join([*_head(about), "", *tables(results, gemm, missing), "", *target_table(judged)]))
+    targets = target_table(judged, never_quiet(results))
+    print("\n".join([*_head(about), "", *tables(results, gemm, missing), "", *targets]))
     return 1 if any(result.error for result in results.values()) else 0
 
 

@@ -5,6 +5,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,9 +84,8 @@ class Measurement:
                 self._load(turns, short, stack)
                 self._latency(turns, short)
                 self._throughput(turns)
-                for name, result in self._results.items():
-                    for workload, run in result.runs.items():
-                        self._compare(name, workload, run)
+                for workload in plan.workloads:
+                    turns.each(f"compare {workload}", partial(self._compare, workload))
                 if plan.search is not None:
                     self._retrieval(turns, plan.search)
             self._scaling(turns)
@@ -214,12 +214,15 @@ class Measurement:
     def _vectors(self, name: str, workload: str) -> Path:
         return self._scratch / f"{name}.{workload}.npy"
 
-    def _compare(self, name: str, workload: str, run: Run) -> None:
-        ours, reference = self._vectors(name, workload), self._vectors(REFERENCE, workload)
-        if not ours.is_file() or not reference.is_file():
+    def _compare(self, workload: str, name: str, result: Result) -> None:
+        reference = self._vectors(REFERENCE, workload)
+        if not reference.is_file():
             return
-        vectors: NDArray[np.float64] = np.load(ours).astype(np.float64)
+        run = result.runs[workload]
+        vectors: NDArray[np.float64] = np.load(self._vectors(name, workload)).astype(np.float64)
         expected: NDArray[np.float64] = np.load(reference).astype(np.float64)
+        if vectors.shape != expected.shape:
+            raise WorkerError(f"{workload}: vectors {list(vectors.shape)}, expected {list(expected.shape)}")
         norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
         cosines = (vectors * expected).sum(axis=1) / norms
         run.min_cosine, run.mean_cosine = float(cosines.min()), float(cosines.mean())

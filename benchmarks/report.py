@@ -50,12 +50,19 @@ def tables(results: dict[str, Result], gemm: Gemm, missing: Sequence[str]) -> It
         yield f"  {name:{width}} not installed"
 
 
-def target_table(verdicts: Iterable[Verdict]) -> Iterator[str]:
-    """The targets, what was reached, and the verdict."""
+def target_table(verdicts: Iterable[Verdict], disturbed: Sequence[str]) -> Iterator[str]:
+    """The targets, what was reached, and the verdict.
+
+    Args:
+        verdicts: The lines.
+        disturbed: Engines without a single undisturbed round.
+    """
     rows = [("target", "reached", "verdict"), *((row.target, row.reached, row.verdict) for row in verdicts)]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for target, reached, verdict in rows:
         yield f"{target:{widths[0]}} | {reached:{widths[1]}} | {verdict}"
+    if disturbed:
+        yield f"These verdicts say little where they rest on {', '.join(disturbed)}: every round was disturbed."
 
 
 def _throughput(run: Run, reference: Run | None) -> str:

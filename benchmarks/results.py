@@ -124,6 +124,12 @@ def disturbed(other_cores: float | None) -> bool:
     return other_cores is not None and other_cores > _DISTURBED * (os.cpu_count() or 1)
 
 
+def never_quiet(results: dict[str, Result], workload: str = "mixed") -> list[str]:
+    """The engines that were disturbed in every round: numbers that rest on them say little."""
+    runs = {name: result.runs.get(workload) for name, result in results.items()}
+    return [name for name, run in runs.items() if run and run.other_cores and all(map(disturbed, run.other_cores))]
+
+
 def by_round(
     ours: Sequence[float],
     our_others: Sequence[float | None],

@@ -138,7 +138,7 @@ def fastest_good(results: dict[str, Result], *, search: bool) -> Fast | None:
     """Among embedrt's engines but fp32 on the CPU: the fastest on mixed texts that keeps the quality.
 
     Returns:
-        None if none of them was measured.
+        None if none of them was measured, or not what the quality goes by.
     """
     reference = results.get(REFERENCE)
     candidates = [
@@ -146,7 +146,7 @@ def fastest_good(results: dict[str, Result], *, search: bool) -> Fast | None:
         for name, result in results.items()
         if role(name) == "own" and name != OWN_FP32 and "mixed" in result.runs
     ]
-    if not candidates or reference is None:
+    if not candidates or reference is None or (search and reference.ndcg is None):
         return None
     found = []
     for name, result in sorted(candidates, key=lambda item: -(speed_ratio(item[1], reference) or 0.0)):
@@ -167,7 +167,7 @@ def _quality(result: Result, reference: Result, *, search: bool) -> tuple[bool, 
     if not search:
         return good, words
     if result.ndcg is None or reference.ndcg is None:
-        return False, f"{words}, nDCG not measured"
+        return False, f"{words}, no nDCG"
     lost = result.ndcg - reference.ndcg
     return good and abs(lost) <= NDCG_POINTS, f"{words}, nDCG {lost:+.3f}"
 

@@ -16,7 +16,7 @@ from benchmarks.gemm import products
 from benchmarks.models import Shape
 from benchmarks.plot import points, spread
 from benchmarks.report import tables, target_table
-from benchmarks.results import Gemm, Result, Run, Soak, by_round
+from benchmarks.results import Gemm, Result, Run, Soak, by_round, never_quiet
 from benchmarks.retrieval import definition, ndcg_at_10, search
 from benchmarks.targets import Verdict, at_least, at_most, fastest_good, verdicts
 
@@ -217,6 +217,8 @@ def test_fast_is_the_fastest_that_keeps_the_quality() -> None:
     assert fast.name is None
     assert (fast := fastest_good(results, search=False)) is not None
     assert fast.name == "embedrt-openvino-bf16"
+    results[REFERENCE].ndcg = None
+    assert fastest_good(results, search=True) is None
 
 
 def test_without_a_precision_that_keeps_the_quality_the_fast_targets_are_missed() -> None:
@@ -256,12 +258,21 @@ def test_disturbed_rounds_make_no_ratio_unless_all_are() -> None:
     assert by_round([2, 9], [None, None], [1, 1], [None, None]) == ([2, 9], 2)
 
 
+def test_the_table_names_engines_without_a_quiet_round() -> None:
+    results = {REFERENCE: result(REFERENCE, 10), OWN_FP32: result(OWN_FP32, 30)}
+    results[REFERENCE].runs["mixed"].other_cores = [QUIET, BUSY]
+    assert never_quiet(results) == []
+    results[REFERENCE].runs["mixed"].other_cores = [BUSY, BUSY]
+    assert never_quiet(results) == [REFERENCE]
+    assert REFERENCE in list(target_table([], [REFERENCE]))[-1]
+
+
 def test_report_of_an_engine_that_failed_says_so() -> None:
     results = {REFERENCE: result(REFERENCE, 10), OWN_FP32: Result("1", "fp32", "how", error="no such precision")}
     text = "\n".join(tables(results, Gemm(), ["fastembed"]))
     assert "FAILED: no such precision" in text
     assert "not installed" in text
-    rows = list(target_table([Verdict("a >= 1", "2", True), Verdict("b", "not measured", None)]))
+    rows = list(target_table([Verdict("a >= 1", "2", True), Verdict("b", "not measured", None)], []))
     assert [row.split(" | ")[-1] for row in rows] == ["verdict", "met", "-"]
 
 
