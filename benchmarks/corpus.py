@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Debian's package dict-foldoc: the Free On-line Dictionary of Computing.
-_FOLDOC = Path("/usr/share/dictd/foldoc.dict.dz")
+FOLDOC = Path("/usr/share/dictd/foldoc.dict.dz")
 _DIGITS = {digit: value for value, digit in enumerate(string.ascii_uppercase + string.ascii_lowercase + "0123456789+/")}
 
 CountTokens = Callable[[str], int]
@@ -30,10 +30,11 @@ class Corpus:
     texts: list[str]
 
 
-def load_corpus(foldoc: Path = _FOLDOC) -> Corpus:
+def load_corpus(foldoc: Path = FOLDOC) -> Corpus:
     """The dictionary, else the docstrings of Python's own library."""
     if foldoc.is_file():
-        return Corpus(f"entries of {foldoc.name} (Debian package dict-foldoc)", _unique(_entries(foldoc)))
+        entries = _unique(entry for _, entry in dictionary(foldoc))
+        return Corpus(f"entries of {foldoc.name} (Debian package dict-foldoc)", entries)
     return Corpus(
         f"docstrings of Python's standard library, because {foldoc} is missing (Debian package dict-foldoc)",
         _unique(_docstrings(Path(sysconfig.get_path("stdlib")))),
@@ -68,15 +69,19 @@ def _unique(texts: Iterator[str]) -> list[str]:
     return list(dict.fromkeys(text for text in (text.strip() for text in texts) if text))
 
 
-def _entries(dictionary: Path) -> Iterator[str]:
-    """Reads a dictionary in the format of dictd: one gzip file, and an index of `word, offset, length` lines."""
-    content = gzip.decompress(dictionary.read_bytes())
-    index = dictionary.with_name(dictionary.name.removesuffix(".dict.dz") + ".index")
+def dictionary(path: Path) -> Iterator[tuple[str, str]]:
+    """Headword and entry, for every line of the index of a dictionary in the format of dictd.
+
+    That is one gzip file, and an index of `headword, offset, length` lines. An entry with several headwords comes once
+    for each.
+    """
+    content = gzip.decompress(path.read_bytes())
+    index = path.with_name(path.name.removesuffix(".dict.dz") + ".index")
     for line in index.read_text(encoding="utf-8").splitlines():
         word, offset, length = line.split("\t")[:3]
         if not word.startswith("00-database"):  # a description of the dictionary itself
             start = _number(offset)
-            yield content[start : start + _number(length)].decode("utf-8", "replace")
+            yield word, content[start : start + _number(length)].decode("utf-8", "replace")
 
 
 def _number(digits: str) -> int:

@@ -1,21 +1,25 @@
-"""The engines that are compared, as data. Each is used as its own documentation shows, with its own defaults.
+"""The engines that are compared, as data. How each is used is in `benchmarks.peers`.
 
-All compute with the same weights. sentence-transformers reads the model folder; the others read the bundle, whose ONNX
-file is a plain graph in fp32. The peers pool and normalize in numpy, as they do for this model in their own catalogues.
-Each reads its limit of tokens from the file where it always looks for it; those files disagree, see `settings`.
+All compute with the same weights and read at most as many tokens of a text as sentence-transformers does. Where the
+documentation of an engine leaves a choice that matters for its speed, it has the setting that was fastest here, and its
+own default beside it where that is another one.
+
+Not here: EmbedAnything 0.7.1 (candle, as candding) asks the hub for the model at every load, also when it is told to be
+offline and has it. infinity-emb 0.0.78 wants numpy < 2 and sentence-transformers < 4. text-embeddings-inference is a
+server and no Python package.
 """
 
+import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from benchmarks import peers
+from benchmarks.peers import Files, Loaded
 
-Vectors = NDArray[np.float32]
-Encode = Callable[[list[str]], Vectors]
+Role = Literal["own", "peer", "reference"]
 
 
 @dataclass(frozen=True)
@@ -24,103 +28,177 @@ class Engine:
 
     Attributes:
         distribution: The package that pip installs.
+        precision: What it computes in: "fp32", "bf16", "int8", or another word for what is none of these.
         settings: What a reader must know to judge the numbers.
-        load: From the model folder and the bundle to a function that encodes. Imports happen inside, so that a process
-            pays only for the engine that it runs.
+        load: From files to the loaded engine. Imports happen inside, so that a process pays only for the engine that it
+            runs.
+        needs: What `benchmarks.prepare` has to make for it.
+        slow: Whether it is left out unless it is named, because it would take most of the time.
+        scales: Whether it is measured with one processor too.
+        python: The environment variable that names the interpreter it runs in; None for the one that compares.
+        models: The models that it can run.
     """
 
     distribution: str
+    precision: str
     settings: str
-    load: Callable[[Path, Path], Encode]
+    load: Callable[[Files], Loaded]
+    needs: str | None = None
+    slow: bool = False
+    scales: bool = False
+    python: str | None = None
+    models: tuple[str, ...] = ("minilm", "base")
 
     @property
     def version(self) -> str | None:
         """The installed version, or None."""
-        try:
-            return version(self.distribution)
-        except PackageNotFoundError:
+        if self.python is None:
+            try:
+                return version(self.distribution)
+            except PackageNotFoundError:
+                return None
+        interpreter = os.environ.get(self.python)
+        if not interpreter:
             return None
-
-
-def _sentence_transformers(model: Path, bundle: Path) -> Encode:
-    from sentence_transformers import SentenceTransformer
-
-    # The type is named because recent releases take it from the files, and fp32 is what the others compute in.
-    loaded: Any = SentenceTransformer(
-        str(model), device="cpu", local_files_only=True, model_kwargs={"dtype": "float32"}
-    )
-    return lambda texts: np.asarray(loaded.encode(texts, show_progress_bar=False), np.float32)
-
-
-def _embedrt(model: Path, bundle: Path) -> Encode:
-    from embedrt import Embedder
-
-    return Embedder(bundle, device="cpu").encode
-
-
-def _fastembed(batch_size: int) -> Callable[[Path, Path], Encode]:
-    def load(model: Path, bundle: Path) -> Encode:
-        from fastembed import TextEmbedding
-        from fastembed.common.model_description import ModelSource, PoolingType
-
-        # Its catalogue names a file on the hub. A custom model is the public way to a local one; the source is required
-        # and, with a local path, never asked. Mean pooling of token embeddings is what its own entry does.
-        TextEmbedding.add_custom_model(
-            model="local/all-MiniLM-L6-v2",
-            pooling=PoolingType.MEAN,
-            normalization=True,
-            sources=ModelSource(hf="sentence-transformers/all-MiniLM-L6-v2"),
-            dim=384,
-            model_file="onnx/model.onnx",
-            additional_files=["onnx/model.onnx.data"],
-            output_name="token_embeddings",
-        )
-        loaded: Any = TextEmbedding(
-            "local/all-MiniLM-L6-v2",
-            cache_dir=str(bundle),  # nothing goes there; without it a folder for downloads is made
-            providers=["CPUExecutionProvider"],
-            specific_model_path=str(bundle),
-        )
-        return lambda texts: np.asarray(list(loaded.embed(texts, batch_size=batch_size)), np.float32)
-
-    return load
-
-
-def _light_embed(model: Path, bundle: Path) -> Encode:
-    from light_embed import TextEmbedding
-
-    # A local folder needs a config; this is the entry that its catalogue has for this model.
-    config = {"onnx_file": "onnx/model.onnx", "pooling_config_path": "1_Pooling", "normalize": True}
-    loaded: Any = TextEmbedding(str(bundle), device="cpu", model_config=config)
-    return lambda texts: np.asarray(loaded.encode(texts), np.float32)
+        asked = f"from importlib.metadata import version; print(version({self.distribution!r}))"
+        done = subprocess.run([interpreter, "-c", asked], capture_output=True, text=True, check=False)
+        return done.stdout.strip() or None
 
 
 REFERENCE = "sentence-transformers"
+# embedrt's engine in fp32 on the CPU, and its strongest rival that computes in bf16.
+OWN_FP32 = "embedrt"
+OPENVINO_BF16 = "openvino-bf16"
 
 ENGINES: dict[str, Engine] = {
     REFERENCE: Engine(
         "sentence-transformers",
-        "torch fp32, batch size 32 (default); cuts at 256 tokens (sentence_bert_config.json)",
-        _sentence_transformers,
+        "fp32",
+        "torch, batch size 32 (default)",
+        peers.sentence_transformers("float32"),
+        scales=True,
     ),
-    "embedrt": Engine(
-        "embedrt",
-        "fp32, batch size 32 (default), planned by tokens; cuts at 256 tokens (embedrt.json, as the reference)",
-        _embedrt,
+    "sentence-transformers-bf16": Engine(
+        "sentence-transformers",
+        "bf16",
+        'torch, model_kwargs={"dtype": "bfloat16"}, batch size 32 (default)',
+        peers.sentence_transformers("bfloat16"),
+    ),
+    "sentence-transformers-onnx": Engine(
+        "sentence-transformers",
+        "fp32",
+        'backend="onnx" of release 5, batch size 32 (default), in an environment of its own: optimum-onnx 0.1.0 wants '
+        "transformers < 4.58, release 6 wants 5 or later. EMBEDRT_ST_ONNX_PYTHON names its interpreter",
+        peers.sentence_transformers_onnx,
+        needs="optimum",
+        python="EMBEDRT_ST_ONNX_PYTHON",
+    ),
+    "onnxruntime": Engine(
+        "onnxruntime",
+        "fp32",
+        "by hand: embedrt's graph, one session with default options, sorted by length, batches of 32",
+        peers.onnxruntime,
+        scales=True,
+    ),
+    "openvino": Engine(
+        "openvino",
+        "fp32",
+        "by hand: embedrt's graph, sorted by length, batches of at most 512 tokens (its best here), a stream a "
+        "processor, AsyncInferQueue; compiled once more for latency, for one text",
+        peers.openvino("f32"),
+        scales=True,
+    ),
+    OPENVINO_BF16: Engine(
+        "openvino",
+        "bf16",
+        "the same with INFERENCE_PRECISION_HINT bf16",
+        peers.openvino("bf16"),
     ),
     "fastembed": Engine(
         "fastembed",
-        "batch size 256 (default); cuts at 512 tokens (tokenizer_config.json)",
-        _fastembed(256),
+        "fp32",
+        "embedrt's graph, batch size 256 (default): wants 9 GB of memory",
+        peers.fastembed(256),
+        needs="limited",
+        slow=True,
     ),
     "fastembed-32": Engine(
         "fastembed",
-        "batch size 32, for comparison; cuts at 512 tokens (tokenizer_config.json)",
-        _fastembed(32),
+        "fp32",
+        "embedrt's graph, batch size 32",
+        peers.fastembed(32),
+        needs="limited",
+        slow=True,
+    ),
+    "fastembed-1": Engine(
+        "fastembed",
+        "fp32",
+        "embedrt's graph, batch size 1, its best here: it does not sort by length",
+        peers.fastembed(1),
+        needs="limited",
     ),
     "light-embed": Engine(
         "light-embed",
-        "batch size 32 (default); cuts at 512 tokens (tokenizer_config.json)",
-        _light_embed,
+        "fp32",
+        "embedrt's graph, batch size 32 (default)",
+        peers.light_embed(32),
+        needs="limited",
+        slow=True,
+    ),
+    "light-embed-1": Engine(
+        "light-embed",
+        "fp32",
+        "embedrt's graph, batch size 1, its best here",
+        peers.light_embed(1),
+        needs="limited",
+    ),
+    "candding": Engine(
+        "candding",
+        "fp32",
+        "candle, batch size 1, its best here",
+        peers.candding,
+        needs="hub",
+        models=("minilm",),
+    ),
+    "llama.cpp": Engine(
+        "llama-cpp-python",
+        "fp32",
+        "a GGUF file of the weights in fp32, batches of 256 tokens (its best here)",
+        peers.llama_cpp("F32"),
+        needs="gguf-F32",
+    ),
+    "llama.cpp-q8": Engine(
+        "llama-cpp-python",
+        "8 bit",
+        "a GGUF file of the weights in Q8_0, batches of 256 tokens",
+        peers.llama_cpp("Q8_0"),
+        needs="gguf-Q8_0",
+    ),
+    "model2vec": Engine(
+        "model2vec",
+        "static",
+        "no transformer: a table of token vectors distilled from the model, without PCA so that they share its space",
+        peers.model2vec,
+        needs="static",
+        models=("minilm",),
+    ),
+    OWN_FP32: Engine("embedrt", "fp32", "batch size 32 (default), planned by tokens", peers.embedrt(), scales=True),
+    "embedrt-int8": Engine(
+        "embedrt", "int8", 'precision="int8": the bundle\'s int8 graph', peers.embedrt(precision="int8"), scales=True
+    ),
+    "embedrt-openvino": Engine("embedrt", "fp32", 'device="openvino"', peers.embedrt(device="openvino")),
+    "embedrt-openvino-bf16": Engine(
+        "embedrt",
+        "bf16",
+        'device="openvino", precision="bf16"',
+        peers.embedrt(device="openvino", precision="bf16"),
+        scales=True,
     ),
 }
+
+
+def role(name: str) -> Role:
+    """Whose engine it is."""
+    if name == REFERENCE:
+        return "reference"
+    return "own" if ENGINES[name].distribution == "embedrt" else "peer"

@@ -10,9 +10,32 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from benchmarks.engines import ENGINES
+from benchmarks.peers import Files
+
 ROOT = Path(__file__).resolve().parents[1]
-# No engine may ask the network: the model is here.
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+# No engine may ask the network: the model is here. Nor may it tell others about us.
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}
+
+
+def engine_worker(name: str, files: Files, processors: int | None = None) -> "Worker":
+    """One engine in a process of its own.
+
+    Args:
+        name: The engine.
+        files: What it loads.
+        processors: How many it may use; None for all.
+    """
+    variable = ENGINES[name].python
+    return Worker(
+        "benchmarks.worker",
+        name,
+        str(processors or "all"),
+        str(files.model),
+        str(files.bundle),
+        str(files.prepared),
+        python=sys.executable if variable is None else os.environ[variable],
+    )
 
 
 class WorkerError(Exception):
@@ -20,25 +43,25 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """One engine in a process of its own. It starts to load at once; the first request waits for that.
+    """A process that answers requests. It starts to load at once; the first request waits for that.
 
     Args:
-        engine: Its name.
-        model: The model folder.
-        bundle: The bundle made of it.
+        module: What it runs, `benchmarks.worker` for an engine.
+        arguments: Of the module.
+        python: The interpreter.
     """
 
-    def __init__(self, engine: str, model: Path, bundle: Path) -> None:
+    def __init__(self, module: str, *arguments: str, python: str = sys.executable) -> None:
         self._mark: tuple[float, float | None] | None = _now()
         self._cpu_seconds = 0.0
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", engine, str(model), str(bundle)],
+            [python, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             cwd=ROOT,
-            env={**os.environ, **_OFFLINE},
+            env={**os.environ, **OFFLINE},
         )
 
     def ask(self, task: str, **request: Any) -> dict[str, Any]:

@@ -1,21 +1,23 @@
 """The results as text: quality and memory beside every speed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
 
 import numpy as np
 
 from benchmarks.engines import REFERENCE
-from benchmarks.measure import Result, Run, disturbed
+from benchmarks.results import Gemm, Result, Run, by_round, ratios
+from benchmarks.targets import Verdict
 
 _NONE = "-"
 
 
-def tables(results: dict[str, Result], missing: Sequence[str]) -> Iterator[str]:
+def tables(results: dict[str, Result], gemm: Gemm, missing: Sequence[str]) -> Iterator[str]:
     """The lines of the report.
 
     Args:
         results: By engine.
+        gemm: The machine's own rate.
         missing: Engines that are not installed.
     """
     width = max(map(len, [*results, *missing]))
@@ -34,26 +36,33 @@ def tables(results: dict[str, Result], missing: Sequence[str]) -> Iterator[str]:
     for name, result in results.items():
         yield f"  {name:{width}} {_latency(result)}"
     yield ""
+    yield from _scaling(results, width)
+    yield from _search(results, width)
+    yield from _soak(results, width)
+    if gemm.all:
+        yield f"products in fp32, GFLOP/s: one processor {_spread(gemm.one, '.0f')}, all {_spread(gemm.all, '.0f')}"
+        yield ""
     for name, result in results.items():
-        yield f"  {name:{width}} {result.version}: {result.settings}"
+        yield f"  {name:{width}} {result.version}, {result.precision}: {result.settings}"
         if result.error is not None:
             yield f"  {name:{width}} FAILED: {result.error}"
     for name in missing:
         yield f"  {name:{width}} not installed"
 
 
-def ratios(run: Run, reference: Run) -> tuple[list[float], int]:
-    """Speed relative to the reference, by round, because both sides of a round ran at nearly the same time.
+def target_table(verdicts: Iterable[Verdict], disturbed: Sequence[str]) -> Iterator[str]:
+    """The targets, what was reached, and the verdict.
 
-    Returns:
-        The ratios of the rounds in which neither side was disturbed, or of all if there are none; and how many were not
-        disturbed.
+    Args:
+        verdicts: The lines.
+        disturbed: Engines without a single undisturbed round.
     """
-    rounds = list(
-        zip(run.texts_per_second, run.other_cores, reference.texts_per_second, reference.other_cores, strict=False)
-    )
-    quiet = [ours / theirs for ours, a, theirs, b in rounds if not disturbed(a) and not disturbed(b)]
-    return quiet or [ours / theirs for ours, _, theirs, _ in rounds], len(quiet)
+    rows = [("target", "reached", "verdict"), *((row.target, row.reached, row.verdict) for row in verdicts)]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    for target, reached, verdict in rows:
+        yield f"{target:{widths[0]}} | {reached:{widths[1]}} | {verdict}"
+    if disturbed:
+        yield f"These verdicts say little where they rest on {', '.join(disturbed)}: every round was disturbed."
 
 
 def _throughput(run: Run, reference: Run | None) -> str:
@@ -71,10 +80,48 @@ def _throughput(run: Run, reference: Run | None) -> str:
 def _latency(result: Result) -> str:
     if not result.one_text_ms:
         return "failed"
-    p50, p99 = np.percentile(result.one_text_ms, [50, 99])
+    p50, p99 = np.percentile(np.concatenate(result.one_text_ms), [50, 99])
     start = _spread(result.start_seconds, ".2f")
     others, loaded = _others(result.one_text_other_cores), _number(result.loaded_rss_mb, ".0f")
     return f"{p50:8.2f} {p99:8.2f}  {others:>6}   {start:26} {loaded:>7}"
+
+
+def _scaling(results: dict[str, Result], width: int) -> Iterator[str]:
+    scaled = {name: result for name, result in results.items() if len(result.by_processors) == 2}
+    if not scaled:
+        return
+    _, most = next(iter(scaled.values())).by_processors
+    yield f"{'mixed':{width}}   texts/s with 1 processor   with {most:24} ratio"
+    for name, result in scaled.items():
+        one, every = result.by_processors.values()
+        found, _ = by_round(every.texts_per_second, every.other_cores, one.texts_per_second, one.other_cores)
+        speeds = (_spread(run.texts_per_second, ".1f") for run in (one, every))
+        yield f"  {name:{width}} {next(speeds):26} {next(speeds):29} {_spread(found, '.2f')}"
+    yield ""
+
+
+def _search(results: dict[str, Result], width: int) -> Iterator[str]:
+    expected = results[REFERENCE].ndcg if REFERENCE in results else None
+    if expected is None:
+        return
+    yield f"{'search':{width}}   nDCG@10   difference in points"
+    for name, result in results.items():
+        if result.ndcg is not None:
+            yield f"  {name:{width}} {result.ndcg:8.2f}   {result.ndcg - expected:+.2f}"
+        elif result.same_vectors:
+            yield f"  {name:{width}} {_NONE:>8}   none: the same vectors to 1e-05"
+    yield ""
+
+
+def _soak(results: dict[str, Result], width: int) -> Iterator[str]:
+    soaked = {name: result.soak for name, result in results.items() if result.soak is not None}
+    if not soaked:
+        return
+    yield f"{'stream':{width}}      texts  texts/s  RSS MB"
+    for name, soak in soaked.items():
+        speed = soak.texts / soak.seconds
+        yield f"  {name:{width}} {soak.texts:8}  {speed:7.1f}  {_number(soak.peak_rss_mb, '.0f'):>6}"
+    yield ""
 
 
 def _others(cores: Sequence[float | None]) -> str:

@@ -1,9 +1,10 @@
 """One engine in a process of its own: reads requests from standard input, answers on standard output, a line each.
 
-Run by `benchmarks.process`, as `python -m benchmarks.worker ENGINE MODEL_FOLDER BUNDLE`. Nothing but the engine is
-imported beyond what every engine needs, so that the time to the first vector and the memory are the engine's own.
+Run by `benchmarks.process`, as `python -m benchmarks.worker ENGINE PROCESSORS MODEL BUNDLE PREPARED`. Nothing but the
+engine is imported beyond what every engine needs, so that the time to the first vector and the memory are its own.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -14,13 +15,32 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.engines import ENGINES, Encode
+from benchmarks.engines import ENGINES
+from benchmarks.peers import Files, Loaded
 
 Answer = dict[str, Any]
+Task = Callable[..., Answer]
 
 
 def main() -> None:
-    name, model, bundle = sys.argv[1:]
+    """Serves one engine."""
+    name, processors, model, bundle, prepared = sys.argv[1:]
+    if processors != "all":
+        restrict(int(processors))
+
+    def load() -> dict[str, Task]:
+        engine = ENGINES[name].load(Files(Path(model), Path(bundle), Path(prepared)))
+        return {
+            "encode": lambda texts, save: _encode(engine, texts, save),
+            "one_by_one": lambda texts: _one_by_one(engine, texts),
+            "stream": lambda texts, repeat: _stream(engine, texts, repeat),
+        }
+
+    serve(load)
+
+
+def serve(load: Callable[[], dict[str, Task]]) -> None:
+    """Loads, then answers requests until there are no more. What fails is the last answer."""
     # Libraries print to standard output as they like; what they print must not end up among the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -31,35 +51,41 @@ def main() -> None:
         answers.flush()
 
     try:
-        encode = ENGINES[name].load(Path(model), Path(bundle))
+        tasks = load()
         for line in sys.stdin.buffer:
             request = json.loads(line)
-            done = TASKS[request.pop("task")](encode, **request)
+            done = tasks[request.pop("task")](**request)
             answer({**done, "process_cpu_seconds": time.process_time(), "peak_rss_mb": peak_rss_mb()})
     except Exception as error:
         answer({"error": f"{type(error).__name__}: {error}"})
         raise
 
 
-def _encode(encode: Encode, texts: list[str], save: str | None) -> Answer:
+def _encode(engine: Loaded, texts: list[str], save: str | None) -> Answer:
     wall, cpu = time.perf_counter(), time.process_time()
-    vectors = encode(texts)
+    vectors = engine.encode(texts)
     answer = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
     if save is not None:
         np.save(save, vectors)
     return answer
 
 
-def _one_by_one(encode: Encode, texts: list[str]) -> Answer:
+def _one_by_one(engine: Loaded, texts: list[str]) -> Answer:
     seconds = []
     for text in texts:
         start = time.perf_counter()
-        encode([text])
+        engine.encode([text])
         seconds.append(time.perf_counter() - start)
     return {"seconds": seconds}
 
 
-TASKS: dict[str, Callable[..., Answer]] = {"encode": _encode, "one_by_one": _one_by_one}
+def _stream(engine: Loaded, texts: list[str], repeat: int) -> Answer:
+    """A stream of texts, over and over; no vector is kept."""
+    assert engine.encode_iter is not None
+    start = time.perf_counter()
+    stream = itertools.chain.from_iterable(itertools.repeat(texts, repeat))
+    count = sum(1 for _ in engine.encode_iter(stream))
+    return {"seconds": time.perf_counter() - start, "texts": count}
 
 
 def peak_rss_mb() -> float | None:
@@ -77,6 +103,11 @@ def peak_rss_mb() -> float | None:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def restrict(processors: int) -> None:
+    """Keeps this process, and every thread that it will start, on so many of the processors that it may use."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:processors])
 
 
 def _be_killed_first() -> None:
