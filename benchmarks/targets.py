@@ -206,13 +206,18 @@ def _start(result: Result) -> float | None:
 
 
 def _gemm_share(own: Result, gemm: Gemm, shape: Shape, lengths: list[int]) -> float | None:
-    """Percent of the rate of products: the model's arithmetic over its time, by round."""
+    """Percent of the rate of products: the model's arithmetic over its time, by round.
+
+    What disturbs the products would flatter us, so without an undisturbed round their best rate counts.
+    """
     run = own.runs.get("mixed")
     if run is None or not gemm.all or not lengths:
         return None
     per_text = sum(map(shape.flops, lengths)) / len(lengths) / 1e9
     reached = [per_text * speed for speed in run.texts_per_second]
-    shares, _ = by_round(reached, run.other_cores, gemm.all, gemm.other_cores)
+    shares, quiet = by_round(reached, run.other_cores, gemm.all, gemm.other_cores)
+    if not quiet:
+        shares = [speed / max(gemm.all) for speed in reached]
     return 100 * median(shares)
 
 

@@ -251,6 +251,15 @@ def test_memory_counts_the_long_stream() -> None:
     assert line(judged(results), "fp32: peak RSS") == Verdict("fp32: peak RSS, MB <= 350", "351", False)
 
 
+def test_disturbed_products_do_not_flatter() -> None:
+    results = {OWN_FP32: result(OWN_FP32, 80)}
+    gemm = Gemm([100.0] * 2, [20.0, 200.0], [BUSY, BUSY])
+    (row,) = (
+        row for row in verdicts(results, gemm, MINILM, [100], trained=True) if row.target.startswith("fp32: % of the")
+    )
+    assert float(row.reached) == pytest.approx(80 * MINILM.flops(100) / 200e9 * 100, abs=0.1)
+
+
 def test_disturbed_rounds_make_no_ratio_unless_all_are() -> None:
     assert by_round([2, 9], [QUIET, BUSY], [1, 1], [QUIET, QUIET]) == ([2], 1)
     assert by_round([2, 9], [QUIET, QUIET], [1, 1], [QUIET, BUSY]) == ([2], 1)
