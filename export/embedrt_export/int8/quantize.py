@@ -142,10 +142,11 @@ def _together(
         levels, scales = round_weights(weight.astype(np.float64) * factor, moments)
         exceeding = weight[scheme.exceeding]
         # What rounding adds to the results on the average is taken off by the bias.
-        off = x @ weight - rounded @ (levels * scales) - excess @ exceeding
+        exact = x @ weight
+        off = exact - rounded @ (levels * scales) - excess @ exceeding
         mean = off.mean(axis=0, dtype=np.float64)
         bias = 0.0 if product.bias is None else read(product.bias)
-        size = float(np.linalg.norm(x @ weight))
+        size = max(float(np.linalg.norm(exact)), 1e-30)
         yield (
             product,
             Quantized(
