@@ -12,6 +12,7 @@ from typing import Any
 import embedrt
 from embedrt import commands
 from embedrt.errors import EmbedrtError
+from embedrt.session import DEVICES
 
 _EXPORT_HELP = """\
 SOURCE is one of
@@ -185,6 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     encode = command("encode", commands.encode, "Turn texts into vectors.", _ENCODE_HELP)
     encode.add_argument("texts", nargs="+", metavar="TEXT", help="a text, or - alone for lines of standard input")
     _add_model(encode)
+    _add_precision(encode)
     encode.add_argument("--output", type=Path, metavar="FILE.npy", help="write float32 [texts, dim] in numpy's format")
     encode.add_argument("--prompt-name", metavar="NAME", help="which of the model's prompts goes before every text")
     encode.add_argument("--prompt", metavar="TEXT", help="a prompt of your own")
@@ -216,6 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--source", metavar="SOURCE", help="the model for --reference (default: where it came from)")
     _add_engine(verify)
+    _add_precision(verify)
 
     diff = command("diff", commands.diff, "Compare the vectors of two bundles, precisions or devices.", _DIFF_HELP)
     diff.add_argument("a", metavar="A", help="a bundle's folder, or a name in the store")
@@ -276,7 +279,18 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", help="auto, cpu, cuda, cuda:INDEX, coreml or mps (default: auto)")
+    parser.add_argument(
+        "--device", help=f"auto, {', '.join(DEVICES)}, cuda:INDEX, openvino:GPU, openvino:NPU or mps (default: auto)"
+    )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="processors to use (default: all that this process may)"
+    )
+
+
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        metavar="P",
+        help="one of the bundle's graphs, or bf16 on a device that computes in it (default: fp32)",
     )
