@@ -292,5 +292,5 @@ def _add_precision(parser: argparse.ArgumentParser) -> None:
         "--precision",
         default="fp32",
         metavar="P",
-        help="one of the bundle's graphs, or bf16 on a device that computes in it (default: fp32)",
+        help="one of the bundle's graphs, bf16 on a device that computes in it, or auto (default: fp32)",
     )

@@ -83,7 +83,15 @@ def verify(embedder: Embedder) -> Mapping[str, ParityReport | QualityReport]:
         vectors = np.load(embedder.folder / runner.route.parity_vectors, allow_pickle=False)
         bound = bound_of(runner.route, embedder.precision)
         made = runner.route.parity.get(embedder.precision) or runner.route.parity["fp32"]
-        reports[name] = compare(runner, texts, vectors, made.reference, independent=made.independent, bound=bound)
+        reports[name] = compare(
+            runner,
+            texts,
+            vectors,
+            made.reference,
+            independent=made.independent,
+            tolerance=bound.tolerance,
+            min_cosine=bound.min_cosine,
+        )
     return reports
 
 
@@ -105,7 +113,8 @@ def compare(
     reference_name: str,
     *,
     independent: bool,
-    bound: Bound = Bound(TOLERANCE),
+    tolerance: float = TOLERANCE,
+    min_cosine: float = -1.0,
 ) -> ParityReport:
     """Encodes the texts in three ways (each alone, planned, and padded far beyond their length) and measures.
 
@@ -115,10 +124,11 @@ def compare(
         reference: Their vectors `[len(texts), dim]`, before truncation.
         reference_name: What made them.
         independent: See `ParityReport`.
-        bound: What the errors may be at most.
+        tolerance: What the errors may be at most.
+        min_cosine: What the cosines must be at least.
 
     Raises:
-        ParityError: An error is above it.
+        ParityError: An error is above the tolerance, or a cosine too small.
     """
     counts = [len(ids) for ids in runner.tokenize(texts).ids]
     alone = np.concatenate([runner.encode([text]) for text in texts])
@@ -133,7 +143,7 @@ def compare(
         independent=independent,
         texts=len(texts),
         max_tokens=max(counts),
-        tolerance=bound.tolerance,
+        tolerance=tolerance,
         max_abs_error=float(errors.max()),
         max_batch_error=float(batch_errors.max()),
         max_norm_error=float(norms.max()),
@@ -142,7 +152,7 @@ def compare(
         engine=runner.engine.description,
     )
     worst = np.maximum(errors, batch_errors)
-    if not (worst <= bound.tolerance).all():
+    if not (worst <= tolerance).all():
         order = np.argsort(-np.nan_to_num(worst, nan=np.inf))[:5]
         shown = "\n".join(
             f"  {errors[i]:.1e} to the reference, {batch_errors[i]:.1e} by batch: texts[{i}] = {texts[i][:60]!r}"
@@ -150,12 +160,12 @@ def compare(
         )
         raise ParityError(
             f"the vectors of {runner.name} differ from {reference_name} by up to "
-            f"{worst.max():.1e} in a coordinate, {bound.tolerance:.0e} is allowed; the worst texts:\n{shown}"
+            f"{worst.max():.1e} in a coordinate, {tolerance:.0e} is allowed; the worst texts:\n{shown}"
         )
-    if not report.min_cosine >= bound.min_cosine:
+    if not report.min_cosine >= min_cosine:
         raise ParityError(
             f"the vectors of {runner.name} have a cosine to {reference_name} of only {report.min_cosine:.6f}; at least "
-            f"{bound.min_cosine} is allowed"
+            f"{min_cosine} is allowed"
         )
     return report
 

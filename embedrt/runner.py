@@ -114,7 +114,7 @@ class Runner:
         proving: bool = False,
     ) -> None:
         found = find_device(device)
-        graph = _choose_graph(folder, route, found, precision)
+        graph = choose_graph(folder, route, found, precision)
         if graph.flavour == "onnxruntime" and precision == "int8":
             require_exact_int8()
         self.folder = folder.absolute()  # sessions are made on first use, and the working folder may change until then
@@ -299,7 +299,7 @@ class Runner:
         )
 
 
-def _choose_graph(folder: Path, route: Route, device: Device, precision: str) -> Graph:
+def choose_graph(folder: Path, route: Route, device: Device, precision: str) -> Graph:
     """The graph that gives a precision on a device: the bundle's own of that name, or the one that it computes so."""
     computing = device.computes.get(precision)
     name = precision if computing is None else computing.graph

@@ -243,12 +243,12 @@ class Engine:
         with _CREATING:
             if threads not in self._sessions:
                 self._sessions[threads] = _create_session(
-                    self._graph, self.device, self.precision, threads, repack=self._repack
+                    self._graph, self.device, threads, repack=self._repack, precision=self.precision
                 )
             return self._sessions[threads]
 
 
-def _create_session(graph: Path, device: Device, precision: str, threads: int, *, repack: bool) -> Any:
+def _create_session(graph: Path, device: Device, threads: int, *, repack: bool, precision: str = "fp32") -> Any:
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

@@ -116,7 +116,15 @@ def verify_with_sentence_transformers(embedder: Embedder, source: str | Path | N
         texts = read_texts(embedder.folder, runner.route)
         reference = _sentence_transformers(folder, manifest, runner, manifest.task_of(name), texts)
         bound = bound_of(runner.route, embedder.precision)
-        reports[name] = compare(runner, texts, reference.vectors, reference.name, independent=True, bound=bound)
+        reports[name] = compare(
+            runner,
+            texts,
+            reference.vectors,
+            reference.name,
+            independent=True,
+            tolerance=bound.tolerance,
+            min_cosine=bound.min_cosine,
+        )
     return reports
 
 
