@@ -248,7 +248,7 @@ class Engine:
             return self._sessions[threads]
 
 
-def _create_session(graph: Path, device: Device, threads: int, *, repack: bool, precision: str = "fp32") -> Any:
+def _create_session(graph: Path, device: Device, threads: int, *, repack: bool, precision: str) -> Any:
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

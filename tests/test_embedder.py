@@ -507,9 +507,9 @@ class TestThreads:
         expected = [tiny.encode(texts) for texts in work]
         create, made = session._create_session, []
 
-        def count(graph: Path, device: session.Device, threads: int, *, repack: bool) -> Any:
+        def count(graph: Path, device: session.Device, threads: int, *, repack: bool, precision: str) -> Any:
             made.append(threads)
-            return create(graph, device, threads, repack=repack)
+            return create(graph, device, threads, repack=repack, precision=precision)
 
         monkeypatch.setattr(session, "_create_session", count)
         embedder = Embedder(tiny_bundle, threads=2)
