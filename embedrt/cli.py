@@ -186,7 +186,6 @@ def _parser() -> argparse.ArgumentParser:
     encode = command("encode", commands.encode, "Turn texts into vectors.", _ENCODE_HELP)
     encode.add_argument("texts", nargs="+", metavar="TEXT", help="a text, or - alone for lines of standard input")
     _add_model(encode)
-    _add_precision(encode)
     encode.add_argument("--output", type=Path, metavar="FILE.npy", help="write float32 [texts, dim] in numpy's format")
     encode.add_argument("--prompt-name", metavar="NAME", help="which of the model's prompts goes before every text")
     encode.add_argument("--prompt", metavar="TEXT", help="a prompt of your own")
@@ -276,6 +275,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help=f"a bundle's folder, or a name (default: EMBEDRT_MODEL, else {embedrt.DEFAULT_MODEL})",
     )
     _add_engine(parser)
+    _add_precision(parser)
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:

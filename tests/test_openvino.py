@@ -14,8 +14,8 @@ import pytest
 
 import embedrt.openvino
 from bundles import copy_bundle, edit_graph, replace_output
-from embedrt import Embedder
-from embedrt.bundle import read_manifest
+from embedrt import Embedder, tune
+from embedrt.bundle import ParityReport, read_manifest
 from embedrt.errors import BundleError, DeviceError, ParityError
 from embedrt.parity import compare, parity_texts, verify
 from embedrt.planning import padded_length
@@ -211,6 +211,7 @@ class TestVectors:
         assert embedder.device == name
         assert embedder.engine.endswith(" OpenVINOExecutionProvider on CPU in fp32")
         report = verify(embedder)["default"]
+        assert isinstance(report, ParityReport)
         assert max(report.max_abs_error, report.max_batch_error) < 2e-6
         texts = parity_texts(embedder)
         np.testing.assert_allclose(embedder.encode(texts), minilm.encode(texts), rtol=0, atol=2e-6)
@@ -220,6 +221,7 @@ class TestVectors:
         embedder = Embedder(minilm_bundle, "openvino", precision="bf16")
         assert embedder.engine.endswith(" on CPU in bf16")
         report = verify(embedder)["default"]
+        assert isinstance(report, ParityReport)
         assert (report.tolerance, report.reference) == (
             1e-2,
             minilm.manifest.routes["default"].parity["fp32"].reference,
@@ -265,6 +267,13 @@ class TestVectors:
         embedder.encode("one cat")
         assert {length for _, length in shapes} <= {padded_length(length, 8, limit) for length in range(1, 64)}
         assert len(shapes) > 2
+
+    @bf16
+    def test_tune_measures_it(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        found = tune(copy_bundle(tiny_bundle, tmp_path / "bundle"), seconds=0.1)
+        measured = {(way.precision, way.device) for way in (*found.settings, *found.others)}
+        assert measured >= {("fp32", "cpu"), ("fp32", "openvino"), ("bf16", "openvino")}
+        assert found.excluded == {}
 
     def test_a_pool(self, tiny: Embedder, tiny_bundle: Path) -> None:
         texts = [f"cat {i}" for i in range(40)]
