@@ -12,6 +12,7 @@ from typing import Any
 import embedrt
 from embedrt import commands
 from embedrt.errors import EmbedrtError
+from embedrt.session import DEVICES
 
 _EXPORT_HELP = """\
 SOURCE is one of
@@ -216,6 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--source", metavar="SOURCE", help="the model for --reference (default: where it came from)")
     _add_engine(verify)
+    _add_precision(verify)
 
     diff = command("diff", commands.diff, "Compare the vectors of two bundles, precisions or devices.", _DIFF_HELP)
     diff.add_argument("a", metavar="A", help="a bundle's folder, or a name in the store")
@@ -273,10 +275,22 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help=f"a bundle's folder, or a name (default: EMBEDRT_MODEL, else {embedrt.DEFAULT_MODEL})",
     )
     _add_engine(parser)
+    _add_precision(parser)
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", help="auto, cpu, cuda, cuda:INDEX, coreml or mps (default: auto)")
+    parser.add_argument(
+        "--device", help=f"auto, {', '.join(DEVICES)}, cuda:INDEX, openvino:GPU, openvino:NPU or mps (default: auto)"
+    )
     parser.add_argument(
         "--threads", type=int, metavar="N", help="processors to use (default: all that this process may)"
+    )
+
+
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        metavar="P",
+        help="one of the bundle's graphs, bf16 on a device that computes in it, or auto (default: fp32)",
     )

@@ -48,7 +48,12 @@ def encode(options: argparse.Namespace) -> int:
     if options.output is not None and not options.output.parent.is_dir():
         raise ValueError(f"--output: {options.output.parent} is not a folder")
     texts = [line.rstrip("\r\n") for line in sys.stdin] if options.texts == ["-"] else options.texts
-    embedder = Embedder(options.model or embedrt.default_model(), options.device, threads=options.threads)
+    embedder = Embedder(
+        options.model or embedrt.default_model(),
+        options.device,
+        precision=options.precision,
+        threads=options.threads,
+    )
     vectors = embedder.encode(
         texts,
         options.prompt_name,
@@ -120,7 +125,12 @@ def verify(options: argparse.Namespace) -> int:
     """Checks a bundle, and prints how far its vectors are from the reference."""
     from embedrt.parity import verify
 
-    embedder = Embedder(store.resolve(options.bundle, local_files_only=True), options.device, threads=options.threads)
+    embedder = Embedder(
+        store.resolve(options.bundle, local_files_only=True),
+        options.device,
+        precision=options.precision,
+        threads=options.threads,
+    )
     print(f"files: {len(embedder.manifest.files)} as listed")
     reports: Mapping[str, ParityReport | QualityReport]
     if options.reference == "bundle":

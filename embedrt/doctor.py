@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 
 import embedrt
-from embedrt import store, tuned
+from embedrt import openvino, store, tuned
 from embedrt.bundle import Manifest, read_bundle
-from embedrt.errors import EmbedrtError, MissingDependencyError
+from embedrt.errors import DeviceError, EmbedrtError, MissingDependencyError
 from embedrt.machine import affinity, available_threads, quota
 from embedrt.session import DEVICES, onnxruntime
 
@@ -70,6 +71,22 @@ def _engine() -> Iterator[Finding]:
     available = module.get_available_providers()
     devices = [device.name for device in DEVICES.values() if device.provider in available]
     yield Finding("devices", f"{', '.join(devices)} (providers: {', '.join(available)})")
+    yield _openvino(module)
+
+
+def _openvino(module: ModuleType) -> Finding:
+    installed = _version(openvino.PACKAGE)
+    if installed is None:
+        return Finding("openvino", "plug-in not installed (not needed; `pip install 'embedrt[openvino]'` adds it)")
+    try:
+        offered = openvino.offered(module)
+    except DeviceError as error:
+        return Finding("openvino", f"{openvino.PACKAGE} {installed}", f"{error}; install it again")
+    devices = ", ".join(f"{name} ({' '.join(openvino.capabilities(device))})" for name, device in offered.items())
+    return Finding(
+        "openvino",
+        f"{openvino.PACKAGE} {installed}, devices: {devices or 'none; as of 1.8.1 it takes Intel hardware only'}",
+    )
 
 
 def _store() -> Iterator[Finding]:

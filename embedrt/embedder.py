@@ -29,8 +29,8 @@ class Embedder(Model):
     Args:
         model_name_or_path: A bundle folder, a name in the local store, or a hub id. What is not there yet is
             downloaded, if it is a bundle on the hub, or exported on the spot, if the extra `export` is installed.
-        device: "cpu", "cuda", "cuda:1", "coreml" or "mps"; None and "auto" choose, by what `embedrt tune` measured
-            if it did. Never another than the one named.
+        device: "cpu", "cuda", "cuda:1", "coreml", "mps", "openvino" or "openvino:GPU"; None and "auto" choose, by what
+            `embedrt tune` measured if it did. Never another than the one named.
         prompts: Texts that go before an input, by name; they win over the model's own of the same name.
         default_prompt_name: The prompt for calls that name none; None takes the model's, if any.
         cache_folder: The store's folder; None takes `EMBEDRT_HOME`, `SENTENCE_TRANSFORMERS_HOME` or the user's cache.
@@ -40,8 +40,8 @@ class Embedder(Model):
         token: Hub token; None uses `HF_TOKEN` or the saved login.
         similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan"; None takes the model's, or cosine.
         truncate_dim: Coordinates to keep; None takes the model's default, if any.
-        precision: Which of the bundle's graphs to run; "auto" takes the fastest that `embedrt tune` measured here and
-            found good enough, and "fp32" if it did not.
+        precision: Which of the bundle's graphs to run, or "bf16" on a device that can compute the fp32 graph so; "auto"
+            takes the fastest that `embedrt tune` measured here and found good enough, and "fp32" if it did not.
         threads: Processors to use; None takes what was tuned, else what affinity and cgroup quota allow.
         max_tokens: Upper bound of a batch's texts times the tokens of its longest, which bounds the memory; None takes
             what was tuned, else what suits the device. A single text that is longer is still read whole.

@@ -13,14 +13,33 @@ class Batch:
 
     Attributes:
         rows: Indexes into the planned texts.
-        length: Tokens of the longest of them; the others are padded to it.
+        length: Tokens of the longest of them, or some more; all are padded to it.
     """
 
     rows: tuple[int, ...]
     length: int
 
 
-def plan(lengths: Sequence[int], *, token_budget: int, max_rows: int) -> list[Batch]:
+def padded_length(length: int, step: int = 1, limit: int | None = None) -> int:
+    """The next of few lengths: multiples of `step`, from 16 steps on of a step that doubles where the length does.
+
+    So the lengths to 8192 become 80 with a step of 8, and a long row grows by an eighth at most.
+
+    Args:
+        length: Tokens of a row.
+        step: 1 leaves every length as it is.
+        limit: What the model reads at most, which padding does not go beyond.
+    """
+    if step == 1:
+        return length
+    step = max(step, 1 << max(0, (length - 1).bit_length() - 4))
+    rounded = -(-length // step) * step
+    return rounded if limit is None else max(length, min(rounded, limit))
+
+
+def plan(
+    lengths: Sequence[int], *, token_budget: int, max_rows: int, step: int = 1, limit: int | None = None
+) -> list[Batch]:
     """Cuts texts into batches of near-equal length, longest first.
 
     A batch has at most `max_rows` rows, and `rows x length` is at most `token_budget` unless a single row is longer
@@ -30,6 +49,8 @@ def plan(lengths: Sequence[int], *, token_budget: int, max_rows: int) -> list[Ba
         lengths: Token count of every text.
         token_budget: Upper bound of `rows x length`.
         max_rows: Upper bound of rows.
+        step: Batches have lengths of `padded_length`, which keeps an engine that compiles for shapes to few of them.
+        limit: As there.
     """
     batches: list[Batch] = []
     rows: list[int] = []
@@ -39,7 +60,7 @@ def plan(lengths: Sequence[int], *, token_budget: int, max_rows: int) -> list[Ba
             batches.append(Batch(tuple(rows), longest))
             rows = []
         if not rows:
-            longest = lengths[row]
+            longest = padded_length(lengths[row], step, limit)
         rows.append(row)
     if rows:
         batches.append(Batch(tuple(rows), longest))

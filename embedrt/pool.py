@@ -31,6 +31,8 @@ logger = logging.getLogger("embedrt")
 
 # As sentence-transformers: ten chunks for each worker, and none larger than this.
 _CHUNKS_EACH, _LARGEST_CHUNK = 10, 5000
+# Devices whose workers share the processors.
+_PROCESSORS = ("cpu", "openvino", "openvino:CPU")
 # Workers by default where there is no GPU, at most.
 _CPU_WORKERS = 4
 # Seconds that a worker whose pipe is closed may take to end by itself, for the sake of its exit code.
@@ -64,7 +66,7 @@ class ProcessPool:
     Args:
         folder: The bundle.
         devices: Where to run, a process for each, such as `["cuda:0", "cuda:1"]`. CPU workers share the processors.
-        precision: Which of the bundle's graphs to run.
+        precision: As for `Embedder`.
         threads: Processors to use in all; None takes what affinity and cgroup quota allow.
         max_tokens: Upper bound of a batch's texts times the tokens of its longest, in each process.
         tuning: What was measured for the bundle here; decides where the arguments above leave the choice.
@@ -97,13 +99,13 @@ class ProcessPool:
         self.devices = [find_device(name).name for name, _, _ in settled]
         self.precision = precision
         self.fingerprint: str | None = None
-        sharing = max(1, self.devices.count("cpu"))
+        sharing = max(1, sum(device in _PROCESSORS for device in self.devices))
         self._settings = [
             Settings(
                 folder.absolute(),
                 device,
                 precision,
-                max(1, (count or available_threads()) // sharing) if device == "cpu" else count,
+                max(1, (count or available_threads()) // sharing) if device in _PROCESSORS else count,
                 budget,
             )
             for device, (_, count, budget) in zip(self.devices, settled, strict=True)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.bundle import Manifest, Route, Tokenization
+from embedrt.bundle import Graph, Manifest, Route, Tokenization
 from embedrt.coalescing import Coalescer
-from embedrt.errors import BundleError, NonFiniteError, TruncationError
+from embedrt.errors import BundleError, DeviceError, NonFiniteError, TruncationError
 from embedrt.kernels import require_exact_int8
 from embedrt.planning import Batch, pad, plan
-from embedrt.session import Engine, find_device
+from embedrt.session import DEVICES, Device, Engine, find_device
 from embedrt.signatures import Features, OutputValue, Vectors
 from embedrt.tokenizer import TextTokenizer, Tokens, preview
 from embedrt.vectors import SMALLEST_NORM
@@ -91,14 +91,14 @@ class Runner:
         route: What the manifest says of the route.
         manifest: The whole manifest.
         device: As `Embedder` takes it.
-        precision: Which of the route's graphs to run.
+        precision: Which of the route's graphs to run, or a precision that the device computes one of them in.
         threads: Processors to use; None takes what affinity and cgroup quota allow.
         max_tokens: Upper bound of a batch's rows x longest; None takes what suits the device.
         proving: For exporters, before they publish: large weights stay mapped.
 
     Raises:
         BundleError: The bundle is damaged, or lacks the precision.
-        DeviceError: The device is unknown or not available.
+        DeviceError: The device is unknown or not available, or does not compute the precision.
     """
 
     def __init__(
@@ -113,9 +113,9 @@ class Runner:
         max_tokens: int | None = None,
         proving: bool = False,
     ) -> None:
-        if precision not in route.graphs:
-            raise BundleError(f"{folder}: precision {precision!r} is not in it; it has {', '.join(route.graphs)}")
-        if route.graphs[precision].flavour == "onnxruntime" and precision == "int8":
+        found = find_device(device)
+        graph = choose_graph(folder, route, found, precision)
+        if graph.flavour == "onnxruntime" and precision == "int8":
             require_exact_int8()
         self.folder = folder.absolute()  # sessions are made on first use, and the working folder may change until then
         self.name = manifest.name
@@ -124,10 +124,11 @@ class Runner:
         self.tokenize = self._load_tokenizer(route.max_seq_length)
         self._other_tokenizers: dict[int | None, TextTokenizer] = {}
         self.engine = engine = Engine(
-            self.folder / route.graphs[precision].file,
-            find_device(device),
+            self.folder / graph.file,
+            found,
             threads,
-            weights_bytes=manifest.files[route.graphs[precision].data].size,
+            precision=precision,
+            weights_bytes=manifest.files[graph.data].size,
             proving=proving,
         )
         self.max_tokens = self.engine.device.token_budget if max_tokens is None else max_tokens
@@ -245,7 +246,13 @@ class Runner:
                     if request.refuse_truncation:
                         _require_whole(truncated, request.max_seq_length)
                     lengths = [len(ids) for ids in tokens.ids]
-                    batches = plan(lengths, token_budget=self.max_tokens, max_rows=request.batch_size)
+                    batches = plan(
+                        lengths,
+                        token_budget=self.max_tokens,
+                        max_rows=request.batch_size,
+                        step=self.engine.device.length_step,
+                        limit=self.route.position_limit,
+                    )
                     if len(batches) == 1 and len(lengths) == len(work.indexes):
                         advance(self._run(work, tokens, batches[0], alone=True))
                         break
@@ -290,6 +297,29 @@ class Runner:
             max_seq_length=max_seq_length,
             with_type_ids=self.route.tokenization.token_type_ids,
         )
+
+
+def choose_graph(folder: Path, route: Route, device: Device, precision: str) -> Graph:
+    """The graph that gives a precision on a device: the bundle's own of that name, or the one that it computes so."""
+    computing = device.computes.get(precision)
+    name = precision if computing is None else computing.graph
+    if name not in route.graphs:
+        message = f"{folder}: precision {precision!r} is not in it; it has {', '.join(route.graphs)}"
+        if others := [other.name for other in DEVICES.values() if precision in other.computes]:
+            message += f"; on device {' or '.join(others)} it may be computed in {precision}"
+        raise BundleError(message)
+    graph = route.graphs[name]
+    if device.computes and graph.flavour != "portable":
+        raise DeviceError(
+            f"{folder}: the graph {name!r} has operators that only ONNX Runtime's own devices run, and {device.name!r} "
+            f"is none; use precision={' or '.join(map(repr, device.computes))}, or device='cpu'"
+        )
+    if device.computes and computing is None:
+        raise DeviceError(
+            f"device {device.name!r} computes in {', '.join(device.computes)}, and not in {precision}; "
+            "use one of them, or device='cpu'"
+        )
+    return graph
 
 
 def _require_whole(truncated: list[int], limit: int | None) -> None:

@@ -51,8 +51,6 @@ _MADE, _JUDGED = 256, 128
 _VISITS, _LAST_VISITS = 2, 3
 # One text alone is timed so often at most, and for so many seconds.
 _SINGLES, _SINGLES_SECONDS = 15, 1.0
-# Precisions that a device makes of the graph in fp32.
-_MODES = {"openvino": ("bf16",)}
 
 
 def tune(
@@ -303,7 +301,7 @@ def _only(rates: Mapping[Candidate, float]) -> list[Candidate]:
 
 def _precisions(manifest: Manifest, device: str) -> list[str]:
     """The bundle's graphs, and how a device may compute the one in fp32."""
-    return [*manifest.precisions, *_MODES.get(device, ())]
+    return list(dict.fromkeys([*manifest.precisions, *DEVICES[device].computes]))
 
 
 def _available() -> dict[str, Device]:

@@ -507,9 +507,9 @@ class TestThreads:
         expected = [tiny.encode(texts) for texts in work]
         create, made = session._create_session, []
 
-        def count(graph: Path, device: session.Device, threads: int, *, repack: bool) -> Any:
+        def count(graph: Path, device: session.Device, threads: int, *, repack: bool, precision: str) -> Any:
             made.append(threads)
-            return create(graph, device, threads, repack=repack)
+            return create(graph, device, threads, repack=repack, precision=precision)
 
         monkeypatch.setattr(session, "_create_session", count)
         embedder = Embedder(tiny_bundle, threads=2)
@@ -561,6 +561,10 @@ def with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
 
 
+UNKNOWN_DEVICES = ["gpu", "CPU", "", "cpu:0", "cpu:GPU", "mps:1", "cuda:", "cuda:-1", "cuda:x", "cuda:GPU", 3, "cuda 1"]
+UNKNOWN_DEVICES += ["openvino:", "openvino:1", "openvino:gpu", "openvino:CPU.0", "openvino:AUTO", "openvino:GPU."]
+
+
 class TestDevices:
     @pytest.mark.parametrize("name", [None, "auto", "cpu"])
     def test_the_processor(self, tiny_bundle: Path, name: str | None) -> None:
@@ -569,11 +573,12 @@ class TestDevices:
         assert embedder.engine.startswith("onnxruntime 1.")
         assert embedder.engine.endswith(" CPUExecutionProvider")
 
-    @pytest.mark.parametrize("name", ["gpu", "CPU", "", "cpu:0", "mps:1", "cuda:", "cuda:-1", "cuda:x", 3, "cuda 1"])
+    @pytest.mark.parametrize("name", UNKNOWN_DEVICES)
     def test_an_unknown_name(self, tiny_bundle: Path, name: Any) -> None:
         with pytest.raises(DeviceError) as caught:
             Embedder(tiny_bundle, name)
-        expected = f"device: {name!r} is unknown; known: auto, cpu, cuda, coreml, cuda:INDEX, mps"
+        expected = f"device: {name!r} is unknown; known: auto, cpu, cuda, coreml, openvino, "
+        expected += "cuda:INDEX, openvino:GPU, openvino:NPU, mps"
         assert str(caught.value) == expected
 
     @pytest.mark.parametrize(

@@ -27,7 +27,11 @@ FOREIGN = {
     "sklearn",
 }
 ALLOWED = {"numpy", "tokenizers", "onnxruntime", "huggingface_hub", "tqdm", "embedrt"}
-OPTIONAL = {"safetensors": "storage", "pyarrow": "storage"}  # by the one module that imports it
+OPTIONAL = {
+    "safetensors": "storage",
+    "pyarrow": "storage",
+    "onnxruntime_ep_openvino": "openvino",
+}  # by the one module that imports it
 
 
 def python(code: str, *arguments: object, **environment: str) -> str:

@@ -53,9 +53,9 @@ def test_large_weights_are_repacked_once_and_never_for_the_proof(
 ) -> None:
     create, made = session._create_session, []
 
-    def count(graph: Path, device: session.Device, threads: int, *, repack: bool) -> Any:
+    def count(graph: Path, device: session.Device, threads: int, *, repack: bool, precision: str) -> Any:
         made.append((threads, repack))
-        return create(graph, device, threads, repack=repack)
+        return create(graph, device, threads, repack=repack, precision=precision)
 
     monkeypatch.setattr(session, "_create_session", count)
     small = Embedder(export(tiny_source, tmp_path / "small"), threads=2)

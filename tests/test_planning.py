@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from embedrt.planning import Batch, pad, plan
+from embedrt.planning import Batch, pad, padded_length, plan
 
 LENGTHS = st.lists(st.integers(0, 600), max_size=80)
 BUDGETS = st.integers(1, 2000)
@@ -92,3 +92,27 @@ def test_pad_by_hand() -> None:
 def test_pad_refuses_a_sequence_that_is_too_long(left: bool) -> None:
     with pytest.raises(ValueError, match="broadcast"):
         pad([[1, 2, 3, 4]], 3, fill=0, left=left)
+
+
+@given(st.integers(0, 20_000), st.integers(2, 64), st.one_of(st.none(), st.integers(0, 20_000)))
+@example(length=129, step=8, limit=130)
+def test_a_padded_length_is_little_more_and_within_the_limit(length: int, step: int, limit: int | None) -> None:
+    padded = padded_length(length, step, limit)
+    assert length <= padded <= max(length + step - 1, length * 9 / 8)
+    assert limit is None or padded <= max(length, limit)
+    assert padded_length(padded, step, limit) == padded
+
+
+def test_padded_lengths_are_few() -> None:
+    assert len({padded_length(length, 8) for length in range(1, 257)}) == 24
+    assert len({padded_length(length, 8) for length in range(1, 8193)}) <= 80
+    assert [padded_length(length) for length in range(600)] == list(range(600))
+
+
+@given(LENGTHS, BUDGETS, ROWS, st.integers(2, 64))
+def test_batches_of_few_lengths(lengths: list[int], budget: int, rows: int, step: int) -> None:
+    batches = plan(lengths, token_budget=budget, max_rows=rows, step=step, limit=600)
+    assert sorted(row for batch in batches for row in batch.rows) == list(range(len(lengths)))
+    for batch in batches:
+        assert batch.length == padded_length(max(lengths[row] for row in batch.rows), step, 600)
+        assert len(batch.rows) * batch.length <= budget or len(batch.rows) == 1

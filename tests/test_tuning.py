@@ -27,6 +27,12 @@ TEXTS = [f"the cat of {i} {'river ' * (i % 9)}" for i in range(24)]
 CPU = candidates("fp32", DEVICES["cpu"], available_threads())
 
 
+@pytest.fixture(autouse=True)
+def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some machines have it, where it would be measured too."""
+    monkeypatch.delitem(DEVICES, "openvino")
+
+
 @pytest.fixture
 def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     return copy_bundle(tiny_bundle, tmp_path / "bundle")

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from embedrt.bundle import Manifest, ParityReport
 from embedrt.embedder import Embedder
 from embedrt.errors import ExportError, ModelNotFoundError
-from embedrt.parity import compare, read_texts
+from embedrt.parity import bound_of, compare, read_texts
 from embedrt.runner import Runner
 from embedrt.session import onnxruntime
 from embedrt.signatures import Vectors
@@ -115,8 +115,16 @@ def verify_with_sentence_transformers(embedder: Embedder, source: str | Path | N
     for name, runner in embedder.runners.items():
         texts = read_texts(embedder.folder, runner.route)
         reference = _sentence_transformers(folder, manifest, runner, manifest.task_of(name), texts)
-        tolerance = runner.route.parity[embedder.precision].tolerance
-        reports[name] = compare(runner, texts, reference.vectors, reference.name, independent=True, tolerance=tolerance)
+        bound = bound_of(runner.route, embedder.precision)
+        reports[name] = compare(
+            runner,
+            texts,
+            reference.vectors,
+            reference.name,
+            independent=True,
+            tolerance=bound.tolerance,
+            min_cosine=bound.min_cosine,
+        )
     return reports
 
 

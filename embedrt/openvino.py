@@ -1,0 +1,83 @@
+"""OpenVINO, which comes to ONNX Runtime as a plug-in: registered once in a process, its devices, its settings."""
+
+import json
+import threading
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from embedrt.errors import DeviceError
+
+PROVIDER = "OpenVINOExecutionProvider"
+PACKAGE = "onnxruntime-ep-openvino"
+_REGISTERING = threading.Lock()
+
+
+def offered(ort: ModuleType) -> dict[str, Any]:
+    """The devices that the plug-in offers on this machine, by OpenVINO's names, such as "CPU", "GPU.1" and "NPU".
+
+    Args:
+        ort: ONNX Runtime.
+
+    Raises:
+        DeviceError: The plug-in is not installed, or cannot be loaded.
+    """
+    with _REGISTERING:  # a library that the program itself has registered is found here, and not loaded once more
+        found = _devices(ort)
+        if not found:
+            _register(ort)
+            found = _devices(ort)
+    return found
+
+
+def find(ort: ModuleType, target: str) -> Any:
+    """ONNX Runtime's description of one device; "GPU" is the first of them where there are several.
+
+    Raises:
+        DeviceError: The plug-in is missing, or does not offer the device on this machine.
+    """
+    found = offered(ort)
+    for name, device in found.items():
+        if name == target or name.startswith(f"{target}."):
+            return device
+    vendors = {device.device.vendor for device in ort.get_ep_devices() if device.device.type.name == "CPU"}
+    raise DeviceError(
+        f"OpenVINO's device {target!r} is not offered by {PACKAGE} on this machine; it offers "
+        f"{', '.join(found) or 'none'}, and as of release 1.8.1 takes Intel hardware only (this processor is of "
+        f"{' and '.join(sorted(vendors)) or 'an unknown vendor'}); use device='cpu'"
+    )
+
+
+def capabilities(device: Any) -> list[str]:
+    """What the device computes in, as OpenVINO calls it, such as "FP32" and "BF16"."""
+    return str(device.ep_metadata.get("OPTIMIZATION_CAPABILITIES", "")).split()
+
+
+def settings(target: str, hint: str, threads: int) -> dict[str, str]:
+    """Provider options: one request after the other on all threads, computed in the precision `hint` and no other.
+
+    Args:
+        target: OpenVINO's name of the device.
+        hint: OpenVINO's `INFERENCE_PRECISION_HINT`. Without it a processor that has bfloat16 takes that by itself.
+        threads: Processors to use.
+    """
+    values = {"INFERENCE_PRECISION_HINT": hint}
+    if target == "CPU":
+        values |= {"NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": str(threads)}
+    return {"load_config": json.dumps({target: values})}
+
+
+def _devices(ort: ModuleType) -> dict[str, Any]:
+    return {device.ep_metadata["ov_device"]: device for device in ort.get_ep_devices() if device.ep_name == PROVIDER}
+
+
+@cache
+def _register(ort: ModuleType) -> None:
+    try:
+        import onnxruntime_ep_openvino as package
+
+        ort.register_execution_provider_library("embedrt.openvino", package.get_library_path())
+    except ImportError as error:
+        raise DeviceError(f"{PACKAGE} is not installed; run `pip install 'embedrt[openvino]'`") from error
+    except Exception as error:
+        raise DeviceError(f"ONNX Runtime {ort.__version__} cannot load {PACKAGE}: {error}") from error
