@@ -123,11 +123,13 @@ class Runner:
         self.dim = manifest.dim
         self.tokenize = self._load_tokenizer(route.max_seq_length)
         self._other_tokenizers: dict[int | None, TextTokenizer] = {}
+        graph, where = route.graphs[precision], find_device(device)
+        self.graph_file = graph.cpu if graph.cpu is not None and where.name == "cpu" else graph.file
         self.engine = engine = Engine(
-            self.folder / route.graphs[precision].file,
-            find_device(device),
+            self.folder / self.graph_file,
+            where,
             threads,
-            weights_bytes=manifest.files[route.graphs[precision].data].size,
+            weights_bytes=manifest.files[graph.data].size,
             proving=proving,
         )
         self.max_tokens = self.engine.device.token_budget if max_tokens is None else max_tokens

@@ -59,7 +59,7 @@ def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, judge: 
         raise UnsupportedModelError(
             f"int8: the graph of {runner.name} has no linear layers that embedrt can put into 8 bits; leave int8 out"
         )
-    graph = Graph(file=path.relative_to(folder).as_posix(), data=DATA, flavour="onnxruntime")
+    graph = Graph(path.relative_to(folder).as_posix(), DATA, flavour="onnxruntime", cpu=None)
     route = dataclasses.replace(runner.route, graphs={**runner.route.graphs, PRECISION: graph})
     worst_first = sorted(found, key=lambda product: -found[product].error)
     for share in _LEFT_OUT:
