@@ -17,7 +17,7 @@ from typing import Any, Literal
 from embedrt.errors import BundleError
 from embedrt.records import LFS_POINTER, RecordError, decode, read_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "embedrt.json"
 TUNED = "embedrt.tuned.json"
 """What `embedrt tune` found on one machine: beside the bundle, and no part of it."""
@@ -84,11 +84,19 @@ class Graph:
         data: The file with its weights, which ONNX Runtime maps instead of copying.
         flavour: Which operators it uses: "portable" means standard ONNX only, every execution provider runs it;
             "onnxruntime" also operators of ONNX Runtime (com.microsoft), which other engines do not have.
+        cpu: The same graph over the same weights, in the shape that ONNX Runtime runs fastest on a processor; None
+            where that is `file`.
     """
 
     file: str
     data: str
     flavour: Literal["portable", "onnxruntime"]
+    cpu: str | None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files of the graph."""
+        return (self.file, self.data) if self.cpu is None else (self.file, self.data, self.cpu)
 
 
 @dataclass(frozen=True)
@@ -386,7 +394,7 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
             f"{sorted(route.graphs)}",
         )
         needed = {route.tokenizer, route.parity_texts, route.parity_vectors}
-        needed |= {file for graph in route.graphs.values() for file in (graph.file, graph.data)}
+        needed |= {file for graph in route.graphs.values() for file in graph.files}
         missing = sorted(needed - set(manifest.files))
         require(not missing, f"files: {', '.join(missing)} not listed")
 

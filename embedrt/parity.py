@@ -159,7 +159,7 @@ def compare(
             for i in order
         )
         raise ParityError(
-            f"the vectors of {runner.name} differ from {reference_name} by up to "
+            f"the vectors of {runner.name} ({runner.graph_file}) differ from {reference_name} by up to "
             f"{worst.max():.1e} in a coordinate, {tolerance:.0e} is allowed; the worst texts:\n{shown}"
         )
     if not report.min_cosine >= min_cosine:

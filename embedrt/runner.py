@@ -123,8 +123,9 @@ class Runner:
         self.dim = manifest.dim
         self.tokenize = self._load_tokenizer(route.max_seq_length)
         self._other_tokenizers: dict[int | None, TextTokenizer] = {}
+        self.graph_file = graph.cpu if graph.cpu is not None and found.name == "cpu" else graph.file
         self.engine = engine = Engine(
-            self.folder / graph.file,
+            self.folder / self.graph_file,
             found,
             threads,
             precision=precision,

@@ -48,11 +48,12 @@ def rehash(folder: Path) -> None:
 
 
 def edit_graph(folder: Path, edit: Callable[[onnx.GraphProto], Any]) -> None:
-    """Lets `edit` change the graph in place, and makes the manifest fit."""
-    path = folder / "onnx" / "model.onnx"
-    model = onnx.load(path, load_external_data=False)
-    edit(model.graph)
-    path.write_bytes(model.SerializeToString())
+    """Lets `edit` change the graph in both of its files in place, and makes the manifest fit."""
+    for graph in read_raw(folder)["routes"]["default"]["graphs"].values():
+        for name in filter(None, (graph["file"], graph["cpu"])):
+            model = onnx.load(folder / name, load_external_data=False)
+            edit(model.graph)
+            (folder / name).write_bytes(model.SerializeToString())
     rehash(folder)
 
 

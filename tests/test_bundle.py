@@ -85,10 +85,10 @@ class TestManifest:
         (bundle / MANIFEST).unlink()
         assert f"not a bundle, it has no {MANIFEST}; `embedrt export {bundle}` makes one" in error_of(bundle)
 
-    @pytest.mark.parametrize(("version", "remedy"), [(2, "update embedrt"), (0, "export the model again")])
+    @pytest.mark.parametrize(("version", "remedy"), [(3, "update embedrt"), (1, "export the model again")])
     def test_other_format_version(self, bundle: Path, version: int, remedy: str) -> None:
         change(bundle, lambda raw: raw.update(format_version=version))
-        assert f"{MANIFEST}: format version {version}, this embedrt reads 1; {remedy}" in error_of(bundle)
+        assert f"{MANIFEST}: format version {version}, this embedrt reads 2; {remedy}" in error_of(bundle)
 
     def test_a_newer_version_is_told_before_its_unknown_fields(self, bundle: Path) -> None:
         change(bundle, lambda raw: raw.update(format_version=9, novelty=1))
@@ -156,6 +156,11 @@ class TestManifest:
             (
                 lambda raw: raw["routes"]["default"]["graphs"]["fp32"].update(file="other.onnx"),
                 "files: other.onnx not listed",
+            ),
+            (lambda raw: raw["files"].pop("onnx/model_cpu.onnx"), "files: onnx/model_cpu.onnx not listed"),
+            (
+                lambda raw: raw["routes"]["default"]["graphs"]["fp32"].pop("cpu"),
+                "embedrt.json.routes.default.graphs.fp32: missing field 'cpu'",
             ),
         ],
     )
@@ -331,7 +336,7 @@ class TestConsistentlyHashed:
         outside = (bundle / DATA).rename(bundle.parent / "outside.data")
         (bundle / DATA).write_bytes(b"")
         point_weights_to(bundle, str(outside) if location == "absolute" else location)
-        with pytest.raises(DeviceError, match=r"ONNX Runtime cannot load .*model\.onnx"):
+        with pytest.raises(DeviceError, match=r"ONNX Runtime cannot load .*model_cpu\.onnx"):
             Embedder(bundle).encode("one text")
 
     @posix_only
@@ -340,7 +345,7 @@ class TestConsistentlyHashed:
         (bundle / DATA).write_bytes(b"")
         (bundle / "onnx" / "link.data").symlink_to(outside)
         point_weights_to(bundle, "link.data")
-        with pytest.raises(DeviceError, match=r"ONNX Runtime cannot load .*model\.onnx"):
+        with pytest.raises(DeviceError, match=r"ONNX Runtime cannot load .*model_cpu\.onnx"):
             Embedder(bundle).encode("one text")
 
     @pytest.mark.parametrize(("key", "value"), [("offset", 2**40), ("length", 2**62), ("offset", -64)])
@@ -350,9 +355,9 @@ class TestConsistentlyHashed:
             Embedder(bundle).encode("one text")
 
     def test_a_graph_that_is_no_graph(self, bundle: Path) -> None:
-        (bundle / GRAPH).write_bytes(b"nonsense")
+        (bundle / "onnx" / "model_cpu.onnx").write_bytes(b"nonsense")
         rehash(bundle)
-        with pytest.raises(DeviceError, match=r"ONNX Runtime cannot load .*model\.onnx on 'cpu'"):
+        with pytest.raises(DeviceError, match=r"ONNX Runtime cannot load .*model_cpu\.onnx on 'cpu'"):
             Embedder(bundle).encode("one text")
 
     @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"version": "1.0", "model": {"type": "Evil"}}'])

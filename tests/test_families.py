@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from embedrt import Embedder
@@ -37,6 +39,17 @@ def test_golden_vectors(family: str, name: str, tmp_path: Path) -> None:
     assert np.abs(together - alone).max() <= TOLERANCE * scale
     assert np.abs(np.linalg.norm(together, axis=1) - np.linalg.norm(expected, axis=1)).max() <= TOLERANCE * scale
     assert len(np.unique(expected.round(3), axis=0)) > len(texts) // 3, "these vectors tell texts apart"
+
+    graph = embedder.manifest.routes["default"].graphs["fp32"]
+    assert graph.cpu is not None
+    portable, fused = (operators(embedder.folder / name) for name in (graph.file, graph.cpu))
+    assert fused["Attention"] == portable["Softmax"] > 0
+    assert fused["Softmax"] == portable["Attention"] == 0
+
+
+def operators(path: Path) -> Counter[str]:
+    """How many nodes of each operator a graph has."""
+    return Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

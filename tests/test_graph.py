@@ -157,11 +157,14 @@ def test_padding_bias(tmp_path: Path, engine: Engine) -> None:
 
 @pytest.mark.parametrize("architecture", ["bert", "mpnet"])
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
-def test_whole_model_on_padding_alone(tmp_path: Path, engine: Engine, architecture: str, pooling: str) -> None:
+@pytest.mark.parametrize("name", ["model.onnx", "model_cpu.onnx"])
+def test_whole_model_on_padding_alone(
+    tmp_path: Path, engine: Engine, architecture: str, pooling: str, name: str
+) -> None:
     """Finite where a row has no token at all, and such a row changes nothing in the others."""
     model = make_model(tmp_path / "model", architecture, pooling=pooling, normalize=pooling != "max")
     bundle = export(model, tmp_path / "bundle")
-    graph = bundle / "onnx" / "model.onnx"
+    graph = bundle / "onnx" / name
     pad = Embedder(bundle).manifest.routes["default"].tokenization.pad_id
     ids = np.array([[2, 9, 8, 3], [pad] * 4, [2, 9, pad, pad]])
     mask = np.array([[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]])

@@ -19,6 +19,7 @@ from embedrt_export.adapters import CONFIG as ADAPTER_CONFIG
 from embedrt_export.adapters import Adapter
 from embedrt_export.body import read_body
 from embedrt_export.families import FAMILIES, choose_task, family_name
+from embedrt_export.fusion import fuse
 from embedrt_export.graft import require_agreement, require_runs
 from embedrt_export.graph import DataFile, GraphBuilder
 from embedrt_export.heads import DENSE_ACTIVATIONS, Masks, normalize, pool, weighted_sum
@@ -100,6 +101,7 @@ def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]
     (folder / at.tokenizer).parent.mkdir(exist_ok=True)
     (folder / at.tokenizer).write_bytes(start.tokenizer.definition.encode())
     _save(graph, folder / at.graph, start, stages)
+    is_fused = _save_fused(folder / at.graph, folder / at.cpu)
     flavour: Literal["portable", "onnxruntime"] = "portable" if graph.is_portable else "onnxruntime"
     described = tuple(Module(part.kind, _described(part, wish.task)) for part in chain)
     return BuiltRoute(
@@ -113,7 +115,7 @@ def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]
             position_limit=start.position_limit,
             tokenizer=at.tokenizer,
             tokenization=dataclasses.replace(start.tokenizer.tokenization, pooling_mask=pooling_mask),
-            graphs={PRECISION: Graph(file=at.graph, data=DATA, flavour=flavour)},
+            graphs={PRECISION: Graph(at.graph, DATA, flavour, cpu=at.cpu if is_fused else None)},
             parity_texts=at.parity_texts,
             parity_vectors=at.parity_vectors,
             parity={},
@@ -146,11 +148,21 @@ def _save(graph: GraphBuilder, path: Path, start: Start, stages: dict[str, str])
         logger.info("%s pools by itself; the vectors agree after %s", start.body.name, agreed)
 
 
+def _save_fused(path: Path, cpu: Path) -> bool:
+    """Writes the graph in the shape for ONNX Runtime's CPU kernels, if it has another; returns whether it has."""
+    fused = fuse(onnx.load(path, load_external_data=False))
+    if fused is not None:
+        onnx.save_model(fused, cpu)
+        onnx.checker.check_model(cpu, full_check=True)
+    return fused is not None
+
+
 @dataclass(frozen=True)
 class _Files:
     """Where the files of a route lie in a bundle."""
 
     graph: str
+    cpu: str
     tokenizer: str
     parity_texts: str
     parity_vectors: str
@@ -158,9 +170,19 @@ class _Files:
     @classmethod
     def of(cls, route: str) -> "_Files":
         if route == DEFAULT_ROUTE:
-            return cls("onnx/model.onnx", "tokenizer.json", "parity/texts.json", "parity/vectors.npy")
+            return cls(
+                graph="onnx/model.onnx",
+                cpu="onnx/model_cpu.onnx",
+                tokenizer="tokenizer.json",
+                parity_texts="parity/texts.json",
+                parity_vectors="parity/vectors.npy",
+            )
         return cls(
-            f"onnx/{route}.onnx", f"tokenizers/{route}.json", f"parity/{route}.texts.json", f"parity/{route}.npy"
+            graph=f"onnx/{route}.onnx",
+            cpu=f"onnx/{route}.cpu.onnx",  # no route has a dot in its name
+            tokenizer=f"tokenizers/{route}.json",
+            parity_texts=f"parity/{route}.texts.json",
+            parity_vectors=f"parity/{route}.npy",
         )
 
 

@@ -19,11 +19,13 @@ STANDARD = {"", "ai.onnx"}
 
 # Since opset 11 these learned types, or attributes and inputs whose absence means what it meant before.
 _ONLY_GREW = frozenset(
-    "Abs Add And ArgMax ArgMin Cast CastLike Ceil Clip Concat Constant ConstantOfShape CumSum Div Equal Erf Exp Expand "  # noqa: SIM905
-    "Flatten Floor GRU Gather GatherElements GatherND Gemm Greater GreaterOrEqual HardSwish Identity If IsInf IsNaN "
-    "LSTM LeakyRelu Less LessOrEqual Log Loop MatMul Max Mean Min Mod Mul Neg NonZero Not Or PRelu Pad Pow RNN "
-    "Reciprocal Relu Reshape Scan ScatterElements ScatterND Shape Sigmoid Sign Size Slice Sqrt Sub Sum Tanh Tile "
-    "Transpose Where".split()
+    "Abs Add And ArgMax ArgMin Cast CastLike Ceil Clip Concat Constant ConstantOfShape Conv Cos CumSum "  # noqa: SIM905
+    "DequantizeLinear Div Elu Equal Erf Exp Expand Flatten Floor GRU Gather GatherElements GatherND Gemm "
+    "GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual HardSigmoid HardSwish Identity If "
+    "InstanceNormalization IsInf IsNaN LSTM LeakyRelu Less LessOrEqual Log Loop LpNormalization MatMul Max Mean "
+    "Min Mish Mod Mul Neg NonZero Not Or PRelu Pad Pow QuantizeLinear RNN Reciprocal Relu Reshape Round Scan "
+    "ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Size Slice Softplus Softsign Sqrt Sub Sum Tan Tanh "
+    "ThresholdedRelu Tile Transpose Where".split()
 )
 
 

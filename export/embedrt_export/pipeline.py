@@ -156,7 +156,7 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, wi
     with DataFile(folder / DATA) as data:
         built = {route: build_route(folder, data, route, chain, wish) for route, chain in spec.chains.items()}
     routes = {route: one.record for route, one in built.items()}
-    written = {file for route in routes.values() for file in (route.tokenizer, route.graphs[PRECISION].file)}
+    written = {file for route in routes.values() for file in (route.tokenizer, *route.graphs[PRECISION].files)}
     dim = _common_dim(built)
     if spec.truncate_dim is not None and not 1 <= spec.truncate_dim <= dim:
         raise ExportError(
@@ -174,7 +174,7 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, wi
         default_prompt_name=spec.default_prompt_name,
         truncate_dim=spec.truncate_dim,
         similarity_fn_name=spec.similarity_fn_name,
-        files=record_files(folder, [DATA, *written, *_copy_configs(spec, folder)]),
+        files=record_files(folder, [*written, *_copy_configs(spec, folder)]),
         fingerprint=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
         vector_ranges=None,
         made_with={
@@ -210,23 +210,29 @@ def _prove(folder: Path, manifest: Manifest, spec: ModelSpec, kind: ReferenceKin
     """Loads every route with the runtime, compares it with the reference, and adds references and reports."""
     proven, files = {}, dict(manifest.files)
     for name, route in manifest.routes.items():
-        runner = Runner(folder, route, manifest, proving=True)
-        proven[name] = _prove_route(folder, manifest, spec, name, runner, kind)
+        proven[name] = _prove_route(folder, manifest, spec, name, route, kind)
         files |= record_files(folder, [route.parity_texts, route.parity_vectors])
     return dataclasses.replace(manifest, routes=proven, files=files)
 
 
 def _prove_route(
-    folder: Path, manifest: Manifest, spec: ModelSpec, name: str, runner: Runner, kind: ReferenceKind
+    folder: Path, manifest: Manifest, spec: ModelSpec, name: str, route: Route, kind: ReferenceKind
 ) -> Route:
-    texts = parity_texts(runner.route.max_seq_length)
+    """Compares both graphs of a route with the reference; the report is of the one that a processor runs."""
+    runner = Runner(folder, route, manifest, "cpu", proving=True)
+    texts = parity_texts(route.max_seq_length)
     first = spec.chains[name][0].settings
     native = not isinstance(first, Transformer) or is_native(first.config, first.architecture)
     reference = find_reference(kind, spec.folder, manifest, runner, manifest.task_of(name), texts, native)
     logger.info("comparing %d texts with %s", len(texts), reference.name)
     report = compare(runner, texts, reference.vectors, reference.name, independent=reference.independent)
-    save_reference(folder, runner.route, texts, reference.vectors)
-    return dataclasses.replace(runner.route, parity={PRECISION: report})
+    graph = route.graphs[PRECISION]
+    if graph.cpu is not None:
+        portable = dataclasses.replace(route, graphs={PRECISION: dataclasses.replace(graph, cpu=None)})
+        runner = Runner(folder, portable, manifest, "cpu", proving=True)
+        compare(runner, texts, reference.vectors, reference.name, independent=reference.independent)
+    save_reference(folder, route, texts, reference.vectors)
+    return dataclasses.replace(route, parity={PRECISION: report})
 
 
 def _add_int8(folder: Path, manifest: Manifest, texts: Texts) -> Manifest:

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from embedrt.bundle import Graph, QualityReport, Route
 from embedrt.errors import QualityError, UnsupportedModelError
 from embedrt.runner import Runner
+from embedrt_export.fusion import fuse
 from embedrt_export.graph import DataFile
 from embedrt_export.int8.activations import Floats, choose
 from embedrt_export.int8.products import Product, Quantized, find_products, observe, replace_products
@@ -59,7 +60,7 @@ def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, judge: 
         raise UnsupportedModelError(
             f"int8: the graph of {runner.name} has no linear layers that embedrt can put into 8 bits; leave int8 out"
         )
-    graph = Graph(file=path.relative_to(folder).as_posix(), data=DATA, flavour="onnxruntime")
+    graph = Graph(path.relative_to(folder).as_posix(), DATA, flavour="onnxruntime", cpu=None)
     route = dataclasses.replace(runner.route, graphs={**runner.route.graphs, PRECISION: graph})
     # Those go first whose error is large for the time that they save.
     worst_first = sorted(found, key=lambda product: -(found[product].error ** 2) / found[product].levels.size)
@@ -68,7 +69,7 @@ def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, judge: 
         model = onnx.load(source, load_external_data=False)
         replace_products(model, [(key, value) for key, value in found.items() if key not in left_out], data)
         data.flush()
-        onnx.save_model(model, path)
+        onnx.save_model(fuse(model) or model, path)
         report = judge(route, f"{len(found) - len(left_out)} of {len(found)} linear layers in 8 bits by {texts.origin}")
         logger.info("int8: %s, mean cosine %.5f, min %.5f", report.method, report.mean_cosine, report.min_cosine)
         if report.is_good:
