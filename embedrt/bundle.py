@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from embedrt.errors import BundleError
 from embedrt.records import LFS_POINTER, RecordError, decode, read_json
+from embedrt.reports import ParityReport, QualityReport
 
 FORMAT_VERSION = 2
 MANIFEST = "embedrt.json"
@@ -105,94 +106,6 @@ class FileRecord:
 
     size: int
     sha256: str
-
-
-@dataclass(frozen=True)
-class ParityReport:
-    """How far the bundle's vectors are from the reference, over the texts that the route names.
-
-    Errors are absolute differences of single coordinates, divided by the largest norm of a reference vector where that
-    is above 1, so that models without normalization are judged alike.
-
-    Attributes:
-        reference: What the vectors were compared with, with its versions.
-        independent: False if the reference is the bundle's own graph, computed by another engine: that proves the
-            engine, the weights' way into it and the batching, but not that the graph is the right one.
-        texts: Number of texts.
-        max_tokens: Tokens of the longest one.
-        tolerance: What the two errors below may be at most.
-        max_abs_error: Worst coordinate over all texts.
-        max_batch_error: Worst coordinate between a text encoded alone and among others.
-        max_norm_error: Worst difference of a vector's length.
-        min_cosine: Smallest cosine to the reference.
-        worst_text: Index of the text with `max_abs_error`.
-        engine: Engine, version and execution provider that computed the vectors.
-    """
-
-    reference: str
-    independent: bool
-    texts: int
-    max_tokens: int
-    tolerance: float
-    max_abs_error: float
-    max_batch_error: float
-    max_norm_error: float
-    min_cosine: float
-    worst_text: int
-    engine: str
-
-    @property
-    def summary(self) -> str:
-        """The report in a line."""
-        return (
-            f"{self.texts} texts of up to {self.max_tokens} tokens, max abs error {self.max_abs_error:.1e}, by batch "
-            f"{self.max_batch_error:.1e} ({self.tolerance:.0e} allowed); reference: {self.reference}; on {self.engine}"
-        )
-
-
-@dataclass(frozen=True)
-class QualityReport:
-    """How far the vectors of a lossy precision are from those in float32.
-
-    Attributes:
-        method: How the precision was made, and with which texts.
-        texts: Number of natural texts that it was judged by; it was made with others.
-        max_tokens: Tokens of the longest one.
-        mean_cosine: Mean cosine to the vector in float32 over these texts.
-        min_cosine: The smallest.
-        mean_cosine_allowed: What `mean_cosine` has to be at least.
-        min_cosine_allowed: What `min_cosine` has to be at least.
-        parity_mean_cosine: Mean cosine to the reference over the texts of the proof, many of which are odd.
-        parity_min_cosine: The smallest.
-        max_batch_error: Worst coordinate between a text encoded alone and among others.
-        engine: Engine, version and execution provider that computed the vectors.
-    """
-
-    method: str
-    texts: int
-    max_tokens: int
-    mean_cosine: float
-    min_cosine: float
-    mean_cosine_allowed: float
-    min_cosine_allowed: float
-    parity_mean_cosine: float
-    parity_min_cosine: float
-    max_batch_error: float
-    engine: str
-
-    @property
-    def summary(self) -> str:
-        """The report in a line."""
-        return (
-            f"{self.texts} texts of up to {self.max_tokens} tokens, cosine to float32 {self.mean_cosine:.5f} in the "
-            f"mean, {self.min_cosine:.5f} at least, by batch {self.max_batch_error:.1e}; over the texts of the proof "
-            f"{self.parity_mean_cosine:.5f} and {self.parity_min_cosine:.5f}; {self.method}; on {self.engine}"
-        )
-
-    @property
-    def is_good(self) -> bool:
-        """Whether the vectors are as near as they have to be."""
-        return self.mean_cosine >= self.mean_cosine_allowed and self.min_cosine >= self.min_cosine_allowed
 
 
 @dataclass(frozen=True)

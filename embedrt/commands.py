@@ -13,8 +13,9 @@ import numpy as np
 
 import embedrt
 from embedrt import store, tuned
-from embedrt.bundle import DEFAULT_ROUTE, Manifest, ParityReport, QualityReport, Route, read_bundle, read_manifest
+from embedrt.bundle import DEFAULT_ROUTE, Manifest, Route, read_bundle, read_manifest
 from embedrt.embedder import Embedder
+from embedrt.reports import ParityReport, QualityReport
 
 
 def export(options: argparse.Namespace) -> int:

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.bundle import ParityReport, QualityReport, Route
+from embedrt.bundle import Route
 from embedrt.embedder import Embedder
 from embedrt.errors import ParityError, QualityError
+from embedrt.reports import ParityReport, QualityReport
 from embedrt.runner import Runner
 from embedrt.signatures import Vectors
 

@@ -15,10 +15,11 @@ import pytest
 import embedrt.openvino
 from bundles import copy_bundle, edit_graph, replace_output
 from embedrt import Embedder, tune
-from embedrt.bundle import ParityReport, read_manifest
+from embedrt.bundle import read_manifest
 from embedrt.errors import BundleError, DeviceError, ParityError
 from embedrt.parity import compare, parity_texts, verify
 from embedrt.planning import padded_length
+from embedrt.reports import ParityReport
 from embedrt.runner import choose_graph
 from embedrt.session import DEVICES, Engine, find_device, onnxruntime
 

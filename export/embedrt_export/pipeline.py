@@ -16,7 +16,6 @@ from embedrt.bundle import (
     FORMAT_VERSION,
     MANIFEST,
     Manifest,
-    QualityReport,
     Route,
     read_manifest,
     record_files,
@@ -24,6 +23,7 @@ from embedrt.bundle import (
 )
 from embedrt.errors import BundleError, ExportError, UnsupportedModelError
 from embedrt.parity import compare, judge, save_reference
+from embedrt.reports import QualityReport
 from embedrt.runner import Runner
 from embedrt_export.chain import DATA, PRECISION, BuiltRoute, build_route
 from embedrt_export.families import is_native

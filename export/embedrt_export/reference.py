@@ -17,10 +17,11 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from onnx.reference import ReferenceEvaluator
 from tqdm.auto import tqdm
 
-from embedrt.bundle import Manifest, ParityReport
+from embedrt.bundle import Manifest
 from embedrt.embedder import Embedder
 from embedrt.errors import ExportError, ModelNotFoundError
 from embedrt.parity import bound_of, compare, read_texts
+from embedrt.reports import ParityReport
 from embedrt.runner import Runner
 from embedrt.session import onnxruntime
 from embedrt.signatures import Vectors

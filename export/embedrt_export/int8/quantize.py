@@ -12,8 +12,9 @@ from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 from tqdm.auto import tqdm
 
-from embedrt.bundle import Graph, QualityReport, Route
+from embedrt.bundle import Graph, Route
 from embedrt.errors import QualityError, UnsupportedModelError
+from embedrt.reports import QualityReport
 from embedrt.runner import Runner
 from embedrt_export.fusion import fuse
 from embedrt_export.graph import DataFile
