@@ -336,7 +336,7 @@ class TestVerify:
         rehash(bundle)
         status, _, err = run("verify", bundle)
         assert status == 1
-        assert "the vectors of tiny-bert differ from" in err
+        assert "the vectors of tiny-bert (onnx/model_cpu.onnx) differ from" in err
         assert "by up to 2.0e-05 in a coordinate, 1e-05 is allowed; the worst texts:\n  2.0e-05 to the refer" in err
         assert "texts[3] = " in err
         assert "Traceback" not in err

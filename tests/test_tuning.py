@@ -49,7 +49,7 @@ def add_precision(folder: Path, name: str, edit: Callable[[onnx.GraphProto], Any
     def change_all(raw: Any) -> None:
         raw["files"][file] = {"size": record.size, "sha256": record.sha256}
         for route in raw["routes"].values():
-            route["graphs"][name] = {**route["graphs"]["fp32"], "file": file}
+            route["graphs"][name] = {**route["graphs"]["fp32"], "file": file, "cpu": None}
             route["parity"][name] = route["parity"]["fp32"]
 
     change(folder, change_all)
