@@ -102,9 +102,6 @@ _ALIASES = {"mps": "coreml"}
 _NAME = re.compile(r"([a-z]+)(?::(?:(\d+)|(CPU|(?:GPU|NPU)(?:\.\d+)?)))?")
 # From here on weights are large: they are not held twice for the sake of speed.
 LARGE_BYTES = 1 << 30
-# What sessions beyond the first narrow one may repack of the weights. Each gives a thread memory of its own to work in,
-# which stays in its processor's cache.
-_COPIED_BYTES = 256 << 20
 
 
 def onnxruntime() -> ModuleType:
@@ -164,22 +161,12 @@ def find_device(name: str | None) -> Device:
     return replace(device, name=str(name), options={**device.options, "device_id": index})
 
 
-@dataclass
-class _Slot:
-    """A session, once it is made, and how many batches it runs right now."""
-
-    threads: int
-    session: Any = None
-    running: int = 0
-
-
 class Engine:
     """One graph on one device.
 
-    A session's thread count is fixed when it is made. Many batches run fastest on several threads, each over a narrow
-    session with a single thread; one batch alone runs fastest on a wide session. Each is made on first use; the weights
-    that no kernel repacks are mapped from the file and shared between them. Threads share a narrow session where one
-    for each would repack too much of the weights.
+    A session's thread count is fixed when it is made. Many batches run fastest on several threads over a narrow session
+    of one thread each; one batch alone runs fastest on a wide session. Each is made on first use; the weights that no
+    kernel repacks are mapped from the file and shared between them.
 
     Args:
         graph: The ONNX file.
@@ -211,13 +198,10 @@ class Engine:
         large = weights_bytes >= LARGE_BYTES
         self._repack = not (large and proving)
         self._parallel = device.parallel and not large
-        self._wide = _Slot(self.threads)
-        self._narrow: list[_Slot] = []
-        self._narrow_limit = min(self.threads, 1 + _COPIED_BYTES // max(1, weights_bytes))
-        self._slots = threading.Lock()
+        self._sessions: dict[int, Any] = {}
         self._process = os.getpid()
         if not device.parallel:
-            self._session(self._wide)
+            self._session(self.threads)
 
     @property
     def workers(self) -> int:
@@ -244,41 +228,24 @@ class Engine:
             InferenceError: ONNX Runtime failed.
             DeviceError: The session could not be made on the device.
         """
-        slot = self._take(alone=alone)
+        session = self._session(self.threads if alone or not self._parallel else 1)
         try:
-            session = self._session(slot)
-            try:
-                results = session.run(list(outputs), feeds)
-            except Exception as error:
-                shape = feeds["input_ids"].shape
-                raise InferenceError(
-                    f"ONNX Runtime failed on a batch of {shape[0]} x {shape[1]} tokens: {error}"
-                ) from error
-        finally:
-            with self._slots:
-                slot.running -= 1
+            results = session.run(list(outputs), feeds)
+        except Exception as error:
+            shape = feeds["input_ids"].shape
+            raise InferenceError(
+                f"ONNX Runtime failed on a batch of {shape[0]} x {shape[1]} tokens: {error}"
+            ) from error
         return dict(zip(outputs, results, strict=True))
 
-    def _take(self, *, alone: bool) -> _Slot:
-        """The session for a batch: of the narrow ones, one that is idle, a new one, or the least busy."""
-        with self._slots:
-            slot = self._wide
-            if self._parallel and self.threads > 1 and not alone:
-                if all(narrow.running for narrow in self._narrow) and len(self._narrow) < self._narrow_limit:
-                    self._narrow.append(_Slot(threads=1))
-                slot = min(self._narrow, key=lambda narrow: narrow.running)
-            slot.running += 1
-            return slot
-
-    def _session(self, slot: _Slot) -> Any:
+    def _session(self, threads: int) -> Any:
         require_process(self._process)
-        if slot.session is None:
-            with _CREATING:
-                if slot.session is None:
-                    slot.session = _create_session(
-                        self._graph, self.device, slot.threads, repack=self._repack, precision=self.precision
-                    )
-        return slot.session
+        with _CREATING:
+            if threads not in self._sessions:
+                self._sessions[threads] = _create_session(
+                    self._graph, self.device, threads, repack=self._repack, precision=self.precision
+                )
+            return self._sessions[threads]
 
 
 def _create_session(graph: Path, device: Device, threads: int, *, repack: bool, precision: str) -> Any:
