@@ -12,8 +12,6 @@ from embedrt.signatures import Vectors
 
 Feeds = dict[str, NDArray[np.int64]]
 
-# What a batch costs before its first token, in tokens. So much padding for each call of a joint batch is worth it.
-_TOKENS_OF_A_RUN = 12
 # For so long after two batches ran at once, a batch is not taken for the only one.
 _QUIET_SECONDS = 0.05
 
@@ -53,6 +51,7 @@ class Coalescer:
         run: Computes the vectors of a batch, told whether it is the only one.
         slots: How many batches may run at once.
         max_tokens: Upper bound of a joint batch's rows x longest.
+        run_cost: What a batch costs before its first token, in tokens: so much padding is worth it for each call.
         fill: What pads an input, by name; the others are padded with zeros.
         left: Whether batches are padded on the left.
     """
@@ -63,12 +62,14 @@ class Coalescer:
         *,
         slots: int,
         max_tokens: int,
+        run_cost: int,
         fill: dict[str, int],
         left: bool,
     ) -> None:
         self._run = run
         self._free = self._slots = slots
         self._max_tokens = max_tokens
+        self._run_cost = run_cost
         self._fill = fill
         self._left = left
         self._lock = Lock()
@@ -132,7 +133,7 @@ class Coalescer:
                 more, longest = rows + other.shape[0], max(length, other.shape[1])
                 real = tokens + other.shape[0] * other.shape[1]
                 padding = more * longest - real
-                fits = more * longest <= self._max_tokens and padding <= _TOKENS_OF_A_RUN * (len(found) + 1)
+                fits = more * longest <= self._max_tokens and padding <= self._run_cost * (len(found) + 1)
                 if fits and not (ask.failed or other.failed):
                     found.append(other)
                     rows, length, tokens = more, longest, real

@@ -38,32 +38,43 @@ def padded_length(length: int, step: int = 1, limit: int | None = None) -> int:
 
 
 def plan(
-    lengths: Sequence[int], *, token_budget: int, max_rows: int, step: int = 1, limit: int | None = None
+    lengths: Sequence[int],
+    *,
+    token_budget: int,
+    max_rows: int,
+    run_cost: int = 0,
+    step: int = 1,
+    limit: int | None = None,
 ) -> list[Batch]:
-    """Cuts texts into batches of near-equal length, longest first.
+    """Cuts texts into the batches that cost least, longest first.
 
-    A batch has at most `max_rows` rows, and `rows x length` is at most `token_budget` unless a single row is longer
-    than that. So padding costs next to nothing, and memory depends on the budget and not on the texts.
+    A batch costs its `rows x length`, padding included, and `run_cost` on top. It has at most `max_rows` rows, and at
+    most `token_budget` tokens unless a single row is longer than that. So memory depends on the budget and not on the
+    texts, and texts of different lengths share a batch where that is cheaper than one more.
 
     Args:
         lengths: Token count of every text.
         token_budget: Upper bound of `rows x length`.
         max_rows: Upper bound of rows.
+        run_cost: What a batch costs before its first token, in tokens.
         step: Batches have lengths of `padded_length`, which keeps an engine that compiles for shapes to few of them.
         limit: As there.
     """
-    batches: list[Batch] = []
-    rows: list[int] = []
-    longest = 0
-    for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if rows and (len(rows) == max_rows or (len(rows) + 1) * longest > token_budget):
-            batches.append(Batch(tuple(rows), longest))
-            rows = []
-        if not rows:
-            longest = padded_length(lengths[row], step, limit)
-        rows.append(row)
-    if rows:
-        batches.append(Batch(tuple(rows), longest))
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    padded = [padded_length(lengths[row], step, limit) for row in order]
+    # From the end: what the texts from here on cost at least, and where the first of their batches ends.
+    cheapest = [0] * (len(order) + 1)
+    ends = [0] * len(order)
+    for start in range(len(order) - 1, -1, -1):
+        length = padded[start]
+        most = min(max_rows, max(1, token_budget // max(1, length)), len(order) - start)
+        cost, ends[start] = min((length * rows + cheapest[start + rows], start + rows) for rows in range(1, most + 1))
+        cheapest[start] = cost + run_cost
+    batches = []
+    start = 0
+    while start < len(order):
+        batches.append(Batch(tuple(order[start : ends[start]]), padded[start]))
+        start = ends[start]
     return batches
 
 

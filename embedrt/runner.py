@@ -1,6 +1,5 @@
 """`Runner`: one route of a bundle, from texts to vectors. Tokens -> plan -> run -> gather."""
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -138,6 +137,7 @@ class Runner:
             lambda feeds, alone: engine.run(feeds, (SENTENCE,), alone=alone)[SENTENCE],
             slots=2 * self.engine.workers,
             max_tokens=self.max_tokens,
+            run_cost=self.engine.device.run_cost,
             fill={"input_ids": route.tokenization.pad_id},
             left=route.tokenization.padding_side == "left",
         )
@@ -165,8 +165,8 @@ class Runner:
         """
         vectors = np.empty((len(texts), self.dim), np.float32)
         tokens = self.tokenize(texts)
-        for batch in plan([len(ids) for ids in tokens.ids], token_budget=sys.maxsize, max_rows=sys.maxsize):
-            self._run(_Work(range(len(texts)), _keep_vectors(vectors)), tokens, batch, alone=True)
+        batch = Batch(tuple(range(len(texts))), max(map(len, tokens.ids)))
+        self._run(_Work(range(len(texts)), _keep_vectors(vectors)), tokens, batch, alone=True)
         return vectors
 
     def inputs(self, tokens: Tokens) -> dict[str, NDArray[np.int64]]:
@@ -251,11 +251,15 @@ class Runner:
                         lengths,
                         token_budget=self.max_tokens,
                         max_rows=request.batch_size,
+                        run_cost=self.engine.device.run_cost,
                         step=self.engine.device.length_step,
                         limit=self.route.position_limit,
                     )
-                    if len(batches) == 1 and len(lengths) == len(work.indexes):
-                        advance(self._run(work, tokens, batches[0], alone=True))
+                    planned = sum(len(batch.rows) * batch.length for batch in batches)
+                    few = len(batches) == 1 or planned <= self.max_tokens
+                    if few and len(lengths) == len(work.indexes):
+                        for batch in batches:
+                            advance(self._run(work, tokens, batch, alone=True))
                         break
                     started = [pool.submit(self._run, work, tokens, batch, start) for batch in batches]
                     start += len(lengths)

@@ -59,6 +59,7 @@ class Device:
         options: The provider's options.
         token_budget: Tokens of one batch (`rows x longest`). Small on a CPU, where a batch should stay in the cache;
             large where a launch costs more than the arithmetic.
+        run_cost: What a batch costs before its first token, in tokens; the planner weighs it against padding.
         parallel: Whether several threads run batches at once, each on one processor.
         indexed: Whether the name may carry a device index.
         target: OpenVINO's name of the hardware, where the provider is its plug-in; the name may carry another.
@@ -71,6 +72,7 @@ class Device:
     provider: str
     options: Mapping[str, str] = field(default_factory=dict)
     token_budget: int = 16384
+    run_cost: int = 512
     parallel: bool = False
     indexed: bool = False
     target: str | None = None
@@ -81,7 +83,7 @@ class Device:
 DEVICES = {
     device.name: device
     for device in (
-        Device("cpu", "CPUExecutionProvider", token_budget=512, parallel=True),
+        Device("cpu", "CPUExecutionProvider", token_budget=512, run_cost=16, parallel=True),
         # A growing arena doubles its size at every new maximum; asking for what is needed keeps the memory bounded.
         Device("cuda", "CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"}, indexed=True),
         Device("coreml", "CoreMLExecutionProvider", {"ModelFormat": "MLProgram"}),
@@ -91,6 +93,7 @@ DEVICES = {
             "openvino",
             openvino.PROVIDER,
             token_budget=1024,
+            run_cost=16,
             target="CPU",
             computes={"fp32": Computing("fp32", "f32", "FP32"), "bf16": Computing("fp32", "bf16", "BF16")},
             length_step=8,

@@ -54,7 +54,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def coalescer(model: Model, *, slots: int = 1, max_tokens: int = 64, left: bool = False) -> Coalescer:
-    return Coalescer(model, slots=slots, max_tokens=max_tokens, fill={"input_ids": 9}, left=left)
+    return Coalescer(model, slots=slots, max_tokens=max_tokens, run_cost=12, fill={"input_ids": 9}, left=left)
 
 
 def until(condition: Callable[[], bool]) -> None:

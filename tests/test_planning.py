@@ -36,21 +36,29 @@ def test_longest_first_and_equal_lengths_in_order(lengths: list[int], budget: in
         assert (lengths[before], after) > (lengths[after], before)
 
 
-@given(LENGTHS, BUDGETS, ROWS)
-def test_no_batch_has_room_for_the_next_row(lengths: list[int], budget: int, rows: int) -> None:
-    for batch in plan(lengths, token_budget=budget, max_rows=rows)[:-1]:
-        assert len(batch.rows) == rows or (len(batch.rows) + 1) * batch.length > budget
+def cheapest(lengths: list[int], budget: int, rows: int, run_cost: int) -> int:
+    """What the best of all ways to cut the sorted texts costs, by trying each."""
+    if not lengths:
+        return 0
+    most = min(rows, max(1, budget // max(1, lengths[0])), len(lengths))
+    return min(
+        lengths[0] * count + run_cost + cheapest(lengths[count:], budget, rows, run_cost)
+        for count in range(1, most + 1)
+    )
+
+
+@given(st.lists(st.integers(0, 60), max_size=9), st.integers(1, 200), st.integers(1, 6), st.integers(0, 40))
+def test_no_other_way_to_cut_is_cheaper(lengths: list[int], budget: int, rows: int, run_cost: int) -> None:
+    batches = plan(lengths, token_budget=budget, max_rows=rows, run_cost=run_cost)
+    cost = sum(len(batch.rows) * batch.length + run_cost for batch in batches)
+    assert cost == cheapest(sorted(lengths, reverse=True), budget, rows, run_cost)
 
 
 @given(LENGTHS, BUDGETS, ROWS)
 @example([600] + [1] * 79, 2000, 40)
-def test_padding_is_at_most_one_batch_of_the_spread(lengths: list[int], budget: int, rows: int) -> None:
-    """A batch wastes at most its rows times the step down to the next batch, and the steps add up to the spread."""
+def test_batches_that_cost_nothing_have_no_padding(lengths: list[int], budget: int, rows: int) -> None:
     batches = plan(lengths, token_budget=budget, max_rows=rows)
-    padded = sum(len(batch.rows) * batch.length for batch in batches)
-    spread = max(lengths, default=0) - min(lengths, default=0)
-    most_rows = max((len(batch.rows) for batch in batches), default=0)
-    assert 0 <= padded - sum(lengths) <= most_rows * spread
+    assert sum(len(batch.rows) * batch.length for batch in batches) == sum(lengths)
 
 
 @pytest.mark.parametrize(
@@ -60,13 +68,14 @@ def test_padding_is_at_most_one_batch_of_the_spread(lengths: list[int], budget: 
         ([5], [Batch((0,), 5)]),
         ([900], [Batch((0,), 900)]),
         ([900, 900], [Batch((0,), 900), Batch((1,), 900)]),
-        ([3, 8, 3], [Batch((1, 0, 2), 8)]),
-        ([50, 51, 1], [Batch((1,), 51), Batch((0, 2), 50)]),
-        ([1, 1, 1, 1, 1, 1], [Batch((0, 1, 2, 3, 4), 1), Batch((5,), 1)]),
+        ([3, 8, 3], [Batch((1, 0, 2), 8)]),  # 10 tokens of padding, which is less than a batch costs
+        ([3, 30, 3], [Batch((1,), 30), Batch((0, 2), 3)]),
+        ([50, 51, 1], [Batch((1,), 51), Batch((0,), 50), Batch((2,), 1)]),
+        ([1, 1, 1, 1, 1, 1], [Batch((0,), 1), Batch((1, 2, 3, 4, 5), 1)]),
     ],
 )
 def test_by_hand(lengths: list[int], batches: list[Batch]) -> None:
-    assert plan(lengths, token_budget=100, max_rows=5) == batches
+    assert plan(lengths, token_budget=100, max_rows=5, run_cost=12) == batches
 
 
 SEQUENCES = st.lists(st.lists(st.integers(1, 2**62), max_size=9), min_size=1, max_size=6)
