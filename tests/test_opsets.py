@@ -7,11 +7,12 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, defs, helper, numpy_helper
 
 from embedrt.errors import UnsupportedModelError
+from embedrt_export import fusion
 from embedrt_export.graph import OPSET
-from embedrt_export.opsets import OLDEST, upgrade
+from embedrt_export.opsets import _ONLY_GREW, OLDEST, upgrade
 
 X = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
 
@@ -86,3 +87,18 @@ def test_inner_graphs() -> None:
 def test_what_may_have_changed_is_refused(node: onnx.NodeProto, message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=message):
         upgrade([node], OLDEST, OPSET, "a.onnx")
+
+
+@pytest.mark.parametrize("op_type", sorted(_ONLY_GREW))
+def test_what_only_grew_means_the_same_without_what_it_learned(op_type: str) -> None:
+    """By its definitions: inputs stay at their places, attributes keep their defaults, what came new is optional."""
+    first = next(version for version in range(OLDEST, OPSET + 1) if defs.has(op_type, max_inclusive_version=version))
+    for target in (OPSET, fusion.OPSET):
+        old, new = (defs.get_schema(op_type, version, "") for version in (first, target))
+        assert [one.name for one in new.inputs][: len(old.inputs)] == [one.name for one in old.inputs]
+        optional = {defs.OpSchema.FormalParameterOption.Optional}
+        assert {one.option for one in new.inputs[len(old.inputs) :]} <= optional
+        assert len(new.outputs) >= len(old.outputs)
+        for name, attribute in old.attributes.items():
+            assert new.attributes[name].default_value == attribute.default_value
+        assert not any(new.attributes[name].required for name in set(new.attributes) - set(old.attributes))

@@ -2,8 +2,8 @@
 
 `attention.attend` writes attention from plain operators, which every execution provider and every other tool runs. The
 operator `Attention`, which ONNX has since opset 23, computes the same without the four transposed copies. Measured in
-ONNX Runtime 1.32 on one thread, it takes 0.65 to 0.8 of the time; `MultiHeadAttention` of com.microsoft takes more than
-plain operators.
+ONNX Runtime 1.32 on one thread, it takes 0.7 to 0.9 of the time, 0.9 to 1 where every layer has a bias of its own;
+`MultiHeadAttention` of com.microsoft takes more than plain operators.
 """
 
 from collections import Counter
