@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,12 @@ from numpy.typing import NDArray
 from embedrt.bundle import Route
 from embedrt.embedder import Embedder
 from embedrt.errors import ParityError, QualityError
-from embedrt.reports import ParityReport, QualityReport
+from embedrt.reports import MEAN_COSINE, MIN_COSINE, ParityReport, QualityReport
 from embedrt.runner import Runner
 from embedrt.signatures import Vectors
 
 TOLERANCE = 1e-5
 """What float32 vectors may differ from the reference, in any coordinate of a vector of length 1."""
-
-MEAN_COSINE, MIN_COSINE = 0.999, 0.995
-"""Lower, and the vectors are not worth their speed: no bundle gets a graph that makes them."""
 
 # How far the cosines on another machine may be from those at export; its float32 kernels round otherwise.
 _SLACK = 0.001
@@ -98,7 +96,12 @@ def verify(embedder: Embedder) -> Mapping[str, ParityReport | QualityReport]:
 
 def bound_of(route: Route, precision: str) -> Bound:
     """What vectors of a precision may differ from the reference: as the export allowed, or as computing in it does."""
-    return Bound(route.parity[precision].tolerance) if precision in route.parity else COMPUTED[precision]
+    if precision in route.parity:
+        return Bound(route.parity[precision].tolerance)
+    if precision in route.quality:
+        cosine = route.quality[precision].parity_min_cosine - _SLACK
+        return Bound(sqrt(2 * (1 - cosine)), cosine)  # so far apart are two vectors of length 1 as a whole
+    return COMPUTED[precision]
 
 
 def read_texts(folder: Path, route: Route) -> list[str]:

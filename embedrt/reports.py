@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+MEAN_COSINE, MIN_COSINE = 0.999, 0.995
+"""What the cosines to float32 have to be, in the mean and each, for a precision to be worth its speed."""
+
 
 @dataclass(frozen=True)
 class ParityReport:

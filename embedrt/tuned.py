@@ -11,6 +11,7 @@ from embedrt.bundle import TUNED, Manifest
 from embedrt.errors import BundleError
 from embedrt.machine import available_threads, processor
 from embedrt.records import RecordError, decode, read_json
+from embedrt.reports import MEAN_COSINE, MIN_COSINE
 from embedrt.session import find_device, onnxruntime
 from embedrt.store import replace_files, staging
 
@@ -21,8 +22,6 @@ AUTO = "auto"
 FP32 = "fp32"
 CLEARLY = 1.05
 """What counts as faster: less may be noise."""
-GOOD_MEAN, GOOD_MIN = 0.999, 0.995
-"""The cosines to fp32, over the tuning's texts, that a precision needs before "auto" takes it."""
 
 # Packages that bring engines, next to onnxruntime itself, of which the module knows the version.
 _ENGINES = ("onnxruntime-gpu", "onnxruntime-ep-openvino")
@@ -129,8 +128,8 @@ class Tuning:
             way
             for way in ways
             if plain is not None
-            and way.mean_cosine >= GOOD_MEAN
-            and way.min_cosine >= GOOD_MIN
+            and way.mean_cosine >= MEAN_COSINE
+            and way.min_cosine >= MIN_COSINE
             and way.texts_per_second >= CLEARLY * plain.texts_per_second
         ]
         return max(good, key=lambda way: way.texts_per_second).precision if good else FP32

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,14 @@ from embedrt import Embedder
 from embedrt.cli import main
 from embedrt.errors import ExportError, QualityError, UnsupportedModelError
 from embedrt.parity import cosines, verify
+from embedrt.session import onnxruntime
 from embedrt_export import export
+from embedrt_export.graph import DataFile
 from embedrt_export.int8 import quantize
 from embedrt_export.int8.activations import Scheme, choose, column_scales
 from embedrt_export.int8.products import find_products, observe
 from embedrt_export.int8.rounding import round_weights
+from embedrt_export.int8.tables import replace_tables
 from embedrt_export.int8.texts import FEWEST, OWN, read_texts
 from models import make_model
 
@@ -166,6 +170,35 @@ class TestBundle:
             counts[node.op_type] = counts.get(node.op_type, 0) + 1
         assert counts["MatMulIntegerToFloat"] == 12  # 2 layers of 6
         assert counts["QuantizeLinear"] == 8  # query, key and value share one
+
+    def test_large_tables_are_in_8_bits_where_only_rows_are_read(self) -> None:
+        table = values(3000, 100)
+        table[7] = 0
+        tensors = [onnx.numpy_helper.from_array(table, name) for name in ("rows", "used", "small")]
+        tensors[2] = onnx.numpy_helper.from_array(table[:10], "small")
+        nodes = [
+            onnx.helper.make_node("Gather", ["rows", "ids"], ["a"], name="a"),
+            onnx.helper.make_node("Gather", ["used", "ids"], ["b"], name="b"),
+            onnx.helper.make_node("Gather", ["small", "ids"], ["c"], name="c"),
+            onnx.helper.make_node("Add", ["used", "used"], ["d"], name="d"),
+        ]
+        outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "abcd"]
+        ids = onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["n"])
+        graph = onnx.helper.make_graph(nodes, "tables", [ids], outputs, tensors)
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
+        before = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in tensors}
+        with tempfile.TemporaryDirectory() as folder, DataFile(Path(folder) / "model.data") as data:
+            assert replace_tables(model, before.__getitem__, data) == 1
+            data.flush()
+            onnx.save_model(model, Path(folder) / "model.onnx")
+            session = onnxruntime().InferenceSession(Path(folder) / "model.onnx", providers=["CPUExecutionProvider"])
+            a, b, c, d = session.run(None, {"ids": np.array([7, 0, 9, 9])})
+        assert {tensor.name for tensor in model.graph.initializer} == {"rows.levels", "rows.scales", "used", "small"}
+        rows = table[[7, 0, 9, 9]]
+        assert (np.abs(a - rows) <= 0.5001 * np.abs(rows).max(axis=1, keepdims=True) / 127).all()
+        assert (b == rows).all()
+        assert (c == rows).all()
+        assert (d == 2 * table).all()
 
     def test_the_report_is_true(self, small_bundle: Path) -> None:
         exact, lossy = Embedder(small_bundle), Embedder(small_bundle, precision="int8")

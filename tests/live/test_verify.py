@@ -59,3 +59,15 @@ def test_all_coordinates_are_compared_where_the_model_truncates(tmp_path: Path) 
     assert embedder.encode("one").shape == (8,)
     assert embedder.manifest.dim == 32
     assert verify_with_sentence_transformers(embedder, model)["default"].max_abs_error <= 1e-6
+
+
+def test_a_precision_that_is_not_exact(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", hidden_size=64, intermediate_size=256)
+    folder = export(model, tmp_path / "bundle", precision="int8")
+    embedder = Embedder(folder, precision="int8")
+    report = verify_with_sentence_transformers(embedder, model)["default"]
+    assert report.reference.startswith("sentence-transformers")
+    assert report.min_cosine >= embedder.manifest.routes["default"].quality["int8"].parity_min_cosine - 1e-3
+    other = make_model(tmp_path / "other", hidden_size=64, intermediate_size=256, seed=1)
+    with pytest.raises(ParityError, match="differ from sentence-transformers"):
+        verify_with_sentence_transformers(embedder, other)

@@ -21,6 +21,7 @@ from embedrt_export.graph import DataFile
 from embedrt_export.int8.activations import Floats, choose
 from embedrt_export.int8.products import Product, Quantized, find_products, observe, replace_products
 from embedrt_export.int8.rounding import round_weights
+from embedrt_export.int8.tables import replace_tables
 from embedrt_export.int8.texts import Texts
 
 logger = logging.getLogger("embedrt.export")
@@ -69,9 +70,11 @@ def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, judge: 
         left_out = set(worst_first[: ceil(share * len(found))])
         model = onnx.load(source, load_external_data=False)
         replace_products(model, [(key, value) for key, value in found.items() if key not in left_out], data)
+        tables = replace_tables(model, _reader(model, source.parent), data)
         data.flush()
         onnx.save_model(fuse(model) or model, path)
-        report = judge(route, f"{len(found) - len(left_out)} of {len(found)} linear layers in 8 bits by {texts.origin}")
+        layers = f"{len(found) - len(left_out)} of {len(found)} linear layers"
+        report = judge(route, f"{layers}{' and the word embeddings' if tables else ''} in 8 bits by {texts.origin}")
         logger.info("int8: %s, mean cosine %.5f, min %.5f", report.method, report.mean_cosine, report.min_cosine)
         if report.is_good:
             return dataclasses.replace(route, quality={**route.quality, PRECISION: report})
@@ -102,23 +105,17 @@ def _quantized(
     """Quantizes every product, a few inputs at a time, as memory allows."""
     model = onnx.load(source, load_external_data=False)
     products = find_products(model)
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    read = _reader(model, source.parent)
     readers: dict[str, list[Product]] = {}
     for product in products:
         readers.setdefault(product.x, []).append(product)
-
-    def read(name: str) -> Floats:
-        tensor = TensorProto()
-        tensor.CopyFrom(tensors[name])
-        if uses_external_data(tensor):
-            load_external_data_for_tensor(tensor, str(source.parent))
-        return numpy_helper.to_array(tensor)
 
     tokens = sum(map(len, runner.tokenize(texts).ids))
     portions: list[list[str]] = []
     held = _HELD
     for x, (first, *_) in readers.items():
-        size = 4 * tokens * tensors[first.weight].dims[1]
+        size = 4 * tokens * shapes[first.weight][1]
         if held + size > _HELD:
             portions.append([])
             held = 0
@@ -129,6 +126,20 @@ def _quantized(
             for x, observed in observe(model, scratch, runner, texts, values).items():
                 yield from _together(observed, readers[x], read)
             bar.update(len(values))
+
+
+def _reader(model: onnx.ModelProto, folder: Path) -> Callable[[str], Floats]:
+    """Gives the values of the graph's tensors, which lie in it or in a data file in the folder."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+
+    def read(name: str) -> Floats:
+        tensor = TensorProto()
+        tensor.CopyFrom(tensors[name])
+        if uses_external_data(tensor):
+            load_external_data_for_tensor(tensor, str(folder))
+        return numpy_helper.to_array(tensor)
+
+    return read
 
 
 def _together(
