@@ -36,7 +36,7 @@ def describe() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "usable_processors": available_threads(),
         "memory_gb": _memory_gb(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.release().split('-')[0]} {platform.machine()}",
         "python": platform.python_version(),
         "commit": _commit(),
         "versions": {package: found for package in _PACKAGES if (found := _version(package))},
