@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bundles import change, copy_bundle, edit_graph, read_raw
-from embedrt import Embedder
+from embedrt import Embedder, tune
 from embedrt.cli import main
 from embedrt.errors import ExportError, QualityError, UnsupportedModelError
 from embedrt.parity import cosines, verify
@@ -227,6 +227,18 @@ class TestBundle:
         again = export(small_source, tmp_path / "again", precision="int8")
         files = [read_raw(folder)["files"] for folder in (small_bundle, again)]
         assert files[0] == files[1]
+
+    def test_tuning_takes_it_as_the_export_judged_it(self, small_bundle: Path, tmp_path: Path) -> None:
+        """The texts that tuning makes up are odd; with texts of the user it is judged by those."""
+        folder = copy_bundle(small_bundle, tmp_path / "bundle")
+        report = Embedder(folder).manifest.routes["default"].quality["int8"]
+        setting = tune(folder, seconds=0.1).setting("int8", "cpu")
+        assert setting is not None
+        assert (setting.mean_cosine, setting.min_cosine) == (report.mean_cosine, report.min_cosine)
+        texts = [f"{text} {i}" for i in range(30) for text in NATURAL]
+        setting = tune(folder, texts, seconds=0.1).setting("int8", "cpu")
+        assert setting is not None
+        assert setting.mean_cosine != report.mean_cosine
 
     def test_info_shows_the_quality(self, small_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["info", str(small_bundle)]) == 0
