@@ -40,21 +40,26 @@ class DataFile:
     ) -> None:
         self._file.close()
 
-    def tensor(self, name: str, values: NDArray[Any]) -> TensorProto:
-        """A tensor of a graph beside this file: small ones have their values inside, others in the file."""
+    def tensor(self, name: str, values: NDArray[Any], identity: bytes | None = None) -> TensorProto:
+        """A tensor of a graph beside this file: small ones have their values inside, others in the file.
+
+        Args:
+            name: Its name.
+            values: Its values.
+            identity: What `identity_of` says of them, if that is known: it takes a while for large ones.
+        """
         if values.nbytes < _INLINE_BYTES:
             return numpy_helper.from_array(values, name)
         tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(values.dtype), dims=values.shape)
         tensor.data_location = TensorProto.EXTERNAL
-        offset = self._place(values)
+        offset = self._place(values, identity_of(values) if identity is None else identity)
         place = {"location": self.name, "offset": str(offset), "length": str(values.nbytes)}
         for key, value in place.items():
             tensor.external_data.add(key=key, value=value)
         return tensor
 
-    def _place(self, values: NDArray[Any]) -> int:
-        """Writes a tensor, unless an equal one is there already, and returns its offset."""
-        identity = identity_of(values)
+    def _place(self, values: NDArray[Any], identity: bytes) -> int:
+        """Writes a tensor, unless one of the same identity is there already, and returns its offset."""
         if identity in self._offsets:
             return self._offsets[identity]
         alignment = _LARGE_ALIGNMENT if values.nbytes >= _LARGE_BYTES else _SMALL_ALIGNMENT
@@ -130,7 +135,7 @@ class GraphBuilder:
         if name in self._tensors:
             raise ValueError(f"graph: two tensors named {name!r}")
         self._values[identity] = name
-        self._tensors[name] = self._data.tensor(name, values)
+        self._tensors[name] = self._data.tensor(name, values, identity)
         return name
 
     def once(self, key: Hashable, make: Callable[[], str]) -> str:
