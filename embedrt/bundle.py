@@ -84,14 +84,15 @@ class Graph:
         file: The ONNX file.
         data: The file with its weights, which ONNX Runtime maps instead of copying.
         flavour: Which operators it uses: "portable" means standard ONNX only, every execution provider runs it;
-            "onnxruntime" also operators of ONNX Runtime (com.microsoft), which other engines do not have.
+            "onnxruntime" also operators of ONNX Runtime (com.microsoft), which other engines do not have; "cpu" also
+            such as ONNX Runtime has for processors alone.
         cpu: The same graph over the same weights, in the shape that ONNX Runtime runs fastest on a processor; None
             where that is `file`.
     """
 
     file: str
     data: str
-    flavour: Literal["portable", "onnxruntime"]
+    flavour: Literal["portable", "onnxruntime", "cpu"]
     cpu: str | None
 
     @property

@@ -114,7 +114,7 @@ class Runner:
     ) -> None:
         found = find_device(device)
         graph = choose_graph(folder, route, found, precision)
-        if graph.flavour == "onnxruntime" and precision == "int8":
+        if graph.flavour == "cpu":
             require_exact_int8()
         self.folder = folder.absolute()  # sessions are made on first use, and the working folder may change until then
         self.name = manifest.name
@@ -314,6 +314,11 @@ def choose_graph(folder: Path, route: Route, device: Device, precision: str) -> 
             message += f"; on device {' or '.join(others)} it may be computed in {precision}"
         raise BundleError(message)
     graph = route.graphs[name]
+    if graph.flavour == "cpu" and device.name != "cpu":
+        raise DeviceError(
+            f"{folder}: the graph {name!r} has operators that only processors run, and {device.name!r} would leave its "
+            "work to them; use device='cpu', or another precision"
+        )
     if device.computes and graph.flavour != "portable":
         raise DeviceError(
             f"{folder}: the graph {name!r} has operators that only ONNX Runtime's own devices run, and {device.name!r} "

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from bundles import change, copy_bundle, edit_graph, read_raw
 from embedrt import Embedder, tune
 from embedrt.cli import main
-from embedrt.errors import ExportError, QualityError, UnsupportedModelError
+from embedrt.errors import DeviceError, ExportError, QualityError, UnsupportedModelError
 from embedrt.parity import cosines, verify
-from embedrt.session import onnxruntime
+from embedrt.session import DEVICES, Device, onnxruntime
 from embedrt_export import export
 from embedrt_export.graph import DataFile
 from embedrt_export.int8 import quantize
@@ -164,7 +164,7 @@ class TestBundle:
         manifest = Embedder(small_bundle).manifest
         assert manifest.precisions == ("fp32", "int8")
         graph = manifest.routes["default"].graphs["int8"]
-        assert graph.flavour == "onnxruntime"
+        assert graph.flavour == "cpu"
         counts: dict[str, int] = {}
         for node in onnx.load(small_bundle / graph.file, load_external_data=False).graph.node:
             counts[node.op_type] = counts.get(node.op_type, 0) + 1
@@ -227,6 +227,13 @@ class TestBundle:
         again = export(small_source, tmp_path / "again", precision="int8")
         files = [read_raw(folder)["files"] for folder in (small_bundle, again)]
         assert files[0] == files[1]
+
+    def test_another_device_would_leave_its_work_to_the_processor(
+        self, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(DEVICES, "other", Device("other", "CPUExecutionProvider"))
+        with pytest.raises(DeviceError, match="only processors run, and 'other' would leave its work to them"):
+            Embedder(small_bundle, "other", precision="int8")
 
     def test_tuning_takes_it_as_the_export_judged_it(self, small_bundle: Path, tmp_path: Path) -> None:
         """The texts that tuning makes up are odd; with texts of the user it is judged by those."""

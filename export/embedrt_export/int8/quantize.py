@@ -62,7 +62,7 @@ def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, judge: 
         raise UnsupportedModelError(
             f"int8: the graph of {runner.name} has no linear layers that embedrt can put into 8 bits; leave int8 out"
         )
-    graph = Graph(path.relative_to(folder).as_posix(), DATA, flavour="onnxruntime", cpu=None)
+    graph = Graph(path.relative_to(folder).as_posix(), DATA, flavour="cpu", cpu=None)
     route = dataclasses.replace(runner.route, graphs={**runner.route.graphs, PRECISION: graph})
     # Those go first whose error is large for the time that they save.
     worst_first = sorted(found, key=lambda product: -(found[product].error ** 2) / found[product].levels.size)
