@@ -73,25 +73,24 @@ def verify(embedder: Embedder) -> Mapping[str, ParityReport | QualityReport]:
         ParityError: A vector is beyond the tolerance of the export, or that of the precision computed in.
         QualityError: The precision is not exact, and its vectors are worse here than where it was exported.
     """
-    reports: dict[str, ParityReport | QualityReport] = {}
-    for name, runner in embedder.runners.items():
-        if (quality := runner.route.quality.get(embedder.precision)) is not None:
-            reports[name] = _verify_quality(runner, quality)
-            continue
-        texts = read_texts(embedder.folder, runner.route)
-        vectors = np.load(embedder.folder / runner.route.parity_vectors, allow_pickle=False)
-        bound = bound_of(runner.route, embedder.precision)
-        made = runner.route.parity.get(embedder.precision) or runner.route.parity["fp32"]
-        reports[name] = compare(
-            runner,
-            texts,
-            vectors,
-            made.reference,
-            independent=made.independent,
-            tolerance=bound.tolerance,
-            min_cosine=bound.min_cosine,
-        )
-    return reports
+    return {name: verify_route(runner, embedder.precision) for name, runner in embedder.runners.items()}
+
+
+def verify_route(runner: Runner, precision: str) -> ParityReport | QualityReport:
+    """The same for one route, whose runner computes in a precision."""
+    if (quality := runner.route.quality.get(precision)) is not None:
+        return _verify_quality(runner, quality)
+    bound = bound_of(runner.route, precision)
+    made = runner.route.parity.get(precision) or runner.route.parity["fp32"]
+    return compare(
+        runner,
+        read_texts(runner.folder, runner.route),
+        np.load(runner.folder / runner.route.parity_vectors, allow_pickle=False),
+        made.reference,
+        independent=made.independent,
+        tolerance=bound.tolerance,
+        min_cosine=bound.min_cosine,
+    )
 
 
 def bound_of(route: Route, precision: str) -> Bound:
@@ -193,16 +192,16 @@ def cosines(a: Vectors, b: Vectors) -> NDArray[np.float64]:
     return cosines
 
 
-def judge(exact: Runner, lossy: Runner, texts: list[str], method: str) -> QualityReport:
+def judge(lossy: Runner, texts: list[str], expected: Vectors, method: str) -> QualityReport:
     """Compares the vectors of a lossy precision with those in float32.
 
     Args:
-        exact: The route in float32, with reference vectors in its folder.
-        lossy: The same route in the precision that is judged.
+        lossy: A route in the precision that is judged, with reference vectors in its folder.
         texts: Natural texts, other than those that the precision was made with.
+        expected: Their vectors in float32, `[len(texts), dim]`.
         method: How the precision was made.
     """
-    planned, expected = lossy.encode(texts), exact.encode(texts)
+    planned = lossy.encode(texts)
     alone = np.concatenate([lossy.encode([text]) for text in texts])
     found = cosines(planned, expected)
     odd = _over_proof(lossy)

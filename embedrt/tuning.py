@@ -31,7 +31,7 @@ from embedrt.candidates import (
 from embedrt.difference import difference
 from embedrt.errors import BundleError, DeviceError, EmbedrtError
 from embedrt.machine import available_threads
-from embedrt.parity import compare, read_texts
+from embedrt.parity import read_texts, verify_route
 from embedrt.runner import Runner
 from embedrt.session import DEVICES, Device, find_device
 from embedrt.signatures import Vectors
@@ -238,11 +238,7 @@ class _Search:
         for name, route in self._manifest.routes.items():
             runner = Runner(self._folder, route, self._manifest, device, precision)
             if precision == FP32:
-                proof, made = read_texts(self._folder, route), route.parity[precision]
-                reference = np.load(self._folder / route.parity_vectors, allow_pickle=False)
-                compare(
-                    runner, proof, reference, made.reference, independent=made.independent, tolerance=made.tolerance
-                )
+                verify_route(runner, precision)
             else:
                 runner.encode(texts[:FEWEST_TEXTS])
             start = perf_counter()

@@ -101,7 +101,7 @@ class TestTune:
             return encode(self, texts)
 
         monkeypatch.setattr(Runner, "encode", watched)
-        monkeypatch.setattr(tuning, "compare", lambda *_, **__: None)
+        monkeypatch.setattr(tuning, "verify_route", lambda *_, **__: None)
         given = list(TEXTS)
         assert tuning.tune(bundle, given, seconds=QUICK).texts == 24
         assert given == TEXTS

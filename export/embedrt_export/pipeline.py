@@ -30,7 +30,6 @@ from embedrt_export.families import is_native
 from embedrt_export.files import check_files, copy_config
 from embedrt_export.graph import DataFile
 from embedrt_export.int8 import quantize as int8
-from embedrt_export.int8.quantize import FLOAT
 from embedrt_export.int8.quantize import PRECISION as INT8
 from embedrt_export.int8.texts import Texts, read_texts
 from embedrt_export.modules import Transformer
@@ -62,7 +61,7 @@ def export(
     revision: str | None = None,
     token: str | bool | None = None,
     task: str | None = None,
-    precision: str | Sequence[str] = FLOAT,
+    precision: str | Sequence[str] = PRECISION,
     calibrate: str | Path | None = None,
     overwrite: bool = False,
     via: Wanted = "auto",
@@ -129,9 +128,9 @@ def _calibration(precision: str | Sequence[str], calibrate: str | Path | None) -
     """The texts to make int8 with, if it is wanted."""
     wanted = precision.split(",") if isinstance(precision, str) else list(precision)
     if not wanted:
-        raise ValueError(f"precision: expected {FLOAT}, {INT8} or both, got none")
-    if unknown := [name for name in wanted if name not in {FLOAT, INT8}]:
-        raise ValueError(f"precision: {unknown[0]!r} is unknown; known: {FLOAT}, {INT8}")
+        raise ValueError(f"precision: expected {PRECISION}, {INT8} or both, got none")
+    if unknown := [name for name in wanted if name not in {PRECISION, INT8}]:
+        raise ValueError(f"precision: {unknown[0]!r} is unknown; known: {PRECISION}, {INT8}")
     if INT8 in wanted:
         return read_texts(None if calibrate is None else Path(calibrate))
     if calibrate is not None:
@@ -244,9 +243,10 @@ def _add_int8(folder: Path, manifest: Manifest, texts: Texts) -> Manifest:
             def judge_graph(route: Route, method: str) -> QualityReport:
                 files = manifest.files | record_files(folder, [int8.DATA])
                 lossy = Runner(folder, route, dataclasses.replace(manifest, files=files), "cpu", INT8)
-                return judge(exact, lossy, texts.held_back, method)  # noqa: B023 - called before the next route
+                return judge(lossy, texts.held_back, expected, method)  # noqa: B023 - called before the next route
 
             exact = Runner(folder, route, manifest, "cpu", proving=True)
+            expected = exact.encode(texts.held_back)
             routes[name] = int8.quantize(folder, exact, texts, data, judge_graph)
     written = [int8.DATA, *(route.graphs[INT8].file for route in routes.values())]
     files = manifest.files | record_files(folder, written)

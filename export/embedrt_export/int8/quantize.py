@@ -16,6 +16,7 @@ from embedrt.bundle import Graph, Route
 from embedrt.errors import QualityError, UnsupportedModelError
 from embedrt.reports import QualityReport
 from embedrt.runner import Runner
+from embedrt_export.chain import PRECISION as FP32
 from embedrt_export.fusion import fuse
 from embedrt_export.graph import DataFile
 from embedrt_export.int8.activations import Floats, choose
@@ -26,7 +27,7 @@ from embedrt_export.int8.texts import Texts
 
 logger = logging.getLogger("embedrt.export")
 
-FLOAT, PRECISION = "fp32", "int8"
+PRECISION = "int8"
 DATA = "onnx/model_int8.onnx.data"
 # Tokens to measure activations on, and the bytes of values that are held in memory at a time.
 _TOKENS, _HELD = 12_000, 256 * 2**20
@@ -55,7 +56,7 @@ def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, judge: 
         UnsupportedModelError: The graph has no products that are worth 8 bits.
         QualityError: The vectors are not good enough, even with many of the products in float32.
     """
-    source = folder / runner.route.graphs[FLOAT].file
+    source = folder / runner.route.graphs[FP32].file
     path = source.with_name(f"{source.stem}_int8.onnx")
     found = dict(_quantized(source, path, runner, _enough(runner, texts.calibration)))
     if not found:
@@ -64,13 +65,15 @@ def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, judge: 
         )
     graph = Graph(path.relative_to(folder).as_posix(), DATA, flavour="cpu", cpu=None)
     route = dataclasses.replace(runner.route, graphs={**runner.route.graphs, PRECISION: graph})
+    base = onnx.load(source, load_external_data=False)
+    tables = replace_tables(base, _reader(base, source.parent), data)
     # Those go first whose error is large for the time that they save.
     worst_first = sorted(found, key=lambda product: -(found[product].error ** 2) / found[product].levels.size)
     for share in _LEFT_OUT:
         left_out = set(worst_first[: ceil(share * len(found))])
-        model = onnx.load(source, load_external_data=False)
+        model = onnx.ModelProto()
+        model.CopyFrom(base)
         replace_products(model, [(key, value) for key, value in found.items() if key not in left_out], data)
-        tables = replace_tables(model, _reader(model, source.parent), data)
         data.flush()
         onnx.save_model(fuse(model) or model, path)
         layers = f"{len(found) - len(left_out)} of {len(found)} linear layers"
