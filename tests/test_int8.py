@@ -22,7 +22,7 @@ from embedrt_export import export
 from embedrt_export.graph import DataFile
 from embedrt_export.int8 import quantize
 from embedrt_export.int8.activations import Scheme, choose, column_scales
-from embedrt_export.int8.products import find_products, observe
+from embedrt_export.int8.products import Quantized, find_products, observe, replace_products
 from embedrt_export.int8.rounding import round_weights
 from embedrt_export.int8.tables import replace_tables
 from embedrt_export.int8.texts import FEWEST, OWN, read_texts
@@ -170,6 +170,38 @@ class TestBundle:
             counts[node.op_type] = counts.get(node.op_type, 0) + 1
         assert counts["MatMulIntegerToFloat"] == 12  # 2 layers of 6
         assert counts["QuantizeLinear"] == 8  # query, key and value share one
+
+    @pytest.mark.parametrize(("exceeding", "smooth"), [([], False), ([], True), ([2, 70], False)])
+    def test_what_takes_the_place_of_a_product_computes_what_it_says(
+        self, exceeding: list[int], smooth: bool, tmp_path: Path
+    ) -> None:
+        x, weight, bias = values(30, 96) * 3, values(80, 96, seed=1), values(1, 80, seed=2)[0]
+        factor = np.linspace(0.5, 2, 96, dtype=np.float32) if smooth else None
+        made = Scheme(factor, -2.0, 4.0, np.array(exceeding, np.int64))
+        levels, scales = round_weights(
+            (weight.T * (1 if factor is None else factor[:, None])).astype(float), np.eye(96)
+        )
+        node = onnx.helper.make_node("Gemm", ["x", "weight", "bias"], ["y"], name="product", transB=1)
+        graph = onnx.helper.make_graph(
+            [node],
+            "product",
+            [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["tokens", 96])],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["tokens", 80])],
+            [onnx.numpy_helper.from_array(weight, "weight"), onnx.numpy_helper.from_array(bias, "bias")],
+        )
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
+        (product,) = find_products(model)
+        extra = weight.T[exceeding]
+        with DataFile(tmp_path / "model.data") as data:
+            replace_products(model, [(product, Quantized(made, levels, scales, bias, extra, 0.0))], data)
+            data.flush()
+            onnx.save_model(model, tmp_path / "model.onnx")
+            session = onnxruntime().InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+            (y,) = session.run(None, {"x": x})
+        expected = made.rounded(x) @ (levels * scales) + made.excess(x) @ extra + bias
+        assert np.abs(y - expected).max() <= 1e-3
+        if exceeding:
+            assert np.abs(made.excess(x) @ extra).max() > 1
 
     def test_large_tables_are_in_8_bits_where_only_rows_are_read(self) -> None:
         table = values(3000, 100)
