@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from embedrt.machine import available_threads
+from embedrt.engine.machine import available_threads
 
 _PACKAGES = (
     "embedrt",

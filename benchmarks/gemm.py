@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.models import Shape
 from benchmarks.worker import Answer, Task, serve
-from embedrt.machine import available_threads
+from embedrt.engine.machine import available_threads
 
 _ROWS = 512  # tokens of a batch, as embedrt plans them on a CPU
 _SLICE_SECONDS = 0.25

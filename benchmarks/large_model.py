@@ -23,10 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from edits import edit_json
-from models import make_model, write_json
+from tests.kit.edits import edit_json
+from tests.kit.models import make_model, write_json
 
 MB = 1 << 20
 BLOCK = 4 * MB
@@ -118,7 +118,7 @@ def anonymous_mb() -> float:
 def step(name: str, model: str, bundle: str) -> str:
     """Does one step of the life of a bundle; returns a word about it."""
     import embedrt
-    from embedrt.parity import verify
+    from embedrt.verify.parity import verify
     from embedrt_export import export
 
     if name == "export":
@@ -163,7 +163,7 @@ def main() -> int:
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        from embedrt import session
+        from embedrt.engine import session
 
         if args.large is not None:
             session.LARGE_BYTES = args.large * MB

@@ -19,7 +19,7 @@ from benchmarks.process import Worker, WorkerError, engine_worker
 from benchmarks.results import Gemm, Result, Run, Soak
 from benchmarks.retrieval import SAME, Search, ndcg_at_10
 from benchmarks.turns import Turns
-from embedrt.machine import available_threads
+from embedrt.engine.machine import available_threads
 
 _START_ROUNDS = 3
 _WARM_UP_TEXTS = 64  # enough for several batches: an engine may prepare differently for one batch and for many

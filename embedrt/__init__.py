@@ -4,7 +4,6 @@ import os
 import threading
 from typing import Any
 
-from embedrt.calibration import calibrate
 from embedrt.embedder import Embedder
 from embedrt.errors import (
     BundleError,
@@ -23,10 +22,13 @@ from embedrt.errors import (
     UnsupportedModelError,
     UploadError,
 )
-from embedrt.quantization import dequantize_embeddings, quantize_embeddings, vector_ranges
-from embedrt.search import community_detection, paraphrase_mining, paraphrase_mining_embeddings, semantic_search
-from embedrt.signatures import like
-from embedrt.similarity import (
+from embedrt.tune.ranges import calibrate
+from embedrt.tune.search import tune
+from embedrt.types import like
+from embedrt.vectors.files import Embeddings, load_embeddings, save_embeddings
+from embedrt.vectors.quantization import dequantize_embeddings, quantize_embeddings, vector_ranges
+from embedrt.vectors.search import community_detection, paraphrase_mining, paraphrase_mining_embeddings, semantic_search
+from embedrt.vectors.similarity import (
     cos_sim,
     dot_score,
     euclidean_sim,
@@ -38,8 +40,6 @@ from embedrt.similarity import (
     pairwise_manhattan_sim,
     truncate_embeddings,
 )
-from embedrt.storage import Embeddings, load_embeddings, save_embeddings
-from embedrt.tuning import tune
 
 __all__ = [
     "BundleError",

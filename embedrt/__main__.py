@@ -2,6 +2,6 @@
 
 import sys
 
-from embedrt.cli import main
+from embedrt.cli.main import main
 
 sys.exit(main())

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from embedrt import long_texts, streaming
-from embedrt.arguments import deprecated, device_name, positive, task_prompt
-from embedrt.call import Call, call_for
+from embedrt.inputs.text import check_texts
 from embedrt.model import Model
-from embedrt.quantization import Precision
-from embedrt.runner import SENTENCE, TOKENS, Answer
-from embedrt.signatures import OnTruncation, OutputValue, Texts, async_like, like, typed
-from embedrt.tensors import to_tensors, torch
-from embedrt.tokenizer import check_texts
+from embedrt.run.runner import SENTENCE, TOKENS, Answer
+from embedrt.tasks import long_texts
+from embedrt.tasks import stream as streaming
+from embedrt.tasks.arguments import deprecated, device_name, positive, task_prompt
+from embedrt.tasks.call import Call, call_for
+from embedrt.types import OnTruncation, OutputValue, Texts, async_like, like, typed
+from embedrt.vectors.quantization import Precision
+from embedrt.vectors.torch_tensors import to_tensors, torch
 
 if TYPE_CHECKING:
-    from embedrt.pool import ProcessPool
+    from embedrt.run.processes import ProcessPool
 
 logger = logging.getLogger("embedrt")
 
@@ -244,7 +245,7 @@ class Embedder(Model):
             return runners[call.route].answer(texts, call.request, advance=advance)
 
     def _check_pool(self, pool: "ProcessPool") -> None:
-        from embedrt.pool import ProcessPool
+        from embedrt.run.processes import ProcessPool
 
         self._on(self._device)  # is an error after close
         if not isinstance(pool, ProcessPool):

@@ -11,19 +11,29 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from embedrt import hub, tuned
-from embedrt.arguments import coordinates, deprecated, device_name, length_for, positive, prompt_for, refuse, route_for
-from embedrt.bundle import read_bundle
-from embedrt.card import model_card
+from embedrt.bundle.manifest import read_bundle
 from embedrt.errors import BundleError, InferenceError
-from embedrt.runner import Runner
-from embedrt.signatures import Texts, Vectors
-from embedrt.similarity import find_similarity
-from embedrt.store import copy_bundle, resolve
-from embedrt.tokenizer import check_texts
+from embedrt.hub import remote as hub
+from embedrt.hub.card import model_card
+from embedrt.hub.local import copy_bundle, resolve
+from embedrt.inputs.text import check_texts
+from embedrt.run.runner import Runner
+from embedrt.tasks.arguments import (
+    coordinates,
+    deprecated,
+    device_name,
+    length_for,
+    positive,
+    prompt_for,
+    refuse,
+    route_for,
+)
+from embedrt.tune import result as tuned
+from embedrt.types import Texts, Vectors
+from embedrt.vectors.similarity import find_similarity
 
 if TYPE_CHECKING:
-    from embedrt.pool import ProcessPool
+    from embedrt.run.processes import ProcessPool
 
 logger = logging.getLogger("embedrt")
 
@@ -350,7 +360,7 @@ class Model:
             DeviceError: A device is unknown or not available.
             PoolError: A process ended before it was ready.
         """
-        from embedrt.pool import ProcessPool, default_devices
+        from embedrt.run.processes import ProcessPool, default_devices
 
         self._on(self._device)
         if target_devices is not None and not isinstance(target_devices, str):

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, settings
 
 from embedrt import Embedder
 from embedrt_export import export
-from hub_client import Client
-from hub_server import Hub, serve
-from models import make_model
+from tests.kit.hub_client import Client
+from tests.kit.hub_server import Hub, serve
+from tests.kit.models import make_model
 
 # A busy machine is slow, and that is no failure. The rest stays as hypothesis has it: fixed seeds where `CI` is set.
 settings.register_profile("embedrt", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import embedrt
-from embedrt import store
-from embedrt.bundle import (
+from embedrt.bundle.manifest import (
     FORMAT_VERSION,
     MANIFEST,
     Manifest,
@@ -21,23 +20,24 @@ from embedrt.bundle import (
     record_files,
     write_manifest,
 )
+from embedrt.bundle.reports import QualityReport
 from embedrt.errors import BundleError, ExportError, UnsupportedModelError
-from embedrt.parity import compare, judge, save_reference
-from embedrt.reports import QualityReport
-from embedrt.runner import Runner
-from embedrt_export.chain import DATA, PRECISION, BuiltRoute, build_route
+from embedrt.hub import local as store
+from embedrt.run.runner import Runner
+from embedrt.verify.parity import compare, judge, save_reference
+from embedrt_export.dtypes.int8 import quantize as int8
+from embedrt_export.dtypes.int8.quantize import PRECISION as INT8
+from embedrt_export.dtypes.int8.texts import Texts, read_texts
 from embedrt_export.families import is_native
-from embedrt_export.files import check_files, copy_config
-from embedrt_export.graph import DataFile
-from embedrt_export.int8 import quantize as int8
-from embedrt_export.int8.quantize import PRECISION as INT8
-from embedrt_export.int8.texts import Texts, read_texts
-from embedrt_export.modules import Transformer
-from embedrt_export.reference import ReferenceKind, find_reference
-from embedrt_export.repo import ModelSpec, read_repo
-from embedrt_export.source import Located, locate
-from embedrt_export.texts import parity_texts
-from embedrt_export.ways import Wanted, Wish
+from embedrt_export.graph.builder import DataFile
+from embedrt_export.proof.reference import ReferenceKind, find_reference
+from embedrt_export.proof.texts import parity_texts
+from embedrt_export.routes.route import DATA, PRECISION, BuiltRoute, build_route
+from embedrt_export.source.decide import Wanted, Wish
+from embedrt_export.source.files import check_files, copy_config
+from embedrt_export.source.locate import Located, locate
+from embedrt_export.source.modules import Transformer
+from embedrt_export.source.repo import ModelSpec, read_repo
 
 logger = logging.getLogger("embedrt.export")
 

@@ -9,8 +9,8 @@ import torch
 from onnx import TensorProto, helper
 from transformers.activations import ACT2FN
 
-from embedrt_export.graph import DataFile, GraphBuilder
-from embedrt_export.layers import ACTIVATIONS
+from embedrt_export.graph.builder import DataFile, GraphBuilder
+from embedrt_export.layers.linear import ACTIVATIONS
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))

@@ -14,8 +14,8 @@ from sentence_transformers import SentenceTransformer
 
 from embedrt import Embedder, UnsupportedModelError
 from embedrt_export import export
-from embedrt_export.texts import parity_texts
-from models import make_model, write_json
+from embedrt_export.proof.texts import parity_texts
+from tests.kit.models import make_model, write_json
 
 LINEAR = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from api_cases import CASES, VARIANTS, Arguments, Case
-from api_differences import expected
-from api_models import loader
-from api_outcomes import TOLERANCE, Outcome, differences, outcome, worst_error
-from api_reference import reference
 from embedrt import Embedder
+from tests.kit.api_cases import CASES, VARIANTS, Arguments, Case
+from tests.kit.api_differences import expected
+from tests.kit.api_models import loader
+from tests.kit.api_outcomes import TOLERANCE, Outcome, differences, outcome, worst_error
+from tests.kit.api_reference import reference
 
 
 @pytest.fixture(scope="module")

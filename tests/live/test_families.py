@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from embedrt import Embedder
-from embedrt.planning import pad
-from embedrt.session import onnxruntime
+from embedrt.engine.session import onnxruntime
+from embedrt.run.planning import pad
 from embedrt_export import export
-from family_models import FAMILIES, REFERENCE, Case, as_transformers, cases, texts_for, write_repo
+from tests.kit.family_models import FAMILIES, REFERENCE, Case, as_transformers, cases, texts_for, write_repo
 
 TOLERANCE = 1e-5
 CASES = [(family, name) for family in FAMILIES for name in cases(family)]

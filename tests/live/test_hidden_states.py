@@ -10,13 +10,13 @@ import pytest
 import torch
 import transformers
 
-from embedrt.session import onnxruntime
+from embedrt.engine.session import onnxruntime
 from embedrt_export.families import FAMILIES
-from embedrt_export.graph import DataFile, GraphBuilder
-from embedrt_export.layers import text_inputs, unflatten
-from embedrt_export.weights import Weights
-from family_models import FAMILIES as TESTED
-from family_models import REFERENCE, cases, write_repo
+from embedrt_export.graph.builder import DataFile, GraphBuilder
+from embedrt_export.layers.linear import text_inputs, unflatten
+from embedrt_export.source.weights import Weights
+from tests.kit.family_models import FAMILIES as TESTED
+from tests.kit.family_models import REFERENCE, cases, write_repo
 
 TOLERANCE = 1e-5
 CASES = [(family, name) for family in TESTED for name in cases(family)]

@@ -14,8 +14,8 @@ from transformers import AutoModel
 
 from embedrt import Embedder
 from embedrt_export import export
-from family_models import texts_for
-from models import make_model, make_weights, write_json
+from tests.kit.family_models import texts_for
+from tests.kit.models import make_model, make_weights, write_json
 
 TOLERANCE = 1e-5
 INPUTS = ["input_ids", "token_type_ids", "attention_mask"]

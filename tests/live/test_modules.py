@@ -21,9 +21,9 @@ from tokenizers import Tokenizer
 
 from embedrt import Embedder
 from embedrt_export import export
-from embedrt_export.heads import DENSE_ACTIVATIONS, POOLERS
-from family_models import texts_for
-from models import write_tokenizer
+from embedrt_export.heads.pooling import DENSE_ACTIVATIONS, POOLERS
+from tests.kit.family_models import texts_for
+from tests.kit.models import write_tokenizer
 
 TOLERANCE = 2e-6
 WIDTH = 384

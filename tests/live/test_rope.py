@@ -7,7 +7,7 @@ import pytest
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from embedrt_export.rope import frequencies, read_rope
+from embedrt_export.layers.rotary import frequencies, read_rope
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "linear": {"rope_type": "linear", "factor": 3.0},

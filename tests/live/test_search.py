@@ -14,14 +14,20 @@ from numpy.typing import NDArray
 from sentence_transformers import SimilarityFunction, util
 from sentence_transformers.util.quantization import _dequantize_embeddings
 
-from embedrt.quantization import PRECISIONS, Precision, dequantize_embeddings, quantize_embeddings, vector_ranges
-from embedrt.search import (
+from embedrt.vectors.quantization import (
+    PRECISIONS,
+    Precision,
+    dequantize_embeddings,
+    quantize_embeddings,
+    vector_ranges,
+)
+from embedrt.vectors.search import (
     community_detection,
     paraphrase_mining,
     paraphrase_mining_embeddings,
     semantic_search,
 )
-from embedrt.similarity import SIMILARITIES, find_similarity, normalize_embeddings, truncate_embeddings
+from embedrt.vectors.similarity import SIMILARITIES, find_similarity, normalize_embeddings, truncate_embeddings
 
 Array = NDArray[Any]
 NAMES = list(SIMILARITIES)

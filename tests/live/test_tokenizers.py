@@ -14,10 +14,10 @@ from transformers.models.auto import tokenization_auto
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from embedrt import EmbedrtError
-from embedrt_export.texts import parity_texts
-from embedrt_export.tokenization import names as tokenizer_names
-from embedrt_export.tokenization import settle_tokenizer
-from tokenizer_cases import CASES, SOURCES, TEXTS, Case, token, typed, write_case
+from embedrt_export.proof.texts import parity_texts
+from embedrt_export.tokenizer import names as tokenizer_names
+from embedrt_export.tokenizer import settle_tokenizer
+from tests.kit.tokenizer_cases import CASES, SOURCES, TEXTS, Case, token, typed, write_case
 
 ROWS = 1 << 30
 CUT = 12

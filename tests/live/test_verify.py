@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bundles import copy_bundle, edit_graph, replace_output
 from embedrt import Embedder, ModelNotFoundError, ParityError
-from embedrt.cli import main
+from embedrt.cli.main import main
 from embedrt_export import export
-from embedrt_export.reference import verify_with_sentence_transformers
-from models import make_model
+from embedrt_export.proof.reference import verify_with_sentence_transformers
+from tests.kit.bundles import copy_bundle, edit_graph, replace_output
+from tests.kit.models import make_model
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from embedrt import Embedder
-from embedrt.parity import verify
+from embedrt.verify.parity import verify
 from embedrt_export import export
 from embedrt_export.families import FAMILIES
-from embedrt_export.texts import parity_texts
-from models import make_model, vocabulary, write_json
+from embedrt_export.proof.texts import parity_texts
+from tests.kit.models import make_model, vocabulary, write_json
 
 TOLERANCE = 1e-5
 SMALL = {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64, "intermediate_size": 64}

@@ -9,13 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 
-from api_cases import CASES
-from api_outcomes import save
-from api_reference import reference
+from tests.kit.api_cases import CASES
+from tests.kit.api_outcomes import save
+from tests.kit.api_reference import reference
 
 
 def main() -> None:

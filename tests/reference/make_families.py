@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 import transformers
 from safetensors import safe_open
 from sentence_transformers import SentenceTransformer
 
-from family_models import FAMILIES, REFERENCE, Case, as_transformers, cases, texts_for, write_repo
+from tests.kit.family_models import FAMILIES, REFERENCE, Case, as_transformers, cases, texts_for, write_repo
 
 
 def tensor_shapes(family: str, case: Case) -> dict[str, list[int]]:

@@ -19,8 +19,8 @@ from sentence_transformers import SentenceTransformer
 
 from embedrt import Embedder
 from embedrt_export import export
-from embedrt_export.reference import GOLDEN, digest
-from embedrt_export.texts import parity_texts
+from embedrt_export.proof.reference import GOLDEN, digest
+from embedrt_export.proof.texts import parity_texts
 
 HERE = Path(__file__).parent
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -17,10 +17,10 @@ from typing import Any
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parents[1]))
 
-from embedrt_export.texts import parity_texts  # noqa: E402
-from tokenizer_cases import CASES, GOLDEN, TEXTS, VOCABULARIES, write_case  # noqa: E402
+from embedrt_export.proof.texts import parity_texts  # noqa: E402
+from tests.kit.tokenizer_cases import CASES, GOLDEN, TEXTS, VOCABULARIES, write_case  # noqa: E402
 
 RULES = "FB01\t66 69\nFF21\t41\n2160\t49\nA0\t20\n3000\t20\n9\t20\nA\t20\nD\t20\nAD\t\n2126\t3A9\n"
 SENTENCEPIECE: dict[str, dict[str, Any]] = {

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from embedrt.errors import ExportError
-from embedrt_export import decoder, rotary_encoder
+from embedrt_export.blocks import decoder, rotary_encoder
 from embedrt_export.families import (
     albert,
     bert,
@@ -26,9 +26,9 @@ from embedrt_export.families import (
     roformer,
     t5,
 )
-from embedrt_export.graph import GraphBuilder
-from embedrt_export.layers import TextInputs
-from embedrt_export.weights import Weights
+from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.layers.linear import TextInputs
+from embedrt_export.source.weights import Weights
 
 logger = logging.getLogger("embedrt.export")
 

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from embedrt_export.attention import attention_bias
-from embedrt_export.configs import pick
-from embedrt_export.embeddings import embed
-from embedrt_export.encoder import LayerNames, check_sizes, encoder_layer
-from embedrt_export.graph import GraphBuilder
-from embedrt_export.layers import TextInputs, layer_norm, linear
-from embedrt_export.weights import Weights
+from embedrt_export.blocks.bert import LayerNames, check_sizes, encoder_layer
+from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.layers.attention import attention_bias
+from embedrt_export.layers.embeddings import embed
+from embedrt_export.layers.linear import TextInputs, layer_norm, linear
+from embedrt_export.source.configs import pick
+from embedrt_export.source.weights import Weights
 
 LAYER = LayerNames(
     query="attention.query",

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.errors import UnsupportedModelError
-from embedrt_export.attention import attend, attention_bias, split_heads
-from embedrt_export.configs import check_positive, pick
-from embedrt_export.graph import FLOAT, GraphBuilder
-from embedrt_export.layers import TextInputs, activation, flatten, layer_norm, linear, project, unflatten
-from embedrt_export.relative import pick_offsets
-from embedrt_export.weights import Weights
+from embedrt_export.graph.builder import FLOAT, GraphBuilder
+from embedrt_export.layers.attention import attend, attention_bias, split_heads
+from embedrt_export.layers.linear import TextInputs, activation, flatten, layer_norm, linear, project, unflatten
+from embedrt_export.layers.relative import pick_offsets
+from embedrt_export.source.configs import check_positive, pick
+from embedrt_export.source.weights import Weights
 
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from embedrt_export import decoder
-from embedrt_export.configs import pick
-from embedrt_export.decoder import Decoder, Sight
-from embedrt_export.graph import GraphBuilder
-from embedrt_export.layers import TextInputs
-from embedrt_export.rope import Rope, config_rope
-from embedrt_export.weights import Weights
+from embedrt_export.blocks import decoder
+from embedrt_export.blocks.decoder import Decoder, Sight
+from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.layers.linear import TextInputs
+from embedrt_export.layers.rotary import Rope, config_rope
+from embedrt_export.source.configs import pick
+from embedrt_export.source.weights import Weights
 
 
 @dataclass(frozen=True)

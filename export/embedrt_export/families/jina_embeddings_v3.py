@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from embedrt_export.configs import pick
-from embedrt_export.rope import Rope, config_rope
-from embedrt_export.rotary_encoder import RotaryEncoder, check, from_keys
+from embedrt_export.blocks.rotary_encoder import RotaryEncoder, check, from_keys
+from embedrt_export.layers.rotary import Rope, config_rope
+from embedrt_export.source.configs import pick
 
 PREFIXES = ("roberta.",)
 _LAYERS = {

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from embedrt.errors import UnsupportedModelError
-from embedrt_export.attention import attend, attention_bias, split_heads
-from embedrt_export.configs import check_layers, pick
-from embedrt_export.encoder import check_sizes
-from embedrt_export.graph import GraphBuilder
-from embedrt_export.layers import TextInputs, activation, flatten, layer_norm, linear, project, unpack
-from embedrt_export.rope import Rope, Rotation, read_whole_rope, rotate, rotation
-from embedrt_export.weights import Weights
+from embedrt_export.blocks.bert import check_sizes
+from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.layers.attention import attend, attention_bias, split_heads
+from embedrt_export.layers.linear import TextInputs, activation, flatten, layer_norm, linear, project, unpack
+from embedrt_export.layers.rotary import Rope, Rotation, read_whole_rope, rotate, rotation
+from embedrt_export.source.configs import check_layers, pick
+from embedrt_export.source.weights import Weights
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedrt.errors import UnsupportedModelError
-from embedrt_export.attention import attention_bias
-from embedrt_export.configs import pick
-from embedrt_export.embeddings import embed, positions_left
-from embedrt_export.encoder import LayerNames, check_sizes, encoder_layer
-from embedrt_export.graph import GraphBuilder
-from embedrt_export.layers import TextInputs, layer_norm
-from embedrt_export.relative import bucket_bias
-from embedrt_export.weights import Weights
+from embedrt_export.blocks.bert import LayerNames, check_sizes, encoder_layer
+from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.layers.attention import attention_bias
+from embedrt_export.layers.embeddings import embed, positions_left
+from embedrt_export.layers.linear import TextInputs, layer_norm
+from embedrt_export.layers.relative import bucket_bias
+from embedrt_export.source.configs import pick
+from embedrt_export.source.weights import Weights
 
 _PADDING_ID = 1  # fixed in the architecture, whatever the tokenizer pads with
 _BUCKETS = 32  # the architecture uses so many, whatever relative_attention_num_buckets says

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from embedrt.errors import UnsupportedModelError
-from embedrt_export.configs import pick
-from embedrt_export.rope import Rope, config_rope
-from embedrt_export.rotary_encoder import RotaryEncoder, check, from_keys, head_size
+from embedrt_export.blocks.rotary_encoder import RotaryEncoder, check, from_keys, head_size
+from embedrt_export.layers.rotary import Rope, config_rope
+from embedrt_export.source.configs import pick
 
 PREFIXES = ("nomic_bert.", "bert.")
 RENAMES = (

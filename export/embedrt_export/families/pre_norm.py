@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from embedrt_export.attention import attention_bias
-from embedrt_export.embeddings import embed
-from embedrt_export.encoder import LayerNames, pre_norm_layer
+from embedrt_export.blocks.bert import LayerNames, pre_norm_layer
 from embedrt_export.families import bert
-from embedrt_export.graph import GraphBuilder
-from embedrt_export.layers import TextInputs, layer_norm
-from embedrt_export.weights import Weights
+from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.layers.attention import attention_bias
+from embedrt_export.layers.embeddings import embed
+from embedrt_export.layers.linear import TextInputs, layer_norm
+from embedrt_export.source.weights import Weights
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.errors import UnsupportedModelError
-from embedrt_export.attention import attend, attention_bias, split_heads
-from embedrt_export.configs import pick
-from embedrt_export.embeddings import embed
-from embedrt_export.encoder import check_sizes, post_norm
+from embedrt_export.blocks.bert import check_sizes, post_norm
 from embedrt_export.families.bert import LAYER
-from embedrt_export.graph import GraphBuilder
-from embedrt_export.layers import TextInputs, layer_norm, linear, project
-from embedrt_export.rope import Rotation, rotate
-from embedrt_export.weights import Weights
+from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.layers.attention import attend, attention_bias, split_heads
+from embedrt_export.layers.embeddings import embed
+from embedrt_export.layers.linear import TextInputs, layer_norm, linear, project
+from embedrt_export.layers.rotary import Rotation, rotate
+from embedrt_export.source.configs import pick
+from embedrt_export.source.weights import Weights
 
 _BASE = 10000.0  # of the wavelengths, fixed in the architecture
 _TABLE = "encoder.embed_positions.weight"

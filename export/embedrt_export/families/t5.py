@@ -7,12 +7,12 @@ from typing import Any, Literal
 import numpy as np
 
 from embedrt.errors import ExportError, UnsupportedModelError
-from embedrt_export.attention import attend, attention_bias, split_heads
-from embedrt_export.configs import check_positive, pick
-from embedrt_export.graph import GraphBuilder
-from embedrt_export.layers import TextInputs, activation, flatten, linear, rms_norm
-from embedrt_export.relative import bucket_bias
-from embedrt_export.weights import Weights
+from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.layers.attention import attend, attention_bias, split_heads
+from embedrt_export.layers.linear import TextInputs, activation, flatten, linear, rms_norm
+from embedrt_export.layers.relative import bucket_bias
+from embedrt_export.source.configs import check_positive, pick
+from embedrt_export.source.weights import Weights
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "t5": {},

@@ -1,0 +1,1 @@
+"""The contract on disk, shared by export and runtime."""

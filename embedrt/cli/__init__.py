@@ -1,0 +1,1 @@
+"""The command `embedrt`: one file a command."""

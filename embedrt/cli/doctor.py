@@ -1,0 +1,147 @@
+"""`embedrt doctor`: what embedrt finds on this machine, what is wrong with it, and the remedy."""
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+
+import embedrt
+from embedrt.bundle.manifest import Manifest, read_bundle
+from embedrt.engine import openvino
+from embedrt.engine.machine import affinity, available_threads, quota
+from embedrt.engine.session import DEVICES, onnxruntime
+from embedrt.errors import DeviceError, EmbedrtError, MissingDependencyError
+from embedrt.hub import local as store
+from embedrt.tune import result as tuned
+
+_EXPORT = ("onnx", "safetensors", "ml_dtypes")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        topic: What was looked at.
+        found: What is there.
+        problem: What is wrong and what to do about it, or None.
+    """
+
+    topic: str
+    found: str
+    problem: str | None = None
+
+
+def examine() -> Iterator[Finding]:
+    """Looks at versions, providers, threads and the store. Nothing is changed and nothing is downloaded."""
+    yield Finding("embedrt", embedrt.__version__)
+    yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for name in ("numpy", "tokenizers", "huggingface-hub"):
+        yield Finding(name, version(name))
+    yield from _engine()
+    missing = [name for name in _EXPORT if _version(name) is None]
+    yield Finding(
+        "export",
+        ", ".join(f"{name} {_version(name) or 'missing'}" for name in _EXPORT)
+        + (" (not needed to encode; `pip install 'embedrt[export]'` adds it)" if missing else ""),
+    )
+    limit = quota()
+    granted = "no cgroup limit" if limit is None else f"{limit:g} by cgroup limit"
+    yield Finding(
+        "threads",
+        f"{available_threads()} in use: {affinity()} by affinity, {granted}",
+        "less than one processor is granted; expect long waits" if limit is not None and limit < 1 else None,
+    )
+    yield from _store()
+
+
+def _engine() -> Iterator[Finding]:
+    both = [name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)]
+    try:
+        module = onnxruntime()
+    except MissingDependencyError as error:
+        yield Finding("onnxruntime", "missing", str(error))
+        return
+    problem = None
+    if len(both) > 1:
+        problem = "onnxruntime and onnxruntime-gpu overwrite each other; uninstall both, then install one of them"
+    yield Finding("onnxruntime", f"{module.__version__}, telemetry off", problem)
+    available = module.get_available_providers()
+    devices = [device.name for device in DEVICES.values() if device.provider in available]
+    yield Finding("devices", f"{', '.join(devices)} (providers: {', '.join(available)})")
+    yield _openvino(module)
+
+
+def _openvino(module: ModuleType) -> Finding:
+    installed = _version(openvino.PACKAGE)
+    if installed is None:
+        return Finding("openvino", "plug-in not installed (not needed; `pip install 'embedrt[openvino]'` adds it)")
+    try:
+        offered = openvino.offered(module)
+    except DeviceError as error:
+        return Finding("openvino", f"{openvino.PACKAGE} {installed}", f"{error}; install it again")
+    devices = ", ".join(f"{name} ({' '.join(openvino.capabilities(device))})" for name, device in offered.items())
+    return Finding(
+        "openvino",
+        f"{openvino.PACKAGE} {installed}, devices: {devices or 'none; as of 1.8.1 it takes Intel hardware only'}",
+    )
+
+
+def _store() -> Iterator[Finding]:
+    home = store.home()
+    existing = next(folder for folder in [home, *home.parents] if folder.is_dir())
+    problem = None
+    if not os.access(existing, os.W_OK):
+        problem = f"{existing} is read-only for this user; set EMBEDRT_HOME to a folder of yours"
+    yield Finding("store", str(home), problem)
+    bundles = store.stored()
+    for name in bundles:
+        if (folder := store.find(name)) is None:
+            continue  # removed since
+        try:
+            manifest = read_bundle(folder)
+        except EmbedrtError as error:
+            yield Finding(f"  {name}", "damaged", f"{error}; or `embedrt remove {name}`")
+        else:
+            architectures = " and ".join(route.architecture for route in manifest.routes.values())
+            yield Finding(f"  {name}", f"{architectures}, {manifest.dim} dimensions, {', '.join(manifest.precisions)}")
+            yield _tuning(folder, manifest)
+    for left in store.unfinished(home / "bundles"):
+        yield Finding(f"  {left.name}", "left by a killed process", f"delete {left}, or let the next export do it")
+    name = embedrt.default_model()
+    known = Path(name).is_dir() or name in bundles
+    yield Finding(
+        "default model",
+        f"{name} ({'there' if known else 'not in the store'})",
+        None if known else f"run `embedrt export {name}`, or set EMBEDRT_MODEL to a bundle",
+    )
+
+
+def _tuning(folder: Path, manifest: Manifest) -> Finding:
+    try:
+        return Finding("    tuned", tuned.summary(folder, manifest))
+    except EmbedrtError as error:
+        return Finding("    tuned", "damaged", str(error))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def report() -> bool:
+    """Prints the findings; returns whether all is well."""
+    healthy = True
+    for finding in examine():
+        print(f"{finding.topic:20} {finding.found}")
+        if finding.problem is not None:
+            healthy = False
+            print(f"{'':20} ! {finding.problem}")
+    sys.stdout.flush()
+    return healthy

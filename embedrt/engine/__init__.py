@@ -1,0 +1,1 @@
+"""Execution providers: from a batch to arrays, one file each."""

@@ -1,0 +1,124 @@
+"""The model card of a bundle: what the hub shows as its README.md."""
+
+import re
+from collections.abc import Iterable
+
+from embedrt.bundle.manifest import DEFAULT_ROUTE, Manifest
+
+_TAGS = ("embedrt", "sentence-transformers", "feature-extraction", "sentence-similarity", "onnx")
+# Ids as the hub has them; nothing in them means anything to YAML or Markdown.
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+
+_TEXT = """\
+# {title}
+
+A sentence embedding model as a bundle of embedrt: one ONNX graph from token ids to the text's vector, its tokenizer,
+and the proof that it computes the vectors of the model that it was made of. It runs without PyTorch.
+
+```sh
+pip install 'embedrt[cpu]'
+```
+
+```python
+from embedrt import Embedder
+
+model = Embedder({load})
+vectors = model.encode(["one text", "another"])  # float32 (2, {width})
+model.similarity(vectors, vectors)
+```
+
+## The model
+
+{facts}
+
+## Parity
+
+Vectors of texts from empty to beyond the limit, each computed alone and in batches, against the reference. An error is
+the largest difference in a coordinate. `embedrt verify` repeats the comparison on your machine.
+
+{parity}
+"""
+
+
+def model_card(manifest: Manifest, repo_id: str | None = None) -> str:
+    """The README.md of a bundle: front matter for the hub, how to load it, what it computes, and its parity report.
+
+    Every string of the manifest stands in a code span of a table, so that none is taken for Markdown, HTML or YAML.
+
+    Args:
+        manifest: The bundle's manifest.
+        repo_id: Where it will be on the hub; None for a folder.
+    """
+    title = manifest.name if repo_id is None else repo_id
+    body = _TEXT.format(
+        title=_code(title),
+        load=repr(repo_id or "path/to/this/folder"),
+        width=manifest.truncate_dim or manifest.dim,
+        facts=_table(("", ""), _facts(manifest)),
+        parity=_table(
+            ("route", "precision", "texts", "max tokens", "max error", "by batch", "allowed", "reference", "engine"),
+            _parity(manifest),
+        ),
+    )
+    return f"{_front_matter(manifest)}\n{body}"
+
+
+def _front_matter(manifest: Manifest) -> str:
+    lines = ["library_name: embedrt", "pipeline_tag: sentence-similarity", "tags:", *(f"- {tag}" for tag in _TAGS)]
+    if manifest.source.kind == "hub" and _HUB_ID.fullmatch(manifest.source.id):
+        lines.append(f'base_model: "{manifest.source.id}"')
+    return "\n".join(["---", *lines, "---", ""])
+
+
+def _facts(manifest: Manifest) -> Iterable[tuple[str, str]]:
+    source = manifest.source
+    yield "source", f"{source.kind} {_cell(source.id)}" + (f" at {_cell(source.revision)}" if source.revision else "")
+    for name, route in manifest.routes.items():
+        at = "" if name == DEFAULT_ROUTE else f", {_cell(name)}"
+        yield f"architecture{at}", f"{_cell(route.architecture)}, {route.via} graph"
+        yield f"modules{at}", _cell(" > ".join(module.summary for module in route.modules))
+        yield f"normalized{at}", "yes" if route.normalized else "no"
+        yield f"max tokens{at}", "no limit" if route.max_seq_length is None else str(route.max_seq_length)
+    cut = f", truncated to {manifest.truncate_dim}" if manifest.truncate_dim else ""
+    yield "dimensions", f"{manifest.dim}{cut}"
+    yield "similarity", _cell(manifest.similarity_fn_name or "cosine")
+    for name, prompt in manifest.prompts.items():
+        default = ", the default" if name == manifest.default_prompt_name else ""
+        yield f"prompt {_cell(name)}{default}", _cell(repr(prompt))
+    yield "int8 ranges", "not calibrated" if manifest.vector_ranges is None else "calibrated"
+    yield "fingerprint", _cell(manifest.fingerprint)
+    yield "made with", ", ".join(_cell(f"{name} {version}") for name, version in manifest.made_with.items())
+
+
+def _parity(manifest: Manifest) -> Iterable[tuple[str, ...]]:
+    for name, route in manifest.routes.items():
+        for precision, report in route.parity.items():
+            yield (
+                _cell(name),
+                _cell(precision),
+                str(report.texts),
+                str(report.max_tokens),
+                f"{report.max_abs_error:.1e}",
+                f"{report.max_batch_error:.1e}",
+                f"{report.tolerance:.0e}",
+                _cell(report.reference) + ("" if report.independent else ", not independent"),
+                _cell(report.engine),
+            )
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _cell(text: str) -> str:
+    """A code span in a table, where only the bar has a meaning; readers disagree about one after a backslash."""
+    return _code(text).replace("\\|", "\\ |").replace("|", "\\|")
+
+
+def _code(text: str) -> str:
+    """A code span on one line, whatever is in the text."""
+    line = "".join(character if character.isprintable() else " " for character in text).strip()
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    pad = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{fence}{pad}{line}{pad}{fence}" if line else "(empty)"

@@ -1,0 +1,212 @@
+"""Texts to token ids, with the Rust `tokenizers`. Configured once when loaded, never changed by a call."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedrt.engine.machine import require_process
+from embedrt.errors import BundleError, InferenceError
+
+# White space that every step below keeps; other kinds count as control characters for some and vanish.
+_SPACES = " \t\n\r"
+# Pre-tokenizers that split at white space, and normalizers that look at no character beyond a space.
+_SPLITS_AT_SPACE = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
+_LOCAL_NORMALIZERS = {"NoneType", "BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"}
+# How much of a long text to read, per token that the model takes, before looking whether it is cut off anyway.
+_CHARACTERS_PER_TOKEN = 16
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The token ids of some texts.
+
+    Attributes:
+        ids: Per text its ids, special tokens included, at most `max_seq_length` of them.
+        type_ids: Per text its token type ids, or None if the model has no use for them.
+        truncated: Which of the texts were cut off.
+    """
+
+    ids: list[list[int]]
+    type_ids: list[list[int]] | None
+    truncated: list[int]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The tokens of one text.
+
+    Attributes:
+        ids: Their ids.
+        type_ids: Their token type ids.
+        spans: The characters that each stands for, from and to.
+        special: 1 for special tokens that are not of the text, else 0.
+    """
+
+    ids: list[int]
+    type_ids: list[int]
+    spans: list[tuple[int, int]]
+    special: list[int]
+
+
+class TextTokenizer:
+    """The tokenizer of one bundle. Safe to use from many threads at once.
+
+    Args:
+        path: A `tokenizer.json`.
+        max_seq_length: Where texts are cut off, special tokens included; None is nowhere.
+        with_type_ids: Whether to return token type ids.
+
+    Raises:
+        BundleError: The file is not a tokenizer.
+    """
+
+    def __init__(self, path: Path, *, max_seq_length: int | None, with_type_ids: bool) -> None:
+        import tokenizers
+
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:
+            raise BundleError(f"{path}: tokenizers {tokenizers.__version__} cannot read it: {error}") from error
+        direction = (self._tokenizer.truncation or {}).get("direction", "right")
+        self._tokenizer.no_padding()
+        if max_seq_length is None:
+            self._tokenizer.no_truncation()
+        else:
+            self._tokenizer.enable_truncation(max_seq_length, direction=direction)
+        self._process = os.getpid()
+        self._max_seq_length = max_seq_length
+        self._with_type_ids = with_type_ids
+        self._head_length = (max_seq_length or 0) * _CHARACTERS_PER_TOKEN
+        self._heads_suffice = (
+            max_seq_length is not None and direction == "right" and _no_token_spans_space(self._tokenizer)
+        )
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        """Tokenizes on all processors; the GIL is free meanwhile.
+
+        Raises:
+            InferenceError: The tokenizer failed, or the process forked since it was loaded.
+        """
+        require_process(self._process)
+        heads = [self._head(text) for text in texts]
+        encodings = self._encode(heads)
+        truncated = {i for i, encoding in enumerate(encodings) if self._is_cut(encoding)}
+        unsure = [i for i, text in enumerate(texts) if heads[i] is not text and i not in truncated]
+        for i, encoding in zip(unsure, self._encode([texts[i] for i in unsure]), strict=True):
+            encodings[i] = encoding
+            if self._is_cut(encoding):
+                truncated.add(i)
+        return Tokens(
+            ids=[encoding.ids for encoding in encodings],
+            type_ids=[encoding.type_ids for encoding in encodings] if self._with_type_ids else None,
+            truncated=sorted(truncated),
+        )
+
+    def read(self, text: str) -> Reading:
+        """Tokenizes one text, with the place of every token in it."""
+        require_process(self._process)
+        encoding = self._tokenizer.encode(text)
+        return Reading(encoding.ids, encoding.type_ids, encoding.offsets, encoding.special_tokens_mask)
+
+    @property
+    def special_tokens(self) -> int:
+        """How many special tokens a text gets."""
+        count: int = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        return count
+
+    def prompt_length(self, prompt: str) -> int:
+        """How many tokens at the start of a text belong to the prompt before it.
+
+        As in sentence-transformers, these are the tokens of the prompt alone, without a special token at their end.
+        """
+        (ids,) = self([prompt]).ids
+        special = {token_id for token_id, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+        return len(ids) - (bool(ids) and ids[-1] in special)
+
+    def _is_cut(self, encoding: Any) -> bool:
+        return len(encoding) == self._max_seq_length and bool(encoding.overflowing)
+
+    def _head(self, text: str) -> str:
+        """The head of a long text, up to a space, or the text itself.
+
+        Where no token spans a space, the head's tokens are the text's first tokens. So a head that overflows the model
+        gives the same ids as the whole text, at a fraction of the time and memory.
+        """
+        if not self._heads_suffice or len(text) <= self._head_length:
+            return text
+        cut = max(text.rfind(space, 0, self._head_length) for space in _SPACES)
+        return text[:cut] if cut > 0 else text
+
+    def _encode(self, texts: list[str]) -> list[Any]:
+        if not texts:
+            return []
+        try:
+            encodings: list[Any] = self._tokenizer.encode_batch_fast(texts)
+        except BaseException as error:
+            # A panic in Rust arrives as a BaseException of its own, which `except Exception` does not catch.
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+            raise InferenceError(f"the tokenizer failed: {type(error).__name__}: {error}") from error
+        return encodings
+
+
+def check_texts(texts: Any, name: str = "texts", *, first: int = 0) -> tuple[list[str], bool]:
+    """Validates the input of a call before any work is done.
+
+    Args:
+        texts: One str, or an iterable of str: list, tuple, generator, numpy array, pandas Series, ...
+        name: How messages name the argument.
+        first: The index of the first item, for messages.
+
+    Returns:
+        The texts as a list, and whether it was a single str.
+
+    Raises:
+        TypeError: An item is not a str; the message has its index.
+        ValueError: An item has a lone surrogate, which no encoding can express.
+    """
+    if isinstance(texts, str):
+        _check_unicode(texts, name)
+        return [texts], True
+    expected = f"{name}: expected str or an ordered collection of str, got {type(texts).__name__}"
+    if isinstance(texts, (bytes, dict, set, frozenset)) or not isinstance(texts, Iterable):
+        raise TypeError(expected)
+    if (dimensions := getattr(texts, "ndim", 1)) != 1:  # a DataFrame iterates over the names of its columns
+        raise TypeError(f"{expected} of {dimensions} dimensions")
+    items = list(texts)
+    for i, item in enumerate(items, first):
+        if not isinstance(item, str):
+            raise TypeError(f"{name}[{i}]: expected str, got {type(item).__name__}")
+        _check_unicode(item, f"{name}[{i}]")
+    return items, False
+
+
+def _check_unicode(text: str, name: str) -> None:
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name}: lone surrogate {text[error.start]!r} at character {error.start}; "
+            "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') replaces it"
+        ) from None
+
+
+def preview(indexes: Sequence[int]) -> str:
+    """Names the first few of many texts: `texts[3], texts[7] and 12 more`."""
+    shown = ", ".join(f"texts[{i}]" for i in indexes[:5])
+    return shown if len(indexes) <= 5 else f"{shown} and {len(indexes) - 5} more"
+
+
+def _no_token_spans_space(tokenizer: Any) -> bool:
+    """Whether the text before a space has the same tokens, whatever follows the space."""
+    normalizer, pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    steps = list(normalizer) if type(normalizer).__name__ == "Sequence" else [normalizer]
+    return (
+        {type(step).__name__ for step in steps} <= _LOCAL_NORMALIZERS
+        and type(pre_tokenizer).__name__ in _SPLITS_AT_SPACE
+        and not any(set(_SPACES) & set(token.content) for token in tokenizer.get_added_tokens_decoder().values())
+    )

@@ -1,0 +1,1 @@
+"""Items to arrays: planning, batching, threads and processes. Knows no task."""

@@ -1,0 +1,1 @@
+"""Meaning of a call: arguments are checked, and arrays become embeddings."""

@@ -1,0 +1,74 @@
+"""Texts one after the other: a stream in bounded memory."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from numpy.typing import NDArray
+
+from embedrt.inputs.text import check_texts
+from embedrt.model import Model
+from embedrt.run.runner import SENTENCE
+from embedrt.tasks.call import call_for
+from embedrt.types import OnTruncation
+from embedrt.vectors.quantization import Precision
+
+# Texts that `encode_iter` reads at a time: few at first, so that the first vectors come soon.
+_FIRST_WINDOW, _LARGEST_WINDOW = 64, 4096
+
+
+def encode_iter(
+    model: Model,
+    inputs: Iterable[str],
+    prompt_name: str | None = None,
+    prompt: str | None = None,
+    batch_size: int = 32,
+    *,
+    precision: Precision = "float32",
+    normalize_embeddings: bool = False,
+    truncate_dim: int | None = None,
+    ranges: NDArray[Any] | None = None,
+    task: str | None = None,
+    on_truncation: OnTruncation = "ignore",
+) -> Iterator[NDArray[Any]]:
+    """Turns texts into vectors one after the other, in bounded memory however many they are.
+
+    Texts are read as they are needed, up to 4096 ahead. Arguments and errors are those of `encode`; a text that is
+    no str is found when it is read.
+
+    Returns:
+        A vector `[dim]` for every text, in the order given.
+    """
+    if isinstance(inputs, str):
+        raise TypeError("inputs: expected an iterable of str, got one str; use encode")
+    call = call_for(
+        model,
+        prompt_name,
+        prompt,
+        batch_size,
+        SENTENCE,
+        precision,
+        normalize_embeddings,
+        truncate_dim,
+        ranges,
+        task,
+        on_truncation,
+    )
+    if call.ranges is None and precision in {"int8", "uint8"}:
+        raise ValueError(
+            f"precision: {precision!r} of a stream needs ranges=, or a calibrated bundle; run "
+            f"`embedrt calibrate {model.folder} --texts FILE`"
+        )
+
+    def windows() -> Iterator[NDArray[Any]]:
+        texts, size, done = iter(inputs), _FIRST_WINDOW, 0
+        while window := list(islice(texts, size)):
+            check_texts(window, first=done)
+            answer = model.runners[call.route].answer(window, call.request, first=done)
+            done += len(window)
+            call.report(answer.truncated, done)
+            for vector in call.stored(answer.values):
+                yield vector.copy()  # so that one kept vector does not keep its whole window
+            size = min(2 * size, _LARGEST_WINDOW)
+
+    return windows()

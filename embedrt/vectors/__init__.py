@@ -1,0 +1,1 @@
+"""Math and files for vectors; needs no model."""

@@ -1,0 +1,1 @@
+"""Comparison of vectors: parity with a reference, and differences between bundles."""

@@ -1,0 +1,1 @@
+"""Variants of a bundle in other dtypes."""

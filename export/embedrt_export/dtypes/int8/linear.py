@@ -1,0 +1,202 @@
+"""The products of a graph that are worth 8 bits: what they are, what they get, and what takes their place."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from embedrt.engine.session import Engine, find_device
+from embedrt.run.planning import plan
+from embedrt.run.runner import Runner, batch_feeds
+from embedrt_export.dtypes.int8.activations import Floats, Scheme
+from embedrt_export.graph.builder import DataFile, needed
+
+MICROSOFT = "com.microsoft"
+# Rows and columns of the smallest weight matrix that is worth it.
+_SMALLEST = 64
+# Tokens of one batch while values are observed.
+_BUDGET = 2048
+
+_Constant = Callable[[str, Any], str]
+
+
+@dataclass(frozen=True)
+class Product:
+    """`x @ weight + bias` with a constant weight, once for every token.
+
+    Attributes:
+        node: The name of its node.
+        x: The value that it reads, float32 `[tokens, channels]`.
+        weight: The name of the tensor, `[outputs, channels]`.
+        bias: The name of the tensor `[outputs]`, or None.
+        y: The value that it makes.
+    """
+
+    node: str
+    x: str
+    weight: str
+    bias: str | None
+    y: str
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What takes the place of a product.
+
+    Attributes:
+        scheme: How its input is put into 8 bits.
+        levels: Its weights, int8 `[channels, outputs]`.
+        scales: What a level of each column is worth, float32 `[outputs]`.
+        bias: float32 `[outputs]`.
+        exceeding: Weights of the channels that exceed the range, float32 `[exceeding, outputs]`.
+        error: How far its results were off, relative to their size, over the calibration texts.
+    """
+
+    scheme: Scheme
+    levels: NDArray[np.int8]
+    scales: Floats
+    bias: Floats
+    exceeding: Floats
+    error: float
+
+
+def find_products(model: onnx.ModelProto) -> list[Product]:
+    """The Gemms that have a constant weight of some size. Whether they run for every token is seen when they run."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    found = []
+    for node in model.graph.node:
+        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        if node.op_type != "Gemm" or attributes != {"transB": 1}:
+            continue
+        bias = node.input[2] if len(node.input) == 3 else None
+        shape = shapes.get(node.input[1], ())
+        if min(shape, default=0) >= _SMALLEST and (bias is None or shapes.get(bias) == shape[:1]):
+            found.append(Product(node.name, node.input[0], node.input[1], bias, node.output[0]))
+    return found
+
+
+def observe(
+    model: onnx.ModelProto, path: Path, runner: Runner, texts: Sequence[str], values: Sequence[str]
+) -> dict[str, Floats]:
+    """Runs the graph over texts and returns what some of its values are.
+
+    Args:
+        model: The graph.
+        path: A file to write into, beside the data files; it is deleted.
+        runner: Its tokenizer.
+        texts: The texts.
+        values: Names of values.
+
+    Returns:
+        By name float32 `[tokens, channels]`, without padding. Values that are not there for every token are left out.
+    """
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    nodes = needed(list(model.graph.node), values)
+    del part.graph.node[:], part.graph.output[:]
+    part.graph.node.extend(nodes)
+    part.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in values)
+    used = {name for node in nodes for name in node.input}
+    tensors = [tensor for tensor in part.graph.initializer if tensor.name in used]
+    del part.graph.initializer[:]
+    part.graph.initializer.extend(tensors)
+    onnx.save_model(part, path)
+    try:
+        engine = Engine(path, find_device("cpu"))
+        tokens = runner.tokenize(texts)
+        rows: dict[str, list[Floats]] = {name: [] for name in values}
+        for batch in plan([len(ids) for ids in tokens.ids], token_budget=_BUDGET, max_rows=_BUDGET):
+            feeds = batch_feeds(runner.route.tokenization, tokens, batch)
+            real = feeds["attention_mask"].reshape(-1) == 1
+            for name, value in engine.run(feeds, values, alone=True).items():
+                if value.ndim == 2 and len(value) == len(real):
+                    rows[name].append(value[real])
+    finally:
+        path.unlink()
+    return {name: np.concatenate(parts) for name, parts in rows.items() if parts}
+
+
+def replace_products(model: onnx.ModelProto, found: Iterable[tuple[Product, Quantized]], data: DataFile) -> None:
+    """Puts quantized products into a graph, in place of those in float32.
+
+    Products of one input share its 8 bits. `MatMulIntegerToFloat` of ONNX Runtime multiplies, scales and adds the bias
+    in one pass.
+
+    Args:
+        model: The graph, which is changed.
+        found: The products, and what takes their place.
+        data: Takes the new weights.
+    """
+    chosen = {product.node: (product, quantized) for product, quantized in found}
+    nodes: list[onnx.NodeProto] = []
+    tensors: dict[str, TensorProto] = {}
+    inputs: dict[str, tuple[str, str, str]] = {}
+
+    def constant(name: str, values: Any) -> str:
+        tensors[name] = data.tensor(name, np.asarray(values, order="C"))
+        return name
+
+    for node in model.graph.node:
+        if node.name not in chosen:
+            nodes.append(node)
+            continue
+        product, quantized = chosen[node.name]
+        if product.x not in inputs:
+            added, inputs[product.x] = _input(product.x, quantized.scheme, constant)
+            nodes += added
+        nodes += _product(product, quantized, inputs[product.x], constant)
+    read = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend([*kept, *tensors.values()])
+    model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+
+
+def _input(x: str, scheme: Scheme, constant: _Constant) -> tuple[list[onnx.NodeProto], tuple[str, str, str]]:
+    """The nodes that put a value into 8 bits, and the names of the levels, the scale and the zero point."""
+    nodes, source = [], x
+    if scheme.smoothing is not None:
+        source = f"{x}.smooth"
+        factor = constant(f"{x}.smoothing", (1 / scheme.smoothing).astype(np.float32))
+        nodes.append(helper.make_node("Mul", [x, factor], [source], name=source))
+    levels = f"{x}.levels"
+    scale, zero = constant(f"{x}.scale", scheme.scale), constant(f"{x}.zero", scheme.zero_point)
+    nodes.append(helper.make_node("QuantizeLinear", [source, scale, zero], [levels], name=levels))
+    return nodes, (levels, scale, zero)
+
+
+def _product(
+    product: Product, quantized: Quantized, x: tuple[str, str, str], constant: _Constant
+) -> list[onnx.NodeProto]:
+    (levels, scale, zero), at = x, product.node
+    weight = constant(f"{at}.levels", quantized.levels)
+    scales = constant(f"{at}.scales", quantized.scales)
+    bias = constant(f"{at}.bias", quantized.bias)
+    exceeding = quantized.scheme.exceeding
+    inside = f"{at}.inside" if len(exceeding) else product.y
+    nodes = [
+        helper.make_node(
+            "MatMulIntegerToFloat", [levels, weight, scale, scales, zero, "", bias], [inside], name=at, domain=MICROSOFT
+        )
+    ]
+    if len(exceeding):
+        low, high = (np.float32(edge) for edge in (quantized.scheme.low, quantized.scheme.high))
+        steps = (
+            helper.make_node("Gather", [product.x, constant(f"{at}.exceeding", exceeding)], [f"{at}.some"], axis=1),
+            helper.make_node(
+                "Clip", [f"{at}.some", constant(f"{at}.low", low), constant(f"{at}.high", high)], [f"{at}.cut"]
+            ),
+            helper.make_node("Sub", [f"{at}.some", f"{at}.cut"], [f"{at}.excess"]),
+        )
+        for node in steps:
+            node.name = node.output[0]
+            nodes.append(node)
+        added = [f"{at}.excess", constant(f"{at}.exceeding_weight", quantized.exceeding), inside]
+        nodes.append(helper.make_node("Gemm", added, [product.y], name=f"{at}.sum"))
+    return nodes

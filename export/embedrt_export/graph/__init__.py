@@ -1,0 +1,1 @@
+"""ONNX graphs: builder, weight file, rewrites."""

@@ -1,0 +1,1 @@
+"""Pooling, dense layers and normalization after the backbone."""

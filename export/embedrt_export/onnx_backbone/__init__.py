@@ -1,0 +1,1 @@
+"""Backbones that exist as ONNX already, or are exported by optimum-onnx."""

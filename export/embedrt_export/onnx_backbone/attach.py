@@ -1,0 +1,213 @@
+"""An ONNX body into the graph of a bundle: its inputs made of ours, its weights moved, what is not needed left out.
+
+And where a body pools by itself, the comparison of its vectors with those of our modules.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from embedrt.engine.session import onnxruntime
+from embedrt.errors import ExportError, UnsupportedModelError
+from embedrt.verify.parity import TOLERANCE
+from embedrt_export.graph.builder import INT32, INT64, OPSET, GraphBuilder, names_read, needed, subgraphs
+from embedrt_export.graph.opsets import STANDARD, upgrade
+from embedrt_export.layers.linear import TextInputs
+from embedrt_export.onnx_backbone.read import Body, tensor_values
+
+_SAMPLE_TOKENS = 1024
+_PREFIX = "body/"  # tells the body's values from ours
+# Architectures whose positions do not start with 0, so that they cannot be derived without the model.
+_OFFSET_POSITIONS = {"camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"}
+
+
+@dataclass(frozen=True)
+class Grafted:
+    """What a body gives.
+
+    Attributes:
+        tokens: Token embeddings `[batch, sequence, width]`.
+        sentence: Vectors that the body pools by itself, or None.
+        digest: SHA-256 over operators and weights, wherever and however they are stored.
+    """
+
+    tokens: str
+    sentence: str | None
+    digest: str
+
+
+def graft(graph: GraphBuilder, body: Body, inputs: TextInputs, architecture: str) -> Grafted:
+    """Adds a body to a graph.
+
+    Args:
+        graph: The graph.
+        body: The body.
+        inputs: The graph's inputs.
+        architecture: The `model_type`.
+
+    Raises:
+        UnsupportedModelError: The body wants an input that cannot be derived, or has an operator that is not supported.
+        ExportError: A weight is missing or damaged.
+    """
+    names = _feeds(graph, body, inputs, architecture)
+    target = max(OPSET, body.opset)
+    nodes = upgrade(body.model.graph.node, body.opset, target, body.name)
+    wanted = [body.tokens] + ([body.sentence] if body.sentence else [])
+    nodes = needed(nodes, wanted)
+    digest = hashlib.sha256(f"opset {target} ".encode())
+    used = set(wanted).union(*(names_read(node) for node in nodes))
+    for tensor in body.model.graph.initializer:
+        if tensor.name in used:
+            values = tensor_values(body, tensor)
+            names[tensor.name] = graph.weight(_PREFIX + tensor.name, values)
+            digest.update(f"{tensor.name} {values.dtype} {values.shape} ".encode())
+            digest.update(np.asarray(values, order="C").reshape(-1).view(np.uint8).data)
+    kept = []
+    for node in nodes:
+        node.ClearField("doc_string")
+        digest.update(node.SerializeToString(deterministic=True))
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            names[node.output[0]] = graph.weight(_PREFIX + node.output[0], tensor_values(body, node.attribute[0].t))
+        else:
+            kept.append(node)
+    for node in kept:
+        _rename(node, names)
+    versions = {entry.domain: entry.version for entry in body.model.opset_import}
+    domains = {node.domain for node in kept if node.domain not in STANDARD}
+    graph.graft(kept, {"": target, **{domain: versions.get(domain, 1) for domain in domains}})
+    sentence = _renamed(body.sentence, names) if body.sentence else None
+    return Grafted(_renamed(body.tokens, names), sentence, digest.hexdigest())
+
+
+def require_runs(path: Path, body: Body, rows: int, longest: int) -> None:
+    """Runs a graph with a body in it once.
+
+    Args:
+        path: The finished graph.
+        body: The body.
+        rows: Token ids are below it.
+        longest: How many tokens a text may have.
+
+    Raises:
+        ExportError: ONNX Runtime cannot.
+    """
+    _run(path, ["sentence_embedding"], body, rows, longest)
+
+
+def require_agreement(
+    graph: GraphBuilder, body: Body, sentence: str, stages: Mapping[str, str], folder: Path, rows: int, longest: int
+) -> str:
+    """Compares the vectors that a body pools by itself with what our modules make of its token embeddings.
+
+    Args:
+        graph: The graph with the body and all modules.
+        body: The body.
+        sentence: Its vectors.
+        stages: Our vectors after each module, by the module's name.
+        folder: Where a graph for the comparison may be written for a moment, beside the weights.
+        rows: Token ids are below it.
+        longest: How many tokens a text may have.
+
+    Returns:
+        The module after which they agree.
+
+    Raises:
+        ExportError: They agree nowhere.
+    """
+    path = folder / "agreement.onnx"
+    names = graph.save_values(path, [sentence, *stages.values()])
+    found = _run(path, names, body, rows, longest)
+    path.unlink()
+    theirs, *ours = (_of_length_one(vectors) for vectors in found)
+    errors = {
+        stage: float(np.abs(vectors - theirs).max()) if vectors.shape == theirs.shape else float("inf")
+        for stage, vectors in zip(stages, ours, strict=True)
+    }
+    best = min(errors, key=errors.__getitem__)
+    if not errors[best] <= TOLERANCE:
+        shown = ", ".join(f"{stage}: {error:.1e}" for stage, error in errors.items())
+        raise ExportError(
+            f"{body.name}: its output {body.sentence!r} is not what modules.json makes of its token embeddings "
+            f"(differences after each module: {shown}); one of the two is wrong; `--via native` or `--via optimum` "
+            "does without the file"
+        )
+    return best
+
+
+def _run(path: Path, outputs: list[str], body: Body, rows: int, longest: int) -> list[NDArray[np.float32]]:
+    """Outputs for random tokens, in rows of different lengths."""
+    random, width = np.random.default_rng(0), min(longest, _SAMPLE_TOKENS)
+    mask = (np.arange(width) < np.array([[width], [1], [-(-width // 2)]])).astype(np.int64)
+    feeds = {
+        "input_ids": random.integers(0, rows, mask.shape) * mask,
+        "attention_mask": mask,
+        "pooling_mask": mask,
+        "token_type_ids": np.zeros_like(mask),
+    }
+    options = onnxruntime().SessionOptions()
+    options.log_severity_level = 4  # errors arrive as exceptions
+    try:
+        session = onnxruntime().InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        found: list[NDArray[np.float32]] = session.run(outputs, {i.name: feeds[i.name] for i in session.get_inputs()})
+    except Exception as error:
+        raise ExportError(f"{body.name}: ONNX Runtime cannot run it on {width} tokens: {error}") from error
+    return found
+
+
+def _feeds(graph: GraphBuilder, body: Body, inputs: TextInputs, architecture: str) -> dict[str, str]:
+    """The value for each of the body's inputs."""
+    if inputs.token_type_ids is not None and "token_type_ids" not in body.inputs:
+        raise UnsupportedModelError(
+            f"{body.name}: the tokenizer has token types other than 0, but the file has no input token_type_ids"
+        )
+    if "position_ids" in body.inputs and architecture in _OFFSET_POSITIONS:
+        raise UnsupportedModelError(
+            f"{body.name}: it wants position_ids, which cannot be derived for model_type {architecture!r}; "
+            "export the ONNX file again without that input"
+        )
+    feeds = {}
+    for name, kind in body.inputs.items():
+        value = _feed(graph, name, inputs)
+        feeds[name] = graph.op("Cast", value, to=INT32) if kind == INT32 else value
+    return feeds
+
+
+def _feed(graph: GraphBuilder, name: str, inputs: TextInputs) -> str:
+    """An int64 value `[batch, sequence]`."""
+    if name == "input_ids":
+        return inputs.input_ids
+    if name == "attention_mask":
+        return inputs.attention_mask
+    if name == "token_type_ids":
+        zeros = helper.make_tensor("value", INT64, [1], [0])
+        return inputs.token_type_ids or graph.op("ConstantOfShape", inputs.shape, value=zeros)
+    # Tokens count from 0, whatever padding is before them.
+    counted = graph.op("CumSum", inputs.attention_mask, graph.index(1))
+    return graph.op("Max", graph.op("Sub", counted, graph.index(1)), graph.index(0))
+
+
+def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    node.name = _renamed(node.name, {})
+    node.input[:] = [_renamed(name, names) for name in node.input]
+    node.output[:] = [_renamed(name, names) for name in node.output]
+    for graph in subgraphs(node):
+        for part in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+            part.name = _renamed(part.name, names)
+        for inner in graph.node:
+            _rename(inner, names)
+
+
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    return names.get(name, _PREFIX + name) if name else name
+
+
+def _of_length_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    scaled: NDArray[np.float32] = vectors / np.maximum(norms, np.float32(1e-12))
+    return scaled

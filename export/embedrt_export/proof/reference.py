@@ -1,0 +1,212 @@
+"""The vectors that a fresh bundle is compared with, by the best reference that this environment has."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import packages_distributions, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+from onnx.reference import ReferenceEvaluator
+from tqdm.auto import tqdm
+
+from embedrt.bundle.manifest import Manifest
+from embedrt.bundle.reports import ParityReport
+from embedrt.embedder import Embedder
+from embedrt.engine.session import onnxruntime
+from embedrt.errors import ExportError, ModelNotFoundError
+from embedrt.run.runner import Runner
+from embedrt.types import Vectors
+from embedrt.verify.parity import bound_of, compare, read_texts
+from embedrt_export.source.decide import Wish
+from embedrt_export.source.locate import locate
+
+ReferenceKind = Literal["auto", "sentence-transformers", "golden", "onnx"]
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Reference vectors.
+
+    Attributes:
+        name: What made them, with versions.
+        independent: Whether it shares nothing with the graph that is judged.
+        vectors: float32 `[texts, dim]`.
+    """
+
+    name: str
+    independent: bool
+    vectors: Vectors
+
+
+def find_reference(
+    kind: ReferenceKind,
+    folder: Path,
+    manifest: Manifest,
+    runner: Runner,
+    task: str | None,
+    texts: list[str],
+    native: bool,
+) -> Reference:
+    """The reference that is asked for; "auto" is the best that is there, in the order of `ReferenceKind`.
+
+    Args:
+        kind: Which one.
+        folder: The model folder.
+        manifest: Of the bundle that will be judged.
+        runner: The route that will be judged; only its tokenizer and its graph file are used here.
+        task: A task that takes this route.
+        texts: The texts.
+        native: Whether sentence-transformers can run the model without code from its repo, which is never run.
+
+    Raises:
+        ExportError: The reference is not there; or sentence-transformers is, and fails on the model: another one in
+            its place would prove less than was to be expected here.
+    """
+    installed = find_spec("sentence_transformers") is not None
+    if kind == "sentence-transformers" or (kind == "auto" and installed and native):
+        return _sentence_transformers(folder, manifest, runner, task, texts)
+    if kind in {"auto", "golden"} and (golden := _golden(manifest.fingerprint, texts)) is not None:
+        return golden
+    if kind == "golden":
+        raise ExportError(
+            f"there are no golden vectors of the model with the fingerprint {manifest.fingerprint}; "
+            "choose another reference"
+        )
+    if any(graph.flavour != "portable" for graph in runner.route.graphs.values()):
+        return _plain_session(runner, texts)  # onnx's evaluator does not have the operators
+    return _onnx_evaluator(runner, texts)
+
+
+def verify_with_sentence_transformers(embedder: Embedder, source: str | Path | None) -> dict[str, ParityReport]:
+    """Compares a bundle with sentence-transformers on the model that it was made of, over the bundle's own texts.
+
+    Args:
+        embedder: The bundle.
+        source: The model, as `export` takes it; None is where the bundle came from.
+
+    Returns:
+        A report for every route.
+
+    Raises:
+        ParityError: A vector is beyond the tolerance of the export.
+        ModelNotFoundError: The model is nowhere, or was a folder, whose place a bundle does not tell.
+        ExportError: sentence-transformers fails on the model.
+    """
+    manifest = embedder.manifest
+    if source is None and manifest.source.kind == "folder":
+        raise ModelNotFoundError(
+            f"{manifest.name} was made of the folder {manifest.source.id!r}, and a bundle does not tell where that is; "
+            "name it with --source"
+        )
+    if source is None and manifest.source.kind == "package":
+        packages = [name for name, owners in packages_distributions().items() if manifest.source.id in owners]
+        source = f"package:{packages[0] if packages else manifest.source.id}"
+    revision = manifest.source.revision if source is None else None
+    folder = locate(manifest.source.id if source is None else source, revision, None, Wish("native")).folder
+    reports = {}
+    for name, runner in embedder.runners.items():
+        texts = read_texts(embedder.folder, runner.route)
+        reference = _sentence_transformers(folder, manifest, runner, manifest.task_of(name), texts)
+        bound = bound_of(runner.route, embedder.precision)
+        reports[name] = compare(
+            runner,
+            texts,
+            reference.vectors,
+            reference.name,
+            independent=True,
+            tolerance=bound.tolerance,
+            min_cosine=bound.min_cosine,
+        )
+    return reports
+
+
+def _golden(fingerprint: str, texts: list[str]) -> Reference | None:
+    golden = GOLDEN / f"{fingerprint}.npy"
+    if not golden.is_file():
+        return None
+    made = json.loads(golden.with_suffix(".json").read_bytes())
+    if made["texts_sha256"] != digest(texts):
+        return None
+    return Reference(f"golden vectors of {made['made_with']}", True, np.load(golden, allow_pickle=False))
+
+
+def digest(texts: Sequence[str]) -> str:
+    """SHA-256 over a list of texts."""
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
+
+
+def _sentence_transformers(
+    folder: Path, manifest: Manifest, runner: Runner, task: str | None, texts: list[str]
+) -> Reference:
+    if find_spec("sentence_transformers") is None:
+        raise ExportError("sentence-transformers is not installed here; `pip install sentence-transformers`")
+    try:
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": "float32"})
+        model.truncate_dim = None  # the graph gives all coordinates
+        limit, own = runner.route.max_seq_length, model.max_seq_length
+        if len(manifest.routes) == 1 and limit is not None and own is not None and own > limit:
+            model.max_seq_length = limit  # it fails on texts that are longer than the positions which the model has
+        vectors = model.encode(texts, prompt="", show_progress_bar=False, convert_to_numpy=True, task=task or None)
+    except Exception as error:
+        raise ExportError(
+            f"sentence-transformers is installed here, so it is the reference, but fails on this model: {error}; "
+            "mend that installation, or choose another reference (`--reference onnx`)"
+        ) from error
+    made_with = ", ".join(f"{name} {version(name)}" for name in ("sentence-transformers", "transformers", "torch"))
+    return Reference(f"{made_with}, float32 on cpu", True, np.asarray(vectors, np.float32))
+
+
+def _plain_session(runner: Runner, texts: list[str]) -> Reference:
+    """Each text alone through ONNX Runtime as it computes without rewriting the graph: for its own operators."""
+    ort, graph = onnxruntime(), next(iter(runner.route.graphs.values()))
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(runner.folder / graph.file, options, providers=["CPUExecutionProvider"])
+    vectors = [session.run(["sentence_embedding"], runner.inputs(runner.tokenize([text])))[0] for text in texts]
+    name = f"the same graph in onnxruntime {ort.__version__} without optimizations"
+    return Reference(name, False, np.concatenate(vectors))
+
+
+def _onnx_evaluator(runner: Runner, texts: list[str]) -> Reference:
+    """Each text alone through onnx's own evaluator, whose operators are written in numpy."""
+    graph = next(iter(runner.route.graphs.values()))
+    path = runner.folder / graph.file
+    model = onnx.load(path, load_external_data=False)
+    weights = mapped_weights(model, path.parent)
+    evaluator = ReferenceEvaluator(model)
+    name = f"the same graph in onnx.reference {onnx.__version__}"
+    vectors: list[Vectors] = []
+    with np.errstate(all="ignore"):  # graphs of others compute infinities that they then leave out
+        for text in tqdm(texts, desc=f"Computing {name}", unit="text", disable=None):
+            (vector,) = cast(
+                "list[Vectors]",
+                evaluator.run(["sentence_embedding"], {**weights, **runner.inputs(runner.tokenize([text]))}),
+            )
+            vectors.append(vector)
+    return Reference(name, False, np.concatenate(vectors))
+
+
+def mapped_weights(model: onnx.ModelProto, folder: Path) -> dict[str, NDArray[Any]]:
+    """Turns the weights in data files into inputs, and returns what to feed there: views of the mapped files."""
+    graph = model.graph
+    outside = [tensor for tensor in graph.initializer if uses_external_data(tensor)]
+    weights: dict[str, NDArray[Any]] = {}
+    for tensor in outside:
+        place = ExternalDataInfo(tensor)
+        stored = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).newbyteorder("<")
+        mapped = np.memmap(folder / place.location, stored, "r", place.offset or 0, tuple(tensor.dims))
+        weights[tensor.name] = np.asarray(mapped)
+        graph.initializer.remove(tensor)
+        graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return weights

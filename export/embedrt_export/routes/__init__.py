@@ -1,0 +1,1 @@
+"""A chain of modules to one graph and its entry in the manifest."""

@@ -1,0 +1,1 @@
+"""The model repo: found, checked and read."""

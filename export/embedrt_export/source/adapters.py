@@ -1,0 +1,230 @@
+"""LoRA adapters of PEFT, merged into the weights of their base model: `W + scaling * B @ A` (arXiv:2106.09685).
+
+Read as peft loads them: the tensors of `adapter_model.safetensors`, scaled by what `adapter_config.json` says. Whatever
+else an adapter can be is refused by the name of the key.
+"""
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedrt.errors import ExportError, UnsupportedModelError
+from embedrt.hub import remote as hub
+from embedrt_export.source.configs import pick, read_config
+from embedrt_export.source.weights import Tensor, open_tensors, plain_name, quote
+
+CONFIG = "adapter_config.json"
+TENSORS = "adapter_model.safetensors"
+_ROOT = "base_model.model."
+_MERGE = "merge it with peft (`model.merge_and_unload()`) and save the model"
+# Keys that change no numbers: about training, about whoever made the file, or for layers that no text encoder has.
+# fan_in_fan_out is for layers that store their weight transposed; peft turns it off where they do not.
+_NEUTRAL = {
+    *("auto_mapping", "fan_in_fan_out", "inference_mode", "lora_dropout", "megatron_core", "peft_version"),
+    *("qalora_group_size", "task_type"),
+}
+# How the matrices were initialized. Other ways, such as "pissa", change the base model's weights too.
+_PLAIN_INITS = (True, False, "gaussian")
+_MODULE = re.compile(r"\^?[A-Za-z0-9_.]{1,200}")
+# What is read of a base model; tokenizer and modules are those of the adapter's repo.
+_OF_BASE = re.compile(r"config\.json|model[^/]*\.safetensors(\.index\.json)?")
+_A, _B = "lora_A", "lora_B"
+_PARTS = {
+    ".lora_A.weight": _A,
+    ".lora_B.weight": _B,
+    ".lora_embedding_A": _A,
+    ".lora_embedding_B": _B,
+}
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """The keys of `adapter_config.json` that change the numbers, with the defaults of peft."""
+
+    peft_type: Literal["LORA"]
+    target_modules: tuple[str, ...]
+    base_model_name_or_path: str | None = None
+    revision: str | None = None
+    r: int = 8
+    lora_alpha: float = 8
+    use_rslora: bool = False
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    bias: Literal["none", "all", "lora_only"] = "none"
+    modules_to_save: tuple[str, ...] = ()
+    init_lora_weights: Any = True
+
+
+def read_adapter_config(folder: Path) -> LoraConfig:
+    """Reads `adapter_config.json`, refusing every kind of adapter but plain LoRA.
+
+    Raises:
+        UnsupportedModelError: Names the key.
+        ExportError: The file is missing or damaged.
+    """
+    content = read_config(folder / CONFIG)
+    if isinstance(content.get("target_modules"), str):
+        raise UnsupportedModelError(
+            f"{CONFIG}: target_modules {quote(content['target_modules'])} is a pattern, only a list of names is read; "
+            f"{_MERGE}"
+        )
+    known = set(LoraConfig.__dataclass_fields__) | _NEUTRAL
+    for key, value in content.items():
+        if key not in known and value not in (None, False, {}, []):
+            raise UnsupportedModelError(f"{CONFIG}: {quote(key)} is not supported: only plain LoRA is; {_MERGE}")
+    config = pick(LoraConfig, content, CONFIG)
+    if not (type(config.init_lora_weights) in {bool, str} and config.init_lora_weights in _PLAIN_INITS):
+        raise UnsupportedModelError(
+            f"{CONFIG}: init_lora_weights {quote(str(config.init_lora_weights))} changes the base model too; {_MERGE}"
+        )
+    names = (*config.target_modules, *config.modules_to_save, *config.rank_pattern, *config.alpha_pattern)
+    if bad := next((name for name in names if not _MODULE.fullmatch(name)), None):
+        raise UnsupportedModelError(f"{CONFIG}: {quote(bad)} is not the name of a module; {_MERGE}")
+    if (rank := min([config.r, *config.rank_pattern.values()])) < 1:
+        raise ExportError(f"{CONFIG}: rank {rank} is not positive")
+    return config
+
+
+def find_base(folder: Path, *, is_local: bool, token: str | bool | None) -> Path:
+    """The folder with `config.json` and the weights that belong to a transformer's folder.
+
+    This is the folder itself, but for an adapter without its base beside it: that has the base's name, which is a local
+    folder or a hub id.
+
+    Args:
+        folder: The transformer's folder.
+        is_local: Whether the model lies on this machine. What the hub gave may name no folder here.
+        token: Hub token; None uses `HF_TOKEN` or the saved login.
+
+    Raises:
+        ExportError: The adapter names no base.
+        ModelNotFoundError: The hub does not give the base.
+    """
+    if not (folder / CONFIG).is_file() or (folder / "config.json").is_file():
+        return folder
+    config = read_adapter_config(folder)
+    name = config.base_model_name_or_path
+    if not name or not name.isprintable() or len(name) > 1000:
+        raise ExportError(f"{CONFIG}: base_model_name_or_path {quote(str(name))} names no model; {_MERGE}")
+    if is_local:
+        for place in (os.path.expanduser(name), folder / name):  # noqa: PTH111 - pathlib raises on names that the
+            if os.path.isdir(place):  # noqa: PTH112 - system cannot have
+                return Path(place)
+    if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", name):
+        raise ExportError(
+            f"{CONFIG}: base_model_name_or_path {quote(name)} is not a folder here; "
+            f"put the base model's config.json and weights beside the adapter, or {_MERGE}"
+        )
+    repo = hub.find(name, config.revision, token)
+    return hub.download(repo, token, [file for file in repo.files if _OF_BASE.fullmatch(file)])
+
+
+class Adapter:
+    """One LoRA adapter: what it adds to tensors of its base model, and which it replaces.
+
+    Args:
+        folder: The folder with `adapter_config.json` and `adapter_model.safetensors`.
+        prefixes: As for `Weights`.
+
+    Raises:
+        UnsupportedModelError: It is more than plain LoRA.
+        ExportError: A file is damaged, or the tensors do not fit the config.
+    """
+
+    def __init__(self, folder: Path, prefixes: tuple[str, ...]) -> None:
+        self._config = read_adapter_config(folder)
+        if not (folder / TENSORS).is_file():
+            raise ExportError(
+                f"{folder.name}: no {TENSORS}; save the adapter with safetensors (peft's `save_pretrained` does)"
+            )
+        self._parts: dict[str, dict[str, Tensor]] = {}
+        self._replaced: dict[str, Tensor] = {}
+        self._used: set[str] = set()
+        found = [(tensor.name.removeprefix(_ROOT), tensor) for tensor in open_tensors(folder / TENSORS)]
+        prefix = next((p for p in prefixes if any(name.startswith(p) for name, _ in found)), "")
+        for name, tensor in found:
+            self._add(name.removeprefix(prefix), tensor)
+
+    def replaces(self, name: str) -> bool:
+        """Whether it has a tensor of its own in place of the base model's."""
+        return name in self._replaced
+
+    def replacement(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """That tensor."""
+        self._used.add(name)
+        tensor = self._replaced[name]
+        if tensor.shape != shape:
+            raise ExportError(f"{tensor} has shape {tensor.shape}, the config says {shape}")
+        return tensor.read()
+
+    def merge(self, name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The base model's tensor with what the adapter adds to it, if anything."""
+        parts = self._parts.get(name)
+        module = name.removesuffix(".weight")
+        if parts is None:
+            if values.ndim == 2 and name.endswith(".weight") and _names(module, self._config.target_modules):
+                raise ExportError(
+                    f"{TENSORS}: nothing for {quote(module)}, which is among the target_modules; {_MERGE}"
+                )
+            return values
+        self._used.add(name)
+        if set(parts) != {_A, _B}:
+            raise ExportError(f"{TENSORS}: {quote(module)} has only {', '.join(parts)}; get the file again")
+        rank = _by_pattern(self._config.rank_pattern, module, self._config.r)
+        alpha = _by_pattern(self._config.alpha_pattern, module, self._config.lora_alpha)
+        scaling = alpha / (rank**0.5 if self._config.use_rslora else rank)
+        a, b = parts[_A], parts[_B]
+        # An embedding's table is `[words, width]`, the transpose of a layer's `[outputs, inputs]`.
+        is_table = a.name.endswith("lora_embedding_A")
+        outputs, inputs = values.shape[::-1] if is_table else values.shape
+        for tensor, shape in ((a, (rank, inputs)), (b, (outputs, rank))):
+            if tensor.shape != shape:
+                raise ExportError(f"{tensor} has shape {tensor.shape}; base model and {CONFIG} say {shape}")
+        merged = a.read().T @ b.read().T if is_table else b.read() @ a.read()
+        merged *= np.float32(scaling)
+        merged += values
+        return merged
+
+    def unused(self, *starts: str) -> list[str]:
+        """Names that it adds to or replaces, that start with one of `starts`, and that nobody asked for."""
+        return sorted(name for name in {*self._parts, *self._replaced} - self._used if name.startswith(starts))
+
+    def _add(self, name: str, tensor: Tensor) -> None:
+        suffix = next((suffix for suffix in _PARTS if name.endswith(suffix)), None)
+        if suffix is not None:
+            module = name.removesuffix(suffix)
+            if not _names(module, self._config.target_modules) or _names(module, self._config.modules_to_save):
+                raise ExportError(f"{tensor} is for a module that is not among the target_modules of {CONFIG}")
+            _put(self._parts.setdefault(f"{module}.weight", {}), _PARTS[suffix], tensor)
+            return
+        name = plain_name(name.replace(".base_layer.", "."), "")
+        module, _, parameter = name.rpartition(".")
+        is_bias = parameter == "bias" and (
+            self._config.bias == "all"
+            or (self._config.bias == "lora_only" and _names(module, self._config.target_modules))
+        )
+        if not is_bias and not _names(module, self._config.modules_to_save):
+            raise UnsupportedModelError(
+                f"{tensor} is neither a LoRA matrix nor one that {CONFIG} names (bias {self._config.bias!r}, "
+                f"modules_to_save {', '.join(self._config.modules_to_save) or 'none'}); {_MERGE}"
+            )
+        _put(self._replaced, name, tensor)
+
+
+def _put(places: dict[str, Tensor], name: str, tensor: Tensor) -> None:
+    if places.setdefault(name, tensor) is not tensor:
+        raise ExportError(f"{tensor} and tensor {quote(places[name].name)} are for one place; get the file again")
+
+
+def _names(module: str, names: tuple[str, ...]) -> bool:
+    return any(module == name or module.endswith(f".{name}") for name in names)
+
+
+def _by_pattern(patterns: dict[str, Any], module: str, default: Any) -> Any:
+    """The value of the first pattern that fits the end of a module's name, as peft looks it up."""
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)

@@ -1,0 +1,265 @@
+"""A model folder to a `ModelSpec`: its routes, each a chain of modules, as sentence-transformers reads them."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from embedrt.bundle.manifest import DEFAULT_ROUTE
+from embedrt.bundle.strict_json import RecordError, read_json
+from embedrt.errors import ExportError, UnsupportedModelError
+from embedrt_export.source.adapters import find_base
+from embedrt_export.source.configs import read_config, strict
+from embedrt_export.source.files import check_files
+from embedrt_export.source.modules import READERS, STATIC, TRANSFORMER, Part, Pooling, Transformer, read_transformer
+from embedrt_export.source.weights import quote
+
+MODULES = "modules.json"
+_ROUTER = "Router"
+# The last part of a module's type, as older versions of sentence-transformers or a repo's own code name it.
+_ALIASES = {"sentence_transformers.models.Asym": _ROUTER, "custom_st.Transformer": TRANSFORMER}
+_TYPE_PREFIX = "sentence_transformers."
+# A module's path, such as "1_Pooling": what every system, and so a bundle, can have as the name of a folder.
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9_ .+/-]{0,100}")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# A pair of task and modality as Python writes it, such as "('query', 'text')" or "(None, 'text')".
+_MAPPING_KEY = re.compile(r"\((None|'(?P<task>[\w-]+)'), (None|'(?P<modality>[\w-]+)')\)")
+# What a module may be told by a call; a Router chooses by the task, and text is the only modality.
+_CALL_ARGUMENTS = {"task", "modality"}
+_TASKS = ("query", "document")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model folder says of its model.
+
+    Attributes:
+        folder: The model folder.
+        chains: The module chain of every route.
+        tasks: Which route a task takes; the empty name is for calls that name none.
+        prompts: Prompts by name.
+        default_prompt_name: The one for calls that name none.
+        truncate_dim: Coordinates to keep by default.
+        similarity_fn_name: The similarity that the model was trained for.
+    """
+
+    folder: Path
+    chains: dict[str, tuple[Part, ...]]
+    tasks: dict[str, str]
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    truncate_dim: int | None
+    similarity_fn_name: str | None
+
+
+@dataclass(frozen=True)
+class _ModuleEntry:
+    idx: int
+    name: str
+    path: str
+    type: str
+    kwargs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _RouterParameters:
+    default_route: str | None = None
+    allow_empty_key: bool = True
+    route_mappings: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _RouterConfig:
+    types: dict[str, str]
+    structure: dict[str, tuple[str, ...]]
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _SentenceTransformer:
+    """`config_sentence_transformers.json`."""
+
+    model_type: Literal["SentenceTransformer"] = "SentenceTransformer"
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    similarity_fn_name: Literal["cosine", "dot", "euclidean", "manhattan"] | None = None
+    truncate_dim: int | None = None
+
+
+@dataclass(frozen=True)
+class _Access:
+    """Where a repo may reach: other folders of this machine, if it lies here itself, and the hub."""
+
+    is_local: bool
+    token: str | bool | None
+
+
+def read_repo(folder: Path, *, is_local: bool = True, token: str | bool | None = None) -> ModelSpec:
+    """Reads the module chains of a model folder, with or without `modules.json`.
+
+    Args:
+        folder: The model folder.
+        is_local: Whether it may name other folders of this machine, as an adapter names its base model.
+        token: Hub token, for the base model of an adapter.
+
+    Raises:
+        UnsupportedModelError: A module, key or value is unknown; the message names it.
+        ExportError: A file is missing or damaged.
+    """
+    access = _Access(is_local, token)
+    if (folder / MODULES).is_file():
+        chains, tasks = _routes(folder, access)
+    else:
+        chains = {DEFAULT_ROUTE: _default_chain(folder, access)}
+        tasks = dict.fromkeys(("", *_TASKS), DEFAULT_ROUTE)
+    for chain in chains.values():
+        if chain[0].kind not in {TRANSFORMER, STATIC}:
+            raise UnsupportedModelError(
+                f"{MODULES}: a chain begins with {chain[0].kind}; it must begin with {TRANSFORMER} or {STATIC}"
+            )
+    top = _read_top(folder)
+    return ModelSpec(
+        folder=folder,
+        chains=chains,
+        tasks=tasks,
+        prompts=top.prompts,
+        default_prompt_name=top.default_prompt_name,
+        truncate_dim=top.truncate_dim,
+        similarity_fn_name=top.similarity_fn_name,
+    )
+
+
+def transformers(spec: ModelSpec) -> list[tuple[Part, Transformer]]:
+    """The Transformer modules that the routes begin with, and their settings."""
+    firsts = [chain[0] for chain in spec.chains.values()]
+    return [(part, part.settings) for part in firsts if isinstance(part.settings, Transformer)]
+
+
+def _default_chain(folder: Path, access: _Access) -> tuple[Part, ...]:
+    """What sentence-transformers makes of a repo of transformers: the mean, or the last token of a language model."""
+    transformer = _transformer(folder, access)
+    config = transformer.config
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    is_causal = isinstance(name, str) and name.endswith("ForCausalLM") and config.get("is_causal", True) is not False
+    pooling = Pooling(embedding_dimension=None, pooling_mode=("lasttoken" if is_causal else "mean",))
+    return (Part(TRANSFORMER, folder, "", transformer), Part("Pooling", folder, "", pooling))
+
+
+def _routes(folder: Path, access: _Access) -> tuple[dict[str, tuple[Part, ...]], dict[str, str]]:
+    """The chain of every route, and the route of every task."""
+    try:
+        content = read_json(folder / MODULES)
+    except RecordError as error:
+        raise ExportError(str(error)) from error
+    if not isinstance(content, list) or not content:
+        raise ExportError(f"{MODULES}: expected a list of modules")
+    chains: dict[str, tuple[Part, ...]] = {DEFAULT_ROUTE: ()}
+    tasks = dict.fromkeys(("", *_TASKS), DEFAULT_ROUTE)
+    for i, item in enumerate(content):
+        entry = strict(_ModuleEntry, item, f"{MODULES}[{i}]")
+        if unknown := set(entry.kwargs) - _CALL_ARGUMENTS:
+            raise UnsupportedModelError(f"{MODULES}[{i}].kwargs: {', '.join(sorted(unknown))} are not supported")
+        if _kind(entry.type, MODULES) != _ROUTER:
+            part = _part(entry.type, folder, entry.path, MODULES, access)
+            chains = {name: (*chain, part) for name, chain in chains.items()}
+            continue
+        if list(chains) != [DEFAULT_ROUTE]:
+            raise UnsupportedModelError(f"{MODULES}: a second Router is not supported")
+        router, tasks = _read_router(folder, entry.path, access)
+        chains = {name: (*chains[DEFAULT_ROUTE], *parts) for name, parts in router.items()}
+    return chains, tasks
+
+
+def _kind(module_type: str, where: str) -> str:
+    kind = _ALIASES.get(module_type, module_type.rpartition(".")[2])
+    known = (TRANSFORMER, *READERS, _ROUTER)
+    if kind not in known or not (module_type.startswith(_TYPE_PREFIX) or module_type in _ALIASES):
+        raise UnsupportedModelError(f"{where}: module {module_type!r} is not supported; supported: {', '.join(known)}")
+    return kind
+
+
+def _part(module_type: str, folder: Path, path: str, where: str, access: _Access) -> Part:
+    kind, place = _kind(module_type, where), _inside(folder, path, where)
+    if kind == TRANSFORMER:
+        return Part(kind, place, path, _transformer(place, access))
+    return Part(kind, place, path, READERS[kind](place))
+
+
+def _transformer(place: Path, access: _Access) -> Transformer:
+    base = find_base(place, is_local=access.is_local, token=access.token)
+    if base != place:
+        check_files(base)
+    return read_transformer(place, base)
+
+
+def _inside(folder: Path, path: str, where: str) -> Path:
+    parts = PurePosixPath(path).parts
+    if ".." in parts or PurePosixPath(path).is_absolute() or not _PLAIN_PATH.fullmatch(path):
+        raise ExportError(f"{where}: path {quote(path)} is not a plain path inside the model folder")
+    return folder.joinpath(*parts)
+
+
+def _read_router(folder: Path, path: str, access: _Access) -> tuple[dict[str, tuple[Part, ...]], dict[str, str]]:
+    """The modules of every route of a Router, and the route of every task."""
+    place = _inside(folder, path, MODULES)
+    name = next((name for name in ("router_config.json", "config.json") if (place / name).is_file()), None)
+    if name is None:
+        raise ExportError(f"{MODULES}: the Router in {path!r} has no router_config.json; get the model again")
+    where = f"{place.name}/{name}"
+    config = strict(_RouterConfig, read_config(place / name), where)
+    parameters = strict(_RouterParameters, {k: v for k, v in config.parameters.items() if v is not None}, where)
+    prefix = f"{path}/" if path else ""
+    routes: dict[str, tuple[Part, ...]] = {}
+    for route, modules in config.structure.items():
+        if not _PLAIN_NAME.fullmatch(route) or route == DEFAULT_ROUTE:
+            raise UnsupportedModelError(f"{where}: {route!r} is no name for a route; expected letters, digits, _ and -")
+        for module in modules:
+            if module not in config.types:
+                raise ExportError(f"{where}: structure.{route} names {module!r}, which is not among the types")
+            if _kind(config.types[module], where) == _ROUTER:
+                raise UnsupportedModelError(f"{where}: a Router in a Router is not supported")
+        routes[route] = tuple(_part(config.types[name], folder, prefix + name, where, access) for name in modules)
+    if not routes:
+        raise ExportError(f"{where}: structure has no route")
+    return routes, _tasks(routes, parameters, where)
+
+
+def _tasks(routes: Mapping[str, Any], parameters: _RouterParameters, where: str) -> dict[str, str]:
+    """The route of every task, by the order of precedence that sentence-transformers has for texts."""
+    mapped: dict[tuple[str | None, str | None], str] = {}
+    for key, route in parameters.route_mappings.items():
+        if (pair := _MAPPING_KEY.fullmatch(key)) is None:
+            raise UnsupportedModelError(f"{where}: route_mappings: {key!r} is not a pair of task and modality")
+        mapped[pair["task"], pair["modality"]] = route
+    default = parameters.default_route
+    if default is None and parameters.allow_empty_key:
+        default = next(iter(routes))
+    for route in (*mapped.values(), *([default] if default is not None else [])):
+        if route not in routes:
+            raise ExportError(f"{where}: no route {route!r}; there are {', '.join(routes)}")
+    tasks = {}
+    for task in ("", *_TASKS, *routes):
+        name = task or None
+        keys: list[tuple[str | None, str | None]] = [(name, "text"), (name, None), (None, "text"), (None, None)]
+        found = next((mapped[key] for key in keys if key in mapped), None)
+        fallbacks = (task, "text") if task else ("text", default)
+        found = found or next((route for route in fallbacks if route in routes), None)
+        if found is not None:
+            tasks[task] = found
+    return tasks
+
+
+def _read_top(folder: Path) -> _SentenceTransformer:
+    name = "config_sentence_transformers.json"
+    if not (folder / name).is_file():
+        return _SentenceTransformer()
+    content: Mapping[str, Any] = read_config(folder / name)
+    # Null means none in every field, and the versions of what trained the model change no numbers.
+    content = {key: value for key, value in content.items() if key != "__version__" and value is not None}
+    top = strict(_SentenceTransformer, content, name)
+    if top.default_prompt_name is not None and top.default_prompt_name not in top.prompts:
+        known = ", ".join(top.prompts) or "none"
+        raise ExportError(f"{name}: default_prompt_name {top.default_prompt_name!r} is not among the prompts: {known}")
+    return top

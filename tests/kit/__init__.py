@@ -1,0 +1,1 @@
+"""Helpers that tests share: models, bundles, servers, cases."""

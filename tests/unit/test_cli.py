@@ -1,0 +1,500 @@
+"""The command line: what it prints, where to, and with which exit status."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import embedrt
+from embedrt import Embedder
+from embedrt.bundle.manifest import MANIFEST, read_bundle
+from embedrt.cli import doctor
+from embedrt.cli.main import main
+from embedrt.hub import local as store
+from embedrt_export import export
+from tests.kit.bundles import change, copy_bundle, rehash
+from tests.kit.models import make_model
+
+COMMANDS = ("export", "encode", "info", "verify", "calibrate", "tune", "list", "remove", "doctor")
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process: exit status, stdout, stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as error:
+            status = error.code if isinstance(error.code, int) else -1
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def shell(command: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs a shell line, where `$EMBEDRT` is the command and `$1`, `$2`, ... are the arguments."""
+    settings = {"EMBEDRT": f"{sys.executable} -m embedrt", "PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": ""}
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command, "bash", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, **settings},
+        **options,
+    )
+
+
+@pytest.fixture
+def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    def feed(text: str) -> None:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text, newline=""))
+
+    return feed
+
+
+def assert_one_line_error(outcome: tuple[int, str, str], *parts: object) -> None:
+    status, out, err = outcome
+    assert status == 1
+    assert out == ""
+    assert err.startswith("embedrt: ")
+    assert err.count("\n") == 1
+    for part in parts:
+        assert str(part) in err
+
+
+@pytest.fixture
+def stored_bundle(tiny_bundle: Path) -> Path:
+    """The tiny bundle as `org/tiny` in the store."""
+    target = store.stored_path("org/tiny")
+    target.parent.mkdir(parents=True)
+    return copy_bundle(tiny_bundle, target)
+
+
+class TestUsage:
+    def test_version(self, run: Run) -> None:
+        assert run("--version") == (0, f"embedrt {embedrt.__version__}\n", "")
+
+    def test_help_lists_the_commands(self, run: Run) -> None:
+        status, out, err = run("--help")
+        assert (status, err) == (0, "")
+        assert [command for command in COMMANDS if re.search(rf"\n    {command}\s", out)] == list(COMMANDS)
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_help_of_every_command_has_an_example(self, run: Run, command: str) -> None:
+        status, out, err = run(command, "--help")
+        assert (status, err) == (0, "")
+        examples = out.partition("example")[2]
+        assert f"\n  embedrt {command}" in examples
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            [],
+            ["unknown"],
+            ["encode"],
+            ["encode", "a", "--truncate-dim", "x"],
+            ["encode", "a", "--on-truncation", "x"],
+            ["encode", "a", "--unknown"],
+            ["info"],
+            ["info", "a", "b"],
+            ["remove"],
+            ["calibrate", "a"],
+            ["tune"],
+            ["tune", "a", "--show", "--clear"],
+            ["tune", "a", "--seconds", "x"],
+        ],
+    )
+    def test_wrong_usage(self, run: Run, arguments: list[str]) -> None:
+        status, out, err = run(*arguments)
+        assert (status, out) == (2, "")
+        assert err.startswith("usage: embedrt")
+
+    def test_the_installed_command(self, tiny_bundle: Path) -> None:
+        script = Path(sys.executable).with_name("embedrt")
+        done = subprocess.run([script, "info", tiny_bundle], capture_output=True, text=True, check=True, timeout=60)
+        assert done.stdout.startswith("name             tiny-bert\n")
+
+
+class TestEncode:
+    def test_texts_become_lines_of_json(self, run: Run, tiny_bundle: Path, tiny: Embedder) -> None:
+        status, out, err = run("encode", "--model", tiny_bundle, "one cat", "two é")
+        assert (status, err) == (0, "")
+        vectors = np.array([json.loads(line) for line in out.splitlines()], np.float32)
+        np.testing.assert_array_equal(vectors, tiny.encode(["one cat", "two é"]))
+
+    def test_a_text_that_looks_like_an_option(self, run: Run, tiny_bundle: Path, tiny: Embedder) -> None:
+        status, out, _ = run("encode", "-m", tiny_bundle, "--", "--normalize")
+        assert status == 0
+        np.testing.assert_array_equal(np.array(json.loads(out), np.float32), tiny.encode("--normalize"))
+
+    def test_lines_of_standard_input(
+        self, run: Run, stdin: Callable[[str], None], tiny_bundle: Path, tiny: Embedder, tmp_path: Path
+    ) -> None:
+        stdin("one cat\n\ntwo é\r\n last")
+        status, out, err = run("encode", "-m", tiny_bundle, "-", "--output", tmp_path / "x.npy")
+        assert (status, out, err) == (0, "", f"{tmp_path / 'x.npy'}: float32 4 x 32\n")
+        vectors = np.load(tmp_path / "x.npy", allow_pickle=False)
+        assert vectors.dtype == np.float32
+        np.testing.assert_array_equal(vectors, tiny.encode(["one cat", "", "two é", " last"]))
+
+    def test_lines_lose_their_ends_and_nothing_else(
+        self, run: Run, stdin: Callable[[str], None], tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[str] = []
+
+        def note(_: Embedder, texts: list[str], *__: Any, **___: Any) -> Any:
+            seen.extend(texts)
+            return np.zeros((len(texts), 1), np.float32)
+
+        monkeypatch.setattr(Embedder, "encode", note)
+        stdin(" a \t\n\x0bb\x1c\r\n\n\u3000c\u3000")
+        assert run("encode", "-m", tiny_bundle, "-")[0] == 0
+        assert seen == [" a \t", "\x0bb\x1c", "", "\u3000c\u3000"]
+
+    def test_no_lines(self, run: Run, stdin: Callable[[str], None], tiny_bundle: Path, tmp_path: Path) -> None:
+        stdin("")
+        assert run("encode", "-m", tiny_bundle, "-") == (0, "", "")
+        stdin("")
+        assert run("encode", "-m", tiny_bundle, "-", "--output", tmp_path / "x.npy")[0] == 0
+        assert np.load(tmp_path / "x.npy").shape == (0, 32)
+
+    def test_a_dash_among_texts_is_a_text(self, run: Run, tiny_bundle: Path) -> None:
+        status, out, _ = run("encode", "-m", tiny_bundle, "a", "-")
+        assert status == 0
+        assert len(out.splitlines()) == 2
+
+    def test_options_reach_the_embedder(self, run: Run, tmp_path: Path) -> None:
+        bundle = export(make_model(tmp_path / "m", prompts={"query": "two : "}, normalize=False), tmp_path / "b")
+        embedder = Embedder(bundle)
+        for arguments, expected in (
+            (["--normalize"], embedder.encode("a", normalize_embeddings=True)),
+            (["--truncate-dim", "5"], embedder.encode("a", truncate_dim=5)),
+            (["--prompt-name", "query"], embedder.encode("a", "query")),
+            (["--prompt", "one "], embedder.encode("one a")),
+            (["--device", "cpu", "--threads", "1"], embedder.encode("a")),
+        ):
+            status, out, err = run("encode", "-m", bundle, "a", *arguments)
+            assert (status, err) == (0, "")
+            np.testing.assert_allclose(json.loads(out), expected, rtol=0, atol=2e-6)
+
+    @pytest.mark.filterwarnings("always::embedrt.TruncationWarning")
+    def test_truncation(self, run: Run, tiny_bundle: Path) -> None:
+        arguments = ("encode", "-m", tiny_bundle, "a", "one " * 60)
+        status, out, err = run(*arguments)
+        assert (status, len(out.splitlines())) == (0, 2)
+        assert err == "embedrt: 1 of 2 texts cut off after 48 tokens: texts[1]\n"
+        assert run(*arguments, "--on-truncation", "ignore") == (0, out, "")
+        assert_one_line_error(run(*arguments, "--on-truncation", "error"), "texts[1]: longer than the 48 tokens")
+
+    def test_the_default_model_comes_from_the_environment(
+        self, run: Run, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("EMBEDRT_MODEL", str(tiny_bundle))
+        assert run("encode", "a")[0] == 0
+
+    def test_the_default_model_is_told_how_to_get(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        assert_one_line_error(run("encode", "a"), embedrt.DEFAULT_MODEL, "run `embedrt export")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--prompt-name", "x"], "prompt_name: 'x' is unknown"),
+            (["--truncate-dim", "99"], "truncate_dim: expected 1 to 32"),
+            (["--threads", "0"], "threads: expected a positive integer"),
+            (["--device", "gpu"], "device: 'gpu' is unknown; known: auto, cpu"),
+            (["--output", "absent/x.npy"], "--output: absent is not a folder"),
+            (["\udcff"], "texts[1]: lone surrogate"),
+        ],
+    )
+    def test_errors(
+        self,
+        run: Run,
+        tiny_bundle: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        arguments: list[str],
+        message: str,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert_one_line_error(run("encode", "-m", tiny_bundle, "a", *arguments), message)
+
+    def test_an_output_that_is_a_folder(self, run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+        assert_one_line_error(run("encode", "-m", tiny_bundle, "a", "--output", tmp_path), tmp_path)
+
+    def test_a_reader_that_stops_early(self, tiny_bundle: Path) -> None:
+        """`yes | head` ends in the same way."""
+        done = shell("seq 20000 | $EMBEDRT encode -m $1 - | head -1", tiny_bundle)
+        assert done.stderr == ""
+        assert len(json.loads(done.stdout)) == 32
+        assert done.returncode == 141
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this platform has no /dev/full")
+    def test_a_full_disk(self, tiny_bundle: Path) -> None:
+        done = shell("$EMBEDRT encode -m $1 a > /dev/full", tiny_bundle)
+        assert done.returncode == 1
+        assert done.stderr == "embedrt: [Errno 28] No space left on device\n"
+
+    def test_bytes_that_are_not_utf8(self, tiny_bundle: Path) -> None:
+        done = shell(r"printf 'a\377\n' | $EMBEDRT encode -m $1 -", tiny_bundle)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert done.stderr.startswith("embedrt: ")
+        assert done.stderr.count("\n") == 1
+
+    def test_ascii_as_the_encoding_of_the_terminal(self, tiny_bundle: Path) -> None:
+        done = shell("LC_ALL=C PYTHONUTF8=0 PYTHONIOENCODING=ascii $EMBEDRT info --json $1", tiny_bundle)
+        assert done.returncode == 0, done.stderr
+
+
+class TestInfo:
+    def test_facts(self, run: Run, tiny_bundle: Path) -> None:
+        status, out, err = run("info", tiny_bundle)
+        assert (status, err) == (0, "")
+        facts = {line[:17].rstrip(): line[17:] for line in out.splitlines()}
+        manifest = read_bundle(tiny_bundle)
+        assert facts["name"] == "tiny-bert"
+        assert facts["source"] == "folder tiny-bert"
+        assert facts["architecture"] == "bert, native graph"
+        assert facts["modules"] == "Transformer > Pooling mean > Normalize"
+        assert facts["dimensions"] == "32"
+        assert facts["normalized"] == "yes"
+        assert facts["max tokens"] == "48"
+        assert facts["prompts"] == "none"
+        assert facts["fingerprint"] == manifest.fingerprint
+        assert facts["size"].endswith(f" MB in {len(manifest.files) + 1} files")
+        assert facts["parity fp32"].startswith(
+            f"{manifest.routes['default'].parity['fp32'].texts} texts of up to 48 tokens, max abs "
+        )
+
+    def test_facts_of_a_model_with_everything(self, run: Run, tmp_path: Path) -> None:
+        source = make_model(tmp_path / "m", prompts={"query": "q: "}, pooling=["cls", "mean"], normalize=False)
+        bundle = export(source, tmp_path / "b", name="mine")
+        change(bundle, lambda raw: raw.update(truncate_dim=16, similarity_fn_name="dot"))
+        change(bundle, lambda raw: raw["source"].update(kind="hub", id="org/m", revision="abc"))
+        _, out, _ = run("info", bundle)
+        for line in (
+            "name             mine",
+            "source           hub org/m at abc",
+            "modules          Transformer > Pooling cls, mean",
+            "dimensions       64, truncated to 16",
+            "normalized       no",
+            "prompts          query: 'q: '",
+            "similarity       dot",
+        ):
+            assert f"{line}\n" in out
+
+    def test_json_is_the_manifest(self, run: Run, tiny_bundle: Path) -> None:
+        status, out, err = run("info", "--json", tiny_bundle)
+        assert (status, err) == (0, "")
+        assert json.loads(out) == json.loads((tiny_bundle / MANIFEST).read_bytes())
+
+    def test_a_name_in_the_store(self, run: Run, stored_bundle: Path) -> None:
+        assert run("info", "org/tiny") == run("info", stored_bundle)
+
+    @pytest.mark.parametrize("command", ["info", "verify"])
+    def test_what_is_nowhere(self, run: Run, command: str) -> None:
+        assert_one_line_error(run(command, "./absent"), "'./absent': no such folder")
+        assert_one_line_error(run(command, "org/absent"), "'org/absent' is not in the local store")
+
+    def test_what_is_no_bundle(self, run: Run, tmp_path: Path) -> None:
+        assert_one_line_error(run("info", tmp_path), tmp_path, f"it has no {MANIFEST}")
+
+
+class TestVerify:
+    def test_a_good_bundle(self, run: Run, tiny_bundle: Path) -> None:
+        status, out, err = run("verify", tiny_bundle)
+        assert (status, err) == (0, "")
+        files, parity = out.splitlines()
+        assert files == f"files: {len(read_bundle(tiny_bundle).files)} as listed"
+        assert parity.startswith("fp32: 42 texts of up to 48 tokens, max abs error ")
+        assert "(1e-05 allowed)" in parity
+
+    def test_the_real_model(self, run: Run, minilm_bundle: Path) -> None:
+        assert run("verify", minilm_bundle, "--threads", "2", "--device", "cpu")[0] == 0
+
+    def test_a_damaged_file(self, run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+        bundle = copy_bundle(tiny_bundle, tmp_path / "bundle")
+        weights = bundle / "onnx" / "model.onnx.data"
+        weights.write_bytes(bytes(weights.stat().st_size))
+        assert_one_line_error(run("verify", bundle), weights, "SHA-256")
+
+    def test_vectors_that_differ(self, run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+        bundle = copy_bundle(tiny_bundle, tmp_path / "bundle")
+        vectors = np.load(bundle / "parity" / "vectors.npy")
+        vectors[3, 5] += 2e-5
+        np.save(bundle / "parity" / "vectors.npy", vectors)
+        rehash(bundle)
+        status, _, err = run("verify", bundle)
+        assert status == 1
+        assert "the vectors of tiny-bert (onnx/model_cpu.onnx) differ from" in err
+        assert "by up to 2.0e-05 in a coordinate, 1e-05 is allowed; the worst texts:\n  2.0e-05 to the refer" in err
+        assert "texts[3] = " in err
+        assert "Traceback" not in err
+
+
+class TestStore:
+    def test_an_empty_list(self, run: Run, own_store: Path) -> None:
+        status, out, err = run("list")
+        assert (status, out) == (0, "")
+        assert err == f"the store {own_store} is empty; `embedrt export SOURCE` puts a bundle there\n"
+
+    def test_list_and_remove(self, run: Run, stored_bundle: Path, tiny_bundle: Path) -> None:
+        (copy_bundle(tiny_bundle, store.stored_path("broken")) / MANIFEST).write_text("{}")
+        status, out, err = run("list")
+        assert (status, err) == (0, "")
+        broken, sound = out.splitlines()
+        assert broken.split()[:2] == ["broken", "damaged:"]
+        assert sound.split() == ["org/tiny", "32", "dimensions", "fp32"]
+        assert run("remove", "org/tiny") == (0, f"removed {stored_bundle}\n", "")
+        assert run("remove", "broken")[0] == 0
+        assert run("list")[1] == ""
+
+    def test_remove_what_is_not_there(self, run: Run, stored_bundle: Path) -> None:
+        assert_one_line_error(run("remove", "org/other"), "'org/other' is not in the store", "there: org/tiny")
+        assert_one_line_error(run("remove", "../tiny"), "'../tiny' is not in the store")
+        assert stored_bundle.is_dir()
+
+
+class TestExport:
+    def test_into_the_store_and_out_of_it(self, run: Run, tiny_source: Path, own_store: Path) -> None:
+        status, out, _ = run("export", tiny_source, "--name", "org/mine")
+        assert status == 0
+        folder, parity = out.splitlines()
+        assert folder == str(own_store / "bundles" / "org--mine")
+        assert parity.startswith("fp32: 42 texts")
+        assert run("encode", "-m", "org/mine", "a")[0] == 0
+
+    def test_a_source_that_is_not_there(self, run: Run) -> None:
+        assert_one_line_error(run("export", "./absent"), "'./absent': no such folder")
+
+    def test_without_the_extra(self, tiny_source: Path) -> None:
+        code = (
+            "import sys; sys.modules['onnx'] = None; from embedrt.cli.main import main; "
+            f"sys.exit(main(['export', {str(tiny_source)!r}]))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 1
+        assert done.stderr.startswith("embedrt: exporting needs the package onnx")
+        assert "pip install 'embedrt[export]'" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+class TestDoctor:
+    @pytest.fixture(autouse=True)
+    def default_model(self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("EMBEDRT_MODEL", str(tiny_bundle))
+
+    @staticmethod
+    def problems(out: str) -> list[str]:
+        return [line.strip(" !") for line in out.splitlines() if line.startswith(" " * 20 + " ! ")]
+
+    def test_a_healthy_machine(self, run: Run, stored_bundle: Path, own_store: Path) -> None:
+        status, out, err = run("doctor")
+        assert (status, err, self.problems(out)) == (0, "", [])
+        facts = {line[:21].strip(): line[21:] for line in out.splitlines()}
+        assert facts["embedrt"] == embedrt.__version__
+        assert facts["onnxruntime"].endswith(", telemetry off")
+        assert facts["devices"].startswith("cpu")
+        assert "by affinity" in facts["threads"]
+        assert facts["store"] == str(own_store)
+        assert facts["org/tiny"] == "bert, 32 dimensions, fp32"
+        assert facts["default model"].endswith("(there)")
+        assert stored_bundle.is_dir()
+
+    def test_nothing_is_made(self, run: Run, own_store: Path) -> None:
+        assert run("doctor")[0] == 0
+        assert not own_store.exists()
+
+    def test_a_bundle_of_a_revision_is_sound(self, run: Run, tiny_bundle: Path) -> None:
+        target = store.stored_path("org/tiny", "v2")
+        target.parent.mkdir(parents=True)
+        copy_bundle(tiny_bundle, target)
+        status, out, _ = run("doctor")
+        assert (status, self.problems(out)) == (0, [])
+        assert "org/tiny@v2" in out
+
+    def test_a_damaged_bundle(self, run: Run, stored_bundle: Path) -> None:
+        (stored_bundle / "tokenizer.json").write_text("")
+        status, out, _ = run("doctor")
+        assert status == 1
+        (problem,) = self.problems(out)
+        assert problem.startswith(f"{stored_bundle / 'tokenizer.json'}: 0 bytes")
+        assert problem.endswith("; or `embedrt remove org/tiny`")
+
+    def test_a_bundle_is_judged_in_the_store_and_not_in_the_working_folder(
+        self, run: Run, stored_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "work" / "org" / "tiny").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / "work")
+        status, out, _ = run("doctor")
+        assert (status, self.problems(out)) == (0, [])
+        assert stored_bundle.is_dir()
+
+    def test_a_store_that_is_read_only(self, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr("os.access", lambda *_: False)
+        status, out, _ = run("doctor")
+        assert status == 1
+        assert self.problems(out) == [f"{tmp_path} is read-only for this user; set EMBEDRT_HOME to a folder of yours"]
+
+    def test_a_default_model_that_is_absent(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("EMBEDRT_MODEL")
+        status, out, _ = run("doctor")
+        assert status == 1
+        assert self.problems(out) == [f"run `embedrt export {embedrt.DEFAULT_MODEL}`, or set EMBEDRT_MODEL to a bundle"]
+
+    def test_what_a_killed_export_left(self, run: Run, stored_bundle: Path) -> None:
+        leftover = stored_bundle.parent / ".unfinished-x"
+        leftover.mkdir()
+        assert run("doctor")[0] == 0
+        os.utime(leftover, (0, 0))
+        status, out, _ = run("doctor")
+        assert status == 1
+        assert self.problems(out) == [f"delete {leftover}, or let the next export do it"]
+
+    def test_less_than_a_processor(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(doctor, "quota", lambda: 0.5)
+        status, out, _ = run("doctor")
+        assert status == 1
+        assert self.problems(out) == ["less than one processor is granted; expect long waits"]
+        assert "0.5 by cgroup limit" in out
+
+    def test_no_engine(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        status, out, _ = run("doctor")
+        assert status == 1
+        (problem,) = self.problems(out)
+        assert "pip install 'embedrt[cpu]'" in problem
+
+    def test_two_wheels_of_the_engine(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(doctor, "_version", lambda _: "1.0")
+        status, out, _ = run("doctor")
+        assert status == 1
+        assert any("overwrite each other; uninstall both" in problem for problem in self.problems(out))
+
+    def test_no_exporter_is_no_problem(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = doctor._version
+        monkeypatch.setattr(doctor, "_version", lambda name: None if name == "onnx" else found(name))
+        status, out, _ = run("doctor")
+        assert (status, self.problems(out)) == (0, [])
+        assert "onnx missing" in out
+        assert "`pip install 'embedrt[export]'` adds it" in out
+
+
+def test_an_interruption(run: Run, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Embedder, "encode", interrupt)
+    assert run("encode", "-m", tiny_bundle, "a") == (130, "", "embedrt: interrupted\n")

@@ -1,0 +1,259 @@
+"""A loaded bundle and its settings: prompts, lengths, dimensions, similarity, names of old."""
+
+import weakref
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedrt import Embedder, InferenceError, ModelNotFoundError, TruncationError
+from embedrt_export import export
+from tests.kit.bundles import change, copy_bundle
+from tests.kit.chains import draw, pooling, write_chain, write_static
+from tests.kit.models import make_model
+
+
+@pytest.fixture
+def own(tiny_bundle: Path) -> Embedder:
+    """The random BERT with settings of its own."""
+    return Embedder(tiny_bundle)
+
+
+class TestConstructor:
+    def test_prompts_win_over_those_of_the_model(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        bundle = copy_bundle(tiny_bundle, tmp_path / "b")
+        change(
+            bundle, lambda raw: raw.update(prompts={"query": "one ", "passage": "two "}, default_prompt_name="query")
+        )
+        plain, given = (
+            Embedder(bundle),
+            Embedder(bundle, prompts={"query": "cat ", "x": "dog "}, default_prompt_name="x"),
+        )
+        assert plain.prompts == {"query": "one ", "document": "", "passage": "two "}
+        assert given.prompts == {"query": "cat ", "document": "", "passage": "two ", "x": "dog "}
+        np.testing.assert_array_equal(plain.encode("a"), plain.encode("one a", prompt=""))
+        np.testing.assert_array_equal(given.encode("a"), plain.encode("dog a", prompt=""))
+        np.testing.assert_array_equal(given.encode_query("a"), plain.encode("cat a", prompt=""))
+        np.testing.assert_array_equal(given.encode_document("a"), plain.encode("a", prompt=""))
+        given.prompts["query"] = "river "
+        np.testing.assert_array_equal(given.encode_query("a"), plain.encode("river a", prompt=""))
+
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            ({"default_prompt_name": "x"}, ValueError, "prompt_name: 'x' is unknown; known: 'query', 'document'"),
+            ({"truncate_dim": 33}, ValueError, "truncate_dim: expected 1 to 32 or None, got 33"),
+            ({"truncate_dim": 0}, ValueError, "truncate_dim: expected 1 to 32 or None, got 0"),
+            ({"max_tokens": 0}, ValueError, "max_tokens: expected a positive integer, got 0"),
+            ({"similarity_fn_name": "maxsim"}, ValueError, "maxsim"),
+            ({"modules": []}, ValueError, "modules: not available in embedrt; embedrt runs exported models"),
+            ({"backend": "torch"}, ValueError, "backend: not available in embedrt; there is one engine, ONNX Runtime"),
+            ({"model_kwargs": {}}, ValueError, "model_kwargs: not available in embedrt; "),
+            ({"processor_kwargs": {}}, ValueError, "processor_kwargs: not available in embedrt; "),
+            ({"tokenizer_kwargs": {}}, ValueError, "tokenizer_kwargs: not available in embedrt; "),
+            ({"config_kwargs": {}}, ValueError, "config_kwargs: not available in embedrt; "),
+            ({"model_card_data": {}}, ValueError, "model_card_data: not available in embedrt; "),
+            ({"unheard_of": 1}, TypeError, "unheard_of"),
+            ({"prompts": 5}, TypeError, "prompts: expected a dict or None, got int"),
+        ],
+    )
+    def test_wrong_arguments(
+        self, tiny_bundle: Path, options: dict[str, Any], error: type[Exception], message: str
+    ) -> None:
+        with pytest.raises(error) as caught:
+            Embedder(tiny_bundle, **options)
+        assert message in str(caught.value)
+
+    def test_what_changes_nothing(self, tiny: Embedder, tiny_bundle: Path) -> None:
+        model = Embedder(tiny_bundle, trust_remote_code=True, backend="onnx")
+        np.testing.assert_array_equal(model.encode("one"), tiny.encode("one"))
+
+    def test_truncate_dim(self, tiny: Embedder, tiny_bundle: Path) -> None:
+        model = Embedder(tiny_bundle, truncate_dim=8)
+        assert model.get_embedding_dimension() == 8
+        np.testing.assert_array_equal(model.encode(["one"]), tiny.encode(["one"])[:, :8])
+        np.testing.assert_array_equal(model.encode(["one"], truncate_dim=32), tiny.encode(["one"]))
+
+    def test_max_tokens_bounds_the_batches(self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = Embedder(tiny_bundle, max_tokens=40)
+        run, sizes = model.runners["default"].engine.run, []
+
+        def note(feeds: dict[str, Any], *arguments: Any, **options: Any) -> Any:
+            sizes.append(feeds["input_ids"].size)
+            return run(feeds, *arguments, **options)
+
+        monkeypatch.setattr(model.runners["default"].engine, "run", note)
+        model.encode(["one two"] * 30 + ["word " * 60])
+        assert sorted(sizes)[-2:] == [40, 48]
+
+    def test_cache_folder(self, tiny: Embedder, tiny_bundle: Path, tmp_path: Path) -> None:
+        copy_bundle(tiny_bundle, tmp_path / "cache" / "bundles" / "org--tiny")
+        model = Embedder("org/tiny", cache_folder=tmp_path / "cache", local_files_only=True)
+        np.testing.assert_array_equal(model.encode("one"), tiny.encode("one"))
+        with pytest.raises(ModelNotFoundError, match="is not in the local store"):
+            Embedder("org/tiny", local_files_only=True)
+
+    @pytest.mark.parametrize("variable", ["EMBEDRT_HOME", "SENTENCE_TRANSFORMERS_HOME"])
+    def test_homes(self, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+        copy_bundle(tiny_bundle, tmp_path / "home" / "bundles" / "org--tiny")
+        monkeypatch.delenv("EMBEDRT_HOME")
+        monkeypatch.setenv(variable, str(tmp_path / "home"))
+        assert Embedder("org/tiny", local_files_only=True).folder == tmp_path / "home" / "bundles" / "org--tiny"
+
+    def test_a_name_without_organization(self, own_store: Path, tiny_bundle: Path) -> None:
+        copy_bundle(tiny_bundle, own_store / "bundles" / "sentence-transformers--all-Tiny")
+        assert Embedder("all-Tiny", local_files_only=True).folder.name == "sentence-transformers--all-Tiny"
+        copy_bundle(tiny_bundle, own_store / "bundles" / "all-Tiny")
+        assert Embedder("all-Tiny", local_files_only=True).folder.name == "all-Tiny"
+        with pytest.raises(ModelNotFoundError, match="`embedrt export sentence-transformers/other -o FOLDER`"):
+            Embedder("other", local_files_only=True)
+
+    def test_repr(self, own: Embedder) -> None:
+        assert repr(own) == "Embedder('tiny-bert', None)"
+
+
+class TestClose:
+    def test_the_sessions_go_at_once(self, own: Embedder) -> None:
+        own.encode(["one", "two"])
+        engine = weakref.ref(own.runners["default"].engine)
+        own.close()
+        assert engine() is None
+
+    def test_use_after_close(self, own: Embedder) -> None:
+        with own as model:
+            model.encode("one")
+        own.close()
+        for use in (lambda: own.encode("one"), lambda: own.token_count("one"), lambda: list(own.encode_iter(["one"]))):
+            with pytest.raises(InferenceError, match=r"^the model 'tiny-bert' is closed; load it again$"):
+                use()
+
+    def test_another_device(self, own: Embedder) -> None:
+        np.testing.assert_array_equal(own.encode("one", device="cpu"), own.encode("one"))
+        own.close()
+        with pytest.raises(InferenceError, match="closed"):
+            own.encode("one", device="cpu")
+
+
+class TestMaxSeqLength:
+    def test_shorter_and_longer(self, own: Embedder, tiny: Embedder) -> None:
+        text = "one two three " * 30
+        assert own.max_seq_length == 48
+        own.max_seq_length = 5
+        assert own.max_seq_length == own.token_count(text) == 5
+        assert own.tokenize([text, "one"])["input_ids"].shape == (2, 5)
+        np.testing.assert_array_equal(own.encode(text), tiny.encode("one two three"))
+        with pytest.raises(TruncationError, match="longer than the 5 tokens"):
+            own.encode(text, on_truncation="error")
+        own.max_seq_length = 64
+        assert own.token_count(text) == 64
+        assert np.abs(own.encode(text) - tiny.encode(text)).max() > 1e-3
+        own.max_seq_length = 48
+        np.testing.assert_array_equal(own.encode(text), tiny.encode(text))
+
+    def test_it_is_part_of_the_fingerprint(self, own: Embedder) -> None:
+        before = own.fingerprint
+        assert before == own.manifest.fingerprint
+        own.max_seq_length = 20
+        changed = own.fingerprint
+        assert changed != before
+        own.max_seq_length = 21
+        assert own.fingerprint not in {before, changed}
+        own.max_seq_length = 48
+        assert own.fingerprint == before
+
+    @pytest.mark.parametrize("value", [0, 2, 65, -1, 3.0, "8", True, None])
+    def test_out_of_range(self, own: Embedder, value: Any) -> None:
+        with pytest.raises(ValueError, match=r"^max_seq_length: expected 3 to 64, its positions, got "):
+            own.max_seq_length = value
+        assert own.max_seq_length == 48
+
+    def test_without_positions_there_is_no_end(self, tmp_path: Path) -> None:
+        source = write_static(tmp_path / "static", {"embedding.weight": draw(133, 24)})
+        model = Embedder(export(source, tmp_path / "b"))
+        assert model.max_seq_length is None
+        model.max_seq_length = 1000
+        assert model.max_seq_length == model.token_count("one " * 3000) == 1000
+        model.max_seq_length = None
+        assert model.token_count("one " * 3000) == 3000
+
+
+class TestTokens:
+    def test_token_count(self, own: Embedder) -> None:
+        assert own.token_count("one two") == 4
+        assert own.token_count(["", "one", "one " * 100]) == [2, 3, 48]
+        assert own.token_count(["", "one", "one " * 100], truncation=False) == [2, 3, 102]
+        assert own.token_count([]) == []
+
+    def test_tokenize(self, own: Embedder) -> None:
+        features = own.tokenize(["one two", "one"])
+        assert set(features) == {"input_ids", "attention_mask"}
+        assert features["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+        assert features["input_ids"].dtype == np.int64
+        assert own.tokenize([])["input_ids"].shape == (0, 0)
+
+
+class TestSimilarity:
+    @pytest.mark.parametrize("name", ["cosine", "dot", "euclidean", "manhattan"])
+    def test_functions(self, tmp_path: Path, name: str) -> None:
+        model = Embedder(export(write_chain(make_model(tmp_path / "m"), pooling()), tmp_path / "b"))
+        a, b = model.encode(["one", "two", "the cat"]).astype(float), model.encode(["cat", "dog"]).astype(float)
+        expected = {
+            "cosine": a @ b.T / np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)),
+            "dot": a @ b.T,
+            "euclidean": -np.linalg.norm(a[:, None] - b[None], axis=2),
+            "manhattan": -np.abs(a[:, None] - b[None]).sum(axis=2),
+        }[name]
+        assert model.similarity_fn_name == "cosine"
+        model.similarity_fn_name = name
+        assert np.abs(model.similarity(a, b) - expected).max() <= 1e-5
+        assert np.abs(model.similarity_pairwise(a[:2], b) - np.diag(expected)).max() <= 1e-5
+        assert np.abs(model.similarity(a[0], b) - expected[:1]).max() <= 1e-5
+
+    def test_an_enum_as_sentence_transformers_has_it(self, tiny_bundle: Path) -> None:
+        class SimilarityFunction(Enum):
+            DOT = "dot"
+
+        assert Embedder(tiny_bundle, similarity_fn_name=SimilarityFunction.DOT).similarity_fn_name == "dot"
+
+    def test_the_name_in_the_bundle(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        bundle = copy_bundle(tiny_bundle, tmp_path / "b")
+        change(bundle, lambda raw: raw.update(similarity_fn_name="euclidean"))
+        assert Embedder(bundle).similarity_fn_name == "euclidean"
+        assert Embedder(bundle, similarity_fn_name="dot").similarity_fn_name == "dot"
+
+
+class TestDimensions:
+    def test_truncate_embeddings(self, own: Embedder, tiny: Embedder) -> None:
+        with own.truncate_embeddings(8):
+            np.testing.assert_array_equal(own.encode("one"), tiny.encode("one")[:8])
+            assert own.get_embedding_dimension() == 8
+        assert own.get_embedding_dimension() == 32
+        with pytest.raises(ZeroDivisionError), own.truncate_embeddings(4):
+            raise ZeroDivisionError
+        assert own.truncate_dim is None
+        with (
+            pytest.raises(ValueError, match=r"^truncate_dim: expected 1 to 32 or None, got 40$"),
+            own.truncate_embeddings(40),
+        ):
+            pass
+
+    def test_old_names(self, own: Embedder, tiny: Embedder) -> None:
+        with pytest.warns(
+            DeprecationWarning, match="^get_sentence_embedding_dimension is the old name of get_embedding_d"
+        ):
+            assert own.get_sentence_embedding_dimension() == 32
+        with pytest.warns(DeprecationWarning, match="old name of max_seq_length") as caught:
+            assert own.get_max_seq_length() == 48
+        assert caught[0].filename == __file__
+        with pytest.warns(DeprecationWarning, match="old name of truncate_embeddings"):
+            block = own.truncate_sentence_embeddings(8)
+        with block:
+            assert own.encode("one").shape == (8,)
+        with pytest.warns(DeprecationWarning, match="^sentences= is the old name of inputs=$") as caught:
+            np.testing.assert_array_equal(
+                own.encode(sentences=["one"]),  # type: ignore[call-overload]
+                tiny.encode(["one"]),
+            )
+        assert caught[0].filename == __file__

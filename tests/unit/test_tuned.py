@@ -1,0 +1,303 @@
+"""What a tuning decides once it is stored: read strictly, used where it holds, and never over the user's head."""
+
+import copy
+import dataclasses
+import errno
+import json
+import logging
+import pickle
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedrt import BundleError, DeviceError, Embedder
+from embedrt.bundle.manifest import MANIFEST, TUNED, read_bundle, read_manifest
+from embedrt.engine.machine import available_threads
+from embedrt.hub.local import copy_bundle as save_bundle
+from embedrt.tune import result as tuned
+from embedrt.tune.result import FP32, Setting, Tuning, settled, settled_precision
+from tests.kit.bundles import copy_bundle
+
+THREADS = available_threads()
+
+
+def way(precision: str = FP32, device: str = "cpu", rate: float = 100.0, **changes: Any) -> Setting:
+    return dataclasses.replace(Setting(precision, device, 1, 64, rate, 5.0, 1.0, 1.0), **changes)
+
+
+def tuning_of(bundle: Path, *ways: Setting) -> Tuning:
+    return Tuning(1, tuned.conditions(read_manifest(bundle)), "cpu", 256, ways or (way(),), (), {})
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle that was tuned here: one thread, batches of 64 tokens."""
+    folder = copy_bundle(tiny_bundle, tmp_path / "bundle")
+    tuned.write(folder, tuning_of(folder))
+    return folder
+
+
+def change(folder: Path, edit: Callable[[Any], Any]) -> None:
+    raw = json.loads((folder / TUNED).read_bytes())
+    edit(raw)
+    (folder / TUNED).write_text(json.dumps(raw), encoding="utf-8")
+
+
+def in_use(embedder: Embedder) -> tuple[str, int, int]:
+    (runner,) = embedder.runners.values()
+    return embedder.device, runner.engine.threads, runner.max_tokens
+
+
+class TestUse:
+    def test_what_is_left_open_is_as_tuned(self, bundle: Path, tiny: Embedder) -> None:
+        embedder = Embedder(bundle)
+        assert in_use(embedder) == ("cpu", 1, 64)
+        assert embedder.precision == "fp32"
+        assert in_use(Embedder(bundle, "auto")) == ("cpu", 1, 64)
+        assert in_use(Embedder(bundle, "cpu")) == ("cpu", 1, 64)
+        assert in_use(tiny) == ("cpu", THREADS, 512)
+
+    def test_what_is_given_wins(self, bundle: Path) -> None:
+        assert in_use(Embedder(bundle, threads=3)) == ("cpu", 3, 64)
+        assert in_use(Embedder(bundle, max_tokens=100)) == ("cpu", 1, 100)
+        assert in_use(Embedder(bundle, "cpu", threads=3, max_tokens=100)) == ("cpu", 3, 100)
+
+    def test_a_device_that_was_not_measured_is_as_ever(self, bundle: Path) -> None:
+        tuning = tuning_of(bundle, way("int8"))
+        assert settled(tuning, "fp32", "cpu", None, None) == ("cpu", None, None)
+        assert settled(tuning, "fp32", None, None, 7) == (None, None, 7)
+        with pytest.raises(DeviceError, match="'tpu' is unknown"):
+            settled(tuning, "fp32", "tpu", None, None)
+
+    def test_another_device_of_a_call_has_its_own_settings(self, bundle: Path) -> None:
+        embedder = Embedder(bundle)
+        embedder.encode("the cat", device="cpu")
+        (runner,) = embedder._on("cpu").values()
+        assert (runner.engine.threads, runner.max_tokens) == (1, 64)
+
+    def test_copies_and_pickles_run_alike(self, bundle: Path) -> None:
+        embedder = Embedder(bundle, precision="auto")
+        for other in (copy.copy(embedder), pickle.loads(pickle.dumps(embedder))):
+            assert in_use(other) == ("cpu", 1, 64)
+            assert other.precision == "fp32"
+
+    def test_workers_run_as_the_parent(self, bundle: Path, tiny: Embedder) -> None:
+        if THREADS > 1:
+            tuned.write(bundle, tuning_of(bundle, way(threads=2)))
+        embedder = Embedder(bundle)
+        with embedder.start_multi_process_pool(["cpu", None]) as pool:
+            assert pool.devices == ["cpu", "cpu"]
+            assert [(one.threads, one.max_tokens) for one in pool._settings] == [(1, 64)] * 2
+            assert abs(embedder.encode(["the cat"] * 9, pool=pool) - tiny.encode("the cat")).max() < 1e-6
+        with Embedder(bundle, threads=4, max_tokens=99).start_multi_process_pool(["cpu", "cpu"]) as pool:
+            assert [(one.threads, one.max_tokens) for one in pool._settings] == [(2, 99)] * 2
+
+
+class TestDecisions:
+    """With devices that this machine does not have."""
+
+    def test_another_device_has_to_be_clearly_faster(self, bundle: Path) -> None:
+        assert tuning_of(bundle, way(), way(device="cuda", rate=104.9)).device_for("fp32") == "cpu"
+        assert tuning_of(bundle, way(), way(device="cuda", rate=105.0)).device_for("fp32") == "cuda"
+        assert tuning_of(bundle, way(device="cuda", rate=10)).device_for("fp32") == "cuda"  # the usual one was wrong
+        assert tuning_of(bundle, way()).device_for("int8") is None
+
+    def test_only_fp32_has_the_same_numbers_everywhere(self, bundle: Path) -> None:
+        tuning = tuning_of(bundle, way(), way("int8"), way("int8", "cuda", 1000), way("bf16", "cuda", 1000))
+        assert tuning.device_for("int8") == "cpu"
+        assert tuning.device_for("bf16") == "cuda"
+
+    @pytest.mark.parametrize(
+        ("ways", "precision"),
+        [
+            ([way()], "fp32"),
+            ([way(), way("int8", rate=104)], "fp32"),
+            ([way(), way("int8", rate=200)], "int8"),
+            ([way(), way("int8", rate=200), way("bf16", rate=300)], "bf16"),
+            ([way(), way("int8", rate=200, mean_cosine=0.9989)], "fp32"),
+            ([way(), way("int8", rate=200, min_cosine=0.9949)], "fp32"),
+            ([way(), way("int8", rate=200, mean_cosine=0.999, min_cosine=0.995)], "int8"),
+            ([way("int8", rate=200)], "fp32"),
+            ([way(), way(device="cuda", rate=400), way("int8", rate=200)], "fp32"),
+            ([way(), way("int8", rate=200), way("bf16", "cuda", rate=300)], "bf16"),
+        ],
+    )
+    def test_precision(self, bundle: Path, ways: list[Setting], precision: str) -> None:
+        tuning = tuning_of(bundle, *ways)
+        assert tuning.precision_for(None) == settled_precision(tuning, "auto", None) == precision
+        assert settled_precision(tuning, "auto", "auto") == precision
+        assert settled_precision(tuning, "fp32", None) == "fp32"
+
+    def test_precision_on_the_device_that_is_named(self, bundle: Path) -> None:
+        tuning = tuning_of(bundle, way(), way("int8", rate=200), way("bf16", "cuda", rate=300))
+        assert settled_precision(tuning, "auto", "cpu") == "int8"
+        assert settled_precision(None, "auto", "cpu") == "fp32"
+
+    def test_auto_is_fp32_where_nothing_was_tuned(self, tiny_bundle: Path) -> None:
+        embedder = Embedder(tiny_bundle, precision="auto")
+        assert embedder.precision == "fp32"
+        assert in_use(embedder) == ("cpu", THREADS, 512)
+
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from(["fp32", "int8", "bf16"]), st.sampled_from(["cpu", "cuda"]), st.floats(1, 9))
+        )
+    )
+    def test_whatever_was_measured(self, tiny_bundle: Path, rows: list[tuple[str, str, float]]) -> None:
+        ways = {(precision, device): way(precision, device, rate) for precision, device, rate in rows}
+        tuning = tuning_of(tiny_bundle, way(), *(one for pair, one in ways.items() if pair != ("fp32", "cpu")))
+        precision = tuning.precision_for(None)
+        device = tuning.device_for(precision)
+        assert device is not None
+        assert (found := tuning.setting(precision, device)) is not None
+        assert precision == "fp32" or found.texts_per_second >= 105
+
+
+class TestFile:
+    def test_roundtrip(self, bundle: Path) -> None:
+        tuning = dataclasses.replace(tuning_of(bundle), others=(way(rate=1.5),), excluded={"fp32 on cuda": "wrong"})
+        tuned.write(bundle, tuning)
+        assert tuned.find(bundle, read_bundle(bundle)) == tuned.Found(tuning)
+        assert not list(bundle.glob(".*"))
+
+    @pytest.mark.parametrize(
+        ("edit", "message"),
+        [
+            (lambda raw: raw.update(more=1), "unknown field 'more'"),
+            (lambda raw: raw.pop("texts"), "missing field 'texts'"),
+            (lambda raw: raw.update(format_version="1"), "format_version: expected an integer, got str"),
+            (lambda raw: raw["conditions"].pop("processor"), "conditions: missing field 'processor'"),
+            (lambda raw: raw["settings"][0].update(threads=0), r"settings\[0\].threads: expected 1 to \d+ processors"),
+            (lambda raw: raw["settings"][0].update(threads=10**6), "expected 1 to .* processors, got 1000000"),
+            (
+                lambda raw: raw["settings"][0].update(threads=True),
+                r"settings\[0\].threads: expected an integer, got bool",
+            ),
+            (lambda raw: raw["settings"][0].update(max_tokens=0), "max_tokens: expected a positive integer, got 0"),
+            (
+                lambda raw: raw["settings"][0].update(texts_per_second=0),
+                "texts_per_second: expected more than 0, got 0",
+            ),
+            (lambda raw: raw["others"].append({}), r"others\[0\]: missing field 'precision'"),
+            (lambda raw: raw["settings"].append(raw["settings"][0]), "one precision twice on the same device"),
+        ],
+    )
+    def test_a_damaged_file_is_an_error_with_the_remedy(
+        self, bundle: Path, edit: Callable[[Any], Any], message: str
+    ) -> None:
+        change(bundle, edit)
+        with pytest.raises(BundleError, match=message) as caught:
+            Embedder(bundle)
+        assert str(caught.value).startswith(f"{bundle}: {TUNED}")
+        assert str(caught.value).endswith(f"`embedrt tune {bundle} --clear` removes the file")
+        assert tuned.clear(bundle)
+        assert in_use(Embedder(bundle)) == ("cpu", THREADS, 512)
+
+    @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b'{"format_version": NaN}'])
+    def test_no_such_document(self, bundle: Path, content: bytes) -> None:
+        (bundle / TUNED).write_bytes(content)
+        with pytest.raises(BundleError, match="--clear` removes the file"):
+            Embedder(bundle)
+
+    def test_a_link_to_nowhere(self, bundle: Path) -> None:
+        (bundle / TUNED).unlink()
+        (bundle / TUNED).symlink_to("nowhere")
+        with pytest.raises(BundleError, match="--clear` removes the file"):
+            Embedder(bundle)
+        assert tuned.clear(bundle)
+        assert not tuned.clear(bundle)
+
+    @pytest.mark.parametrize(
+        ("edit", "reason"),
+        [
+            (lambda raw: raw["conditions"].update(processor="Z80"), "measured with processor Z80, here "),
+            (lambda raw: raw["conditions"].update(instructions="mmx"), "measured with instructions mmx, here "),
+            (lambda raw: raw["conditions"].update(processors=99), f"measured with processors 99, here {THREADS}"),
+            (
+                lambda raw: raw["conditions"]["versions"].update(onnxruntime="0.1"),
+                r"measured with versions embedrt .*, onnxruntime 0\.1(, .*)?, here embedrt",
+            ),
+            (lambda raw: raw["conditions"]["versions"].update(plugin="2"), "plugin 2, here embedrt"),
+            (lambda raw: raw["conditions"].update(bundle="0"), "measured with another bundle"),
+            (lambda raw: raw.update(format_version=2, more=1), "format version 2, and this embedrt reads 1"),
+        ],
+    )
+    def test_other_conditions_are_told_once(
+        self, bundle: Path, edit: Callable[[Any], Any], reason: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        change(bundle, edit)
+        with caplog.at_level(logging.INFO, "embedrt"):
+            for _ in range(3):
+                assert in_use(Embedder(bundle)) == ("cpu", THREADS, 512)
+        (record,) = caplog.records
+        assert record.levelno == logging.WARNING
+        message = record.getMessage()
+        assert message.startswith(f"{bundle / TUNED} is not used: ")
+        assert message.endswith(f"`embedrt tune {bundle}` measures here")
+        assert re.search(reason, message)
+
+    def test_nothing_is_told_where_it_holds(self, bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+        Embedder(bundle)
+        assert not caplog.records
+
+    def test_the_conditions_are_of_the_files(self, bundle: Path) -> None:
+        manifest = read_bundle(bundle)
+        same = dataclasses.replace(manifest, name="other", prompts={"query": "q"})
+        assert tuned.conditions(same) == tuned.conditions(manifest)
+        files = {
+            **manifest.files,
+            "onnx/model.onnx": dataclasses.replace(manifest.files["onnx/model.onnx"], sha256="0"),
+        }
+        for changed in (dataclasses.replace(manifest, files=files), dataclasses.replace(manifest, fingerprint="0")):
+            assert tuned.conditions(changed) != tuned.conditions(manifest)
+
+    @pytest.mark.parametrize("write", [tuned.require_writable, lambda folder: tuned.write(folder, tuning_of(folder))])
+    def test_a_folder_that_cannot_be_written(
+        self, bundle: Path, write: Callable[[Path], Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Tests may run as root, to whom every folder is open."""
+        before = (bundle / TUNED).read_bytes()
+
+        def read_only(**_: Any) -> str:
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        monkeypatch.setattr(tempfile, "mkdtemp", read_only)
+        with pytest.raises(BundleError, match=r"cannot be written there .*Read-only file system.*; make the folder"):
+            write(bundle)
+        assert (bundle / TUNED).read_bytes() == before
+
+    def test_written_whole_or_not_at_all(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = (bundle / TUNED).read_bytes()
+
+        def full(_: Path) -> None:
+            assert (bundle / TUNED).read_bytes() == before
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("embedrt.hub.local.sync", full)
+        with pytest.raises(BundleError, match="No space left on device"):
+            tuned.write(bundle, tuning_of(bundle, way(rate=3)))
+        assert (bundle / TUNED).read_bytes() == before
+        assert not list(bundle.glob(".*"))
+
+
+class TestCopies:
+    def test_copies_are_without_it(self, bundle: Path, tmp_path: Path) -> None:
+        assert TUNED not in read_bundle(bundle).files
+        Embedder(bundle).save_pretrained(tmp_path / "saved")
+        save_bundle(bundle, tmp_path / "copied")
+        for folder in (tmp_path / "saved", tmp_path / "copied"):
+            assert (folder / MANIFEST).is_file()
+            assert not (folder / TUNED).exists()
+
+    def test_no_bundle_lists_it(self, bundle: Path) -> None:
+        raw = json.loads((bundle / MANIFEST).read_bytes())
+        raw["files"][TUNED] = {"size": 1, "sha256": "0"}
+        (bundle / MANIFEST).write_text(json.dumps(raw), encoding="utf-8")
+        with pytest.raises(BundleError, match=r"files: 'embedrt\.tuned\.json' is not a plain path inside the bundle"):
+            read_bundle(bundle)

@@ -1,0 +1,383 @@
+"""Real tunings of tiny bundles: what is measured, what is left out, and what the commands print."""
+
+import json
+import re
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import embedrt
+from embedrt import BundleError, Embedder, InferenceError, ModelNotFoundError, ParityError
+from embedrt.bundle.manifest import TUNED, read_bundle, record_files
+from embedrt.cli.main import main
+from embedrt.engine.machine import available_threads
+from embedrt.engine.session import DEVICES, Device, Engine
+from embedrt.hub import local as store
+from embedrt.run.runner import Runner
+from embedrt.tune import result as tuned
+from embedrt.tune import search as tuning
+from embedrt.tune.candidates import candidates
+from embedrt.tune.result import Setting, Tuning
+from tests.kit.bundles import change, copy_bundle, rehash, replace_output
+
+QUICK = 0.1
+TEXTS = [f"the cat of {i} {'river ' * (i % 9)}" for i in range(24)]
+CPU = candidates("fp32", DEVICES["cpu"], available_threads())
+
+
+@pytest.fixture(autouse=True)
+def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some machines have it, where it would be measured too."""
+    monkeypatch.delitem(DEVICES, "openvino")
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    return copy_bundle(tiny_bundle, tmp_path / "bundle")
+
+
+def add_precision(folder: Path, name: str, edit: Callable[[onnx.GraphProto], Any]) -> None:
+    """Puts a changed graph into the bundle as another precision."""
+    model = onnx.load(folder / "onnx" / "model.onnx", load_external_data=False)
+    edit(model.graph)
+    file = f"onnx/model_{name}.onnx"
+    (folder / file).write_bytes(model.SerializeToString())
+    (record,) = record_files(folder, [file]).values()
+
+    def change_all(raw: Any) -> None:
+        raw["files"][file] = {"size": record.size, "sha256": record.sha256}
+        for route in raw["routes"].values():
+            route["graphs"][name] = {**route["graphs"]["fp32"], "file": file, "cpu": None}
+            route["parity"][name] = route["parity"]["fp32"]
+
+    change(folder, change_all)
+
+
+def negate(graph: onnx.GraphProto) -> None:
+    replace_output(graph, onnx.helper.make_node("Neg", ["plain"], ["sentence_embedding"]))
+
+
+def spoil(graph: onnx.GraphProto) -> None:
+    graph.node[0].op_type = "NoSuchOperator"
+
+
+def key(way: Setting) -> tuple[str, str, int, int]:
+    return way.precision, way.device, way.threads, way.max_tokens
+
+
+class TestTune:
+    def test_everything_is_measured_and_the_best_is_kept(self, bundle: Path) -> None:
+        found = embedrt.tune(bundle, seconds=QUICK)
+        (chosen,) = found.settings
+        assert sorted(map(key, [chosen, *found.others])) == sorted(
+            (c.precision, c.device, c.threads, c.max_tokens) for c in CPU
+        )
+        for way in (chosen, *found.others):
+            assert way.texts_per_second > 0
+            assert way.one_text_ms > 0
+            assert way.min_cosine == pytest.approx(1)
+        assert (found.usual_device, found.texts, found.excluded) == ("cpu", 256, {})
+        assert tuned.find(bundle, read_bundle(bundle)) == tuned.Found(found)
+        embedder = Embedder(bundle)
+        (runner,) = embedder.runners.values()
+        assert (runner.engine.threads, runner.max_tokens) == (chosen.threads, chosen.max_tokens)
+
+    def test_neither_bundle_nor_vectors_change(self, bundle: Path, tiny: Embedder) -> None:
+        before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+        tuning.tune(bundle, TEXTS, seconds=QUICK)
+        after = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+        assert set(after) - set(before) == {bundle / TUNED}
+        assert before.items() <= after.items()
+        assert np.abs(Embedder(bundle).encode(TEXTS) - tiny.encode(TEXTS)).max() < 2e-6
+
+    def test_own_texts(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: set[str] = set()
+        encode: Any = Runner.encode
+
+        def watched(self: Runner, texts: list[str]) -> Any:
+            seen.update(texts)
+            return encode(self, texts)
+
+        monkeypatch.setattr(Runner, "encode", watched)
+        monkeypatch.setattr(tuning, "verify_route", lambda *_, **__: None)
+        given = list(TEXTS)
+        assert tuning.tune(bundle, given, seconds=QUICK).texts == 24
+        assert given == TEXTS
+        assert seen == set(TEXTS)
+
+    def test_again_replaces_it_also_a_damaged_one(self, bundle: Path) -> None:
+        (bundle / TUNED).write_bytes(b"{")
+        found = tuning.tune(bundle, TEXTS, seconds=QUICK)
+        assert tuned.find(bundle, read_bundle(bundle)).tuning == found
+
+    def test_a_name_in_the_store(self, tiny_bundle: Path) -> None:
+        target = store.stored_path("org/tiny")
+        target.parent.mkdir(parents=True)
+        copy_bundle(tiny_bundle, target)
+        found = tuning.tune("org/tiny", TEXTS, seconds=QUICK)
+        assert tuned.in_use(target, read_bundle(target)) == found
+
+    def test_sessions_of_one_engine_at_a_time(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        alive: weakref.WeakSet[Engine] = weakref.WeakSet()
+        most = 0
+        make: Any = Engine.__init__
+
+        def watched(self: Engine, *arguments: Any, **options: Any) -> None:
+            nonlocal most
+            most = max(most, len(alive))
+            make(self, *arguments, **options)
+            alive.add(self)
+
+        monkeypatch.setattr(Engine, "__init__", watched)
+        tuning.tune(bundle, TEXTS, seconds=QUICK)
+        assert most == 0
+
+    def test_routes_are_all_judged(self, bundle: Path) -> None:
+        def two(raw: Any) -> None:
+            raw["routes"] = {"query": raw["routes"]["default"], "document": raw["routes"]["default"]}
+            raw["tasks"] = {"query": "query", "document": "document"}
+
+        change(bundle, two)
+        add_precision(bundle, "wrong", negate)
+        change(
+            bundle,
+            lambda raw: raw["routes"]["document"]["graphs"].update(wrong=raw["routes"]["document"]["graphs"]["fp32"]),
+        )
+        found = tuning.tune(bundle, TEXTS, seconds=QUICK)
+        way = found.setting("wrong", "cpu")
+        assert way is not None
+        assert way.mean_cosine == pytest.approx(0)
+        assert way.min_cosine == pytest.approx(-1)
+
+    def test_a_folder_that_cannot_be_written_is_told_before_the_work(
+        self, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def read_only(**_: Any) -> str:
+            raise OSError(30, "Read-only file system")
+
+        monkeypatch.setattr("tempfile.mkdtemp", read_only)
+        monkeypatch.delattr(tuning, "Runner")
+        with pytest.raises(BundleError, match=r"Read-only file system.*copy the bundle"):
+            tuning.tune(bundle, seconds=QUICK)
+
+    @pytest.mark.parametrize(
+        ("texts", "seconds", "message"),
+        [
+            (TEXTS[:19], 1, "texts: 19, but a choice that holds for other texts needs 20 or more"),
+            ("one", 1, "texts: 1, but"),
+            (TEXTS, 0, "seconds: expected more than 0, got 0"),
+            (TEXTS, float("nan"), "seconds: expected more than 0, got nan"),
+        ],
+    )
+    def test_wrong_arguments(self, bundle: Path, texts: Any, seconds: float, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            tuning.tune(bundle, texts, seconds=seconds)
+        assert not (bundle / TUNED).exists()
+
+    def test_no_such_bundle(self) -> None:
+        with pytest.raises(ModelNotFoundError, match="the network may not be used"):
+            tuning.tune("org/nothing", TEXTS)
+
+
+class TestPrecisions:
+    def test_each_is_measured_and_only_a_good_one_is_ever_chosen(self, bundle: Path) -> None:
+        add_precision(bundle, "same", lambda _: None)
+        add_precision(bundle, "wrong", negate)
+        found = tuning.tune(bundle, TEXTS, seconds=QUICK)
+        assert {way.precision: round(way.mean_cosine, 6) for way in found.settings} == {
+            "fp32": 1,
+            "same": 1,
+            "wrong": -1,
+        }
+        assert len(found.settings) + len(found.others) == 3 * len(CPU)
+        assert found.precision_for(None) in {"fp32", "same"}
+        assert Embedder(bundle, precision="auto").precision == found.precision_for(None)
+        assert Embedder(bundle).precision == "fp32"
+
+    def test_one_that_fails_is_left_out(self, bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+        add_precision(bundle, "broken", spoil)
+        found = tuning.tune(bundle, TEXTS, seconds=QUICK)
+        assert [way.precision for way in found.settings] == ["fp32"]
+        assert re.match(".*cannot load.*NoSuchOperator", found.excluded["broken on cpu"])
+        assert "broken on cpu is left out: " in caplog.text
+
+    def test_without_fp32(self, bundle: Path) -> None:
+        def rename(raw: Any) -> None:
+            route = raw["routes"]["default"]
+            route.update(graphs={"int8": route["graphs"]["fp32"]}, parity={"int8": route["parity"]["fp32"]})
+
+        change(bundle, rename)
+        with pytest.raises(BundleError, match="no graph in fp32, with which the others are compared"):
+            tuning.tune(bundle, TEXTS)
+
+    def test_wrong_vectors_in_fp32_are_an_error(self, bundle: Path) -> None:
+        path = bundle / read_bundle(bundle).routes["default"].parity_vectors
+        np.save(path, np.load(path) + np.float32(0.1))
+        rehash(bundle)
+        with pytest.raises(ParityError, match="differ from"):
+            tuning.tune(bundle, TEXTS, seconds=QUICK)
+        assert not (bundle / TUNED).exists()
+
+
+class TestDevices:
+    """Others than the processor, which here stand for it under another name."""
+
+    @pytest.fixture
+    def twin(self, monkeypatch: pytest.MonkeyPatch) -> Device:
+        device = Device("twin", "CPUExecutionProvider", token_budget=256)
+        monkeypatch.setitem(DEVICES, "twin", device)
+        return device
+
+    def test_every_device_that_is_there(self, bundle: Path, twin: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(DEVICES, "gone", Device("gone", "NoSuchProvider"))
+        found = tuning.tune(bundle, TEXTS, seconds=QUICK)
+        assert [way.device for way in found.settings] == ["cpu", "twin"]
+        measured = [way for way in (*found.settings, *found.others) if way.device == "twin"]
+        assert sorted(way.max_tokens for way in measured) == [64, 128, 256, 512]
+        way = found.setting("fp32", "twin")
+        assert way is not None
+        embedder = Embedder(bundle, "twin")
+        assert embedder.device == "twin"
+        assert next(iter(embedder.runners.values())).max_tokens == way.max_tokens
+        assert Embedder(bundle).device == found.device_for("fp32")
+
+    def test_a_faster_device_is_taken(self, bundle: Path, twin: Device) -> None:
+        ways = [Setting("fp32", name, 1, 64, rate, 1.0, 1.0, 1.0) for name, rate in (("cpu", 100.0), ("twin", 200.0))]
+        tuned.write(bundle, Tuning(1, tuned.conditions(read_bundle(bundle)), "cpu", 24, tuple(ways), (), {}))
+        embedder = Embedder(bundle)
+        assert embedder.device == "twin"
+        assert Embedder(bundle, "cpu").device == "cpu"
+        with embedder.start_multi_process_pool(["cpu"]) as pool:
+            assert pool.devices == ["cpu"]
+
+    def test_wrong_vectors_exclude_a_device(self, bundle: Path, twin: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+        answer: Any = Engine.run
+
+        def run(self: Engine, *arguments: Any, **options: Any) -> Any:
+            results = answer(self, *arguments, **options)
+            return {name: -array for name, array in results.items()} if self.device.name == "twin" else results
+
+        monkeypatch.setattr(Engine, "run", run)
+        found = tuning.tune(bundle, TEXTS, seconds=QUICK)
+        assert [way.device for way in found.settings] == ["cpu"]
+        assert "differ from" in found.excluded["fp32 on twin"]
+
+    def test_a_budget_that_fails_is_left_out(self, bundle: Path, twin: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As where a large batch does not fit into the memory of a GPU."""
+        answer: Any = Runner.encode
+
+        def encode(self: Runner, texts: list[str]) -> Any:
+            if self.engine.device.name == "twin" and self.max_tokens == 512:
+                raise InferenceError("out of memory\nand more")
+            return answer(self, texts)
+
+        monkeypatch.setattr(Runner, "encode", encode)
+        found = tuning.tune(bundle, TEXTS, seconds=QUICK)
+        assert found.excluded == {f"fp32 on twin, {available_threads()} threads, 512 tokens": "out of memory"}
+        assert sorted(way.max_tokens for way in (*found.settings, *found.others) if way.device == "twin") == [
+            64,
+            128,
+            256,
+        ]
+
+
+class TestCommand:
+    @pytest.fixture
+    def run(self, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+        def call(*arguments: object) -> tuple[int, str, str]:
+            return main([str(argument) for argument in arguments]), *capsys.readouterr()
+
+        return call
+
+    def test_table_and_choice(self, bundle: Path, run: Any) -> None:
+        add_precision(bundle, "broken", spoil)
+        status, out, err = run("tune", bundle, "--seconds", QUICK)
+        assert status == 0
+        assert err.startswith("embedrt: broken on cpu is left out: ")
+        head, *rows, left_out, chosen = out.splitlines()
+        assert "texts/s" in head
+        assert len(rows) == len(CPU)
+        assert sum(row.startswith("*") for row in rows) == 1
+        assert all(row.endswith("1.000000 / 1.000000") for row in rows)
+        assert left_out.startswith("left out: broken on cpu: ")
+        assert re.fullmatch(
+            r'chosen, over 256 texts: fp32 on cpu, \d+ threads, \d+ tokens \(\d+ texts/s\); "auto" is fp32', chosen
+        )
+        assert run("tune", bundle, "--show") == (0, out, "")
+
+    def test_info_and_doctor_show_it(self, tiny_bundle: Path, run: Any) -> None:
+        target = store.stored_path("org/tiny")
+        target.parent.mkdir(parents=True)
+        copy_bundle(tiny_bundle, target)
+        untuned = f"no; `embedrt tune {target}` measures what is fastest here"
+        assert f"tuned            {untuned}\n" in run("info", "org/tiny")[1]
+        assert f"    tuned            {untuned}\n" in run("doctor")[1]
+        run("tune", "org/tiny", "--seconds", QUICK)
+        for shown in (run("info", "org/tiny")[1], run("doctor")[1]):
+            assert re.search(r'tuned +fp32 on cpu, \d+ threads, \d+ tokens \(\d+ texts/s\); "auto" is fp32\n', shown)
+        raw = json.loads((target / TUNED).read_bytes())
+        raw["conditions"]["processor"] = "Z80"
+        (target / TUNED).write_text(json.dumps(raw))
+        for shown in (run("info", "org/tiny")[1], run("doctor")[1], run("tune", "org/tiny", "--show")[1]):
+            assert "not used: measured with processor Z80, here " in shown
+        (target / TUNED).write_text("{")
+        assert run("info", "org/tiny")[0] == 1
+        _, out, _ = run("doctor")
+        assert re.search(r"tuned +damaged\n +! .*`embedrt tune .* --clear` removes the file\n", out)
+
+    def test_json(self, bundle: Path, run: Any) -> None:
+        assert run("tune", bundle, "--show", "--json") == (0, "null\n", "")
+        status, out, _ = run("tune", bundle, "--seconds", QUICK, "--json")
+        assert status == 0
+        shown = json.loads(out)
+        extra = {name: shown.pop(name) for name in ("auto_precision", "auto_device", "unused")}
+        assert extra == {"auto_precision": "fp32", "auto_device": {"fp32": "cpu"}, "unused": None}
+        assert shown == json.loads((bundle / TUNED).read_bytes())
+        change_version = {**shown, "format_version": 9}
+        (bundle / TUNED).write_text(json.dumps(change_version))
+        _, out, _ = run("tune", bundle, "--show", "--json")
+        assert json.loads(out) == {"unused": "format version 9, and this embedrt reads 1"}
+
+    def test_show_and_clear(self, bundle: Path, run: Any) -> None:
+        assert run("tune", bundle, "--show") == (0, f"no; `embedrt tune {bundle}` measures what is fastest here\n", "")
+        assert run("tune", bundle, "--clear") == (0, f"{bundle}: was not tuned\n", "")
+        (bundle / TUNED).write_text("{")
+        status, _, err = run("tune", bundle, "--show")
+        assert (status, err.count("\n")) == (1, 1)
+        assert err.endswith("--clear` removes the file\n")
+        assert run("tune", bundle, "--clear") == (0, f"{bundle}: tuning removed\n", "")
+        assert not (bundle / TUNED).exists()
+
+    def test_lines_of_a_file(self, bundle: Path, run: Any, tmp_path: Path) -> None:
+        lines = tmp_path / "lines.txt"
+        lines.write_bytes("\r\n".join(TEXTS).encode())
+        _, out, _ = run("tune", bundle, "--texts", lines, "--seconds", QUICK)
+        assert "chosen, over 24 texts: " in out
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--show", "--seconds", "1"], "--show and --clear measure nothing"),
+            (["--clear", "--texts", "lines.txt"], "--show and --clear measure nothing"),
+            (["--clear", "--json"], "--clear has nothing to show"),
+            (["--texts", "nowhere.txt"], "nowhere.txt"),
+            (["--seconds", "-1"], "seconds: expected more than 0, got -1.0"),
+        ],
+    )
+    def test_errors(self, bundle: Path, run: Any, options: list[str], message: str) -> None:
+        status, out, err = run("tune", bundle, *options)
+        assert (status, out) == (1, "")
+        assert message in err
+
+    def test_a_bar_shows_the_progress(self, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        tuning.tune(bundle, TEXTS, seconds=QUICK, show_progress_bar=True)
+        err = capsys.readouterr().err
+        assert "Tuning" in err
+        assert "judging fp32 on cpu" in err
+        assert "timing fp32 on cpu, " in err
+        assert "100%" in err
