@@ -12,8 +12,9 @@ from types import ModuleType
 import embedrt
 from embedrt.bundle.manifest import Manifest, read_bundle
 from embedrt.engine import openvino
+from embedrt.engine.devices import DEVICES
 from embedrt.engine.machine import affinity, available_threads, quota
-from embedrt.engine.session import DEVICES, onnxruntime
+from embedrt.engine.session import onnxruntime
 from embedrt.errors import DeviceError, EmbedrtError, MissingDependencyError
 from embedrt.hub import local as store
 from embedrt.tune import result as tuned

@@ -11,7 +11,7 @@ from typing import Any
 
 import embedrt
 from embedrt.cli import commands
-from embedrt.engine.session import DEVICES
+from embedrt.engine.devices import DEVICES
 from embedrt.errors import EmbedrtError
 
 _EXPORT_HELP = """\

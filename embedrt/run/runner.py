@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.bundle.manifest import Graph, Manifest, Route, Tokenization
-from embedrt.engine.int8_saturation import require_exact_int8
-from embedrt.engine.session import DEVICES, Device, Engine, find_device
+from embedrt.engine import Batch as EngineBatch
+from embedrt.engine import Device
+from embedrt.engine.devices import DEVICES, find_device
+from embedrt.engine.int8_saturation import exact_config
+from embedrt.engine.session import SessionEngine
 from embedrt.errors import BundleError, DeviceError, NonFiniteError, TruncationError
 from embedrt.inputs.text import TextTokenizer, Tokens, preview
 from embedrt.run.coalescing import Coalescer
@@ -115,26 +118,26 @@ class Runner:
         found = find_device(device)
         graph = choose_graph(folder, route, found, precision)
         if graph.flavour == "cpu":
-            require_exact_int8()
+            exact_config()  # an error where int8 kernels saturate
         self.folder = folder.absolute()  # sessions are made on first use, and the working folder may change until then
         self.name = manifest.name
         self.route = route
         self.dim = manifest.dim
         self.tokenize = self._load_tokenizer(route.max_seq_length)
         self._other_tokenizers: dict[int | None, TextTokenizer] = {}
-        self.graph_file = graph.cpu if graph.cpu is not None and found.name == "cpu" else graph.file
-        self.engine = engine = Engine(
+        self.graph_file = graph.cpu if graph.cpu is not None and found.kind == "cpu" else graph.file
+        self.engine = engine = SessionEngine(
             self.folder / self.graph_file,
             found,
             threads,
-            precision=precision,
+            dtype=precision,
             weights_bytes=manifest.files[graph.data].size,
-            proving=proving,
+            prepack=not proving,
         )
         self.max_tokens = self.engine.device.token_budget if max_tokens is None else max_tokens
         self._coalesce = Coalescer(
             # Not self, which would keep itself and its sessions alive.
-            lambda feeds, alone: engine.run(feeds, (SENTENCE,), alone=alone)[SENTENCE],
+            lambda feeds, alone: engine.run(EngineBatch(feeds, alone), (SENTENCE,))[SENTENCE],
             slots=2 * self.engine.workers,
             max_tokens=self.max_tokens,
             run_cost=self.engine.device.run_cost,
@@ -279,7 +282,7 @@ class Runner:
         if alone and work.outputs == (SENTENCE,):
             results: dict[str, Vectors] = {SENTENCE: self._coalesce(feeds)}
         else:
-            results = self.engine.run(feeds, work.outputs, alone=alone)
+            results = self.engine.run(EngineBatch(feeds, alone), work.outputs)
         rows = np.asarray(batch.rows) + start
         for name, result in results.items():
             if name == SENTENCE and result.shape != (len(rows), self.dim):
@@ -306,15 +309,14 @@ class Runner:
 
 def choose_graph(folder: Path, route: Route, device: Device, precision: str) -> Graph:
     """The graph that gives a precision on a device: the bundle's own of that name, or the one that it computes so."""
-    computing = device.computes.get(precision)
-    name = precision if computing is None else computing.graph
+    name = device.computes.get(precision, precision)
     if name not in route.graphs:
         message = f"{folder}: precision {precision!r} is not in it; it has {', '.join(route.graphs)}"
-        if others := [other.name for other in DEVICES.values() if precision in other.computes]:
+        if others := [other.kind for other in DEVICES.values() if precision in other.computes]:
             message += f"; on device {' or '.join(others)} it may be computed in {precision}"
         raise BundleError(message)
     graph = route.graphs[name]
-    if graph.flavour == "cpu" and device.name != "cpu":
+    if graph.flavour == "cpu" and device.kind != "cpu":
         raise DeviceError(
             f"{folder}: the graph {name!r} has operators that only processors run, and {device.name!r} would leave its "
             "work to them; use device='cpu', or another precision"
@@ -324,7 +326,7 @@ def choose_graph(folder: Path, route: Route, device: Device, precision: str) -> 
             f"{folder}: the graph {name!r} has operators that only ONNX Runtime's own devices run, and {device.name!r} "
             f"is none; use precision={' or '.join(map(repr, device.computes))}, or device='cpu'"
         )
-    if device.computes and computing is None:
+    if device.computes and precision not in device.computes:
         raise DeviceError(
             f"device {device.name!r} computes in {', '.join(device.computes)}, and not in {precision}; "
             "use one of them, or device='cpu'"

@@ -16,8 +16,9 @@ from time import perf_counter
 import numpy as np
 
 from embedrt.bundle.manifest import Manifest, read_bundle
+from embedrt.engine import Device
+from embedrt.engine.devices import DEVICES, find_device
 from embedrt.engine.machine import available_threads
-from embedrt.engine.session import DEVICES, Device, find_device
 from embedrt.errors import BundleError, DeviceError, EmbedrtError
 from embedrt.hub.local import resolve
 from embedrt.inputs.text import check_texts

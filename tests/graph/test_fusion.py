@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from embedrt import Embedder, ParityError
-from embedrt.engine.session import DEVICES, Device, onnxruntime
+from embedrt.engine import cpu
+from embedrt.engine.devices import DEVICES
+from embedrt.engine.session import onnxruntime
 from embedrt_export import export, pipeline
 from embedrt_export.graph.builder import DataFile, GraphBuilder
 from embedrt_export.graph.fuse_cpu import OPSET, fuse
@@ -305,7 +308,7 @@ def test_operators_of_other_domains_stay(tmp_path: Path) -> None:
 def test_a_processor_runs_the_one_and_every_other_device_the_other(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(DEVICES, "other", Device("other", "CPUExecutionProvider"))
+    monkeypatch.setitem(DEVICES, "other", replace(cpu.DEVICE, kind="other"))
     models = {device: Embedder(tiny_bundle, device=device) for device in ("cpu", "other")}
     files = {device: model.runners["default"].graph_file for device, model in models.items()}
     assert files == {"cpu": "onnx/model_cpu.onnx", "other": "onnx/model.onnx"}

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from embedrt import Embedder, tune
 from embedrt.cli.main import main
-from embedrt.engine.session import DEVICES, Device, onnxruntime
+from embedrt.engine import cpu, int8_saturation
+from embedrt.engine.devices import DEVICES
+from embedrt.engine.session import onnxruntime
 from embedrt.errors import DeviceError, ExportError, QualityError, UnsupportedModelError
 from embedrt.verify.parity import cosines, verify
 from embedrt_export import export
@@ -260,10 +262,25 @@ class TestBundle:
         files = [read_raw(folder)["files"] for folder in (small_bundle, again)]
         assert files[0] == files[1]
 
+    def test_the_kernels_for_a_cpu_that_saturates_give_the_same_vectors(
+        self, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Both outcomes of the probe, on every CPU: such kernels are slower and not less exact."""
+        texts = json.loads((small_bundle / "parity/texts.json").read_bytes())
+        expected = Embedder(small_bundle, precision="int8").encode(texts)
+        int8_saturation.exact_config.cache_clear()
+        monkeypatch.setattr(int8_saturation, "is_exact", bool)
+        try:
+            found = Embedder(small_bundle, precision="int8").encode(texts)
+            assert dict(int8_saturation.exact_config()) == {"session.x64quantprecision": "1"}
+        finally:
+            int8_saturation.exact_config.cache_clear()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
     def test_another_device_would_leave_its_work_to_the_processor(
         self, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(DEVICES, "other", Device("other", "CPUExecutionProvider"))
+        monkeypatch.setitem(DEVICES, "other", dataclasses.replace(cpu.DEVICE, kind="other"))
         with pytest.raises(DeviceError, match="only processors run, and 'other' would leave its work to them"):
             Embedder(small_bundle, "other", precision="int8")
 

@@ -1,6 +1,7 @@
 """A loaded bundle and its settings: prompts, lengths, dimensions, similarity, names of old."""
 
 import weakref
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from embedrt import Embedder, InferenceError, ModelNotFoundError, TruncationError
+from embedrt.engine import Batch
 from embedrt_export import export
 from tests.kit.bundles import change, copy_bundle
 from tests.kit.chains import draw, pooling, write_chain, write_static
@@ -80,9 +82,9 @@ class TestConstructor:
         model = Embedder(tiny_bundle, max_tokens=40)
         run, sizes = model.runners["default"].engine.run, []
 
-        def note(feeds: dict[str, Any], *arguments: Any, **options: Any) -> Any:
-            sizes.append(feeds["input_ids"].size)
-            return run(feeds, *arguments, **options)
+        def note(batch: Batch, outputs: Sequence[str]) -> Any:
+            sizes.append(batch.shape[0] * batch.shape[1])
+            return run(batch, outputs)
 
         monkeypatch.setattr(model.runners["default"].engine, "run", note)
         model.encode(["one two"] * 30 + ["word " * 60])
