@@ -104,7 +104,7 @@ class Embedder(Model):
             pool: What `start_multi_process_pool` gave: its processes work instead of this one, wherever `device` is.
             chunk_size: Texts that a process of the pool takes at a time.
             ranges: `[2, dim]`, smallest and largest value of every coordinate, for "int8" and "uint8". None takes the
-                bundle's, if it is calibrated (`embedrt calibrate`), else those of the call's own vectors.
+                bundle's, if it has them (`embedrt ranges`), else those of the call's own vectors.
             task: What the texts are, such as "query" or "document", for models that treat these differently.
             on_truncation: What to do when a text is longer than the model reads: cut it off without a word, with a
                 `TruncationWarning`, or raise a `TruncationError` before the model runs on it. The number of texts that

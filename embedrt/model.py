@@ -15,7 +15,8 @@ from embedrt.bundle.manifest import read_bundle
 from embedrt.errors import BundleError, InferenceError
 from embedrt.hub import remote as hub
 from embedrt.hub.card import model_card
-from embedrt.hub.local import copy_bundle, resolve
+from embedrt.hub.local import copy_bundle
+from embedrt.hub.resolve import resolve
 from embedrt.inputs.text import check_texts
 from embedrt.run.runner import Runner
 from embedrt.tasks.arguments import (

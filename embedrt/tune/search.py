@@ -19,7 +19,7 @@ from embedrt.bundle.manifest import Manifest, read_bundle
 from embedrt.engine.machine import available_threads
 from embedrt.engine.session import DEVICES, Device, find_device
 from embedrt.errors import BundleError, DeviceError, EmbedrtError
-from embedrt.hub.local import resolve
+from embedrt.hub.resolve import resolve
 from embedrt.inputs.text import check_texts
 from embedrt.run.runner import Runner
 from embedrt.tune import result as tuned
