@@ -435,8 +435,8 @@ class TestResolve:
         with pytest.raises(ModelNotFoundError) as caught:
             resolve("org/model", revision="main", local_files_only=True)
         assert str(caught.value) == (
-            f"'org/model' at revision 'main' is not in the local store {own_store} (it has 'org/model', 'org/model@v2'; "
-            "leave out the revision to take it), and the network may not be used; where it may, run "
+            f"'org/model' at revision 'main' is not in the local store {own_store} (it has 'org/model', "
+            "'org/model@v2'; leave out the revision to take it), and the network may not be used; where it may, run "
             "`embedrt export org/model --revision main -o FOLDER` and copy the folder here"
         )
         with pytest.raises(
