@@ -107,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except click.Abort:  # interrupted before a command began
+        return INTERRUPTED
     finally:
         log.removeHandler(handler)
     return status

@@ -77,7 +77,7 @@ def _fetch(
     others = _other_revisions(names, revision)
     if local_files_only or hub.offline():
         raise ModelNotFoundError(
-            f"{_shown(model, revision)} is not in the local store {home(cache_folder)}{others}, and the network may "
+            f"{_shown(model, revision)} is not in {_places(cache_folder)}{others}, and the network may "
             f"not be used; where it may, run `{command} -o FOLDER` and copy the folder here"
         )
     try:
@@ -108,6 +108,11 @@ def _fetch(
 def _shown(model: str | Path, revision: str | None) -> str:
     at = "" if revision is None or str(model).endswith(f"@{revision}") else f" at revision {revision!r}"
     return f"{str(model)!r}{at}"
+
+
+def _places(cache_folder: str | Path | None) -> str:
+    store = f"the local store {home()}"
+    return store if home(cache_folder) == home() else f"{home(cache_folder)} or {store}"
 
 
 def _other_revisions(names: list[str], revision: str | None) -> str:

@@ -126,15 +126,15 @@ class TestUsage:
     @pytest.mark.parametrize(
         ("arguments", "suggestion"),
         [
-            (["exprt"], "No such command 'exprt'. Did you mean 'export'?"),
-            (["encode", "--normalise", "a"], "No such option '--normalise'. Did you mean '--normalize'?"),
-            (["xyzzy"], "No such command 'xyzzy'."),
+            (["exprt"], r"No such command 'exprt'\. Did you mean 'export'\?"),
+            (["encode", "--normalise", "a"], "No such option.* '?--normalise'?.* Did you mean '?--normalize'?.*"),
+            (["xyzzy"], r"No such command 'xyzzy'\."),
         ],
     )
     def test_a_typo(self, run: Run, arguments: list[str], suggestion: str) -> None:
         status, out, err = run(*arguments)
         assert (status, out) == (2, "")
-        assert err.endswith(f"\nError: {suggestion}\n")
+        assert re.search(f"\nError: {suggestion}\n$", err)
 
     def test_every_file_of_the_room_is_listed(self) -> None:
         modules = {target.partition(":")[0].rpartition(".")[2] for target in COMMAND_TABLE.values()}

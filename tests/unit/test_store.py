@@ -422,6 +422,12 @@ class TestResolve:
         assert resolve("org/bundle", cache_folder=tmp_path / "other") == own
         assert fake_hub.asked == []
 
+    def test_a_cache_folder_and_the_store_are_named(self, tmp_path: Path, own_store: Path) -> None:
+        with pytest.raises(
+            ModelNotFoundError, match=rf"is not in {tmp_path / 'other'} or the local store {own_store}, "
+        ):
+            resolve("org/model", cache_folder=tmp_path / "other", local_files_only=True)
+
     def test_a_download_goes_to_the_cache_folder(self, tmp_path: Path, fake_hub: FakeHub) -> None:
         folder = resolve("org/bundle", cache_folder=tmp_path / "other")
         assert folder == stored_path("org/bundle", None, tmp_path / "other")
