@@ -104,18 +104,18 @@ def upload(
     revision: str | None = None,
     create_pr: bool = False,
 ) -> str:
-    """Upload a bundle's files and its model card in one commit, to a repo that is made if need be.
+    """Uploads a bundle's files and its model card in one commit, to a repo that is made if need be.
 
     Args:
         folder: The bundle.
         repo_id: Such as "org/model"; without an organization it is the user's own.
         token: Hub token; None uses `HF_TOKEN` or the saved login.
-        private: Make a new repo private; None takes the organization's default.
-        commit_message: None takes "Add an embedrt bundle".
-        exist_ok: Accept a repo that exists already. Files that the bundle does not have stay in it.
-        replace_model_card: Replace a `README.md` that is there.
+        private: Whether a new repo is private; None is as the organization has it.
+        commit_message: None has one.
+        exist_ok: Whether the repo may exist already. Files that the bundle does not have are left in it.
+        replace_model_card: Whether to replace a `README.md` that is there.
         revision: The branch, which is made if need be; None is the main one.
-        create_pr: Open a pull request instead, in a repo that exists.
+        create_pr: Whether to open a pull request instead, in a repo that exists.
 
     Returns:
         The address of the commit or of the pull request.
