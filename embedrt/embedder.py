@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from embedrt.bundle.manifest import Manifest
 from embedrt.hub import remote
 from embedrt.hub.card import ModelCardData, model_card
-from embedrt.hub.local import copy_bundle, resolve
+from embedrt.hub.local import copy_bundle
+from embedrt.hub.resolve import resolve
 from embedrt.inputs.text import check_texts
 from embedrt.loaded import Loaded
 from embedrt.run.runner import SENTENCE, TOKENS, Answer, Runner
@@ -51,7 +52,8 @@ class Embedder:
             `embedrt tune` measured if it did. Never another than the one named.
         prompts: Texts that go before an input, by name; they win over the model's own of the same name.
         default_prompt_name: The prompt for calls that name none; None takes the model's, if any.
-        cache_folder: The store's folder; None takes `EMBEDRT_HOME`, `SENTENCE_TRANSFORMERS_HOME` or the user's cache.
+        cache_folder: A folder that is searched before the store, and takes new models; None takes the store alone:
+            `EMBEDRT_HOME`, `SENTENCE_TRANSFORMERS_HOME` or the user's cache folder.
         trust_remote_code: Has no effect: nothing from a model repo is ever run, trusted or not.
         revision: Branch, tag or commit of a hub repo.
         local_files_only: Never touch the network.
@@ -357,7 +359,7 @@ class Embedder:
             pool: What `start_multi_process_pool` gave: its processes work instead of this one, wherever `device` is.
             chunk_size: Texts that a process of the pool takes at a time.
             ranges: `[2, dim]`, smallest and largest value of every coordinate, for "int8" and "uint8". None takes the
-                bundle's, if it is calibrated (`embedrt calibrate`), else those of the call's own vectors.
+                bundle's, if it has them (`embedrt ranges`), else those of the call's own vectors.
             task: What the texts are, such as "query" or "document", for models that treat these differently.
             on_truncation: What to do when a text is longer than the model reads: cut it off without a word, with a
                 `TruncationWarning`, or raise a `TruncationError` before the model runs on it. The number of texts that

@@ -48,7 +48,7 @@ def encode_iter(
     if call.ranges is None and precision in {"int8", "uint8"}:
         raise ValueError(
             f"precision: {precision!r} of a stream needs ranges=, or a calibrated bundle; run "
-            f"`embedrt calibrate {model.folder} --texts FILE`"
+            f"`embedrt ranges {model.folder} --texts FILE`"
         )
 
     def windows() -> Iterator[NDArray[Any]]:

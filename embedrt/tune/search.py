@@ -20,7 +20,7 @@ from embedrt.engine import Device
 from embedrt.engine.devices import DEVICES, find_device
 from embedrt.engine.machine import available_threads
 from embedrt.errors import BundleError, DeviceError, EmbedrtError
-from embedrt.hub.local import resolve
+from embedrt.hub.resolve import resolve
 from embedrt.inputs.text import check_texts
 from embedrt.run.runner import Runner
 from embedrt.tune import result as tuned

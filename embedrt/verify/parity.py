@@ -5,7 +5,6 @@ Precisions that are not exact are judged by cosine instead, over texts that they
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 
 from embedrt.bundle.manifest import Route
 from embedrt.bundle.reports import MEAN_COSINE, MIN_COSINE, ParityReport, QualityReport
-from embedrt.embedder import Embedder
 from embedrt.errors import ParityError, QualityError
 from embedrt.run.runner import Runner
 from embedrt.types import Vectors
@@ -56,28 +54,17 @@ def save_reference(folder: Path, route: Route, texts: list[str], vectors: Vector
     np.save(folder / route.parity_vectors, vectors.astype(np.float32), allow_pickle=False)
 
 
-def parity_texts(embedder: Embedder) -> list[str]:
-    """The texts of the proof, of the route that calls without a task take, or of the first."""
-    route = embedder.manifest.routes.get(embedder.manifest.tasks.get("", ""))
-    route = next(iter(embedder.manifest.routes.values())) if route is None else route
-    return read_texts(embedder.folder, route)
+def verify_route(runner: Runner, precision: str) -> ParityReport | QualityReport:
+    """Compute the proof's texts on this machine and compare them with the reference vectors in the bundle.
 
-
-def verify(embedder: Embedder) -> Mapping[str, ParityReport | QualityReport]:
-    """Computes the bundle's own texts on this machine and compares them with the reference vectors in the bundle.
-
-    Returns:
-        A report for every route.
+    Args:
+        runner: A route.
+        precision: What it computes in.
 
     Raises:
         ParityError: A vector is beyond the tolerance of the export, or that of the precision computed in.
         QualityError: The precision is not exact, and its vectors are worse here than where it was exported.
     """
-    return {name: verify_route(runner, embedder.precision) for name, runner in embedder.runners.items()}
-
-
-def verify_route(runner: Runner, precision: str) -> ParityReport | QualityReport:
-    """The same for one route, whose runner computes in a precision."""
     if (quality := runner.route.quality.get(precision)) is not None:
         return _verify_quality(runner, quality)
     bound = bound_of(runner.route, precision)

@@ -24,7 +24,7 @@ import embedrt
 from embedrt import BundleError, Embedder, ExportError, ModelNotFoundError, ParityError, UnsupportedModelError
 from embedrt.bundle.manifest import MANIFEST, read_bundle
 from embedrt.hub.local import stored, stored_path
-from embedrt.verify.parity import verify
+from embedrt.verify.bundle import verify
 from embedrt_export import export, pipeline
 from embedrt_export.graph.builder import GraphBuilder
 from embedrt_export.proof import reference

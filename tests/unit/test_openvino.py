@@ -21,7 +21,8 @@ from embedrt.engine.session import SessionEngine, onnxruntime
 from embedrt.errors import BundleError, DeviceError, ParityError
 from embedrt.run.planning import padded_length
 from embedrt.run.runner import choose_graph
-from embedrt.verify.parity import compare, parity_texts, verify
+from embedrt.verify.bundle import parity_texts, verify
+from embedrt.verify.parity import compare
 from tests.kit.bundles import copy_bundle, edit_graph, replace_output
 
 # As pyproject.toml has it: the tests' environment has the plug-in wherever there is a wheel of it.

@@ -85,7 +85,7 @@ def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, judge: 
         f"int8: with {report.method}, the cosine of the vectors of {runner.name} to those in float32 is "
         f"{report.mean_cosine:.5f} in the mean and {report.min_cosine:.5f} at least; {report.mean_cosine_allowed} and "
         f"{report.min_cosine_allowed} are asked for; "
-        "calibrate with texts like yours (`--calibrate FILE`), or leave int8 out"
+        "calibrate with texts like yours (`--calibration-texts FILE`), or leave int8 out"
     )
 
 
