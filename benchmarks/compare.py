@@ -192,7 +192,7 @@ def _export(model: Path, folder: Path, engines: list[str]) -> tuple[Path, str | 
     refused = None
     if "embedrt-int8" in engines:
         done = subprocess.run(
-            [*command, "--precision", "fp32,int8"], env=environment, capture_output=True, text=True, check=False
+            [*command, "--dtype", "float32,int8"], env=environment, capture_output=True, text=True, check=False
         )
         if not done.returncode:
             return folder, None

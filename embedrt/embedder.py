@@ -41,8 +41,9 @@ class Embedder(Model):
         token: Hub token; None uses `HF_TOKEN` or the saved login.
         similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan"; None takes the model's, or cosine.
         truncate_dim: Coordinates to keep; None takes the model's default, if any.
-        precision: Which of the bundle's graphs to run, or "bf16" on a device that can compute the fp32 graph so; "auto"
-            takes the fastest that `embedrt tune` measured here and found good enough, and "fp32" if it did not.
+        dtype: The model's number format: "float32", "float16", "bfloat16" or "int8", where the bundle has it or the
+            device computes it. None takes float32 if the bundle has it, else its only one. "auto" takes the fastest
+            that `embedrt tune` measured here and found good enough.
         threads: Processors to use; None takes what was tuned, else what affinity and cgroup quota allow.
         max_tokens: Upper bound of a batch's texts times the tokens of its longest, which bounds the memory; None takes
             what was tuned, else what suits the device. A single text that is longer is still read whole.
@@ -250,7 +251,7 @@ class Embedder(Model):
         self._on(self._device)  # is an error after close
         if not isinstance(pool, ProcessPool):
             raise TypeError(f"pool: expected what start_multi_process_pool gave, got {type(pool).__name__}")
-        if (pool.fingerprint, pool.precision) != (self.manifest.fingerprint, self.precision):
+        if (pool.fingerprint, pool.precision) != (self.manifest.fingerprint, self.dtype):
             raise ValueError("pool: it runs another model; use what start_multi_process_pool of this one gave")
 
 

@@ -44,7 +44,7 @@ class Model:
     Attributes:
         folder: The bundle.
         manifest: What the bundle says of itself.
-        precision: Which of its graphs runs.
+        dtype: The dtype in use.
         prompts: Texts that go before an input, by name; "query" and "document" are always there.
         default_prompt_name: The prompt for calls that name none.
         lengths: Where each route cuts texts off; `max_seq_length` sets them.
@@ -64,7 +64,7 @@ class Model:
         token: str | bool | None = None,
         similarity_fn_name: str | Enum | None = None,
         truncate_dim: int | None = None,
-        precision: str = "fp32",
+        dtype: str | None = None,
         threads: int | None = None,
         max_tokens: int | None = None,
         modules: None = None,
@@ -97,7 +97,7 @@ class Model:
         self.manifest = read_bundle(self.folder)
         self._device = device_name(device)
         self._tuning = tuned.in_use(self.folder, self.manifest)
-        self.precision = tuned.settled_precision(self._tuning, precision, self._device)
+        self.dtype = tuned.settled_dtype(self._tuning, self.manifest, dtype, self._device)
         self._runners = {self._device: self._load(self._device)}
         self.lengths = {name: route.max_seq_length for name, route in self.manifest.routes.items()}
         if not isinstance(prompts, dict | None):
@@ -109,11 +109,9 @@ class Model:
         self.truncate_dim = self.manifest.truncate_dim if truncate_dim is None else truncate_dim
 
     def _load(self, device: str | None) -> dict[str, Runner]:
-        device, threads, max_tokens = tuned.settled(
-            self._tuning, self.precision, device, self._threads, self._max_tokens
-        )
+        device, threads, max_tokens = tuned.settled(self._tuning, self.dtype, device, self._threads, self._max_tokens)
         return {
-            name: Runner(self.folder, route, self.manifest, device, self.precision, threads, max_tokens=max_tokens)
+            name: Runner(self.folder, route, self.manifest, device, self.dtype, threads, max_tokens=max_tokens)
             for name, route in self.manifest.routes.items()
         }
 
@@ -365,11 +363,11 @@ class Model:
         self._on(self._device)
         if target_devices is not None and not isinstance(target_devices, str):
             target_devices = [device_name(device) for device in target_devices]
-        auto = tuned.settled(self._tuning, self.precision, None, None, None)[0]
+        auto = tuned.settled(self._tuning, self.dtype, None, None, None)[0]
         return ProcessPool(
             self.folder,
             default_devices(auto) if target_devices is None else target_devices,
-            precision=self.precision,
+            precision=self.dtype,
             threads=self._threads,
             max_tokens=self._max_tokens,
             tuning=self._tuning,

@@ -1,9 +1,10 @@
 """What is proven of a bundle's vectors, as the manifest keeps it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 MEAN_COSINE, MIN_COSINE = 0.999, 0.995
-"""What the cosines to float32 have to be, in the mean and each, for a precision to be worth its speed."""
+"""What the cosines to float32 have to be, in the mean and each, for a dtype to be worth its speed."""
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,7 @@ class ParityReport:
     is above 1, so that models without normalization are judged alike.
 
     Attributes:
+        kind: Tells this report from others in the manifest.
         reference: What the vectors were compared with, with its versions.
         independent: False if the reference is the bundle's own graph, computed by another engine: that proves the
             engine, the weights' way into it and the batching, but not that the graph is the right one.
@@ -28,6 +30,7 @@ class ParityReport:
         engine: Engine, version and execution provider that computed the vectors.
     """
 
+    kind: Literal["parity"] = field(default="parity", kw_only=True)
     reference: str
     independent: bool
     texts: int
@@ -51,10 +54,11 @@ class ParityReport:
 
 @dataclass(frozen=True)
 class QualityReport:
-    """How far the vectors of a lossy precision are from those in float32.
+    """How far the vectors of a lossy dtype are from those in float32.
 
     Attributes:
-        method: How the precision was made, and with which texts.
+        kind: Tells this report from others in the manifest.
+        method: How the dtype was made, and with which texts.
         texts: Number of natural texts that it was judged by; it was made with others.
         max_tokens: Tokens of the longest one.
         mean_cosine: Mean cosine to the vector in float32 over these texts.
@@ -67,6 +71,7 @@ class QualityReport:
         engine: Engine, version and execution provider that computed the vectors.
     """
 
+    kind: Literal["quality"] = field(default="quality", kw_only=True)
     method: str
     texts: int
     max_tokens: int

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 import embedrt
-from embedrt.bundle.manifest import DEFAULT_ROUTE, Manifest, Route, read_bundle, read_manifest
+from embedrt.bundle.facts import facts, of_route, proofs
+from embedrt.bundle.manifest import Manifest, read_manifest
 from embedrt.bundle.reports import ParityReport, QualityReport
 from embedrt.embedder import Embedder
 from embedrt.hub import local as store
@@ -29,8 +30,8 @@ def export(options: argparse.Namespace) -> int:
         options.output,
         name=options.name,
         revision=options.revision,
-        precision=options.precision,
-        calibrate=options.calibrate,
+        dtype=options.dtype.split(","),
+        calibration_texts=options.calibration_texts,
         overwrite=options.overwrite,
         via=options.via,
         task=options.task,
@@ -38,10 +39,8 @@ def export(options: argparse.Namespace) -> int:
         reference=options.reference,
     )
     print(folder)
-    for name, route in read_manifest(folder).routes.items():
-        reports: dict[str, ParityReport | QualityReport] = {**route.parity, **route.quality}
-        for precision, report in reports.items():
-            print(f"{_of_route(precision, name)}: {report.summary}")
+    for label, value in proofs(read_manifest(folder)):
+        print(f"{label}: {value}")
     return 0
 
 
@@ -53,7 +52,7 @@ def encode(options: argparse.Namespace) -> int:
     embedder = Embedder(
         options.model or embedrt.default_model(),
         options.device,
-        precision=options.precision,
+        dtype=options.dtype,
         threads=options.threads,
     )
     vectors = embedder.encode(
@@ -78,49 +77,18 @@ def encode(options: argparse.Namespace) -> int:
 def info(options: argparse.Namespace) -> int:
     """Prints what a bundle is."""
     folder = store.resolve(options.bundle, local_files_only=True)
-    manifest = read_bundle(folder)
+    manifest = read_manifest(folder)
     if options.json:
         print(json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False))
         return 0
-    for label, value in [*_facts(manifest), ("tuned", tuned.summary(folder, manifest))]:
+    for label, value in [
+        ("name", manifest.name),
+        *facts(manifest),
+        *proofs(manifest),
+        ("tuned", tuned.summary(folder, manifest)),
+    ]:
         print(f"{label:16} {value}")
     return 0
-
-
-def _facts(manifest: Manifest) -> list[tuple[str, str]]:
-    source, made = manifest.source, manifest.made_with
-    size = sum(record.size for record in manifest.files.values())
-    return [
-        ("name", manifest.name),
-        ("source", f"{source.kind} {source.id}" + (f" at {source.revision}" if source.revision else "")),
-        *(fact for name, route in manifest.routes.items() for fact in _route_facts(name, route)),
-        (
-            "dimensions",
-            str(manifest.dim) + (f", truncated to {manifest.truncate_dim}" if manifest.truncate_dim else ""),
-        ),
-        ("prompts", ", ".join(f"{name}: {text!r}" for name, text in manifest.prompts.items()) or "none"),
-        ("int8 ranges", "not calibrated" if manifest.vector_ranges is None else "calibrated"),
-        ("similarity", manifest.similarity_fn_name or "cosine, by default"),
-        ("size", f"{size / 1e6:.1f} MB in {len(manifest.files) + 1} files"),
-        ("fingerprint", manifest.fingerprint),
-        ("made with", ", ".join(f"{name} {number}" for name, number in made.items())),
-    ]
-
-
-def _route_facts(name: str, route: Route) -> list[tuple[str, str]]:
-    facts = [
-        ("architecture", f"{route.architecture}, {route.via} graph"),
-        ("modules", " > ".join(module.summary for module in route.modules)),
-        ("normalized", "yes" if route.normalized else "no"),
-        ("max tokens", "no limit" if route.max_seq_length is None else str(route.max_seq_length)),
-        *((f"parity {precision}", report.summary) for precision, report in route.parity.items()),
-        *((f"quality {precision}", report.summary) for precision, report in route.quality.items()),
-    ]
-    return [(_of_route(label, name), fact) for label, fact in facts]
-
-
-def _of_route(label: str, name: str) -> str:
-    return label if name == DEFAULT_ROUTE else f"{label} ({name})"
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -130,7 +98,7 @@ def verify(options: argparse.Namespace) -> int:
     embedder = Embedder(
         store.resolve(options.bundle, local_files_only=True),
         options.device,
-        precision=options.precision,
+        dtype=options.dtype,
         threads=options.threads,
     )
     print(f"files: {len(embedder.manifest.files)} as listed")
@@ -142,7 +110,7 @@ def verify(options: argparse.Namespace) -> int:
 
         reports = verify_with_sentence_transformers(embedder, options.source)
     for name, report in reports.items():
-        print(f"{_of_route(embedder.precision, name)}: {report.summary}")
+        print(f"{of_route(embedder.dtype, name)}: {report.summary}")
     return 0
 
 
@@ -152,19 +120,19 @@ def diff(options: argparse.Namespace) -> int:
     from embedrt.verify.parity import parity_texts
 
     a, b = (
-        Embedder(store.resolve(name, local_files_only=True), device, precision=precision)
-        for name, device, precision in zip(
+        Embedder(store.resolve(name, local_files_only=True), device, dtype=dtype)
+        for name, device, dtype in zip(
             (options.a, options.b),
             _pair(options.device, "--device"),
-            _pair(options.precision, "--precision"),
+            _pair(options.dtype, "--dtype"),
             strict=True,
         )
     )
     texts = parity_texts(a) if options.texts is None else options.texts.read_text("utf-8").splitlines()
     found = difference(*(model.encode(texts, prompt="", truncate_dim=None, task=options.task) for model in (a, b)))
     same = a.manifest.fingerprint == b.manifest.fingerprint
-    print(f"A             {a.manifest.name}, {a.precision} on {a.engine}")
-    print(f"B             {b.manifest.name}, {b.precision} on {b.engine}")
+    print(f"A             {a.manifest.name}, {a.dtype} on {a.engine}")
+    print(f"B             {b.manifest.name}, {b.dtype} on {b.engine}")
     print(f"fingerprints  {'equal' if same else 'different'}")
     print(f"texts         {len(texts)}")
     print(f"cosine        min {found.cosine.min():.6f}, mean {found.cosine.mean():.6f}")
@@ -213,7 +181,7 @@ def tune(options: argparse.Namespace) -> int:
         print(f"{folder}: {'tuning removed' if tuned.clear(folder) else 'was not tuned'}")
         return 0
     if options.show:
-        found = tuned.find(folder, read_bundle(folder))
+        found = tuned.find(folder, read_manifest(folder))
     else:
         texts = None if options.texts is None else options.texts.read_text("utf-8").splitlines()
         seconds = SECONDS if options.seconds is None else options.seconds
@@ -232,10 +200,10 @@ def _tuning_record(found: tuned.Found) -> dict[str, Any] | None:
     tuning = found.tuning
     if tuning is None:
         return None if found.unused is None else {"unused": found.unused}
-    devices = {way.precision: tuning.device_for(way.precision) for way in tuning.settings}
+    devices = {way.dtype: tuning.device_for(way.dtype) for way in tuning.settings}
     return {
         **dataclasses.asdict(tuning),
-        "auto_precision": tuning.precision_for(None),
+        "auto_dtype": tuning.dtype_for(None),
         "auto_device": devices,
         "unused": found.unused,
     }
@@ -243,11 +211,11 @@ def _tuning_record(found: tuned.Found) -> dict[str, Any] | None:
 
 def _print_tuning(tuning: tuned.Tuning) -> None:
     kept = set(tuning.settings)
-    print("  precision  device    threads  tokens   texts/s  one text, ms  cosine to fp32, mean / min")
+    print("  dtype      device    threads  tokens   texts/s  one text, ms  cosine to float32, mean / min")
     ways = [*tuning.settings, *tuning.others]
-    for way in sorted(ways, key=lambda way: (way.precision, way.device, -way.texts_per_second)):
+    for way in sorted(ways, key=lambda way: (way.dtype, way.device, -way.texts_per_second)):
         print(
-            f"{'*' if way in kept else ' '} {way.precision:9}  {way.device:8}  {way.threads:7}  {way.max_tokens:6}  "
+            f"{'*' if way in kept else ' '} {way.dtype:9}  {way.device:8}  {way.threads:7}  {way.max_tokens:6}  "
             f"{way.texts_per_second:8.1f}  {way.one_text_ms:12.2f}  {way.mean_cosine:.6f} / {way.min_cosine:.6f}"
         )
     for what, why in tuning.excluded.items():
@@ -270,7 +238,7 @@ def list_bundles(_: argparse.Namespace) -> int:
         print(f"the store {store.home()} is empty; `embedrt export SOURCE` puts a bundle there", file=sys.stderr)
     for name, manifest in found.items():
         if isinstance(manifest, Manifest):
-            print(f"{name:50} {manifest.dim:5} dimensions  {', '.join(manifest.precisions)}")
+            print(f"{name:50} {manifest.dim:5} dimensions  {', '.join(manifest.dtypes)}")
         else:
             print(f"{name:50} damaged: {manifest}")
     return 0

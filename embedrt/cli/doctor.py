@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 import embedrt
+from embedrt.bundle.atomic import unfinished
+from embedrt.bundle.facts import headline
 from embedrt.bundle.manifest import Manifest, read_bundle
 from embedrt.engine import openvino
 from embedrt.engine.machine import affinity, available_threads, quota
@@ -107,10 +109,9 @@ def _store() -> Iterator[Finding]:
         except EmbedrtError as error:
             yield Finding(f"  {name}", "damaged", f"{error}; or `embedrt remove {name}`")
         else:
-            architectures = " and ".join(route.architecture for route in manifest.routes.values())
-            yield Finding(f"  {name}", f"{architectures}, {manifest.dim} dimensions, {', '.join(manifest.precisions)}")
+            yield Finding(f"  {name}", headline(manifest))
             yield _tuning(folder, manifest)
-    for left in store.unfinished(home / "bundles"):
+    for left in unfinished(home / "bundles"):
         yield Finding(f"  {left.name}", "left by a killed process", f"delete {left}, or let the next export do it")
     name = embedrt.default_model()
     known = Path(name).is_dir() or name in bundles

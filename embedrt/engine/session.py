@@ -95,7 +95,7 @@ DEVICES = {
             token_budget=1024,
             run_cost=16,
             target="CPU",
-            computes={"fp32": Computing("fp32", "f32", "FP32"), "bf16": Computing("fp32", "bf16", "BF16")},
+            computes={"float32": Computing("float32", "f32", "FP32"), "bfloat16": Computing("float32", "bf16", "BF16")},
             length_step=8,
         ),
     )
@@ -190,7 +190,7 @@ class Engine:
         device: Device,
         threads: int | None = None,
         *,
-        precision: str = "fp32",
+        precision: str = "float32",
         weights_bytes: int = 0,
         proving: bool = False,
     ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from embedrt import BundleError
-from embedrt.hub.local import publish, staging, unfinished
+from embedrt.bundle.atomic import publish, staging, unfinished
 
 
 def test_staging_beside_the_target_and_nothing_left(tmp_path: Path) -> None:

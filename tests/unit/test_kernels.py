@@ -34,7 +34,7 @@ def test_kernels_that_cut_off_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     kernels.exact_int8.cache_clear()
     monkeypatch.setattr(kernels, "_LARGEST", 32767 * 4)  # what pairs of products in 16 bits add up to
     try:
-        with pytest.raises(DeviceError, match="precision='fp32'"):
+        with pytest.raises(DeviceError, match="dtype='float32'"):
             kernels.require_exact_int8()
     finally:
         kernels.exact_int8.cache_clear()

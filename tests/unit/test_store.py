@@ -14,10 +14,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from embedrt import BundleError, Embedder, ModelNotFoundError
+from embedrt.bundle.atomic import publish, staging, unfinished
 from embedrt.bundle.manifest import MANIFEST, read_bundle, read_manifest
 from embedrt.hub import local as store
 from embedrt.hub import remote as hub
-from embedrt.hub.local import home, publish, remove, resolve, staging, stored, stored_path, unfinished
+from embedrt.hub.local import home, remove, resolve, stored, stored_path
 from tests.kit.bundles import change, copy_bundle
 
 DAY = 24 * 3600
