@@ -43,12 +43,12 @@ _KIND_OF_TASK: dict[Task, Kind] = {
 
 @dataclass(frozen=True)
 class Source:
-    """Where the model came from.
+    """The origin of the model.
 
     Attributes:
         kind: A hub repo, a local folder, or an installed Python package that carries a model folder.
         id: Hub id, folder name or package name; never a path of the machine that exported.
-        revision: The hub commit, or the package's version; None for a folder.
+        revision: The hub commit, or the package's version; null for a folder.
     """
 
     kind: Literal["hub", "folder", "package"]
@@ -58,7 +58,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Module:
-    """One module of the chain that turns text into a vector, in order, with the settings that change the numbers."""
+    """One module of the chain that turns text into a vector.
+
+    Attributes:
+        type: Its name in sentence-transformers, such as "Pooling".
+        settings: Its settings that change the numbers.
+    """
 
     type: str
     settings: dict[str, Any]
@@ -72,14 +77,13 @@ class Module:
 
 @dataclass(frozen=True)
 class Tokenization:
-    """How token ids become the graph's inputs.
+    """Conversion of token ids to the inputs of the graphs.
 
     Attributes:
-        pad_id: The id that fills the rows of a batch; masked, so its embedding never matters.
+        pad_id: The padding token; its value never matters, because the attention mask covers it.
         padding_side: The side on which a batch is padded.
-        token_type_ids: Whether the graph wants the tokenizer's type ids as a third input.
-        pooling_mask: Whether the graph wants a mask of the tokens to pool as an input, because the prompt's tokens are
-            left out.
+        token_type_ids: True if the graphs take the tokenizer's type ids as a third input.
+        pooling_mask: True if the graphs take a mask of the tokens to pool, because prompt tokens are not pooled.
         embedding_rows: Rows of the word embedding table: every token id must be below.
     """
 
@@ -143,14 +147,16 @@ class Route:
 
     Attributes:
         architecture: The `model_type` of the transformer, or "static" for a table of token embeddings alone.
-        via: How the graph was made; "native" is from config and weights, without torch.
-        modules: The module chain, with the settings that change the numbers.
-        max_seq_length: Tokens that the model reads, special tokens included, or None without limit; what is beyond is
-            cut off.
+        via: The way to the graphs: "native" builds them from config and weights, "onnx" takes an ONNX file of the repo,
+            "optimum" has optimum-onnx make one.
+        modules: The module chain, in order.
+        max_seq_length: Tokens that the model reads, special tokens included; longer texts are truncated. Null without
+            limit.
         position_limit: What `max_seq_length` may be set to at most: the positions that the graph has, or was made for;
-            None if there is no end.
+            null without
+            limit.
         tokenizer: The tokenizer's file.
-        tokenization: How token ids become inputs.
+        tokenization: The conversion of token ids to inputs.
         variants: The graph files in order of preference: a device runs the first that fits it and the wanted dtype.
         outputs: The outputs of the graphs by name.
         parity_texts: The file with the texts of the proof.
@@ -198,13 +204,14 @@ class Manifest:
         name: The name that the store lists.
         task: The kind of model: "embed" makes one vector a text, "score" scores pairs of texts, "sparse" makes weights
             of the vocabulary, "multi-vector" makes one vector a token.
-        source: Where the model came from.
+        source: The origin of the model.
         routes: The ways from text to vector by name; a model without a Router has the one named "default".
-        tasks: Which route a task takes, such as "query" or "document"; the empty name is for calls that name none.
+        tasks: The route of each task, such as "query" or "document"; the empty name is for calls that name none.
         prompts: Texts that go before an input, by name.
-        default_prompt_name: The prompt for calls that name none.
-        truncate_dim: Coordinates to keep by default; None keeps all.
-        similarity_fn_name: The similarity that the model was trained for.
+        default_prompt_name: The prompt for calls that name none; null for no prompt.
+        truncate_dim: Coordinates to keep by default; null keeps all.
+        similarity_fn_name: The similarity that the model was trained for: "cosine", "dot", "euclidean" or "manhattan";
+            null for cosine.
         files: Every file of the bundle but the manifest, by path with forward slashes.
         fingerprint: SHA-256 over architecture, weights, tokenizer, module chain and maximum length of every route: two
             bundles with equal fingerprints make vectors that may share an index.

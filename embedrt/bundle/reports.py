@@ -9,19 +9,19 @@ MEAN_COSINE, MIN_COSINE = 0.999, 0.995
 
 @dataclass(frozen=True)
 class ParityReport:
-    """How far the bundle's vectors are from the reference, over the texts that the route names.
+    """Errors of vectors against the reference, over the texts that the route names.
 
     Errors are absolute differences of single coordinates, divided by the largest norm of a reference vector where that
     is above 1, so that models without normalization are judged alike.
 
     Attributes:
         kind: Tells this report from others in the manifest.
-        reference: What the vectors were compared with, with its versions.
+        reference: The software that made the reference vectors, with versions.
         independent: False if the reference is the bundle's own graph, computed by another engine: that proves the
             engine, the weights' way into it and the batching, but not that the graph is the right one.
         texts: Number of texts.
         max_tokens: Tokens of the longest one.
-        tolerance: What the two errors below may be at most.
+        tolerance: The largest value allowed for the two errors below.
         max_abs_error: Worst coordinate over all texts.
         max_batch_error: Worst coordinate between a text encoded alone and among others.
         max_norm_error: Worst difference of a vector's length.
@@ -54,17 +54,17 @@ class ParityReport:
 
 @dataclass(frozen=True)
 class QualityReport:
-    """How far the vectors of a lossy dtype are from those in float32.
+    """Cosine similarity of vectors in a lossy dtype to those in float32.
 
     Attributes:
         kind: Tells this report from others in the manifest.
-        method: How the dtype was made, and with which texts.
+        method: The quantization method and its calibration texts.
         texts: Number of natural texts that it was judged by; it was made with others.
         max_tokens: Tokens of the longest one.
         mean_cosine: Mean cosine to the vector in float32 over these texts.
         min_cosine: The smallest.
-        mean_cosine_allowed: What `mean_cosine` has to be at least.
-        min_cosine_allowed: What `min_cosine` has to be at least.
+        mean_cosine_allowed: The smallest `mean_cosine` allowed.
+        min_cosine_allowed: The smallest `min_cosine` allowed.
         parity_mean_cosine: Mean cosine to the reference over the texts of the proof, many of which are odd.
         parity_min_cosine: The smallest.
         max_batch_error: Worst coordinate between a text encoded alone and among others.
