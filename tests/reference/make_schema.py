@@ -110,7 +110,7 @@ def _shown(kind: Any) -> str:  # noqa: PLR0911 - one branch a kind of field
         return f"list of {_shown(arguments[0])}"
     if origin is dict:
         return f"object of {_shown(arguments[1])}"
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return f"[{kind.__name__}](#{kind.__name__.lower()})"
     return _PLAIN[kind]
 

@@ -157,7 +157,7 @@ def test_the_kind_decides_which_dataclass_it_is() -> None:
 def test_an_unknown_kind_is_refused(shape: Any, message: str) -> None:
     with pytest.raises(RecordError) as caught:
         decode(Drawing, {"shape": shape}, "doc")
-    assert str(caught.value) == message
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("field", list(GOOD))

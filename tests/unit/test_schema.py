@@ -44,6 +44,7 @@ def test_a_real_manifest_is_valid(tiny_bundle: Path, validator: Any) -> None:
         lambda raw: raw["routes"]["default"]["variants"][0]["proof"].update(kind="quality"),
         lambda raw: raw["routes"]["default"]["outputs"]["sentence_embedding"].update(width="32"),
     ],
+    ids=["version", "extra field", "missing field", "dtype", "no proof", "kind of proof", "type"],
 )
 def test_what_the_reader_rejects_is_not_valid(tiny_bundle: Path, validator: Any, edit: Callable[[Json], Any]) -> None:
     raw = read_raw(tiny_bundle)
