@@ -1,21 +1,38 @@
-"""`Embedder`: texts in, vectors out. Prompt and route are chosen here; the route's runner works."""
+"""`Embedder`: a sentence embedding model with the methods of `SentenceTransformer`."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
-from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from embedrt.bundle.manifest import Manifest
+from embedrt.hub import remote
+from embedrt.hub.card import ModelCardData, model_card
+from embedrt.hub.local import copy_bundle, resolve
 from embedrt.inputs.text import check_texts
-from embedrt.model import Model
-from embedrt.run.runner import SENTENCE, TOKENS, Answer
-from embedrt.tasks import long_texts
-from embedrt.tasks import stream as streaming
-from embedrt.tasks.arguments import deprecated, device_name, positive, task_prompt
+from embedrt.loaded import Loaded
+from embedrt.run.runner import SENTENCE, TOKENS, Answer, Runner
+from embedrt.tasks import long_texts, stream
+from embedrt.tasks.arguments import (
+    coordinates,
+    deprecated,
+    device_name,
+    length_for,
+    positive,
+    prompt_for,
+    refuse,
+    route_for,
+    task_prompt,
+)
 from embedrt.tasks.call import Call, call_for
-from embedrt.types import OnTruncation, OutputValue, Texts, async_like, like, typed
-from embedrt.vectors.quantization import Precision
+from embedrt.tasks.long_texts import Combine, Span
+from embedrt.types import LongOptions, OnTruncation, OutputValue, Precision, Texts, Vectors, async_like, typed
+from embedrt.vectors.similarity import find_similarity
 from embedrt.vectors.torch_tensors import to_tensors, torch
 
 if TYPE_CHECKING:
@@ -24,7 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("embedrt")
 
 
-class Embedder(Model):
+class Embedder:
     """A sentence embedding model, with the methods of `SentenceTransformer`. Safe to use from many threads at once.
 
     Args:
@@ -48,7 +65,8 @@ class Embedder(Model):
         max_tokens: Upper bound of a batch's texts times the tokens of its longest, which bounds the memory; None takes
             what was tuned, else what suits the device. A single text that is longer is still read whole.
         modules: Not available, like all below: the error says what to do instead.
-        backend: Only "onnx" is true of embedrt.
+        backend: "onnx", or "torch", which clients of sentence-transformers pass as its default; the engine is ONNX
+            Runtime either way.
         model_kwargs: See `modules`.
         processor_kwargs: See `modules`.
         tokenizer_kwargs: See `modules`.
@@ -61,6 +79,241 @@ class Embedder(Model):
         DeviceError: The device is unknown or not available.
         ValueError: Another argument is out of range, or has no meaning here.
     """
+
+    def __init__(
+        self,
+        model_name_or_path: str | Path,
+        device: str | None = None,
+        *,
+        prompts: dict[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        cache_folder: str | Path | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        similarity_fn_name: str | Enum | None = None,
+        truncate_dim: int | None = None,
+        dtype: str | None = None,
+        threads: int | None = None,
+        max_tokens: int | None = None,
+        modules: None = None,
+        backend: Literal["onnx"] | None = None,
+        model_kwargs: None = None,
+        processor_kwargs: None = None,
+        tokenizer_kwargs: None = None,
+        config_kwargs: None = None,
+        model_card_data: None = None,
+    ) -> None:
+        refuse(
+            modules=modules,
+            backend=None if backend in {"onnx", "torch"} else backend,
+            model_kwargs=model_kwargs,
+            processor_kwargs=processor_kwargs,
+            tokenizer_kwargs=tokenizer_kwargs,
+            config_kwargs=config_kwargs,
+            model_card_data=model_card_data,
+        )
+        if not isinstance(prompts, dict | None):
+            raise TypeError(f"prompts: expected a dict or None, got {type(prompts).__name__}")
+        threads = None if threads is None else positive(threads, "threads")
+        max_tokens = None if max_tokens is None else positive(max_tokens, "max_tokens")
+        folder = resolve(
+            model_name_or_path,
+            revision=revision,
+            token=token,
+            local_files_only=local_files_only,
+            cache_folder=cache_folder,
+        )
+        self.loaded = Loaded(folder, device_name(device), dtype=dtype, threads=threads, max_tokens=max_tokens)
+        self.lengths = {name: route.max_seq_length for name, route in self.manifest.routes.items()}
+        self.prompts = {"query": "", "document": "", **self.manifest.prompts, **(prompts or {})}
+        self.default_prompt_name = default_prompt_name or self.manifest.default_prompt_name
+        prompt_for(self.prompts, self.default_prompt_name, None, None)
+        self.similarity_fn_name = similarity_fn_name or self.manifest.similarity_fn_name or "cosine"
+        self.truncate_dim = self.manifest.truncate_dim if truncate_dim is None else truncate_dim
+        self.model_card_data = ModelCardData()
+
+    def close(self) -> None:
+        """Free the memory; later calls are errors. The end of a `with` block calls it."""
+        self.loaded.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.loaded.device!r})"
+
+    @property
+    def folder(self) -> Path:
+        """The bundle's folder."""
+        return self.loaded.folder
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        return self.loaded.manifest
+
+    @property
+    def dtype(self) -> str:
+        """The dtype in use."""
+        return self.loaded.dtype
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.manifest.name
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the vector space: vectors of equal fingerprints may share an index.
+
+        `max_seq_length` is part of it.
+        """
+        return self.loaded.fingerprint(self.lengths)
+
+    @property
+    def runners(self) -> dict[str, Runner]:
+        """The runners on the model's device, by route.
+
+        Raises:
+            InferenceError: The model is closed.
+        """
+        return self.loaded.runners()
+
+    @property
+    def device(self) -> str:
+        """The device in use."""
+        return self._any_runner.engine.device.name
+
+    @property
+    def engine(self) -> str:
+        """Engine, version and execution provider in use."""
+        return self._any_runner.engine.description
+
+    @property
+    def _any_runner(self) -> Runner:
+        return next(iter(self.runners.values()))
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """The similarity function: "cosine", "dot", "euclidean" or "manhattan"."""
+        return self._similarity_fn_name
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: str | Enum | None) -> None:
+        value = "cosine" if value is None else value
+        self._similarity = find_similarity(value)
+        self._similarity_fn_name = str(value.value if isinstance(value, Enum) else value)
+
+    @property
+    def truncate_dim(self) -> int | None:
+        """Coordinates that calls keep if they name no number; None keeps all."""
+        return self._truncate_dim
+
+    @truncate_dim.setter
+    def truncate_dim(self, value: int | None) -> None:
+        self._truncate_dim = None if value is None else coordinates(value, self.manifest.dim)
+
+    @contextmanager
+    def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
+        """A `with` block in which `truncate_dim` is another."""
+        before = self.truncate_dim
+        self.truncate_dim = truncate_dim
+        try:
+            yield
+        finally:
+            self.truncate_dim = before
+
+    def get_embedding_dimension(self) -> int:
+        """Coordinates of a vector that `encode` returns."""
+        return self.truncate_dim or self.manifest.dim
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """The old name of `get_embedding_dimension`."""
+        deprecated("get_sentence_embedding_dimension", "get_embedding_dimension")
+        return self.get_embedding_dimension()
+
+    def truncate_sentence_embeddings(self, truncate_dim: int | None) -> AbstractContextManager[None]:
+        """The old name of `truncate_embeddings`."""
+        deprecated("truncate_sentence_embeddings", "truncate_embeddings")
+        return self.truncate_embeddings(truncate_dim)
+
+    def get_max_seq_length(self) -> int | None:
+        """The old name of `max_seq_length`."""
+        deprecated("get_max_seq_length()", "max_seq_length")
+        return self.max_seq_length
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Tokens that the model reads of a text, special tokens included; the rest is truncated. None is all."""
+        lengths = [length for length in self.lengths.values() if length is not None]
+        return max(lengths, default=None)
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        self.lengths = {name: length_for(runner, value) for name, runner in self.runners.items()}
+
+    def preprocess(
+        self, inputs: Texts, prompt: str | None = None, task: str | None = None
+    ) -> dict[str, NDArray[np.int64]]:
+        """The graph's inputs for texts as one batch, truncated at `max_seq_length` and padded to the longest text.
+
+        Args:
+            inputs: One str, or an iterable of str.
+            prompt: A prompt before every text; None adds none.
+            task: As for `encode`.
+
+        Returns:
+            int64 arrays `[len(inputs), tokens]` by name: "input_ids", "attention_mask" and what else the graph takes.
+        """
+        route = route_for(self.manifest, task)
+        runner = self.runners[route]
+        texts = check_texts(inputs)[0]
+        if prompt is not None:
+            check_texts(prompt, "prompt")
+            texts = [prompt + text for text in texts]
+        return runner.inputs(runner.tokenizer(self.lengths[route])(texts))
+
+    def tokenize(self, texts: Texts, task: str | None = None) -> dict[str, NDArray[np.int64]]:
+        """The older name of `preprocess`, without a prompt."""
+        return self.preprocess(texts, task=task)
+
+    @overload
+    def token_count(  # type: ignore[overload-overlap]  # a str is an iterable of str too
+        self, texts: str, task: str | None = ..., *, truncation: bool = ...
+    ) -> int: ...
+
+    @overload
+    def token_count(self, texts: Iterable[str], task: str | None = ..., *, truncation: bool = ...) -> list[int]: ...
+
+    def token_count(self, texts: Texts, task: str | None = None, *, truncation: bool = True) -> int | list[int]:
+        """Tokens of each text as the model reads it, special tokens included.
+
+        Args:
+            texts: One str, or an iterable of str.
+            task: As for `encode`.
+            truncation: Whether to count no more than `max_seq_length`.
+
+        Returns:
+            An int for a str, else a list.
+        """
+        items, single = check_texts(texts)
+        route = route_for(self.manifest, task)
+        tokenize = self.runners[route].tokenizer(self.lengths[route] if truncation else None)
+        counts = [len(ids) for ids in tokenize(items).ids]
+        return counts[0] if single else counts
+
+    def similarity(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> Vectors:
+        """Similarity of every vector of the first to every vector of the second, float32 `[n, m]`."""
+        return self._similarity.matrix(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> Vectors:
+        """Similarity of each vector of the first to the one at the same place in the second, float32 `[n]`."""
+        return self._similarity.pairwise(embeddings1, embeddings2)
 
     @typed
     def encode(
@@ -154,35 +407,102 @@ class Embedder(Model):
                 values = list(values)
         return values[0] if single else values
 
-    @like(encode)
+    @typed
     def encode_query(
         self,
-        inputs: Any = None,
+        inputs: Texts | None = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        *arguments: Any,
-        **options: Any,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: OutputValue | None = SENTENCE,
+        precision: Precision | None = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | Sequence[str] | None = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: "ProcessPool | None" = None,
+        chunk_size: int | None = None,
+        *,
+        ranges: NDArray[Any] | None = None,
+        on_truncation: OnTruncation = "ignore",
+        sentences: Texts | None = None,
     ) -> Any:
-        """`encode` for what is searched with: the prompt named "query", and that task."""
-        prompt_name = task_prompt(self.prompts, "query", prompt_name, prompt)
-        return self.encode(inputs, prompt_name, prompt, *arguments, task="query", **options)
+        """`encode` for search queries: takes the prompt named "query", and the route for queries."""
+        encode: Callable[..., Any] = self.encode
+        return encode(
+            inputs=inputs,
+            prompt_name=task_prompt(self.prompts, "query", prompt_name, prompt),
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            output_value=output_value,
+            precision=precision,
+            convert_to_numpy=convert_to_numpy,
+            convert_to_tensor=convert_to_tensor,
+            device=device,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            pool=pool,
+            chunk_size=chunk_size,
+            ranges=ranges,
+            task="query",
+            on_truncation=on_truncation,
+            sentences=sentences,
+        )
 
-    @like(encode)
+    @typed
     def encode_document(
         self,
-        inputs: Any = None,
+        inputs: Texts | None = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        *arguments: Any,
-        **options: Any,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: OutputValue | None = SENTENCE,
+        precision: Precision | None = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | Sequence[str] | None = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: "ProcessPool | None" = None,
+        chunk_size: int | None = None,
+        *,
+        ranges: NDArray[Any] | None = None,
+        on_truncation: OnTruncation = "ignore",
+        sentences: Texts | None = None,
     ) -> Any:
-        """`encode` for what is searched in: the prompt "document", "passage" or "corpus", and the task "document"."""
-        prompt_name = task_prompt(self.prompts, "document", prompt_name, prompt)
-        return self.encode(inputs, prompt_name, prompt, *arguments, task="document", **options)
+        """`encode` for the texts to search in.
+
+        Takes the prompt named "document", "passage" or "corpus", and the route for documents.
+        """
+        encode: Callable[..., Any] = self.encode
+        return encode(
+            inputs=inputs,
+            prompt_name=task_prompt(self.prompts, "document", prompt_name, prompt),
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            output_value=output_value,
+            precision=precision,
+            convert_to_numpy=convert_to_numpy,
+            convert_to_tensor=convert_to_tensor,
+            device=device,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            pool=pool,
+            chunk_size=chunk_size,
+            ranges=ranges,
+            task="document",
+            on_truncation=on_truncation,
+            sentences=sentences,
+        )
 
     @async_like(encode)
     async def aencode(self, *arguments: Any, **options: Any) -> Any:
-        """`encode` for an event loop, which it never blocks: the work is done by another thread."""
+        """`encode` for an event loop, which it never blocks: another thread does the work."""
         import asyncio  # callers have it already; for all others it would double the time of our own import
 
         return await asyncio.to_thread(self.encode, *arguments, **options)
@@ -217,10 +537,312 @@ class Embedder(Model):
         )
         return vectors
 
-    encode_iter = streaming.encode_iter
-    encode_long = long_texts.encode_long
-    encode_chunks = long_texts.encode_chunks
-    windows = long_texts.windows
+    def encode_iter(
+        self,
+        inputs: Iterable[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        *,
+        precision: Precision = "float32",
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        ranges: NDArray[Any] | None = None,
+        task: str | None = None,
+        on_truncation: OnTruncation = "ignore",
+    ) -> Iterator[NDArray[Any]]:
+        """Turn a stream of texts into vectors one by one, in bounded memory however many there are.
+
+        Texts are read as they are needed, up to 4096 ahead. Arguments and errors are those of `encode`; a text that is
+        no str is found when it is read.
+
+        Returns:
+            A vector `[dim]` for every text, in the order given.
+        """
+        return stream.encode_iter(
+            self,
+            inputs,
+            prompt_name,
+            prompt,
+            batch_size,
+            precision=precision,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            ranges=ranges,
+            task=task,
+            on_truncation=on_truncation,
+        )
+
+    @overload
+    def encode_long(
+        self,
+        texts: Texts,
+        max_tokens: int | None = ...,
+        overlap: int = ...,
+        combine: Literal["mean", "max"] = ...,
+        **options: Unpack[LongOptions],
+    ) -> Vectors: ...
+
+    @overload  # a str is an iterable of str too, so the order matters
+    def encode_long(  # type: ignore[overload-overlap]
+        self,
+        texts: str,
+        max_tokens: int | None = ...,
+        overlap: int = ...,
+        *,
+        combine: Literal["none"],
+        **options: Unpack[LongOptions],
+    ) -> Vectors: ...
+
+    @overload
+    def encode_long(
+        self,
+        texts: Iterable[str],
+        max_tokens: int | None = ...,
+        overlap: int = ...,
+        *,
+        combine: Literal["none"],
+        **options: Unpack[LongOptions],
+    ) -> list[Vectors]: ...
+
+    def encode_long(
+        self,
+        texts: Texts,
+        max_tokens: int | None = None,
+        overlap: int = 0,
+        combine: Combine = "mean",
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        *,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        task: str | None = None,
+    ) -> Vectors | list[Vectors]:
+        """Encode texts of any length, without truncation. A text that fits has the vector that `encode` gives it.
+
+        Longer texts are cut at token boundaries into windows, each of which gets the prompt and the special tokens.
+
+        Args:
+            texts: One str, or an iterable of str.
+            max_tokens: Tokens of a window, those included; None takes `max_seq_length`.
+            overlap: Tokens of the text that a window shares with the one before.
+            combine: "mean" of the windows' vectors, weighted by their tokens, and normalized where the model
+                normalizes; "max" in every coordinate; "none" for a vector of each window, whose positions `windows`
+                gives.
+            prompt_name: As for `encode`, like the arguments below.
+            prompt: See `prompt_name`.
+            batch_size: Upper bound of windows in a batch.
+            normalize_embeddings: Scale the vectors to length 1.
+            truncate_dim: Keep only the first coordinates.
+            task: What the texts are.
+
+        Returns:
+            float32 `[dim]` for a str, else `[len(texts), dim]`; with "none" `[windows, dim]`, or a list of such.
+
+        Raises:
+            ValueError: A window has no room for text, or the overlap leaves none to go on.
+        """
+        return long_texts.encode_long(
+            self,
+            texts,
+            max_tokens,
+            overlap,
+            combine,
+            prompt_name,
+            prompt,
+            batch_size,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            task=task,
+        )
+
+    @overload  # a str is an iterable of str too, so the order matters
+    def windows(  # type: ignore[overload-overlap]
+        self,
+        texts: str,
+        max_tokens: int | None = ...,
+        overlap: int = ...,
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        *,
+        task: str | None = ...,
+    ) -> list[Span]: ...
+
+    @overload
+    def windows(
+        self,
+        texts: Iterable[str],
+        max_tokens: int | None = ...,
+        overlap: int = ...,
+        prompt_name: str | None = ...,
+        prompt: str | None = ...,
+        *,
+        task: str | None = ...,
+    ) -> list[list[Span]]: ...
+
+    def windows(
+        self,
+        texts: Texts,
+        max_tokens: int | None = None,
+        overlap: int = 0,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        *,
+        task: str | None = None,
+    ) -> list[Span] | list[list[Span]]:
+        """The windows that `encode_long` cuts texts into, with the same arguments.
+
+        Returns:
+            For a str a list of pairs, the characters of each window, from and to; else a list of such lists.
+        """
+        return long_texts.windows(self, texts, max_tokens, overlap, prompt_name, prompt, task=task)
+
+    def encode_chunks(
+        self,
+        text: str,
+        spans: Iterable[Span],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        *,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        task: str | None = None,
+    ) -> Vectors:
+        """Late chunking: one vector for each passage of a text, with the whole text as its context.
+
+        The text is read once; a passage's vector is the mean of its token embeddings, as in Guenther et al. 2024
+        (arXiv:2409.04701), without the prompt's and the special tokens.
+
+        Args:
+            text: The text; it must fit into `max_seq_length`.
+            spans: The passages, in characters from and to. A token belongs to the passage in which it begins.
+            prompt_name: As for `encode`, like the arguments below.
+            prompt: See `prompt_name`.
+            normalize_embeddings: Scale the vectors to length 1; models that do so by themselves do it here too.
+            truncate_dim: Keep only the first coordinates.
+            task: What the text is.
+
+        Returns:
+            float32 `[len(spans), dim]`.
+
+        Raises:
+            ValueError: The model's vectors are no mean of tokens, or a passage has no token.
+            TruncationError: The text is longer than the model reads.
+        """
+        return long_texts.encode_chunks(
+            self,
+            text,
+            spans,
+            prompt_name,
+            prompt,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            task=task,
+        )
+
+    def save_pretrained(self, path: str | Path, create_model_card: bool = True) -> None:
+        """Copies the bundle, whole or not at all.
+
+        What was set on the model since (prompts, `max_seq_length`, ...) is not in it, and a warning in the log says so.
+
+        Args:
+            path: Where the copy goes.
+            create_model_card: Whether to add a `README.md` that shows the proof.
+
+        Raises:
+            BundleError: Something else is at `path`.
+        """
+        given = {
+            "prompts": self.prompts == {"query": "", "document": "", **self.manifest.prompts},
+            "default_prompt_name": self.default_prompt_name == self.manifest.default_prompt_name,
+            "truncate_dim": self.truncate_dim == self.manifest.truncate_dim,
+            "similarity_fn_name": self.similarity_fn_name == (self.manifest.similarity_fn_name or "cosine"),
+            "max_seq_length": self.fingerprint == self.manifest.fingerprint,
+        }
+        if changed := [name for name, as_made in given.items() if not as_made]:
+            logger.warning("the copy has the bundle's own %s, and not what was set since", ", ".join(changed))
+        card = model_card(self.manifest, evaluations=self.model_card_data.evaluations) if create_model_card else None
+        copy_bundle(self.folder, path, card)
+
+    save = save_pretrained
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        token: str | bool | None = None,
+        private: bool | None = None,
+        commit_message: str | None = None,
+        *,
+        exist_ok: bool = False,
+        replace_model_card: bool = False,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Uploads the bundle in one commit, with a model card that shows the proof.
+
+        Args:
+            repo_id: Such as "org/model"; without an organization it is the user's own.
+            token: Hub token; None uses `HF_TOKEN` or the saved login.
+            private: Whether a new repo is private; None is as the organization has it.
+            commit_message: None has one.
+            exist_ok: Whether the repo may exist already.
+            replace_model_card: Whether to replace a `README.md` that is there.
+            revision: The branch, which is made if need be.
+            create_pr: Whether to open a pull request instead, in a repo that exists.
+
+        Returns:
+            The address of the commit or of the pull request.
+
+        Raises:
+            UploadError: The hub did not take it; the message says what to do.
+        """
+        return remote.upload(
+            self.folder,
+            repo_id,
+            token,
+            private,
+            commit_message,
+            exist_ok=exist_ok,
+            replace_model_card=replace_model_card,
+            revision=revision,
+            create_pr=create_pr,
+            evaluations=self.model_card_data.evaluations,
+        )
+
+    def start_multi_process_pool(self, target_devices: Sequence[str | None] | None = None) -> "ProcessPool":
+        """Start processes for `encode(..., pool=...)`. Stop them by the pool's `close` or its `with` block.
+
+        They pay off on several GPUs; on CPUs alone one process already uses all cores. A script starts its pool
+        below `if __name__ == "__main__":`.
+
+        Args:
+            target_devices: A device for each process, such as `["cuda:0", "cuda:1"]`; None takes every CUDA device if
+                ONNX Runtime can use them, else a CPU for each core, at most 4. CPU workers share the cores.
+
+        Raises:
+            ValueError: The list is empty.
+            DeviceError: A device is unknown or not available.
+            PoolError: A process ended before it was ready.
+        """
+        from embedrt.run.processes import ProcessPool, default_devices
+
+        self.loaded.require_open()
+        if target_devices is not None and not isinstance(target_devices, str):
+            target_devices = [device_name(device) for device in target_devices]
+        return ProcessPool(
+            self.folder,
+            default_devices(self.loaded.default_pool_device()) if target_devices is None else target_devices,
+            precision=self.dtype,
+            threads=self.loaded.threads,
+            max_tokens=self.loaded.max_tokens,
+            tuning=self.loaded.tuning,
+        )
+
+    @staticmethod
+    def stop_multi_process_pool(pool: "ProcessPool") -> None:
+        """Stop the processes of a pool."""
+        pool.close()
 
     def _answer(
         self,
@@ -242,13 +864,12 @@ class Embedder(Model):
             if pool is not None:
                 self._check_pool(pool)
                 return pool.answer(call.route, texts, call.request, chunk_size=chunk_size, advance=advance)
-            runners = self.runners if device is None else self._on(device_name(device))
-            return runners[call.route].answer(texts, call.request, advance=advance)
+            return self.loaded.runners(device_name(device))[call.route].answer(texts, call.request, advance=advance)
 
     def _check_pool(self, pool: "ProcessPool") -> None:
         from embedrt.run.processes import ProcessPool
 
-        self._on(self._device)  # is an error after close
+        self.loaded.require_open()
         if not isinstance(pool, ProcessPool):
             raise TypeError(f"pool: expected what start_multi_process_pool gave, got {type(pool).__name__}")
         if (pool.fingerprint, pool.precision) != (self.manifest.fingerprint, self.dtype):

@@ -33,6 +33,14 @@ class InferenceError(EmbedrtError):
     """The tokenizer or ONNX Runtime failed on a valid input."""
 
 
+class EngineError(InferenceError):
+    """ONNX Runtime failed on a batch."""
+
+
+class OutOfMemory(EngineError):  # noqa: N818 - the condition's usual name
+    """A batch did not fit into the device's memory; a smaller `max_tokens` needs less."""
+
+
 class NonFiniteError(InferenceError):
     """The model returned NaN or infinity; the message names the texts."""
 

@@ -1,4 +1,4 @@
-"""The types of `encode`, its arguments and results, and the names of a model's number formats."""
+"""Types that every room may use, the names of a model's number formats, and the types of `encode`."""
 
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from inspect import Signature, signature
@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.vectors.quantization import Precision
-
 if TYPE_CHECKING:
     from torch import Tensor  # noqa: TID251 - an annotation; whoever asks for tensors has torch
-
-    from embedrt.run.processes import ProcessPool
 
 Texts: TypeAlias = str | Iterable[str]
 Vectors: TypeAlias = NDArray[np.float32]
@@ -20,6 +16,15 @@ Features: TypeAlias = dict[str, NDArray[Any]]
 
 OnTruncation = Literal["ignore", "warn", "error"]
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
+Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+"""Formats of stored vectors."""
+
+
+class Pool(Protocol):
+    """What `start_multi_process_pool` returns."""
+
+    def close(self) -> None:
+        """Stop the processes."""
 
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")
@@ -45,15 +50,26 @@ class Options(TypedDict, total=False):
     device: str | Sequence[str] | None
     normalize_embeddings: bool
     truncate_dim: int | None
-    pool: "ProcessPool | None"
+    pool: Pool | None
     chunk_size: int | None
     ranges: NDArray[Any] | None
     task: str | None
     on_truncation: OnTruncation
 
 
+class LongOptions(TypedDict, total=False):
+    """The arguments of `encode_long` that do not change the type of its result."""
+
+    prompt_name: str | None
+    prompt: str | None
+    batch_size: int
+    normalize_embeddings: bool
+    truncate_dim: int | None
+    task: str | None
+
+
 class Encode(Protocol):
-    """`encode`, `encode_query` and `encode_document`: what they return."""
+    """The types that `encode`, `encode_query` and `encode_document` return."""
 
     @overload
     def __call__(
@@ -80,27 +96,11 @@ class Encode(Protocol):
         show_progress_bar: bool | None = ...,
         output_value: Literal["sentence_embedding"] = ...,
         *,
-        precision: Literal["int8", "binary"],
+        precision: Literal["int8", "uint8", "binary", "ubinary"],
         convert_to_numpy: Literal[True] = ...,
         convert_to_tensor: Literal[False] = ...,
         **options: Unpack[Options],
-    ) -> NDArray[np.int8]: ...
-
-    @overload
-    def __call__(
-        self,
-        inputs: Texts,
-        prompt_name: str | None = ...,
-        prompt: str | None = ...,
-        batch_size: int = ...,
-        show_progress_bar: bool | None = ...,
-        output_value: Literal["sentence_embedding"] = ...,
-        *,
-        precision: Literal["uint8", "ubinary"],
-        convert_to_numpy: Literal[True] = ...,
-        convert_to_tensor: Literal[False] = ...,
-        **options: Unpack[Options],
-    ) -> NDArray[np.uint8]: ...
+    ) -> NDArray[Any]: ...
 
     @overload
     def __call__(
@@ -117,100 +117,6 @@ class Encode(Protocol):
         convert_to_tensor: Literal[True],
         **options: Unpack[Options],
     ) -> "Tensor": ...
-
-    @overload  # a str is an iterable of str too, so the order matters
-    def __call__(
-        self,
-        inputs: str,
-        prompt_name: str | None = ...,
-        prompt: str | None = ...,
-        batch_size: int = ...,
-        show_progress_bar: bool | None = ...,
-        output_value: Literal["sentence_embedding"] = ...,
-        precision: Precision | None = ...,
-        *,
-        convert_to_numpy: Literal[False],
-        convert_to_tensor: Literal[False] = ...,
-        **options: Unpack[Options],
-    ) -> "Tensor": ...
-
-    @overload
-    def __call__(
-        self,
-        inputs: Iterable[str],
-        prompt_name: str | None = ...,
-        prompt: str | None = ...,
-        batch_size: int = ...,
-        show_progress_bar: bool | None = ...,
-        output_value: Literal["sentence_embedding"] = ...,
-        precision: Precision | None = ...,
-        *,
-        convert_to_numpy: Literal[False],
-        convert_to_tensor: Literal[False] = ...,
-        **options: Unpack[Options],
-    ) -> "list[Tensor]": ...
-
-    @overload  # a str is an iterable of str too, so the order matters
-    def __call__(  # type: ignore[overload-overlap]
-        self,
-        inputs: str,
-        prompt_name: str | None = ...,
-        prompt: str | None = ...,
-        batch_size: int = ...,
-        show_progress_bar: bool | None = ...,
-        *,
-        output_value: Literal["token_embeddings"],
-        precision: Literal["float32"] | None = ...,
-        convert_to_numpy: Literal[True] = ...,
-        convert_to_tensor: Literal[False] = ...,
-        **options: Unpack[Options],
-    ) -> Vectors: ...
-
-    @overload
-    def __call__(
-        self,
-        inputs: Iterable[str],
-        prompt_name: str | None = ...,
-        prompt: str | None = ...,
-        batch_size: int = ...,
-        show_progress_bar: bool | None = ...,
-        *,
-        output_value: Literal["token_embeddings"],
-        precision: Literal["float32"] | None = ...,
-        convert_to_numpy: Literal[True] = ...,
-        convert_to_tensor: Literal[False] = ...,
-        **options: Unpack[Options],
-    ) -> list[Vectors]: ...
-
-    @overload  # a str is an iterable of str too, so the order matters
-    def __call__(  # type: ignore[overload-overlap]
-        self,
-        inputs: str,
-        prompt_name: str | None = ...,
-        prompt: str | None = ...,
-        batch_size: int = ...,
-        show_progress_bar: bool | None = ...,
-        *,
-        output_value: None,
-        convert_to_numpy: Literal[True] = ...,
-        convert_to_tensor: Literal[False] = ...,
-        **options: Unpack[Options],
-    ) -> Features: ...
-
-    @overload
-    def __call__(
-        self,
-        inputs: Iterable[str],
-        prompt_name: str | None = ...,
-        prompt: str | None = ...,
-        batch_size: int = ...,
-        show_progress_bar: bool | None = ...,
-        *,
-        output_value: None,
-        convert_to_numpy: Literal[True] = ...,
-        convert_to_tensor: Literal[False] = ...,
-        **options: Unpack[Options],
-    ) -> list[Features]: ...
 
     @overload
     def __call__(
@@ -229,7 +135,7 @@ class Encode(Protocol):
 
 
 class AsyncEncode(Protocol):
-    """`aencode`: what it returns when it is awaited."""
+    """The types that `aencode` returns when it is awaited."""
 
     @overload
     def __call__(
@@ -251,12 +157,12 @@ class AsyncEncode(Protocol):
 
 
 def typed(method: Callable[..., Any]) -> Encode:
-    """Gives a method the overloads of `Encode`, which type checkers read."""
+    """Give a method the overloads of `Encode`, which type checkers read."""
     return cast(Encode, method)
 
 
 def like(encode: Encode, *, bound: bool = False) -> Callable[[Callable[..., Any]], Encode]:
-    """Gives a function that hands its arguments on to `encode` the same overloads, and in help() the same arguments.
+    """Give a function that passes its arguments on to `encode` the same overloads, and in help() the same arguments.
 
     Args:
         encode: The method.
@@ -271,7 +177,7 @@ def like(encode: Encode, *, bound: bool = False) -> Callable[[Callable[..., Any]
 
 
 def async_like(encode: Encode) -> Callable[[Callable[..., Any]], AsyncEncode]:
-    """The same for a coroutine function."""
+    """Do the same for a coroutine function."""
 
     def decorate(function: Callable[..., Any]) -> AsyncEncode:
         _show_arguments(function, encode)

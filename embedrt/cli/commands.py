@@ -124,7 +124,7 @@ def diff(options: argparse.Namespace) -> int:
         for name, device, dtype in zip(
             (options.a, options.b),
             _pair(options.device, "--device"),
-            _pair(options.dtype, "--dtype"),
+            (None, None) if options.dtype is None else _pair(options.dtype, "--dtype"),
             strict=True,
         )
     )

@@ -14,8 +14,9 @@ from embedrt.bundle.atomic import unfinished
 from embedrt.bundle.facts import headline
 from embedrt.bundle.manifest import Manifest, read_bundle
 from embedrt.engine import openvino
+from embedrt.engine.devices import DEVICES
 from embedrt.engine.machine import affinity, available_threads, quota
-from embedrt.engine.session import DEVICES, onnxruntime
+from embedrt.engine.session import onnxruntime
 from embedrt.errors import DeviceError, EmbedrtError, MissingDependencyError
 from embedrt.hub import local as store
 from embedrt.tune import result as tuned

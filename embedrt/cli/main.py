@@ -11,7 +11,7 @@ from typing import Any
 
 import embedrt
 from embedrt.cli import commands
-from embedrt.engine.session import DEVICES
+from embedrt.engine.devices import DEVICES
 from embedrt.errors import EmbedrtError
 
 _EXPORT_HELP = """\
@@ -227,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     diff.add_argument("b", metavar="B", help="another, or the same")
     diff.add_argument("--texts", type=Path, metavar="FILE", help="one text per line, UTF-8")
     diff.add_argument("--task", help="what the texts are, such as query or document, for models that want to know")
-    diff.add_argument("--precision", default="fp32", metavar="P[,P]", help="of both, or of A and of B (default: fp32)")
+    diff.add_argument("--dtype", metavar="D[,D]", help="of both, or of A and of B (default: float32, if they have it)")
     diff.add_argument("--device", default="auto", metavar="D[,D]", help="of both, or of A and of B (default: auto)")
     diff.add_argument("--worst", type=int, default=5, metavar="N", help="how many texts to show (default: 5)")
 

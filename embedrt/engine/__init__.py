@@ -1,1 +1,97 @@
-"""Execution providers: from a batch to arrays, one file each."""
+"""Execution providers: from a padded batch to arrays. This file is the contract; every provider has a file of its own.
+
+A new device is one new file that defines a `DEVICE`, and one entry in `engine/devices.py`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The graph's inputs for some rows.
+
+    Attributes:
+        feeds: The inputs by name, int64 `[rows, longest]`.
+        alone: Whether this is the only batch, which may use all threads.
+    """
+
+    feeds: Mapping[str, NDArray[np.int64]]
+    alone: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, and the tokens of the longest row."""
+        rows, length = self.feeds["input_ids"].shape
+        return rows, length
+
+
+Providers = list[tuple[str, dict[str, str]]]
+"""Execution providers with their options, in order of preference."""
+
+Configure = Callable[[Any, "Device", str, int], Providers]
+"""Sets the options of a session: `configure(session_options, device, dtype, threads)`."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A place where a graph runs.
+
+    Attributes:
+        kind: The name that users type and that a manifest's variants list.
+        provider: ONNX Runtime's execution provider.
+        configure: Sets the options of a session on the device.
+        require: Raises a `DeviceError` where the device is not available; None asks ONNX Runtime for its provider.
+        suffix: A pattern of what may follow the kind after a colon, such as the index in "cuda:1"; "" allows nothing.
+        at: That suffix; None takes the device's first.
+        operators: "onnxruntime" if the device also runs ONNX Runtime's own operators, else "portable".
+        computes: The dtypes that the device computes in, each with the dtype of the variant that it takes; empty for a
+            device that computes every variant in the variant's own dtype.
+        token_budget: Tokens of one batch (`rows x longest`). Small on a CPU, where a batch should stay in the cache;
+            large where a launch costs more than the arithmetic.
+        run_cost: Cost of a batch before its first token, in tokens; the planner weighs it against padding.
+        parallel: Whether several threads run batches at once, each on one core.
+        length_step: Batches are padded to multiples of this many tokens, which keeps an engine that compiles for
+            every shape to few of them; see `planning.padded_length`.
+    """
+
+    kind: str
+    provider: str
+    configure: Configure
+    require: "Callable[[Device], None] | None" = None
+    suffix: str = ""
+    at: str | None = None
+    operators: Literal["portable", "onnxruntime"] = "onnxruntime"
+    computes: Mapping[str, str] = field(default_factory=dict)
+    token_budget: int = 16384
+    run_cost: int = 512
+    parallel: bool = False
+    length_step: int = 1
+
+    @property
+    def name(self) -> str:
+        """The device as users type it, such as "cuda:1"."""
+        return self.kind if self.at is None else f"{self.kind}:{self.at}"
+
+    def with_suffix(self, at: str) -> "Device":
+        """The same kind of device with another suffix."""
+        return replace(self, at=at)
+
+
+class Engine(Protocol):
+    """One graph on one device, safe to use from many threads at once."""
+
+    device: Device
+
+    def run(self, batch: Batch, outputs: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
+        """Compute some outputs of the graph, by name.
+
+        Raises:
+            OutOfMemory: The batch does not fit into the device's memory.
+            EngineError: The engine failed.
+        """
+        ...

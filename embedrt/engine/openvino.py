@@ -1,4 +1,4 @@
-"""OpenVINO, which comes to ONNX Runtime as a plug-in: registered once in a process, its devices, its settings."""
+"""OpenVINO as a plug-in of ONNX Runtime: registered once a process; its devices and its settings."""
 
 import json
 import threading
@@ -6,11 +6,16 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+from embedrt.engine import Device, Providers
+from embedrt.engine.session import onnxruntime
 from embedrt.errors import DeviceError
 
 PROVIDER = "OpenVINOExecutionProvider"
 PACKAGE = "onnxruntime-ep-openvino"
 _REGISTERING = threading.Lock()
+# By dtype: OpenVINO's `INFERENCE_PRECISION_HINT`, and the capability that it lists for hardware which computes so.
+# Other hardware would fall back to another dtype.
+_HINTS = {"float32": ("f32", "FP32"), "bfloat16": ("bf16", "BF16")}
 
 
 def offered(ort: ModuleType) -> dict[str, Any]:
@@ -69,6 +74,57 @@ def settings(target: str, hint: str, threads: int) -> dict[str, str]:
 
 def _devices(ort: ModuleType) -> dict[str, Any]:
     return {device.ep_metadata["ov_device"]: device for device in ort.get_ep_devices() if device.ep_name == PROVIDER}
+
+
+def require(device: Device) -> None:
+    """Check that the plug-in offers the device on this machine.
+
+    Raises:
+        DeviceError: It does not; the message names the device and the remedy.
+    """
+    try:
+        find(onnxruntime(), _target(device))
+    except DeviceError as error:
+        raise DeviceError(f"device: {device.name!r}: {error}") from error
+
+
+def configure(options: Any, device: Device, dtype: str, threads: int) -> Providers:
+    """Put the whole graph on one of OpenVINO's devices, in exactly the dtype that was asked for.
+
+    Raises:
+        DeviceError: The hardware does not compute in that dtype.
+    """
+    target = _target(device)
+    found = find(onnxruntime(), target)
+    hint, capability = _HINTS[dtype]
+    if capability not in (known := capabilities(found)):
+        raise DeviceError(
+            f"OpenVINO's device {target!r} does not compute in {capability} on this machine, but in "
+            f"{', '.join(known) or 'nothing that it names'}; use another dtype, or device='cpu'"
+        )
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # nodes left over are an error
+    options.add_provider_for_devices([found], settings(target, hint, threads))
+    return []  # the session options have the provider
+
+
+def _target(device: Device) -> str:
+    return device.at or "CPU"
+
+
+# One wide session is as fast as narrow ones and answers a single text sooner. Every new shape of a batch costs
+# milliseconds and 0.6 MB that is not given back.
+DEVICE = Device(
+    "openvino",
+    PROVIDER,
+    configure,
+    require,
+    suffix=r"CPU|(?:GPU|NPU)(?:\.\d+)?",
+    operators="portable",
+    computes={"float32": "float32", "bfloat16": "float32"},
+    token_budget=1024,
+    run_cost=16,
+    length_step=8,
+)
 
 
 @cache

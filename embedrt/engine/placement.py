@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from embedrt.bundle.manifest import Route, Variant
-from embedrt.engine.session import DEVICES, Device
+from embedrt.engine import Device
+from embedrt.engine.devices import DEVICES
 from embedrt.errors import BundleError, DeviceError
 from embedrt.types import dtype_name
 
@@ -23,35 +24,33 @@ def choose_variant(folder: Path, route: Route, device: Device, dtype: str) -> Va
         DeviceError: The device does not run the dtype's variants.
     """
     dtype = dtype_name(dtype)
-    computing = device.computes.get(dtype)
-    stored = dtype if computing is None else computing.graph
+    stored = device.computes.get(dtype, dtype)
     variants = route.variants_in(stored)
     if not variants:
         raise BundleError(_missing(folder, route, dtype, stored))
     for variant in variants:
-        if _fits(variant, device) and (computing is not None or not device.computes):
+        if _fits(variant, device) and (dtype in device.computes or not device.computes):
             return variant
     if device.computes:
         raise DeviceError(
             f"dtype {dtype!r}: device {device.name!r} computes {', '.join(device.computes)} from graphs of standard "
             "ONNX operators; use one of these dtypes, or device='cpu'"
         )
-    kinds = dict.fromkeys(kind for variant in variants for kind in variant.devices)
+    kinds = list(dict.fromkeys(kind for variant in variants for kind in variant.devices)) or ["cpu"]
     raise DeviceError(
         f"dtype {dtype!r}: its graph in {folder} runs on {', '.join(kinds)} only, not on {device.name!r}; use "
-        f"device={next(iter(kinds))!r}, or another dtype"
+        f"device={kinds[0]!r}, or another dtype"
     )
 
 
 def _fits(variant: Variant, device: Device) -> bool:
-    """Decide by kind of device, such as "cuda" for "cuda:1", and by operators: another engine has none of ORT's own."""
-    kind = device.name.partition(":")[0]
-    has_operators = variant.operators == "portable" or not device.computes
-    return has_operators and (not variant.devices or kind in variant.devices)
+    """Decide by kind of device and by operators."""
+    has_operators = variant.operators in {"portable", device.operators}
+    return has_operators and (not variant.devices or device.kind in variant.devices)
 
 
 def _missing(folder: Path, route: Route, dtype: str, stored: str) -> str:
     message = f"{folder}: dtype {dtype!r} is not in it; it has {', '.join(route.dtypes)}"
-    if others := [other.name for other in DEVICES.values() if dtype in other.computes]:
+    if others := [other.kind for other in DEVICES.values() if dtype in other.computes]:
         message += f"; device {' or '.join(map(repr, others))} may compute it from float32"
     return f"{message}; `embedrt export SOURCE --dtype {','.join([*route.dtypes, stored])}` makes a bundle that has it"

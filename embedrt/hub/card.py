@@ -1,7 +1,9 @@
 """The model card of a bundle: what the hub shows as its README.md."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from embedrt.bundle.facts import facts
 from embedrt.bundle.manifest import Manifest
@@ -44,7 +46,32 @@ natural texts. `embedrt verify` repeats the comparison on your machine.
 """
 
 
-def model_card(manifest: Manifest, repo_id: str | None = None) -> str:
+@dataclass
+class ModelCardData:
+    """Evaluation results of a model, as evaluators of sentence-transformers report them, for its model card.
+
+    Attributes:
+        evaluations: The metrics by name, by the evaluator's name.
+    """
+
+    evaluations: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def set_evaluation_metrics(self, evaluator: Any, metrics: Mapping[str, Any], epoch: int = 0, step: int = 0) -> None:
+        """Keep the metrics of one evaluator.
+
+        Args:
+            evaluator: The evaluator; its `name` or the name of its class stands on the card.
+            metrics: The metrics by name.
+            epoch: Has no meaning without training.
+            step: Has no meaning without training.
+        """
+        name = getattr(evaluator, "name", "") or type(evaluator).__name__
+        self.evaluations[str(name)] = {str(key): float(value) for key, value in metrics.items()}
+
+
+def model_card(
+    manifest: Manifest, repo_id: str | None = None, evaluations: Mapping[str, Mapping[str, float]] | None = None
+) -> str:
     """The README.md of a bundle: front matter for the hub, how to load it, what it computes, and its parity report.
 
     Every string of the manifest stands in a code span of a table, so that none is taken for Markdown, HTML or YAML.
@@ -52,6 +79,7 @@ def model_card(manifest: Manifest, repo_id: str | None = None) -> str:
     Args:
         manifest: The bundle's manifest.
         repo_id: Where it will be on the hub; None for a folder.
+        evaluations: Metrics by name, by the name of an evaluator.
     """
     title = manifest.name if repo_id is None else repo_id
     body = _TEXT.format(
@@ -64,6 +92,13 @@ def model_card(manifest: Manifest, repo_id: str | None = None) -> str:
             _proofs(manifest),
         ),
     )
+    if evaluations:
+        rows = [
+            (_cell(name), _cell(key), f"{value:.4f}")
+            for name, found in evaluations.items()
+            for key, value in found.items()
+        ]
+        body += f"\n## Evaluation\n\n{_table(('evaluator', 'metric', 'value'), rows)}\n"
     return f"{_front_matter(manifest)}\n{body}"
 
 

@@ -1,6 +1,6 @@
 """The Hugging Face hub: downloads and uploads. `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` are honoured."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
@@ -103,6 +103,7 @@ def upload(
     replace_model_card: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
+    evaluations: Mapping[str, Mapping[str, float]] | None = None,
 ) -> str:
     """Uploads a bundle's files and its model card in one commit, to a repo that is made if need be.
 
@@ -116,6 +117,7 @@ def upload(
         replace_model_card: Whether to replace a `README.md` that is there.
         revision: The branch, which is made if need be; None is the main one.
         create_pr: Whether to open a pull request instead, in a repo that exists.
+        evaluations: Metrics for the model card.
 
     Returns:
         The address of the commit or of the pull request.
@@ -134,7 +136,7 @@ def upload(
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         files = [CommitOperationAdd(name, folder / name) for name in (MANIFEST, *manifest.files)]
         if replace_model_card or not api.file_exists(repo_id, _CARD, revision=revision):
-            files.append(CommitOperationAdd(_CARD, model_card(manifest, repo_id).encode()))
+            files.append(CommitOperationAdd(_CARD, model_card(manifest, repo_id, evaluations).encode()))
         commit = api.create_commit(
             repo_id,
             files,

@@ -20,8 +20,8 @@ from typing import Any, Self, cast
 import numpy as np
 
 from embedrt import errors
+from embedrt.engine.devices import find_device
 from embedrt.engine.machine import available_threads, cuda_devices, require_process
-from embedrt.engine.session import find_device
 from embedrt.errors import PoolError
 from embedrt.run.runner import SENTENCE, Answer, Request
 from embedrt.run.worker import Chunk, Computed, Failure, Ready, Settings, serve, unpack

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.bundle.manifest import FLOAT32, Manifest, Route, Tokenization
-from embedrt.engine.int8_saturation import require_exact_int8
+from embedrt.engine import Batch as EngineBatch
+from embedrt.engine.devices import find_device
+from embedrt.engine.int8_saturation import exact_config
 from embedrt.engine.placement import choose_variant
-from embedrt.engine.session import Engine, find_device
+from embedrt.engine.session import SessionEngine
 from embedrt.errors import BundleError, NonFiniteError, TruncationError
 from embedrt.inputs.text import TextTokenizer, Tokens, preview
 from embedrt.run.coalescing import Coalescer
@@ -118,25 +120,25 @@ class Runner:
         self.dtype = dtype_name(dtype)
         self.variant = variant = choose_variant(folder, route, found, dtype)
         if variant.dtype == "int8":
-            require_exact_int8()
+            exact_config()  # an error where int8 kernels saturate
         self.folder = folder.absolute()  # sessions are made on first use, and the working folder may change until then
         self.name = manifest.name
         self.route = route
         self.dim = manifest.dim
         self.tokenize = self._load_tokenizer(route.max_seq_length)
         self._other_tokenizers: dict[int | None, TextTokenizer] = {}
-        self.engine = engine = Engine(
+        self.engine = engine = SessionEngine(
             self.folder / variant.file,
             found,
             threads,
-            precision=self.dtype,
+            dtype=self.dtype,
             weights_bytes=sum(manifest.files[file].size for file in variant.files),
-            proving=proving,
+            prepack=not proving,
         )
         self.max_tokens = self.engine.device.token_budget if max_tokens is None else max_tokens
         self._coalesce = Coalescer(
             # Not self, which would keep itself and its sessions alive.
-            lambda feeds, alone: engine.run(feeds, (SENTENCE,), alone=alone)[SENTENCE],
+            lambda feeds, alone: engine.run(EngineBatch(feeds, alone), (SENTENCE,))[SENTENCE],
             slots=2 * self.engine.workers,
             max_tokens=self.max_tokens,
             run_cost=self.engine.device.run_cost,
@@ -281,7 +283,7 @@ class Runner:
         if alone and work.outputs == (SENTENCE,):
             results: dict[str, Vectors] = {SENTENCE: self._coalesce(feeds)}
         else:
-            results = self.engine.run(feeds, work.outputs, alone=alone)
+            results = self.engine.run(EngineBatch(feeds, alone), work.outputs)
         rows = np.asarray(batch.rows) + start
         for name, result in results.items():
             if name == SENTENCE and result.shape != (len(rows), self.dim):

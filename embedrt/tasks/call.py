@@ -3,19 +3,43 @@
 import logging
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from embedrt.bundle.manifest import Manifest
 from embedrt.errors import TruncationWarning
 from embedrt.inputs.text import preview
-from embedrt.model import Model
-from embedrt.run.runner import SENTENCE, Request
+from embedrt.run.runner import SENTENCE, Request, Runner
 from embedrt.tasks.arguments import coordinates, one_of, positive, prompt_for, ranges_for, route_for
-from embedrt.types import OnTruncation, OutputValue
-from embedrt.vectors.quantization import Precision, quantize_embeddings
+from embedrt.types import OnTruncation, OutputValue, Precision
+from embedrt.vectors.quantization import quantize_embeddings
 
 logger = logging.getLogger("embedrt")
+
+
+class Model(Protocol):
+    """The parts of an `Embedder` that a call reads."""
+
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    lengths: dict[str, int | None]
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+
+    @property
+    def folder(self) -> Path:
+        """The bundle's folder."""
+
+    @property
+    def runners(self) -> dict[str, Runner]:
+        """The runners on the model's device, by route."""
+
+    def get_embedding_dimension(self) -> int:
+        """Coordinates of a vector that `encode` returns."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +103,7 @@ def call_for(
     )
     stored: Precision = one_of(precision or "float32", Precision, "precision")
     if output_value != SENTENCE and not model.manifest.routes[route].has_token_embeddings:
-        raise ValueError(f"output_value: {output_value!r}: the model {model.name!r} has no token embeddings")
+        raise ValueError(f"output_value: {output_value!r}: the model {model.manifest.name!r} has no token embeddings")
     if output_value is None and stored != "float32":
         raise ValueError(f"precision: expected 'float32' for output_value=None, got {stored!r}")
     if stored in {"int8", "uint8"}:

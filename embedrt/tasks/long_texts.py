@@ -3,16 +3,15 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import Any, Literal
 
 import numpy as np
 
 from embedrt.bundle.manifest import Route
 from embedrt.inputs.text import Reading, Tokens, check_texts
-from embedrt.model import Model
 from embedrt.run.runner import SENTENCE, TOKENS, Request, Runner, finished
 from embedrt.tasks.arguments import length_for, one_of, passages
-from embedrt.tasks.call import Call, call_for
+from embedrt.tasks.call import Call, Model, call_for
 from embedrt.types import Texts, Vectors
 
 Combine = Literal["mean", "max", "none"]
@@ -21,52 +20,6 @@ Span = tuple[int, int]
 
 # Texts whose windows are in memory at a time.
 _SLICE = 1024
-
-
-class _Options(TypedDict, total=False):
-    """The arguments of `encode_long` that do not change the type of its result."""
-
-    prompt_name: str | None
-    prompt: str | None
-    batch_size: int
-    normalize_embeddings: bool
-    truncate_dim: int | None
-    task: str | None
-
-
-@overload
-def encode_long(
-    model: Model,
-    texts: Texts,
-    max_tokens: int | None = ...,
-    overlap: int = ...,
-    combine: Literal["mean", "max"] = ...,
-    **options: Unpack[_Options],
-) -> Vectors: ...
-
-
-@overload  # a str is an iterable of str too, so the order matters
-def encode_long(  # type: ignore[overload-overlap]
-    model: Model,
-    texts: str,
-    max_tokens: int | None = ...,
-    overlap: int = ...,
-    *,
-    combine: Literal["none"],
-    **options: Unpack[_Options],
-) -> Vectors: ...
-
-
-@overload
-def encode_long(
-    model: Model,
-    texts: Iterable[str],
-    max_tokens: int | None = ...,
-    overlap: int = ...,
-    *,
-    combine: Literal["none"],
-    **options: Unpack[_Options],
-) -> list[Vectors]: ...
 
 
 def encode_long(
@@ -83,30 +36,7 @@ def encode_long(
     truncate_dim: int | None = None,
     task: str | None = None,
 ) -> Vectors | list[Vectors]:
-    """Encodes texts of any length: nothing is cut off. A text that fits has the vector that `encode` gives it.
-
-    Longer texts are cut at token boundaries into windows, each of which gets the prompt and the special tokens.
-
-    Args:
-        model: The model.
-        texts: One str, or an iterable of str.
-        max_tokens: Tokens of a window, those included; None takes `max_seq_length`.
-        overlap: Tokens of the text that a window shares with the one before.
-        combine: "mean" of the windows' vectors, weighted by their tokens, and scaled to length 1 where the model does
-            that; "max" in every coordinate; "none" for a vector of every window, and `windows` tells where these are.
-        prompt_name: As for `encode`, like the arguments below.
-        prompt: See `prompt_name`.
-        batch_size: Upper bound of windows in a batch.
-        normalize_embeddings: Scale the vectors to length 1.
-        truncate_dim: Keep only the first coordinates.
-        task: What the texts are.
-
-    Returns:
-        float32 `[dim]` for a str, else `[len(texts), dim]`; with "none" `[windows, dim]`, or a list of such.
-
-    Raises:
-        ValueError: A window has no room for text, or the overlap leaves none to go on.
-    """
+    """Encode texts of any length; see `Embedder.encode_long`."""
     items, single = check_texts(texts)
     one_of(combine, Combine, "combine")
     call = call_for(
@@ -119,32 +49,6 @@ def encode_long(
     return found if combine == "none" else np.array(found, np.float32).reshape(len(items), request.dim)
 
 
-@overload
-def windows(  # type: ignore[overload-overlap]
-    model: Model,
-    texts: str,
-    max_tokens: int | None = ...,
-    overlap: int = ...,
-    prompt_name: str | None = ...,
-    prompt: str | None = ...,
-    *,
-    task: str | None = ...,
-) -> list[Span]: ...
-
-
-@overload
-def windows(
-    model: Model,
-    texts: Iterable[str],
-    max_tokens: int | None = ...,
-    overlap: int = ...,
-    prompt_name: str | None = ...,
-    prompt: str | None = ...,
-    *,
-    task: str | None = ...,
-) -> list[list[Span]]: ...
-
-
 def windows(
     model: Model,
     texts: Texts,
@@ -155,11 +59,7 @@ def windows(
     *,
     task: str | None = None,
 ) -> list[Span] | list[list[Span]]:
-    """The windows that `encode_long` cuts texts into, with the same arguments.
-
-    Returns:
-        For a str a list of pairs, the characters of each window, from and to; else a list of such lists.
-    """
+    """The windows that `encode_long` cuts texts into; see `Embedder.windows`."""
     items, single = check_texts(texts)
     call = call_for(model, prompt_name, prompt, 1, SENTENCE, None, False, None, None, task, "ignore")
     request = _windowed(model, call, max_tokens, overlap)
@@ -181,28 +81,7 @@ def encode_chunks(
     truncate_dim: int | None = None,
     task: str | None = None,
 ) -> Vectors:
-    """Late chunking: one vector for each passage of a text, with the whole text as its context.
-
-    The text is read once; a passage's vector is the mean of its token embeddings, as in Guenther et al. 2024
-    (arXiv:2409.04701), without the prompt's and the special tokens.
-
-    Args:
-        model: The model.
-        text: The text; it must fit into `max_seq_length`.
-        spans: The passages, in characters from and to. A token belongs to the passage in which it begins.
-        prompt_name: As for `encode`, like the arguments below.
-        prompt: See `prompt_name`.
-        normalize_embeddings: Scale the vectors to length 1; models that do so by themselves do it here too.
-        truncate_dim: Keep only the first coordinates.
-        task: What the text is.
-
-    Returns:
-        float32 `[len(spans), dim]`.
-
-    Raises:
-        ValueError: The model's vectors are no mean of tokens, or a passage has no token.
-        TruncationError: The text is longer than the model reads.
-    """
+    """One vector for each passage of a text; see `Embedder.encode_chunks`."""
     check_texts([text], "text")
     call = call_for(
         model, prompt_name, prompt, 1, TOKENS, None, normalize_embeddings, truncate_dim, None, task, "error"

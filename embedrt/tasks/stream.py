@@ -7,11 +7,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from embedrt.inputs.text import check_texts
-from embedrt.model import Model
 from embedrt.run.runner import SENTENCE
-from embedrt.tasks.call import call_for
-from embedrt.types import OnTruncation
-from embedrt.vectors.quantization import Precision
+from embedrt.tasks.call import Model, call_for
+from embedrt.types import OnTruncation, Precision
 
 # Texts that `encode_iter` reads at a time: few at first, so that the first vectors come soon.
 _FIRST_WINDOW, _LARGEST_WINDOW = 64, 4096
@@ -31,14 +29,7 @@ def encode_iter(
     task: str | None = None,
     on_truncation: OnTruncation = "ignore",
 ) -> Iterator[NDArray[Any]]:
-    """Turns texts into vectors one after the other, in bounded memory however many they are.
-
-    Texts are read as they are needed, up to 4096 ahead. Arguments and errors are those of `encode`; a text that is
-    no str is found when it is read.
-
-    Returns:
-        A vector `[dim]` for every text, in the order given.
-    """
+    """Turn a stream of texts into vectors one by one; see `Embedder.encode_iter`."""
     if isinstance(inputs, str):
         raise TypeError("inputs: expected an iterable of str, got one str; use encode")
     call = call_for(

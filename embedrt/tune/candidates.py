@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from embedrt.engine.session import Device
+from embedrt.engine import Device
 from embedrt.tune.result import CLEARLY
 
 FEWEST_TEXTS, MOST_TEXTS = 16, 1024

@@ -11,8 +11,9 @@ from embedrt.bundle.atomic import replace_files, staging
 from embedrt.bundle.manifest import FLOAT32, TUNED, Manifest
 from embedrt.bundle.reports import MEAN_COSINE, MIN_COSINE
 from embedrt.bundle.strict_json import RecordError, decode, read_json
+from embedrt.engine.devices import find_device
 from embedrt.engine.machine import available_threads, processor
-from embedrt.engine.session import find_device, onnxruntime
+from embedrt.engine.session import onnxruntime
 from embedrt.errors import BundleError
 from embedrt.types import dtype_name
 

@@ -17,8 +17,9 @@ import numpy as np
 
 from embedrt.bundle.manifest import FLOAT32, Manifest, read_bundle
 from embedrt.bundle.reports import QualityReport
+from embedrt.engine import Device
+from embedrt.engine.devices import DEVICES, find_device
 from embedrt.engine.machine import available_threads
-from embedrt.engine.session import DEVICES, Device, find_device
 from embedrt.errors import DeviceError, EmbedrtError
 from embedrt.hub.local import resolve
 from embedrt.inputs.text import check_texts

@@ -7,16 +7,16 @@ highest; `ubinary` is the byte, `binary` the byte less 128.
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal, get_args, overload
+from typing import Any, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedrt.types import Precision
 from embedrt.vectors.arrays import Floats, as_array, as_floats, as_matrix
 
 logger = logging.getLogger("embedrt")
 
-Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 # Fewer vectors than these tell little of the range of a coordinate.

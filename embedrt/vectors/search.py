@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from embedrt.types import Precision
 from embedrt.vectors.arrays import AT_ONCE, Floats, as_floats, as_matrix, by_pair, scaled
 from embedrt.vectors.nearest import QUERIES_AT_ONCE, Found, Indices, ScoreFunction, nearest, nearest_bits
-from embedrt.vectors.quantization import PRECISIONS, Precision, dequantize_embeddings
+from embedrt.vectors.quantization import PRECISIONS, dequantize_embeddings
 from embedrt.vectors.similarity import SIMILARITIES, cos_sim
 
 _CODES = {np.dtype(np.int8), np.dtype(np.uint8)}

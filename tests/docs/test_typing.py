@@ -1,4 +1,4 @@
-"""A type checker infers the result of the common calls, as tests/typing_cases.py says it, and finds wrong ones."""
+"""A type checker infers the result of the common calls, as tests/kit/typing_cases.py has it, and finds wrong ones."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CASES = ROOT / "tests" / "typing_cases.py"
+CASES = ROOT / "tests" / "kit" / "typing_cases.py"
 
 
 def check(text: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -28,7 +28,7 @@ from embedrt import (
     TruncationWarning,
 )
 from embedrt.engine import machine
-from embedrt.engine.session import DEVICES
+from embedrt.engine.devices import DEVICES
 from embedrt.run import processes as pool_module
 from embedrt.run.processes import ProcessPool, default_devices
 from embedrt.run.runner import Request

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from onnx.reference import ReferenceEvaluator
 
 from embedrt import Embedder, ParityError
 from embedrt.bundle.manifest import Variant
-from embedrt.engine.session import DEVICES, Device, onnxruntime
+from embedrt.engine import cpu
+from embedrt.engine.devices import DEVICES
+from embedrt.engine.session import onnxruntime
 from embedrt_export import export
 from embedrt_export.dtypes import float32
 from embedrt_export.graph.builder import DataFile, GraphBuilder
@@ -306,7 +309,7 @@ def test_operators_of_other_domains_stay(tmp_path: Path) -> None:
 def test_a_processor_runs_the_one_and_every_other_device_the_other(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(DEVICES, "other", Device("other", "CPUExecutionProvider"))
+    monkeypatch.setitem(DEVICES, "other", replace(cpu.DEVICE, kind="other"))
     models = {device: Embedder(tiny_bundle, device=device) for device in ("cpu", "other")}
     files = {device: model.runners["default"].variant.file for device, model in models.items()}
     assert files == {"cpu": "onnx/model_cpu.onnx", "other": "onnx/model.onnx"}

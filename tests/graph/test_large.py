@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from embedrt import Embedder
-from embedrt.engine import session
+from embedrt.engine import Device, session
 from embedrt_export import export
 from embedrt_export.proof.reference import mapped_weights
 
@@ -54,19 +54,19 @@ def test_large_weights_are_repacked_once_and_never_for_the_proof(
 ) -> None:
     create, made = session._create_session, []
 
-    def count(graph: Path, device: session.Device, threads: int, *, repack: bool, precision: str) -> Any:
-        made.append((threads, repack))
-        return create(graph, device, threads, repack=repack, precision=precision)
+    def count(graph: Path, device: Device, threads: int, *, prepack: bool, dtype: str) -> Any:
+        made.append((threads, prepack))
+        return create(graph, device, threads, prepack=prepack, dtype=dtype)
 
     monkeypatch.setattr(session, "_create_session", count)
     small = Embedder(export(tiny_source, tmp_path / "small"), threads=2)
     vectors = small.encode(["the cat", *["a river bank"] * 50])
-    assert {repack for _, repack in made} == {True}
+    assert {prepack for _, prepack in made} == {True}
     made.clear()
 
     monkeypatch.setattr(session, "LARGE_BYTES", 1)
     large = Embedder(export(tiny_source, tmp_path / "large"), threads=2)
-    assert {repack for _, repack in made} == {False}
+    assert {prepack for _, prepack in made} == {False}
     made.clear()
     assert np.abs(large.encode(["the cat", *["a river bank"] * 50]) - vectors).max() < 2e-6
     assert np.abs(large.encode("the cat") - vectors[0]).max() < 2e-6

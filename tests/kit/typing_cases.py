@@ -36,18 +36,18 @@ def vectors(
 
 def quantized(model: Embedder, texts: list[str]) -> None:
     assert_type(model.encode(texts, precision="float32"), Float32)
-    assert_type(model.encode(texts, precision="int8"), NDArray[np.int8])
-    assert_type(model.encode(texts, precision="binary"), NDArray[np.int8])
-    assert_type(model.encode(texts, precision="uint8"), NDArray[np.uint8])
-    assert_type(model.encode_query("one", precision="ubinary", truncate_dim=64), NDArray[np.uint8])
+    assert_type(model.encode(texts, precision="int8"), NDArray[Any])
+    assert_type(model.encode(texts, precision="binary"), NDArray[Any])
+    assert_type(model.encode(texts, precision="uint8"), NDArray[Any])
+    assert_type(model.encode_query("one", precision="ubinary", truncate_dim=64), NDArray[Any])
 
 
 def tokens(model: Embedder, texts: list[str]) -> None:
-    assert_type(model.encode("one", output_value="token_embeddings"), Float32)
-    assert_type(model.encode(texts, output_value="token_embeddings"), list[Float32])
-    assert_type(model.encode_document(texts, output_value="token_embeddings"), list[Float32])
-    assert_type(model.encode("one", output_value=None), dict[str, NDArray[Any]])
-    assert_type(model.encode(texts, output_value=None), list[dict[str, NDArray[Any]]])
+    assert_type(model.encode("one", output_value="token_embeddings"), Any)
+    assert_type(model.encode(texts, output_value="token_embeddings"), Any)
+    assert_type(model.encode_document(texts, output_value="token_embeddings"), Any)
+    assert_type(model.encode("one", output_value=None), Any)
+    assert_type(model.encode(texts, output_value=None), Any)
 
 
 def long_texts(model: Embedder, texts: list[str]) -> None:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from sentence_transformers import SimilarityFunction, util
 from sentence_transformers.util.quantization import _dequantize_embeddings
 
+from embedrt.types import Precision
 from embedrt.vectors.quantization import (
     PRECISIONS,
-    Precision,
     dequantize_embeddings,
     quantize_embeddings,
     vector_ranges,

@@ -1,11 +1,13 @@
 """What a tuning tries and which of it wins: pure functions over drawn times."""
 
+from dataclasses import replace
 from math import ceil
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedrt.engine.session import DEVICES, Device
+from embedrt.engine import cuda
+from embedrt.engine.devices import DEVICES
 from embedrt.tune.candidates import (
     FEWEST_TEXTS,
     MOST_TEXTS,
@@ -18,7 +20,7 @@ from embedrt.tune.candidates import (
     texts_for,
 )
 
-GPU = Device("gpu", "GPU", token_budget=16384)
+GPU = replace(cuda.DEVICE, kind="gpu")
 BUDGETS = (128, 256, 512, 1024)
 RATES = st.dictionaries(
     st.builds(Candidate, st.just("float32"), st.just("cpu"), st.sampled_from([1, 2, 4]), st.sampled_from(BUDGETS)),

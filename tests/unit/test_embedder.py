@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -29,8 +29,9 @@ from embedrt import (
     TruncationError,
     TruncationWarning,
 )
-from embedrt.engine import session
-from embedrt.engine.session import find_device
+from embedrt.engine import Batch, Device, session
+from embedrt.engine.devices import find_device
+from embedrt.errors import EngineError, OutOfMemory
 from embedrt.run import runner as runner_module
 from embedrt.types import Vectors
 from embedrt_export import export
@@ -83,9 +84,9 @@ def batches(tiny: Embedder, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, 
     shapes: list[tuple[int, ...]] = []
     run = tiny.runners["default"].engine.run
 
-    def note(feeds: dict[str, Any], output: str, *, alone: bool) -> Any:
-        shapes.append(feeds["input_ids"].shape)
-        return run(feeds, output, alone=alone)
+    def note(batch: Batch, outputs: Sequence[str]) -> Any:
+        shapes.append(batch.shape)
+        return run(batch, outputs)
 
     monkeypatch.setattr(tiny.runners["default"].engine, "run", note)
     return shapes
@@ -447,11 +448,11 @@ def test_after_a_failure_the_remaining_batches_are_not_run(tiny_bundle: Path, mo
     embedder = Embedder(tiny_bundle, threads=1)
     run, started = embedder.runners["default"].engine.run, []
 
-    def fail_first(feeds: dict[str, Any], output: str, *, alone: bool) -> Any:
-        started.append(feeds)
+    def fail_first(batch: Batch, outputs: Sequence[str]) -> Any:
+        started.append(batch)
         if len(started) == 1:
             raise InferenceError("mine")
-        return run(feeds, output, alone=alone)
+        return run(batch, outputs)
 
     monkeypatch.setattr(embedder.runners["default"].engine, "run", fail_first)
     with pytest.raises(InferenceError, match=r"^mine$"):
@@ -489,8 +490,33 @@ class TestWrongGraphs:
     def test_a_token_beyond_the_table(self, tiny: Embedder) -> None:
         feeds = tiny.tokenize("one")
         feeds["input_ids"][0, 1] = 10**6
-        with pytest.raises(InferenceError, match=r"^ONNX Runtime failed on a batch of 1 x 3 tokens: "):
-            tiny.runners["default"].engine.run(feeds, "sentence_embedding", alone=True)
+        with pytest.raises(EngineError, match=r"^ONNX Runtime failed on a batch of 1 x 3 tokens: "):
+            tiny.runners["default"].engine.run(Batch(feeds, alone=True), ["sentence_embedding"])
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("CUDA failure 2: out of memory ; GPU=0", OutOfMemory),
+        ("Failed to allocate memory for requested buffer of size 4096", OutOfMemory),
+        ("std::bad_alloc", OutOfMemory),
+        ("CUBLAS_STATUS_ALLOC_FAILED", OutOfMemory),
+        ("Invalid Feed Input Name:x", EngineError),
+    ],
+)
+def test_engine_errors_are_typed(tiny_bundle: Path, message: str, kind: type[Exception]) -> None:
+    embedder = Embedder(tiny_bundle, threads=1)
+    engine = embedder.runners["default"].engine
+
+    class Failing:
+        def run(self, *_: object) -> None:
+            raise RuntimeError(message)
+
+    engine._sessions[1] = Failing()
+    with pytest.raises(InferenceError) as caught:
+        embedder.encode("a")
+    assert type(caught.value) is kind
+    assert str(caught.value) == f"ONNX Runtime failed on a batch of 1 x 3 tokens: {message}"
 
 
 class TestThreads:
@@ -508,9 +534,9 @@ class TestThreads:
         expected = [tiny.encode(texts) for texts in work]
         create, made = session._create_session, []
 
-        def count(graph: Path, device: session.Device, threads: int, *, repack: bool, precision: str) -> Any:
+        def count(graph: Path, device: Device, threads: int, *, prepack: bool, dtype: str) -> Any:
             made.append(threads)
-            return create(graph, device, threads, repack=repack, precision=precision)
+            return create(graph, device, threads, prepack=prepack, dtype=dtype)
 
         monkeypatch.setattr(session, "_create_session", count)
         embedder = Embedder(tiny_bundle, threads=2)
@@ -578,7 +604,8 @@ class TestDevices:
     def test_an_unknown_name(self, tiny_bundle: Path, name: Any) -> None:
         with pytest.raises(DeviceError) as caught:
             Embedder(tiny_bundle, name)
-        expected = f"device: {name!r} is unknown; known: auto, cpu, cuda, coreml, openvino, "
+        meant = " (did you mean 'cuda'?)" if name == "gpu" else ""
+        expected = f"device: {name!r} is unknown{meant}; known: auto, cpu, cuda, coreml, openvino, "
         expected += "cuda:INDEX, openvino:GPU, openvino:NPU, mps"
         assert str(caught.value) == expected
 
@@ -612,9 +639,8 @@ class TestDevices:
         assert find_device("auto").name == find_device(None).name == "cuda"
         assert find_device("cpu").name == "cpu"
         second = find_device("cuda:1")
-        assert (second.name, second.provider, second.options["device_id"]) == ("cuda:1", "CUDAExecutionProvider", "1")
+        assert (second.name, second.kind, second.provider) == ("cuda:1", "cuda", "CUDAExecutionProvider")
         assert second.token_budget == find_device("cuda").token_budget > find_device("cpu").token_budget
-        assert "device_id" not in find_device("cuda").options
 
     @pytest.mark.usefixtures("with_cuda")
     @pytest.mark.parametrize("name", ["cuda", "cuda:1", "auto"])

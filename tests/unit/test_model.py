@@ -1,14 +1,20 @@
 """A loaded bundle and its settings: prompts, lengths, dimensions, similarity, names of old."""
 
 import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
 import pytest
 
 from embedrt import Embedder, InferenceError, ModelNotFoundError, TruncationError
+from embedrt.engine import Batch, cpu
+from embedrt.engine.devices import DEVICES
 from embedrt_export import export
 from tests.kit.bundles import change, copy_bundle
 from tests.kit.chains import draw, pooling, write_chain, write_static
@@ -49,7 +55,11 @@ class TestConstructor:
             ({"max_tokens": 0}, ValueError, "max_tokens: expected a positive integer, got 0"),
             ({"similarity_fn_name": "maxsim"}, ValueError, "maxsim"),
             ({"modules": []}, ValueError, "modules: not available in embedrt; embedrt runs exported models"),
-            ({"backend": "torch"}, ValueError, "backend: not available in embedrt; there is one engine, ONNX Runtime"),
+            (
+                {"backend": "openvino"},
+                ValueError,
+                "backend: not available in embedrt; there is one engine, ONNX Runtime",
+            ),
             ({"model_kwargs": {}}, ValueError, "model_kwargs: not available in embedrt; "),
             ({"processor_kwargs": {}}, ValueError, "processor_kwargs: not available in embedrt; "),
             ({"tokenizer_kwargs": {}}, ValueError, "tokenizer_kwargs: not available in embedrt; "),
@@ -80,9 +90,9 @@ class TestConstructor:
         model = Embedder(tiny_bundle, max_tokens=40)
         run, sizes = model.runners["default"].engine.run, []
 
-        def note(feeds: dict[str, Any], *arguments: Any, **options: Any) -> Any:
-            sizes.append(feeds["input_ids"].size)
-            return run(feeds, *arguments, **options)
+        def note(batch: Batch, outputs: Sequence[str]) -> Any:
+            sizes.append(batch.shape[0] * batch.shape[1])
+            return run(batch, outputs)
 
         monkeypatch.setattr(model.runners["default"].engine, "run", note)
         model.encode(["one two"] * 30 + ["word " * 60])
@@ -257,3 +267,67 @@ class TestDimensions:
                 tiny.encode(["one"]),
             )
         assert caught[0].filename == __file__
+
+
+class TestClientsOfSentenceTransformers:
+    """What clients do with a model of sentence-transformers."""
+
+    @pytest.mark.parametrize("backend", ["torch", "onnx", None])
+    def test_backends_that_clients_pass(self, tiny: Embedder, tiny_bundle: Path, backend: Any) -> None:
+        np.testing.assert_array_equal(Embedder(tiny_bundle, backend=backend).encode("one"), tiny.encode("one"))
+
+    def test_evaluators_leave_their_metrics(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        class Evaluator:
+            name = "sts|dev"
+
+        model = Embedder(tiny_bundle)
+        model.model_card_data.set_evaluation_metrics(Evaluator(), {"pearson": np.float64(0.5)}, epoch=0, step=0)
+        model.save(tmp_path / "copy")
+        assert "| `sts\\|dev` | `pearson` | 0.5000 |" in (tmp_path / "copy" / "README.md").read_text(encoding="utf-8")
+
+    def test_preprocess_is_tokenize_with_a_prompt(self, tiny: Embedder) -> None:
+        texts = ["one cat", "two dogs and a river"]
+        for name, values in tiny.tokenize(texts).items():
+            np.testing.assert_array_equal(tiny.preprocess(texts)[name], values)
+        found, expected = tiny.preprocess(["one cat"], prompt="a river "), tiny.tokenize(["a river one cat"])
+        assert {name: values.tolist() for name, values in found.items()} == {
+            name: values.tolist() for name, values in expected.items()
+        }
+
+    def test_a_subclass_gets_keywords(self, tiny_bundle: Path) -> None:
+        seen = []
+
+        class Mine(Embedder):
+            def encode(self, **options: Any) -> Any:  # type: ignore[override]
+                seen.append(options)
+                return super().encode(**options)
+
+        model = Mine(tiny_bundle, prompts={"query": "find: ", "passage": "read: "})
+        model.encode_query(["one"], batch_size=3)
+        model.encode_document("one", None, None, 7)
+        assert [(call["inputs"], call["prompt_name"], call["task"], call["batch_size"]) for call in seen] == [
+            (["one"], "query", "query", 3),
+            ("one", "document", "document", 7),
+        ]
+
+
+class TestOneEngineADevice:
+    def test_by_any_name(self, tiny_bundle: Path) -> None:
+        model = Embedder(tiny_bundle)
+        model.encode("one", device="cpu")
+        model.encode("one", device="auto")
+        model.encode("one")
+        engines = {id(model.loaded.runners(name)["default"].engine) for name in (None, "auto", "cpu")}
+        assert len(engines) == 1
+
+    def test_by_many_threads_at_once(self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = Embedder(tiny_bundle)
+        monkeypatch.setitem(DEVICES, "twin", replace(cpu.DEVICE, kind="twin"))
+        together = Barrier(8)
+
+        def use(_: int) -> int:
+            together.wait(timeout=60)
+            return id(model.loaded.runners("twin")["default"])
+
+        with ThreadPoolExecutor(8) as pool:
+            assert len(set(pool.map(use, range(8)))) == 1

@@ -15,9 +15,10 @@ import pytest
 from embedrt import Embedder, tune
 from embedrt.bundle.manifest import read_manifest
 from embedrt.bundle.reports import ParityReport
-from embedrt.engine import openvino
+from embedrt.engine import Batch, openvino
+from embedrt.engine.devices import DEVICES, find_device
 from embedrt.engine.placement import choose_variant
-from embedrt.engine.session import DEVICES, Engine, find_device, onnxruntime
+from embedrt.engine.session import SessionEngine, onnxruntime
 from embedrt.errors import BundleError, DeviceError, ParityError
 from embedrt.run.planning import padded_length
 from embedrt.verify.parity import compare, parity_texts, verify
@@ -65,7 +66,7 @@ ASK = """
 import sys
 sys.modules["onnxruntime_ep_openvino"] = None
 from embedrt.errors import DeviceError
-from embedrt.engine.session import find_device
+from embedrt.engine.devices import find_device
 for name in ("openvino", "openvino:GPU"):
     try:
         find_device(name)
@@ -194,13 +195,13 @@ class TestDtypes:
 def shapes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The shapes of the batches that engines get."""
     seen: list[tuple[int, int]] = []
-    run = Engine.run
+    run = SessionEngine.run
 
-    def spy(self: Engine, feeds: Any, *given: Any, **named: Any) -> Any:
-        seen.append(feeds["input_ids"].shape)
-        return run(self, feeds, *given, **named)
+    def spy(self: SessionEngine, batch: Batch, *given: Any) -> Any:
+        seen.append(batch.shape)
+        return run(self, batch, *given)
 
-    monkeypatch.setattr(Engine, "run", spy)
+    monkeypatch.setattr(SessionEngine, "run", spy)
     return seen
 
 
@@ -210,7 +211,7 @@ class TestVectors:
     def test_they_are_those_of_the_processor(self, minilm: Embedder, minilm_bundle: Path, name: str) -> None:
         embedder = Embedder(minilm_bundle, name)
         assert embedder.device == name
-        assert embedder.engine.endswith(" OpenVINOExecutionProvider on CPU in float32")
+        assert embedder.engine.endswith(f" OpenVINOExecutionProvider on {name} in float32")
         report = verify(embedder)["default"]
         assert isinstance(report, ParityReport)
         assert max(report.max_abs_error, report.max_batch_error) < 2e-6
@@ -220,7 +221,7 @@ class TestVectors:
     @bf16
     def test_bfloat16_is_near_and_not_the_same(self, minilm: Embedder, minilm_bundle: Path) -> None:
         embedder = Embedder(minilm_bundle, "openvino", dtype="bf16")
-        assert embedder.engine.endswith(" on CPU in bfloat16")
+        assert embedder.engine.endswith(" on openvino in bfloat16")
         report = verify(embedder)["default"]
         assert isinstance(report, ParityReport)
         exported = parity(minilm.manifest)
@@ -232,7 +233,7 @@ class TestVectors:
     def test_hardware_without_the_precision(self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(openvino, "capabilities", lambda _: ["FP32", "INT8"])
         Embedder(tiny_bundle, "openvino")
-        message = r"'CPU' does not compute in BF16 on this machine, but in FP32, INT8; use another precision"
+        message = r"'CPU' does not compute in BF16 on this machine, but in FP32, INT8; use another dtype"
         with pytest.raises(DeviceError, match=message):
             Embedder(tiny_bundle, "openvino", dtype="bf16")
 

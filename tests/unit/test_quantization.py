@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from embedrt.types import Precision
 from embedrt.vectors.quantization import (
     PRECISIONS,
-    Precision,
     dequantize_embeddings,
     quantize_embeddings,
     vector_ranges,

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 import embedrt.vectors.nearest
 import embedrt.vectors.search
 from embedrt import Embedder
+from embedrt.types import Precision
 from embedrt.vectors.nearest import ScoreFunction
-from embedrt.vectors.quantization import Precision, dequantize_embeddings, quantize_embeddings, vector_ranges
+from embedrt.vectors.quantization import dequantize_embeddings, quantize_embeddings, vector_ranges
 from embedrt.vectors.search import (
     community_detection,
     paraphrase_mining,

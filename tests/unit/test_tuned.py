@@ -78,7 +78,7 @@ class TestUse:
     def test_another_device_of_a_call_has_its_own_settings(self, bundle: Path) -> None:
         embedder = Embedder(bundle)
         embedder.encode("the cat", device="cpu")
-        (runner,) = embedder._on("cpu").values()
+        (runner,) = embedder.loaded.runners("cpu").values()
         assert (runner.engine.threads, runner.max_tokens) == (1, 64)
 
     def test_copies_and_pickles_run_alike(self, bundle: Path) -> None:

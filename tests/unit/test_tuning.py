@@ -4,6 +4,7 @@ import json
 import re
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import embedrt
 from embedrt import BundleError, Embedder, InferenceError, ModelNotFoundError, ParityError
 from embedrt.bundle.manifest import TUNED, read_bundle, record_files
 from embedrt.cli.main import main
+from embedrt.engine import cpu
+from embedrt.engine.devices import DEVICES
 from embedrt.engine.machine import available_threads
-from embedrt.engine.session import DEVICES, Device, Engine
+from embedrt.engine.session import SessionEngine
 from embedrt.hub import local as store
 from embedrt.run.runner import Runner
 from embedrt.tune import result as tuned
@@ -122,17 +125,17 @@ class TestTune:
         assert tuned.in_use(target, read_bundle(target)) == found
 
     def test_sessions_of_one_engine_at_a_time(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        alive: weakref.WeakSet[Engine] = weakref.WeakSet()
+        alive: weakref.WeakSet[SessionEngine] = weakref.WeakSet()
         most = 0
-        make: Any = Engine.__init__
+        make: Any = SessionEngine.__init__
 
-        def watched(self: Engine, *arguments: Any, **options: Any) -> None:
+        def watched(self: SessionEngine, *arguments: Any, **options: Any) -> None:
             nonlocal most
             most = max(most, len(alive))
             make(self, *arguments, **options)
             alive.add(self)
 
-        monkeypatch.setattr(Engine, "__init__", watched)
+        monkeypatch.setattr(SessionEngine, "__init__", watched)
         tuning.tune(bundle, TEXTS, seconds=QUICK)
         assert most == 0
 
@@ -243,13 +246,12 @@ class TestDevices:
     """Others than the processor, which here stand for it under another name."""
 
     @pytest.fixture
-    def twin(self, monkeypatch: pytest.MonkeyPatch) -> Device:
-        device = Device("twin", "CPUExecutionProvider", token_budget=256)
+    def twin(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        device = replace(cpu.DEVICE, kind="twin", token_budget=256)
         monkeypatch.setitem(DEVICES, "twin", device)
-        return device
 
-    def test_every_device_that_is_there(self, bundle: Path, twin: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(DEVICES, "gone", Device("gone", "NoSuchProvider"))
+    def test_every_device_that_is_there(self, bundle: Path, twin: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(DEVICES, "gone", replace(cpu.DEVICE, kind="gone", provider="NoSuchProvider"))
         found = tuning.tune(bundle, TEXTS, seconds=QUICK)
         assert [way.device for way in found.settings] == ["cpu", "twin"]
         measured = [way for way in (*found.settings, *found.others) if way.device == "twin"]
@@ -261,7 +263,7 @@ class TestDevices:
         assert next(iter(embedder.runners.values())).max_tokens == way.max_tokens
         assert Embedder(bundle).device == found.device_for("float32")
 
-    def test_a_faster_device_is_taken(self, bundle: Path, twin: Device) -> None:
+    def test_a_faster_device_is_taken(self, bundle: Path, twin: None) -> None:
         ways = [
             Setting("float32", name, 1, 64, rate, 1.0, 1.0, 1.0) for name, rate in (("cpu", 100.0), ("twin", 200.0))
         ]
@@ -272,19 +274,19 @@ class TestDevices:
         with embedder.start_multi_process_pool(["cpu"]) as pool:
             assert pool.devices == ["cpu"]
 
-    def test_wrong_vectors_exclude_a_device(self, bundle: Path, twin: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-        answer: Any = Engine.run
+    def test_wrong_vectors_exclude_a_device(self, bundle: Path, twin: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        answer: Any = SessionEngine.run
 
-        def run(self: Engine, *arguments: Any, **options: Any) -> Any:
+        def run(self: SessionEngine, *arguments: Any, **options: Any) -> Any:
             results = answer(self, *arguments, **options)
             return {name: -array for name, array in results.items()} if self.device.name == "twin" else results
 
-        monkeypatch.setattr(Engine, "run", run)
+        monkeypatch.setattr(SessionEngine, "run", run)
         found = tuning.tune(bundle, TEXTS, seconds=QUICK)
         assert [way.device for way in found.settings] == ["cpu"]
         assert "differ from" in found.excluded["float32 on twin"]
 
-    def test_a_budget_that_fails_is_left_out(self, bundle: Path, twin: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_budget_that_fails_is_left_out(self, bundle: Path, twin: None, monkeypatch: pytest.MonkeyPatch) -> None:
         """As where a large batch does not fit into the memory of a GPU."""
         answer: Any = Runner.encode
 

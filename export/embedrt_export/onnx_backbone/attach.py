@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from embedrt.engine.session import onnxruntime
+from embedrt.engine.session import plain_session
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt.verify.parity import TOLERANCE
 from embedrt_export.graph.builder import INT32, INT64, OPSET, GraphBuilder, names_read, needed, subgraphs
@@ -150,10 +150,8 @@ def _run(path: Path, outputs: list[str], body: Body, rows: int, longest: int) ->
         "pooling_mask": mask,
         "token_type_ids": np.zeros_like(mask),
     }
-    options = onnxruntime().SessionOptions()
-    options.log_severity_level = 4  # errors arrive as exceptions
     try:
-        session = onnxruntime().InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = plain_session(path)
         found: list[NDArray[np.float32]] = session.run(outputs, {i.name: feeds[i.name] for i in session.get_inputs()})
     except Exception as error:
         raise ExportError(f"{body.name}: ONNX Runtime cannot run it on {width} tokens: {error}") from error

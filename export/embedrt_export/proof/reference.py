@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from embedrt.bundle.manifest import Manifest
 from embedrt.bundle.reports import ParityReport
 from embedrt.embedder import Embedder
-from embedrt.engine.session import onnxruntime
+from embedrt.engine.session import onnxruntime, plain_session
 from embedrt.errors import ExportError, ModelNotFoundError
 from embedrt.run.runner import Runner
 from embedrt.types import Vectors
@@ -169,12 +169,9 @@ def _sentence_transformers(
 
 def _plain_session(runner: Runner, texts: list[str]) -> Reference:
     """Each text alone through ONNX Runtime as it computes without rewriting the graph: for its own operators."""
-    ort = onnxruntime()
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(runner.folder / runner.variant.file, options, providers=["CPUExecutionProvider"])
+    session = plain_session(runner.folder / runner.variant.file, optimize=False)
     vectors = [session.run(["sentence_embedding"], runner.inputs(runner.tokenize([text])))[0] for text in texts]
-    name = f"the same graph in onnxruntime {ort.__version__} without optimizations"
+    name = f"the same graph in onnxruntime {onnxruntime().__version__} without optimizations"
     return Reference(name, False, np.concatenate(vectors))
 
 

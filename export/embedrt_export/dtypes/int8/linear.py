@@ -10,7 +10,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from embedrt.engine.session import Engine, find_device
+from embedrt.engine import Batch
+from embedrt.engine.devices import find_device
+from embedrt.engine.session import SessionEngine
 from embedrt.run.planning import plan
 from embedrt.run.runner import Runner, batch_feeds
 from embedrt_export.dtypes.int8.activations import Floats, Scheme
@@ -107,13 +109,13 @@ def observe(
     part.graph.initializer.extend(tensors)
     onnx.save_model(part, path)
     try:
-        engine = Engine(path, find_device("cpu"))
+        engine = SessionEngine(path, find_device("cpu"))
         tokens = runner.tokenize(texts)
         rows: dict[str, list[Floats]] = {name: [] for name in values}
         for batch in plan([len(ids) for ids in tokens.ids], token_budget=_BUDGET, max_rows=_BUDGET):
             feeds = batch_feeds(runner.route.tokenization, tokens, batch)
             real = feeds["attention_mask"].reshape(-1) == 1
-            for name, value in engine.run(feeds, values, alone=True).items():
+            for name, value in engine.run(Batch(feeds, alone=True), values).items():
                 if value.ndim == 2 and len(value) == len(real):
                     rows[name].append(value[real])
     finally:

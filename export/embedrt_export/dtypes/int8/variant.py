@@ -6,7 +6,7 @@ from pathlib import Path
 
 from embedrt.bundle.manifest import Manifest, Route, Variant, record_files
 from embedrt.bundle.reports import QualityReport
-from embedrt.engine.int8_saturation import require_exact_int8
+from embedrt.engine.int8_saturation import exact_config
 from embedrt.run.runner import Runner
 from embedrt.types import Vectors
 from embedrt.verify.parity import judge
@@ -42,4 +42,9 @@ def _judge(
     )
 
 
-WRITER = Writer(write, require=require_exact_int8, takes_texts=True)
+def require() -> None:
+    """Raise a DeviceError where int8 kernels saturate."""
+    exact_config()
+
+
+WRITER = Writer(write, require, takes_texts=True)

@@ -1,0 +1,22 @@
+"""ONNX Runtime's CPU kernels."""
+
+from typing import Any
+
+from embedrt.engine import Device, Providers, int8_saturation
+
+PROVIDER = "CPUExecutionProvider"
+
+
+def configure(options: Any, device: Device, dtype: str, threads: int) -> Providers:
+    """Set the options under which this CPU's int8 kernels are exact.
+
+    Raises:
+        DeviceError: The dtype is int8, and this CPU's kernels saturate under every option.
+    """
+    if dtype == "int8":
+        for key, value in int8_saturation.exact_config().items():
+            options.add_session_config_entry(key, value)
+    return [(device.provider, {})]
+
+
+DEVICE = Device("cpu", PROVIDER, configure, token_budget=512, run_cost=16, parallel=True)

@@ -1,0 +1,142 @@
+"""`Loaded`: an open bundle. What is settled once in the constructor, and passed down from there."""
+
+import hashlib
+import threading
+from pathlib import Path
+from typing import Any
+
+from embedrt.bundle.manifest import read_bundle
+from embedrt.engine.devices import AUTO, find_device
+from embedrt.errors import BundleError, InferenceError
+from embedrt.run.runner import Runner
+from embedrt.tune import result as tuned
+
+
+class Loaded:
+    """An open bundle with its runners. Safe to use from many threads at once.
+
+    A pickled copy holds the folder and the settings; it opens the bundle again.
+
+    Attributes:
+        folder: The bundle's folder, absolute.
+        manifest: The bundle's manifest.
+        dtype: The dtype in use.
+        threads: Threads to use, if the user named a number.
+        max_tokens: Token budget of a batch, if the user named one.
+
+    Args:
+        folder: The bundle's folder.
+        device: The device, as `Embedder` takes it.
+        dtype: The dtype, "auto", or None for the bundle's usual one.
+        threads: Threads to use; None takes what was tuned, else what affinity and cgroup quota allow.
+        max_tokens: Token budget of a batch; None takes what was tuned, else what suits the device.
+
+    Raises:
+        BundleError: The bundle is damaged, or lacks the dtype.
+        DeviceError: The device is unknown or not available.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: str | None,
+        *,
+        dtype: str | None,
+        threads: int | None,
+        max_tokens: int | None,
+    ) -> None:
+        self.folder = folder.absolute()  # sessions are made on first use, and the working folder may change until then
+        self.threads = threads
+        self.max_tokens = max_tokens
+        self._device = device
+        self._wanted = dtype
+        self._open()
+
+    def _open(self) -> None:
+        self.manifest = read_bundle(self.folder)
+        self.tuning = tuned.in_use(self.folder, self.manifest)
+        self.dtype = tuned.settled_dtype(self.tuning, self.manifest, self._wanted, self._device)
+        self._lock = threading.Lock()
+        self._runners: dict[str, dict[str, Runner]] = {}
+        self._closed = False
+        self.runners()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.require_open()
+        return {
+            "folder": self.folder,
+            "threads": self.threads,
+            "max_tokens": self.max_tokens,
+            "_device": self._device,
+            "_wanted": self._wanted,
+            "fingerprint": self.manifest.fingerprint,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        fingerprint = state.pop("fingerprint")
+        vars(self).update(state)
+        self._open()
+        if self.manifest.fingerprint != fingerprint:
+            raise BundleError(f"{self.folder}: another bundle than when the model was pickled; load it by its name")
+
+    def runners(self, device: str | None = None) -> dict[str, Runner]:
+        """The runners of all routes by name. A device has one engine, by whatever name it is asked for.
+
+        Args:
+            device: Another device than the model's; None takes the model's.
+
+        Raises:
+            InferenceError: The model is closed.
+            DeviceError: The device is unknown or not available.
+        """
+        name, threads, max_tokens = tuned.settled(
+            self.tuning, self.dtype, self._device if device is None else device, self.threads, self.max_tokens
+        )
+        found = find_device(name)
+        with self._lock:
+            self.require_open()
+            if found.name not in self._runners:
+                self._runners[found.name] = {
+                    route: Runner(
+                        self.folder, record, self.manifest, found.name, self.dtype, threads, max_tokens=max_tokens
+                    )
+                    for route, record in self.manifest.routes.items()
+                }
+            return self._runners[found.name]
+
+    def require_open(self) -> None:
+        """Check that the model was not closed.
+
+        Raises:
+            InferenceError: It was.
+        """
+        if self._closed:
+            raise InferenceError(f"the model {self.manifest.name!r} is closed; load it again")
+
+    def close(self) -> None:
+        """Free the memory; later calls are errors."""
+        with self._lock:
+            self._closed = True
+            self._runners.clear()
+
+    @property
+    def device(self) -> str | None:
+        """The device as the user named it."""
+        return self._device
+
+    def default_pool_device(self) -> str | None:
+        """The device that "auto" takes for the dtype in use."""
+        return tuned.settled(self.tuning, self.dtype, AUTO, None, None)[0]
+
+    def fingerprint(self, lengths: dict[str, int | None]) -> str:
+        """The vector space's fingerprint, of which the limits of the routes are part.
+
+        Args:
+            lengths: Where each route truncates.
+        """
+        changed = {
+            name: length for name, length in lengths.items() if length != self.manifest.routes[name].max_seq_length
+        }
+        if not changed:
+            return self.manifest.fingerprint
+        return hashlib.sha256(f"{self.manifest.fingerprint} {sorted(changed.items())}".encode()).hexdigest()
