@@ -59,7 +59,7 @@ def embedrt(device: str = "cpu", precision: str = "fp32") -> Load:
     def load(files: Files) -> Loaded:
         from embedrt import Embedder
 
-        model = Embedder(files.bundle, device=device, precision=precision)
+        model = Embedder(files.bundle, device=device, dtype=precision)
         return Loaded(model.encode, model.encode_iter)
 
     return load

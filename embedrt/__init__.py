@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from embedrt._dtype import stored_name
 from embedrt._version import __version__
 from embedrt.bundle.reports import ParityReport, QualityReport
 from embedrt.embedder import Embedder
@@ -196,7 +195,6 @@ def export(
     """
     from embedrt.hub.resolve import exporter
 
-    dtypes = [dtype] if isinstance(dtype, str) else dtype
     folder: Path = exporter().export(
         source,
         output,
@@ -204,8 +202,8 @@ def export(
         revision=revision,
         token=token,
         task=task,
-        precision=[stored_name(one) for one in dtypes],
-        calibrate=calibration_texts,
+        dtype=dtype,
+        calibration_texts=calibration_texts,
         overwrite=overwrite,
         via=via,
         onnx_file=onnx_file,
@@ -300,7 +298,7 @@ def _open(
     """A bundle of this machine, loaded."""
     if isinstance(bundle, Embedder):
         return bundle
-    return Embedder(bundle, device, precision=stored_name(dtype), threads=threads, local_files_only=True)
+    return Embedder(bundle, device, dtype=dtype, threads=threads, local_files_only=True)
 
 
 def ranges(

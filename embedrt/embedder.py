@@ -60,8 +60,9 @@ class Embedder:
         token: Hub token; None uses `HF_TOKEN` or the saved login.
         similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan"; None takes the model's, or cosine.
         truncate_dim: Coordinates to keep; None takes the model's default, if any.
-        precision: Which of the bundle's graphs to run, or "bf16" on a device that can compute the fp32 graph so; "auto"
-            takes the fastest that `embedrt tune` measured here and found good enough, and "fp32" if it did not.
+        dtype: The model's number format: "float32", "float16", "bfloat16" or "int8", where the bundle has it or the
+            device computes it. None takes float32 if the bundle has it, else its only one. "auto" takes the fastest
+            that `embedrt tune` measured here and found good enough.
         threads: Processors to use; None takes what was tuned, else what affinity and cgroup quota allow.
         max_tokens: Upper bound of a batch's texts times the tokens of its longest, which bounds the memory; None takes
             what was tuned, else what suits the device. A single text that is longer is still read whole.
@@ -95,7 +96,7 @@ class Embedder:
         token: str | bool | None = None,
         similarity_fn_name: str | Enum | None = None,
         truncate_dim: int | None = None,
-        precision: str = "fp32",
+        dtype: str | None = None,
         threads: int | None = None,
         max_tokens: int | None = None,
         modules: None = None,
@@ -126,7 +127,7 @@ class Embedder:
             local_files_only=local_files_only,
             cache_folder=cache_folder,
         )
-        self.loaded = Loaded(folder, device_name(device), precision=precision, threads=threads, max_tokens=max_tokens)
+        self.loaded = Loaded(folder, device_name(device), dtype=dtype, threads=threads, max_tokens=max_tokens)
         self.lengths = {name: route.max_seq_length for name, route in self.manifest.routes.items()}
         self.prompts = {"query": "", "document": "", **self.manifest.prompts, **(prompts or {})}
         self.default_prompt_name = default_prompt_name or self.manifest.default_prompt_name
@@ -159,9 +160,9 @@ class Embedder:
         return self.loaded.manifest
 
     @property
-    def precision(self) -> str:
-        """The variant that runs."""
-        return self.loaded.precision
+    def dtype(self) -> str:
+        """The dtype in use."""
+        return self.loaded.dtype
 
     @property
     def name(self) -> str:
@@ -834,7 +835,7 @@ class Embedder:
         return ProcessPool(
             self.folder,
             default_devices(self.loaded.default_pool_device()) if target_devices is None else target_devices,
-            precision=self.precision,
+            precision=self.dtype,
             threads=self.loaded.threads,
             max_tokens=self.loaded.max_tokens,
             tuning=self.loaded.tuning,
@@ -873,7 +874,7 @@ class Embedder:
         self.loaded.require_open()
         if not isinstance(pool, ProcessPool):
             raise TypeError(f"pool: expected what start_multi_process_pool gave, got {type(pool).__name__}")
-        if (pool.fingerprint, pool.precision) != (self.manifest.fingerprint, self.precision):
+        if (pool.fingerprint, pool.precision) != (self.manifest.fingerprint, self.dtype):
             raise ValueError("pool: it runs another model; use what start_multi_process_pool of this one gave")
 
 

@@ -20,19 +20,19 @@ class Loaded:
     Attributes:
         folder: The bundle's folder, absolute.
         manifest: The bundle's manifest.
-        precision: The variant that runs.
+        dtype: The dtype in use.
         threads: Threads to use, if the user named a number.
         max_tokens: Token budget of a batch, if the user named one.
 
     Args:
         folder: The bundle's folder.
         device: The device, as `Embedder` takes it.
-        precision: The variant to run, or "auto".
+        dtype: The dtype, "auto", or None for the bundle's usual one.
         threads: Threads to use; None takes what was tuned, else what affinity and cgroup quota allow.
         max_tokens: Token budget of a batch; None takes what was tuned, else what suits the device.
 
     Raises:
-        BundleError: The bundle is damaged, or lacks the variant.
+        BundleError: The bundle is damaged, or lacks the dtype.
         DeviceError: The device is unknown or not available.
     """
 
@@ -41,7 +41,7 @@ class Loaded:
         folder: Path,
         device: str | None,
         *,
-        precision: str,
+        dtype: str | None,
         threads: int | None,
         max_tokens: int | None,
     ) -> None:
@@ -49,13 +49,13 @@ class Loaded:
         self.threads = threads
         self.max_tokens = max_tokens
         self._device = device
-        self._wanted = precision
+        self._wanted = dtype
         self._open()
 
     def _open(self) -> None:
         self.manifest = read_bundle(self.folder)
         self.tuning = tuned.in_use(self.folder, self.manifest)
-        self.precision = tuned.settled_precision(self.tuning, self._wanted, self._device)
+        self.dtype = tuned.settled_dtype(self.tuning, self.manifest, self._wanted, self._device)
         self._lock = threading.Lock()
         self._runners: dict[str, dict[str, Runner]] = {}
         self._closed = False
@@ -90,7 +90,7 @@ class Loaded:
             DeviceError: The device is unknown or not available.
         """
         name, threads, max_tokens = tuned.settled(
-            self.tuning, self.precision, self._device if device is None else device, self.threads, self.max_tokens
+            self.tuning, self.dtype, self._device if device is None else device, self.threads, self.max_tokens
         )
         found = find_device(name)
         with self._lock:
@@ -98,7 +98,7 @@ class Loaded:
             if found.name not in self._runners:
                 self._runners[found.name] = {
                     route: Runner(
-                        self.folder, record, self.manifest, found.name, self.precision, threads, max_tokens=max_tokens
+                        self.folder, record, self.manifest, found.name, self.dtype, threads, max_tokens=max_tokens
                     )
                     for route, record in self.manifest.routes.items()
                 }
@@ -125,8 +125,8 @@ class Loaded:
         return self._device
 
     def default_pool_device(self) -> str | None:
-        """The device that "auto" takes for the variant in use."""
-        return tuned.settled(self.tuning, self.precision, AUTO, None, None)[0]
+        """The device that "auto" takes for the dtype in use."""
+        return tuned.settled(self.tuning, self.dtype, AUTO, None, None)[0]
 
     def fingerprint(self, lengths: dict[str, int | None]) -> str:
         """The vector space's fingerprint, of which the limits of the routes are part.

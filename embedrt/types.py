@@ -1,4 +1,4 @@
-"""Types that every room may use, and the types of `encode`."""
+"""Types that every room may use, the names of a model's number formats, and the types of `encode`."""
 
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from inspect import Signature, signature
@@ -25,6 +25,23 @@ class Pool(Protocol):
 
     def close(self) -> None:
         """Stop the processes."""
+
+
+DTYPES = ("float32", "float16", "bfloat16", "int8")
+"""The number formats of a model's weights and arithmetic, by the name that users type."""
+_SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def dtype_name(name: object) -> str:
+    """The full name of a model's number format; "fp32", "fp16" and "bf16" are accepted.
+
+    Raises:
+        ValueError: The name is unknown; the message lists the known ones.
+    """
+    full = _SHORT.get(name, name) if isinstance(name, str) else name
+    if isinstance(full, str) and full in DTYPES:
+        return full
+    raise ValueError(f"dtype: expected one of {', '.join(map(repr, DTYPES))}, got {name!r}")
 
 
 class Options(TypedDict, total=False):

@@ -1,40 +1,54 @@
-"""The bundle: what export writes and the runtime reads. Both sides share this module and nothing else.
+"""The manifest of a bundle, `embedrt.json`: its dataclasses, and how they are read and written.
 
-A bundle is a folder of plain files with the manifest `embedrt.json`. The manifest is the only thing that the runtime
-trusts, and it lists every other file with its size and SHA-256.
+A bundle is a folder of plain files. The manifest is the only file that the runtime trusts, and it lists every other one
+with its size and SHA-256. `docs/reference/bundle.md` describes the format for other programs.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
-import stat
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
+from embedrt.bundle.check import FileRecord, Verify, check_files, plain_file_size, sha256_of
 from embedrt.bundle.reports import ParityReport, QualityReport
-from embedrt.bundle.strict_json import LFS_POINTER, RecordError, decode, read_json
+from embedrt.bundle.strict_json import RecordError, decode, read_json
 from embedrt.errors import BundleError
+from embedrt.types import DTYPES
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "embedrt.json"
 TUNED = "embedrt.tuned.json"
 """What `embedrt tune` found on one machine: beside the bundle, and no part of it."""
 DEFAULT_ROUTE = "default"
+FLOAT32 = "float32"
+"""The dtype that other dtypes are judged by."""
 # The largest finite float32; vectors, and with them their ranges, are float32.
 _LARGEST = (2 - 2**-23) * 2.0**127
+# What may stand in a shell command as it is.
+_PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+
+Task = Literal["embed", "score", "sparse", "multi-vector"]
+Kind = Literal["sentence", "tokens", "scores", "sparse", "multi-vector"]
+_KIND_OF_TASK: dict[Task, Kind] = {
+    "embed": "sentence",
+    "score": "scores",
+    "sparse": "sparse",
+    "multi-vector": "multi-vector",
+}
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the model came from.
+    """The origin of the model.
 
     Attributes:
         kind: A hub repo, a local folder, or an installed Python package that carries a model folder.
         id: Hub id, folder name or package name; never a path of the machine that exported.
-        revision: The hub commit, or the package's version; None for a folder.
+        revision: The hub commit, or the package's version; null for a folder.
     """
 
     kind: Literal["hub", "folder", "package"]
@@ -44,7 +58,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Module:
-    """One module of the chain that turns text into a vector, in order, with the settings that change the numbers."""
+    """One module of the chain that turns text into a vector.
+
+    Attributes:
+        type: Its name in sentence-transformers, such as "Pooling".
+        settings: Its settings that change the numbers.
+    """
 
     type: str
     settings: dict[str, Any]
@@ -58,14 +77,13 @@ class Module:
 
 @dataclass(frozen=True)
 class Tokenization:
-    """How token ids become the graph's inputs.
+    """Conversion of token ids to the inputs of the graphs.
 
     Attributes:
-        pad_id: The id that fills the rows of a batch; masked, so its embedding never matters.
+        pad_id: The padding token; its value never matters, because the attention mask covers it.
         padding_side: The side on which a batch is padded.
-        token_type_ids: Whether the graph wants the tokenizer's type ids as a third input.
-        pooling_mask: Whether the graph wants a mask of the tokens to pool as an input, because the prompt's tokens are
-            left out.
+        token_type_ids: True if the graphs take the tokenizer's type ids as a third input.
+        pooling_mask: True if the graphs take a mask of the tokens to pool, because prompt tokens are not pooled.
         embedding_rows: Rows of the word embedding table: every token id must be below.
     """
 
@@ -77,36 +95,50 @@ class Tokenization:
 
 
 @dataclass(frozen=True)
-class Graph:
-    """One precision of the model.
+class Variant:
+    """One graph file and its own proof.
 
     Attributes:
+        dtype: The number format of its weights and arithmetic: "float32", "float16", "bfloat16" or "int8".
         file: The ONNX file.
-        data: The file with its weights, which ONNX Runtime maps instead of copying.
-        flavour: Which operators it uses: "portable" means standard ONNX only, every execution provider runs it;
-            "onnxruntime" also operators of ONNX Runtime (com.microsoft), which other engines do not have; "cpu" also
-            such as ONNX Runtime has for processors alone.
-        cpu: The same graph over the same weights, in the shape that ONNX Runtime runs fastest on a processor; None
-            where that is `file`.
+        data: The file with its weights, which ONNX Runtime maps instead of copying; null if they are in `file`.
+        operators: "portable" has standard ONNX operators only, which every engine runs; "onnxruntime" has operators of
+            ONNX Runtime (com.microsoft) too.
+        devices: The kinds of device that run it, such as "cpu"; empty for every kind.
+        layout: "padded" takes inputs `[batch, sequence]`; "packed" takes all tokens of a batch in one stream.
+        proof: The accuracy of exactly this file, measured at export: parity with a reference, or for lossy dtypes the
+            quality by cosine similarity. Null only while an export is under way.
     """
 
+    dtype: str
     file: str
-    data: str
-    flavour: Literal["portable", "onnxruntime", "cpu"]
-    cpu: str | None
+    data: str | None
+    operators: Literal["portable", "onnxruntime"]
+    devices: tuple[str, ...]
+    layout: Literal["padded", "packed"]
+    proof: ParityReport | QualityReport | None
 
     @property
     def files(self) -> tuple[str, ...]:
-        """All files of the graph."""
-        return (self.file, self.data) if self.cpu is None else (self.file, self.data, self.cpu)
+        """All files of the variant."""
+        return (self.file,) if self.data is None else (self.file, self.data)
 
 
 @dataclass(frozen=True)
-class FileRecord:
-    """Size in bytes and SHA-256 (hex) of one file of the bundle."""
+class Output:
+    """One output of the graphs.
 
-    size: int
-    sha256: str
+    Attributes:
+        kind: "sentence" is one vector a text `[batch, width]`; "tokens" and "multi-vector" are one a token
+            `[batch, sequence, width]`; "scores" are `[batch, width]`; "sparse" are weights of the vocabulary
+            `[batch, width]`.
+        width: The size of its last axis.
+        normalized: True if its vectors have length 1.
+    """
+
+    kind: Kind
+    width: int
+    normalized: bool
 
 
 @dataclass(frozen=True)
@@ -115,42 +147,52 @@ class Route:
 
     Attributes:
         architecture: The `model_type` of the transformer, or "static" for a table of token embeddings alone.
-        via: How the graph was made; "native" is from config and weights, without torch.
-        modules: The module chain, with the settings that change the numbers.
-        hidden_size: Width of a token embedding.
-        normalized: Whether the graph ends with an L2 normalization.
-        max_seq_length: Tokens that the model reads, special tokens included, or None without limit; what is beyond is
-            cut off.
+        via: The way to the graphs: "native" builds them from config and weights, "onnx" takes an ONNX file of the repo,
+            "optimum" has optimum-onnx make one.
+        modules: The module chain, in order.
+        max_seq_length: Tokens that the model reads, special tokens included; longer texts are truncated. Null without
+            limit.
         position_limit: What `max_seq_length` may be set to at most: the positions that the graph has, or was made for;
-            None if there is no end.
+            null without
+            limit.
         tokenizer: The tokenizer's file.
-        tokenization: How token ids become inputs.
-        graphs: The graph files by precision.
+        tokenization: The conversion of token ids to inputs.
+        variants: The graph files in order of preference: a device runs the first that fits it and the wanted dtype.
+        outputs: The outputs of the graphs by name.
         parity_texts: The file with the texts of the proof.
         parity_vectors: The file with their reference vectors.
-        parity: The proof, by precision.
-        quality: The same for precisions that are not exact.
     """
 
     architecture: str
     via: Literal["native", "onnx", "optimum"]
     modules: tuple[Module, ...]
-    hidden_size: int
-    normalized: bool
     max_seq_length: int | None
     position_limit: int | None
     tokenizer: str
     tokenization: Tokenization
-    graphs: dict[str, Graph]
+    variants: tuple[Variant, ...]
+    outputs: dict[str, Output]
     parity_texts: str
     parity_vectors: str
-    parity: dict[str, ParityReport]
-    quality: dict[str, QualityReport]
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The dtypes that the route has, each once, in the order of its variants."""
+        return tuple(dict.fromkeys(variant.dtype for variant in self.variants))
+
+    @property
+    def normalized(self) -> bool:
+        """True if sentence embeddings have length 1."""
+        return any(output.normalized for output in self.outputs.values() if output.kind == "sentence")
 
     @property
     def has_token_embeddings(self) -> bool:
-        """Whether the graph gives the token embeddings too; a static model has none."""
-        return self.architecture != "static"
+        """True if the graphs give token embeddings too; a static model has none."""
+        return any(output.kind == "tokens" for output in self.outputs.values())
+
+    def variants_in(self, dtype: str) -> tuple[Variant, ...]:
+        """The variants of one dtype, in order of preference."""
+        return tuple(variant for variant in self.variants if variant.dtype == dtype)
 
 
 @dataclass(frozen=True)
@@ -160,26 +202,28 @@ class Manifest:
     Attributes:
         format_version: Version of this contract.
         name: The name that the store lists.
-        source: Where the model came from.
-        dim: Width of a sentence embedding, before truncation.
+        task: The kind of model: "embed" makes one vector a text, "score" scores pairs of texts, "sparse" makes weights
+            of the vocabulary, "multi-vector" makes one vector a token.
+        source: The origin of the model.
         routes: The ways from text to vector by name; a model without a Router has the one named "default".
-        tasks: Which route a task takes, such as "query" or "document"; the empty name is for calls that name none.
+        tasks: The route of each task, such as "query" or "document"; the empty name is for calls that name none.
         prompts: Texts that go before an input, by name.
-        default_prompt_name: The prompt for calls that name none.
-        truncate_dim: Coordinates to keep by default; None keeps all.
-        similarity_fn_name: The similarity that the model was trained for.
+        default_prompt_name: The prompt for calls that name none; null for no prompt.
+        truncate_dim: Coordinates to keep by default; null keeps all.
+        similarity_fn_name: The similarity that the model was trained for: "cosine", "dot", "euclidean" or "manhattan";
+            null for cosine.
         files: Every file of the bundle but the manifest, by path with forward slashes.
         fingerprint: SHA-256 over architecture, weights, tokenizer, module chain and maximum length of every route: two
             bundles with equal fingerprints make vectors that may share an index.
-        vector_ranges: Two rows of `dim` numbers, the minimum and the maximum of every coordinate, for int8 and uint8
-            vectors; None if not calibrated.
+        vector_ranges: The minimum and the maximum of every coordinate of a vector, in two rows, for int8 and uint8
+            vectors; null if not calibrated.
         made_with: Versions of what made the bundle.
     """
 
     format_version: int
     name: str
+    task: Task
     source: Source
-    dim: int
     routes: dict[str, Route]
     tasks: dict[str, str]
     prompts: dict[str, str]
@@ -196,20 +240,35 @@ class Manifest:
         return next((task for task, taken in self.tasks.items() if taken == route), None)
 
     @property
-    def precisions(self) -> tuple[str, ...]:
-        """The precisions that the bundle has."""
-        return tuple(next(iter(self.routes.values())).graphs)
+    def dim(self) -> int:
+        """Width of the output that the task is about, before truncation; of a sentence embedding for "embed"."""
+        route = next(iter(self.routes.values()))
+        return next(output.width for output in route.outputs.values() if output.kind == _KIND_OF_TASK[self.task])
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The dtypes that the bundle has, each once, in order of preference."""
+        return next(iter(self.routes.values())).dtypes
+
+    @property
+    def default_dtype(self) -> str:
+        """The dtype for users who name none: float32 where the bundle has it, else the first."""
+        return FLOAT32 if FLOAT32 in self.dtypes else self.dtypes[0]
 
 
-def read_bundle(folder: Path) -> Manifest:
+def read_bundle(folder: Path, verify: Verify = "once") -> Manifest:
     """Reads the manifest of a bundle and checks every file that it lists: kind, size and SHA-256.
+
+    Args:
+        folder: The bundle.
+        verify: When files are hashed: "once" a machine, until they change; "always"; or "never", which checks kind and
+            size alone.
 
     Raises:
         BundleError: Names the file or field and what to do about it.
     """
     manifest = read_manifest(folder)
-    for name, record in manifest.files.items():
-        _check_file(folder, name, record)
+    check_files(folder, manifest.files, verify)
     return manifest
 
 
@@ -226,18 +285,29 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(
             f"{folder}: not a bundle, it has no {MANIFEST}; `embedrt export {folder}` makes one of a model"
         )
-    _plain_file_size(folder, MANIFEST)
+    plain_file_size(folder, MANIFEST)
     try:
         raw = read_json(path)
         version = raw.get("format_version") if isinstance(raw, dict) else None
         if type(version) is int and version != FORMAT_VERSION:
-            remedy = "update embedrt" if version > FORMAT_VERSION else "export the model again"
+            newer = version > FORMAT_VERSION
+            remedy = "update embedrt" if newer else f"upgrade it with `{_export_command(folder, raw)}`"
             raise BundleError(f"{path}: format version {version}, this embedrt reads {FORMAT_VERSION}; {remedy}")
         manifest = decode(Manifest, raw, MANIFEST)
     except RecordError as error:
         raise BundleError(f"{folder}: {error}") from error
     _check_consistency(folder, manifest)
     return manifest
+
+
+def _export_command(folder: Path, raw: Mapping[str, Any]) -> str:
+    """The command that makes a bundle again, from what its manifest says of the source, if that can be read."""
+    source = raw.get("source")
+    kind, name, revision = ((source if isinstance(source, dict) else {}).get(key) for key in ("kind", "id", "revision"))
+    words = [word if isinstance(word, str) and _PLAIN_WORD.fullmatch(word) else None for word in (name, revision)]
+    model = {"hub": words[0], "package": words[0] and f"package:{words[0].replace('-', '_')}"}.get(str(kind))
+    at = f" --revision {words[1]}" if kind == "hub" and words[1] else ""
+    return f"embedrt export {model or 'SOURCE'}{at} -o {folder} --overwrite"
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -251,10 +321,7 @@ def record_files(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:
     return {name: FileRecord((folder / name).stat().st_size, sha256_of(folder / name)) for name in sorted(names)}
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+_Require: TypeAlias = Callable[[bool, str], None]
 
 
 def _check_consistency(folder: Path, manifest: Manifest) -> None:
@@ -267,7 +334,9 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
     for name in manifest.files:
         plain = _is_plain(name) and name not in {MANIFEST, TUNED}
         require(plain, f"files: {name!r} is not a plain path inside the bundle")
-    require(manifest.dim > 0, f"dim: expected a positive integer, got {manifest.dim}")
+    require(bool(manifest.routes), "routes: none at all")
+    for name, route in manifest.routes.items():
+        _check_outputs(f"routes.{name}", manifest, route, require)
     require(
         manifest.truncate_dim is None or 0 < manifest.truncate_dim <= manifest.dim,
         f"truncate_dim: expected 1 to {manifest.dim}, got {manifest.truncate_dim}",
@@ -278,12 +347,13 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
     )
     if manifest.vector_ranges is not None:
         _check_ranges(manifest.vector_ranges, manifest.dim, require)
-    require(bool(manifest.routes), "routes: none at all")
     for task, route_name in manifest.tasks.items():
         require(route_name in manifest.routes, f"tasks.{task}: no route {route_name!r}")
     for name, route in manifest.routes.items():
         at = f"routes.{name}"
-        require(route.hidden_size > 0, f"{at}.hidden_size: expected a positive integer, got {route.hidden_size}")
+        widths = {output.kind: output.width for output in route.outputs.values()}
+        width = widths[_KIND_OF_TASK[manifest.task]]
+        require(width == manifest.dim, f"{at}.outputs: {width} wide, but those of another route are {manifest.dim}")
         require(
             route.max_seq_length is None or route.max_seq_length > 0,
             f"{at}.max_seq_length: expected a positive integer or null, got {route.max_seq_length}",
@@ -297,23 +367,31 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
             0 <= route.tokenization.pad_id < route.tokenization.embedding_rows,
             f"{at}.tokenization.pad_id: {route.tokenization.pad_id} is outside of the embedding table",
         )
-        require(bool(route.graphs), f"{at}.graphs: no precision at all")
         require(
-            tuple(route.graphs) == manifest.precisions,
-            f"{at}.graphs: {sorted(route.graphs)}, but another route has {sorted(manifest.precisions)}",
-        )
-        require(
-            sorted([*route.parity, *route.quality]) == sorted(route.graphs),
-            f"{at}.parity and quality: reports for {sorted([*route.parity, *route.quality])}, but graphs for "
-            f"{sorted(route.graphs)}",
+            route.dtypes == manifest.dtypes,
+            f"{at}.variants: {', '.join(route.dtypes)}, but another route has {', '.join(manifest.dtypes)}",
         )
         needed = {route.tokenizer, route.parity_texts, route.parity_vectors}
-        needed |= {file for graph in route.graphs.values() for file in graph.files}
+        needed |= {file for variant in route.variants for file in variant.files}
         missing = sorted(needed - set(manifest.files))
         require(not missing, f"files: {', '.join(missing)} not listed")
 
 
-def _check_ranges(ranges: tuple[tuple[float, ...], ...], dim: int, require: Callable[[bool, str], None]) -> None:
+def _check_outputs(at: str, manifest: Manifest, route: Route, require: _Require) -> None:
+    """Checks variants and outputs of a route, on which everything after them depends."""
+    require(bool(route.variants), f"{at}.variants: none at all")
+    for i, variant in enumerate(route.variants):
+        known = variant.dtype in DTYPES
+        require(known, f"{at}.variants[{i}].dtype: expected one of {', '.join(DTYPES)}, got {variant.dtype!r}")
+        require(variant.proof is not None, f"{at}.variants[{i}].proof: missing; export the model again")
+    for name, output in route.outputs.items():
+        require(output.width > 0, f"{at}.outputs.{name}.width: expected a positive integer, got {output.width}")
+    kind = _KIND_OF_TASK[manifest.task]
+    widths = [output.width for output in route.outputs.values() if output.kind == kind]
+    require(len(widths) == 1, f"{at}.outputs: expected one of kind {kind!r}, got {len(widths)}")
+
+
+def _check_ranges(ranges: tuple[tuple[float, ...], ...], dim: int, require: _Require) -> None:
     shape = [len(row) for row in ranges]
     require(shape == [dim, dim], f"vector_ranges: expected 2 rows of {dim} numbers, got rows of {shape}")
     for i, (low, high) in enumerate(zip(*ranges, strict=True)):
@@ -328,47 +406,3 @@ def _is_plain(name: str) -> bool:
     parts = PurePosixPath(name).parts
     canonical = bool(parts) and name == "/".join(parts) and not {"..", "/"} & set(parts)
     return canonical and name.isprintable() and not set('\\:*?"<>|') & set(name)
-
-
-def _check_file(folder: Path, name: str, record: FileRecord) -> None:
-    path = folder / name
-    if (size := _plain_file_size(folder, name)) != record.size:
-        with path.open("rb") as file:
-            if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise BundleError(f"{path}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
-        raise BundleError(f"{path}: {size} bytes, {MANIFEST} says {record.size}; get the bundle again")
-    if (digest := sha256_of(path)) != record.sha256:
-        raise BundleError(f"{path}: SHA-256 {digest}, {MANIFEST} says {record.sha256}; get the bundle again")
-
-
-def _plain_file_size(folder: Path, name: str) -> int:
-    """The size of a file that is neither a link nor reached through one, and that can be opened without hanging."""
-    path = folder / name
-    for parent in [path, *path.parents][: len(PurePosixPath(name).parts)]:
-        if parent.is_symlink():
-            raise BundleError(f"{path}: a symlink; bundles hold plain files only, copy the bundle with links resolved")
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise BundleError(f"{path}: listed in {MANIFEST}, but missing; get the bundle again") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise BundleError(f"{path}: not a plain file")
-    return status.st_size
-
-
-def sync(folder: Path) -> None:
-    """Flushes every file and folder below to the disk, so that a rename after it publishes whole files only."""
-    for parent, _, files in os.walk(folder):
-        for path in [*(Path(parent) / file for file in files), Path(parent)]:
-            flush(path)
-
-
-def flush(path: Path) -> None:
-    """Flushes one file, or the entries of one folder, to the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows cannot open folders; its file system journals renames
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

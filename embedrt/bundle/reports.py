@@ -1,25 +1,27 @@
 """What is proven of a bundle's vectors, as the manifest keeps it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 MEAN_COSINE, MIN_COSINE = 0.999, 0.995
-"""What the cosines to float32 have to be, in the mean and each, for a precision to be worth its speed."""
+"""What the cosines to float32 have to be, in the mean and each, for a dtype to be worth its speed."""
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """How far the bundle's vectors are from the reference, over the texts that the route names.
+    """Errors of vectors against the reference, over the texts that the route names.
 
     Errors are absolute differences of single coordinates, divided by the largest norm of a reference vector where that
     is above 1, so that models without normalization are judged alike.
 
     Attributes:
-        reference: What the vectors were compared with, with its versions.
+        kind: Tells this report from others in the manifest.
+        reference: The software that made the reference vectors, with versions.
         independent: False if the reference is the bundle's own graph, computed by another engine: that proves the
             engine, the weights' way into it and the batching, but not that the graph is the right one.
         texts: Number of texts.
         max_tokens: Tokens of the longest one.
-        tolerance: What the two errors below may be at most.
+        tolerance: The largest value allowed for the two errors below.
         max_abs_error: Worst coordinate over all texts.
         max_batch_error: Worst coordinate between a text encoded alone and among others.
         max_norm_error: Worst difference of a vector's length.
@@ -28,6 +30,7 @@ class ParityReport:
         engine: Engine, version and execution provider that computed the vectors.
     """
 
+    kind: Literal["parity"] = field(default="parity", kw_only=True)
     reference: str
     independent: bool
     texts: int
@@ -51,22 +54,24 @@ class ParityReport:
 
 @dataclass(frozen=True)
 class QualityReport:
-    """How far the vectors of a lossy precision are from those in float32.
+    """Cosine similarity of vectors in a lossy dtype to those in float32.
 
     Attributes:
-        method: How the precision was made, and with which texts.
+        kind: Tells this report from others in the manifest.
+        method: The quantization method and its calibration texts.
         texts: Number of natural texts that it was judged by; it was made with others.
         max_tokens: Tokens of the longest one.
         mean_cosine: Mean cosine to the vector in float32 over these texts.
         min_cosine: The smallest.
-        mean_cosine_allowed: What `mean_cosine` has to be at least.
-        min_cosine_allowed: What `min_cosine` has to be at least.
+        mean_cosine_allowed: The smallest `mean_cosine` allowed.
+        min_cosine_allowed: The smallest `min_cosine` allowed.
         parity_mean_cosine: Mean cosine to the reference over the texts of the proof, many of which are odd.
         parity_min_cosine: The smallest.
         max_batch_error: Worst coordinate between a text encoded alone and among others.
         engine: Engine, version and execution provider that computed the vectors.
     """
 
+    kind: Literal["quality"] = field(default="quality", kw_only=True)
     method: str
     texts: int
     max_tokens: int

@@ -67,6 +67,8 @@ def parse_json(raw: bytes, where: str) -> Any:
 def decode(kind: type[Record], value: Any, where: str) -> Record:
     """Turns parsed JSON into a dataclass of scalars, None, Literal, tuple[X, ...], dict[str, X] and dataclasses.
 
+    Of several dataclasses, the field `kind` decides which: a Literal with one value, another for each.
+
     Args:
         kind: The dataclass.
         value: What the JSON parser gave.
@@ -90,8 +92,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911, PLR0912
     if origin in (Union, types.UnionType):
         if value is None and types.NoneType in arguments:
             return None
-        (inner,) = (a for a in arguments if a is not types.NoneType)
-        return _decode(inner, value, where)
+        return _decode_member([a for a in arguments if a is not types.NoneType], value, where)
     if origin is tuple:
         if not isinstance(value, list):
             raise _mismatch(where, value, "a list")
@@ -109,6 +110,21 @@ def _decode(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911, PLR0912
     if type(value) is not kind:
         raise _mismatch(where, value, {str: "a string", int: "an integer", float: "a number", bool: "a boolean"}[kind])
     return value
+
+
+def _decode_member(members: list[Any], value: Any, where: str) -> Any:
+    """Decodes one of several dataclasses, chosen by its field `kind`, or the only member of an optional type."""
+    if len(members) == 1:
+        return _decode(members[0], value, where)
+    if not isinstance(value, dict):
+        raise _mismatch(where, value, "an object")
+    if "kind" not in value:
+        raise RecordError(f"{where}: missing field 'kind'")
+    by_kind = {get_args(get_type_hints(member)["kind"])[0]: member for member in members}
+    name = value["kind"]
+    if not isinstance(name, str) or name not in by_kind:
+        raise _mismatch(f"{where}.kind", name, f"one of {', '.join(map(repr, by_kind))}")
+    return _decode_record(by_kind[name], value, where)
 
 
 def _decode_record(kind: Any, value: Any, where: str) -> Any:

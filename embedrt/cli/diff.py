@@ -6,7 +6,6 @@ import click
 import numpy as np
 
 import embedrt
-from embedrt._dtype import stored_name
 from embedrt.cli import options
 from embedrt.inputs.lines import read_lines
 
@@ -24,13 +23,15 @@ from embedrt.inputs.lines import read_lines
 @options.texts
 @options.task
 @click.option(
-    "--dtype", default="float32", show_default=True, metavar="DTYPE[,DTYPE]", help="Of both bundles, or of A and of B."
+    "--dtype",
+    metavar="DTYPE[,DTYPE]",
+    help="Of both bundles, or of A and of B.  [default: float32 where the bundle has it]",
 )
 @click.option(
     "--device", default="auto", show_default=True, metavar="DEVICE[,DEVICE]", help="Of both bundles, or of A and of B."
 )
 @click.option("--worst", type=int, default=5, show_default=True, metavar="N", help="Texts to show.")
-def diff(a: str, b: str, texts: Path | None, task: str | None, dtype: str, device: str, worst: int) -> None:
+def diff(a: str, b: str, texts: Path | None, task: str | None, dtype: str | None, device: str, worst: int) -> None:
     """Compare the vectors of two bundles, dtypes or devices.
 
     A and B are folders, or names in the local store; both may be the same. Without --texts, the texts of the proof in
@@ -38,15 +39,16 @@ def diff(a: str, b: str, texts: Path | None, task: str | None, dtype: str, devic
     """
     from embedrt.verify.bundle import parity_texts
 
+    dtypes = (None, None) if dtype is None else _pair(dtype, "--dtype")
     first, second = (
-        embedrt.Embedder(name, on, precision=stored_name(number_format), local_files_only=True)
-        for name, on, number_format in zip((a, b), _pair(device, "--device"), _pair(dtype, "--dtype"), strict=True)
+        embedrt.Embedder(name, on, dtype=number_format, local_files_only=True)
+        for name, on, number_format in zip((a, b), _pair(device, "--device"), dtypes, strict=True)
     )
     items = parity_texts(first) if texts is None else read_lines(texts)
     found = embedrt.diff(first, second, items, task=task)
     same = first.manifest.fingerprint == second.manifest.fingerprint
     for label, model in (("A", first), ("B", second)):
-        print(f"{label}             {model.manifest.name}, {model.precision} on {model.engine}")
+        print(f"{label}             {model.manifest.name}, {model.dtype} on {model.engine}")
     print(f"fingerprints  {'equal' if same else 'different'}")
     print(f"texts         {len(items)}")
     print(f"cosine        min {found.cosine.min():.6f}, mean {found.cosine.mean():.6f}")

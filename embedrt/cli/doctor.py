@@ -12,6 +12,8 @@ import click
 
 import embedrt
 from embedrt._version import __version__
+from embedrt.bundle.atomic import unfinished
+from embedrt.bundle.facts import headline
 from embedrt.bundle.manifest import Manifest, read_bundle
 from embedrt.cli import options
 from embedrt.engine import openvino
@@ -127,10 +129,9 @@ def _store() -> Iterator[Finding]:
         except EmbedrtError as error:
             yield Finding(f"  {name}", "damaged", f"{error}; or `embedrt remove {name}`")
         else:
-            architectures = " and ".join(route.architecture for route in manifest.routes.values())
-            yield Finding(f"  {name}", f"{architectures}, {manifest.dim} dimensions, {', '.join(manifest.precisions)}")
+            yield Finding(f"  {name}", headline(manifest))
             yield _tuning(folder, manifest)
-    for left in store.unfinished(home / "bundles"):
+    for left in unfinished(home / "bundles"):
         yield Finding(f"  {left.name}", "left by a killed process", f"delete {left}, or let the next export do it")
     name = embedrt.default_model()
     known = Path(name).is_dir() or name in bundles

@@ -9,7 +9,6 @@ import click
 import numpy as np
 
 import embedrt
-from embedrt._dtype import stored_name
 from embedrt.cli import options
 from embedrt.inputs.lines import read_lines
 
@@ -59,7 +58,7 @@ def encode(
     if output is not None and not output.parent.is_dir():
         raise ValueError(f"--output: {output.parent} is not a folder")
     items = read_lines(None) if texts == ("-",) else list(texts)
-    embedder = embedrt.Embedder(model or embedrt.default_model(), device, precision=stored_name(dtype), threads=threads)
+    embedder = embedrt.Embedder(model or embedrt.default_model(), device, dtype=dtype, threads=threads)
     vectors = embedder.encode(
         items,
         prompt_name,

@@ -7,10 +7,9 @@ from typing import Literal
 import click
 
 import embedrt
+from embedrt.bundle.facts import proofs
 from embedrt.bundle.manifest import read_manifest
-from embedrt.bundle.reports import ParityReport, QualityReport
 from embedrt.cli import options
-from embedrt.cli.info import of_route
 
 
 @click.command(
@@ -91,7 +90,5 @@ def export(
         reference=reference,
     )
     print(folder)
-    for route_name, route in read_manifest(folder).routes.items():
-        reports: dict[str, ParityReport | QualityReport] = {**route.parity, **route.quality}
-        for label, report in reports.items():
-            print(f"{of_route(label, route_name)}: {report.summary}")
+    for label, value in proofs(read_manifest(folder)):
+        print(f"{label}: {value}")

@@ -17,7 +17,7 @@ def list_bundles() -> None:
         print(f"the store {store.home()} is empty; `embedrt export SOURCE` puts a bundle there", file=sys.stderr)
     for name, manifest in found.items():
         if isinstance(manifest, Manifest):
-            print(f"{name:50} {manifest.dim:5} dimensions  {', '.join(manifest.precisions)}")
+            print(f"{name:50} {manifest.dim:5} dimensions  {', '.join(manifest.dtypes)}")
         else:
             print(f"{name:50} damaged: {manifest}")
 

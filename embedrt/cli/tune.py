@@ -73,10 +73,10 @@ def _record(found: tuned.Found) -> dict[str, Any] | None:
     tuning = found.tuning
     if tuning is None:
         return None if found.unused is None else {"unused": found.unused}
-    devices = {way.precision: tuning.device_for(way.precision) for way in tuning.settings}
+    devices = {way.dtype: tuning.device_for(way.dtype) for way in tuning.settings}
     return {
         **dataclasses.asdict(tuning),
-        "auto_precision": tuning.precision_for(None),
+        "auto_dtype": tuning.dtype_for(None),
         "auto_device": devices,
         "unused": found.unused,
     }
@@ -86,9 +86,9 @@ def _print(tuning: tuned.Tuning) -> None:
     kept = set(tuning.settings)
     print("  dtype      device    threads  tokens   texts/s  one text, ms  cosine to float32, mean / min")
     ways = [*tuning.settings, *tuning.others]
-    for way in sorted(ways, key=lambda way: (way.precision, way.device, -way.texts_per_second)):
+    for way in sorted(ways, key=lambda way: (way.dtype, way.device, -way.texts_per_second)):
         print(
-            f"{'*' if way in kept else ' '} {way.precision:9}  {way.device:8}  {way.threads:7}  {way.max_tokens:6}  "
+            f"{'*' if way in kept else ' '} {way.dtype:9}  {way.device:8}  {way.threads:7}  {way.max_tokens:6}  "
             f"{way.texts_per_second:8.1f}  {way.one_text_ms:12.2f}  {way.mean_cosine:.6f} / {way.min_cosine:.6f}"
         )
     for what, why in tuning.excluded.items():

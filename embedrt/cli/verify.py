@@ -5,9 +5,8 @@ from typing import Literal
 import click
 
 import embedrt
-from embedrt._dtype import stored_name
+from embedrt.bundle.facts import of_route
 from embedrt.cli import options
-from embedrt.cli.info import of_route
 
 
 @click.command(
@@ -43,8 +42,8 @@ def verify(
     The vectors are compared with the reference vectors in the bundle, or with those of sentence-transformers. The
     latter must be installed here, and the extra `export` too; the model that the bundle was made of is loaded again.
     """
-    embedder = embedrt.Embedder(bundle, device, precision=stored_name(dtype), threads=threads, local_files_only=True)
+    embedder = embedrt.Embedder(bundle, device, dtype=dtype, threads=threads, local_files_only=True)
     reports = embedrt.verify(embedder, reference=reference, source=source)
     print(f"files: {len(embedder.manifest.files)} as listed")
     for name, report in reports.items():
-        print(f"{of_route(embedder.precision, name)}: {report.summary}")
+        print(f"{of_route(embedder.dtype, name)}: {report.summary}")

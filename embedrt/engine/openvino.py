@@ -15,7 +15,7 @@ PACKAGE = "onnxruntime-ep-openvino"
 _REGISTERING = threading.Lock()
 # By dtype: OpenVINO's `INFERENCE_PRECISION_HINT`, and the capability that it lists for hardware which computes so.
 # Other hardware would fall back to another dtype.
-_HINTS = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16")}
+_HINTS = {"float32": ("f32", "FP32"), "bfloat16": ("bf16", "BF16")}
 
 
 def offered(ort: ModuleType) -> dict[str, Any]:
@@ -120,7 +120,7 @@ DEVICE = Device(
     require,
     suffix=r"CPU|(?:GPU|NPU)(?:\.\d+)?",
     operators="portable",
-    computes={"fp32": "fp32", "bf16": "fp32"},
+    computes={"float32": "float32", "bfloat16": "float32"},
     token_budget=1024,
     run_cost=16,
     length_step=8,

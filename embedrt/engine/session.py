@@ -102,7 +102,7 @@ class SessionEngine:
         device: Device,
         threads: int | None = None,
         *,
-        dtype: str = "fp32",
+        dtype: str = "float32",
         weights_bytes: int = 0,
         prepack: bool = True,
     ) -> None:

@@ -5,9 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from embedrt.bundle.manifest import DEFAULT_ROUTE, Manifest
+from embedrt.bundle.facts import facts
+from embedrt.bundle.manifest import Manifest
+from embedrt.bundle.reports import ParityReport, QualityReport
 
 _TAGS = ("embedrt", "sentence-transformers", "feature-extraction", "sentence-similarity", "onnx")
+_PLAIN = re.compile(r"[a-z0-9 ]+")
 # Ids as the hub has them; nothing in them means anything to YAML or Markdown.
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -33,12 +36,13 @@ model.similarity(vectors, vectors)
 
 {facts}
 
-## Parity
+## Proof
 
-Vectors of texts from empty to beyond the limit, each computed alone and in batches, against the reference. An error is
-the largest difference in a coordinate. `embedrt verify` repeats the comparison on your machine.
+Vectors of each graph against the reference. For float32, texts from empty to beyond the limit, each computed alone and
+in batches; an error is the largest difference in a coordinate. For lossy dtypes, the cosine similarity to float32 over
+natural texts. `embedrt verify` repeats the comparison on your machine.
 
-{parity}
+{proofs}
 """
 
 
@@ -83,9 +87,9 @@ def model_card(
         load=repr(repo_id or "path/to/this/folder"),
         width=manifest.truncate_dim or manifest.dim,
         facts=_table(("", ""), _facts(manifest)),
-        parity=_table(
-            ("route", "precision", "texts", "max tokens", "max error", "by batch", "allowed", "reference", "engine"),
-            _parity(manifest),
+        proofs=_table(
+            ("route", "dtype", "graph", "texts", "max tokens", "found", "allowed", "reference", "engine"),
+            _proofs(manifest),
         ),
     )
     if evaluations:
@@ -106,39 +110,36 @@ def _front_matter(manifest: Manifest) -> str:
 
 
 def _facts(manifest: Manifest) -> Iterable[tuple[str, str]]:
-    source = manifest.source
-    yield "source", f"{source.kind} {_cell(source.id)}" + (f" at {_cell(source.revision)}" if source.revision else "")
-    for name, route in manifest.routes.items():
-        at = "" if name == DEFAULT_ROUTE else f", {_cell(name)}"
-        yield f"architecture{at}", f"{_cell(route.architecture)}, {route.via} graph"
-        yield f"modules{at}", _cell(" > ".join(module.summary for module in route.modules))
-        yield f"normalized{at}", "yes" if route.normalized else "no"
-        yield f"max tokens{at}", "no limit" if route.max_seq_length is None else str(route.max_seq_length)
-    cut = f", truncated to {manifest.truncate_dim}" if manifest.truncate_dim else ""
-    yield "dimensions", f"{manifest.dim}{cut}"
-    yield "similarity", _cell(manifest.similarity_fn_name or "cosine")
-    for name, prompt in manifest.prompts.items():
-        default = ", the default" if name == manifest.default_prompt_name else ""
-        yield f"prompt {_cell(name)}{default}", _cell(repr(prompt))
-    yield "int8 ranges", "not calibrated" if manifest.vector_ranges is None else "calibrated"
-    yield "fingerprint", _cell(manifest.fingerprint)
-    yield "made with", ", ".join(_cell(f"{name} {version}") for name, version in manifest.made_with.items())
+    """The facts in code spans; labels only where they hold a name of the manifest."""
+    for label, value in facts(manifest):
+        yield label if _PLAIN.fullmatch(label) else _cell(label), _cell(value)
 
 
-def _parity(manifest: Manifest) -> Iterable[tuple[str, ...]]:
+def _proofs(manifest: Manifest) -> Iterable[tuple[str, ...]]:
     for name, route in manifest.routes.items():
-        for precision, report in route.parity.items():
-            yield (
-                _cell(name),
-                _cell(precision),
-                str(report.texts),
-                str(report.max_tokens),
-                f"{report.max_abs_error:.1e}",
-                f"{report.max_batch_error:.1e}",
-                f"{report.tolerance:.0e}",
-                _cell(report.reference) + ("" if report.independent else ", not independent"),
-                _cell(report.engine),
-            )
+        for variant in route.variants:
+            head = (_cell(name), _cell(variant.dtype), _cell(variant.file))
+            match variant.proof:
+                case ParityReport() as report:
+                    yield (
+                        *head,
+                        str(report.texts),
+                        str(report.max_tokens),
+                        f"{report.max_abs_error:.1e}, by batch {report.max_batch_error:.1e}",
+                        f"{report.tolerance:.0e}",
+                        _cell(report.reference) + ("" if report.independent else ", not independent"),
+                        _cell(report.engine),
+                    )
+                case QualityReport() as report:
+                    yield (
+                        *head,
+                        str(report.texts),
+                        str(report.max_tokens),
+                        f"cosine {report.mean_cosine:.5f} in the mean, {report.min_cosine:.5f} at least",
+                        f"{report.mean_cosine_allowed} and {report.min_cosine_allowed}",
+                        _cell(f"float32; {report.method}"),
+                        _cell(report.engine),
+                    )
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

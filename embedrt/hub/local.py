@@ -1,34 +1,26 @@
 """The local store of bundles."""
 
-import contextlib
 import os
 import re
 import shutil
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from embedrt.bundle.manifest import MANIFEST, Manifest, flush, read_bundle, read_manifest, sync
+from embedrt.bundle.atomic import UNFINISHED, publish, staging
+from embedrt.bundle.check import user_cache
+from embedrt.bundle.manifest import MANIFEST, Manifest, read_bundle, read_manifest
 from embedrt.errors import BundleError, ModelNotFoundError
 
 # As on the hub: no part ends with "-" or ".", and none has "--", which stands for the slash in the names of folders.
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _NAME = rf"(?![^@]*--){_PART}(?:/{_PART})?"
 _REFERENCE = re.compile(rf"(?P<name>{_NAME})(?:@(?P<revision>[^@]+))?")
-_UNFINISHED = ".unfinished-"
-# No export takes that long; what is older was left by a process that was killed.
-_STALE_SECONDS = 24 * 3600
 
 
 def home(chosen: str | Path | None = None) -> Path:
     """The store's folder: `chosen`, `EMBEDRT_HOME`, `SENTENCE_TRANSFORMERS_HOME`, or the user's cache folder."""
     chosen = chosen or os.environ.get("EMBEDRT_HOME") or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
-    if chosen:
-        return Path(chosen).expanduser()
-    from platformdirs import user_cache_path
-
-    return user_cache_path("embedrt", appauthor=False)
+    return Path(chosen).expanduser() if chosen else user_cache()
 
 
 def parse(name: str) -> tuple[str, str | None] | None:
@@ -90,19 +82,6 @@ def find(name: str) -> Path | None:
     return folder if folder is not None and folder.is_dir() else None
 
 
-def unfinished(parent: Path) -> list[Path]:
-    """Temporary folders below `parent` that a killed process left."""
-    return [path for path in parent.glob(f"{_UNFINISHED}*") if _age(path) > _STALE_SECONDS]
-
-
-def _age(path: Path) -> float:
-    """Seconds since the last change; none if another process has removed it just now."""
-    try:
-        return time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
 def remove(name: str) -> Path:
     """Delete a bundle from the store and return the folder it was in. `name@revision` names one revision.
 
@@ -114,37 +93,10 @@ def remove(name: str) -> Path:
         known = ", ".join(stored()) or "the store is empty"
         raise ModelNotFoundError(f"{name!r} is not in the store {home()}; there: {known}")
     # Renamed first, so that nobody finds half of it.
-    doomed = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder.parent))
+    doomed = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
     folder.rename(doomed / folder.name)
     shutil.rmtree(doomed)
     return folder
-
-
-@contextlib.contextmanager
-def staging(target: Path) -> Iterator[Path]:
-    """A fresh temporary folder beside `target`, for `publish`; what is still in it at the end is deleted."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in unfinished(target.parent):
-        shutil.rmtree(leftover, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=target.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def replace_files(staged: Path, folder: Path) -> None:
-    """Moves the finished files of a staging folder into `folder`, in the order of their names.
-
-    Each replaces the file that is there, whole or not at all.
-    """
-    files = sorted(staged.iterdir())
-    for file in files:
-        file.chmod(0o666 & ~_umask())  # some libraries make private files
-    sync(staged)
-    for file in files:
-        file.replace(folder / file.name)
-    flush(folder)
 
 
 def copy_bundle(folder: Path, target: str | Path, readme: str | None = None) -> Path:
@@ -168,7 +120,7 @@ def copy_bundle(folder: Path, target: str | Path, readme: str | None = None) -> 
         for name in (MANIFEST, *manifest.files):
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, fresh / name)
-        read_bundle(fresh)
+        read_bundle(fresh, "always")
         if readme is not None:
             (fresh / "README.md").write_bytes(readme.encode())
         publish(fresh, target)
@@ -185,48 +137,3 @@ def _holds(folder: Path, manifest: Manifest) -> bool:
         return read_bundle(folder) == manifest
     except BundleError:
         return False
-
-
-def publish(folder: Path, target: Path, *, overwrite: bool = False) -> None:
-    """Makes a finished folder appear as `target`, whole or not at all.
-
-    Two processes may publish the same target: the second finds the first one's bundle, and if that is of the same
-    vector space and sound, leaves it.
-
-    Raises:
-        BundleError: Something else is there, and `overwrite` is not set.
-    """
-    os.chmod(folder, 0o777 & ~_umask())  # noqa: PTH101 - mkdtemp made it private
-    sync(folder)
-    if overwrite and target.exists():
-        with staging(target) as retired:
-            target.rename(retired / "old")
-            try:
-                folder.rename(target)
-            except OSError:
-                (retired / "old").rename(target)
-                raise
-    else:
-        try:
-            folder.rename(target)
-        except OSError:
-            if not target.exists():
-                raise
-            if not _same_vectors(folder, target):
-                raise BundleError(
-                    f"{target} exists and is not a sound bundle of the same model; choose another place or overwrite it"
-                ) from None
-    flush(target.parent)
-
-
-def _same_vectors(folder: Path, target: Path) -> bool:
-    try:
-        return read_bundle(target).fingerprint == read_manifest(folder).fingerprint
-    except BundleError:
-        return False
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

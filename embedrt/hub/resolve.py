@@ -6,9 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
+from embedrt.bundle.atomic import publish, staging
 from embedrt.bundle.manifest import MANIFEST, read_bundle, read_manifest
 from embedrt.errors import ModelNotFoundError
-from embedrt.hub.local import home, parse, publish, staging, stored_path, stored_revisions
+from embedrt.hub.local import home, parse, stored_path, stored_revisions
 
 # sentence-transformers looks here for names without an organization.
 _ORGANIZATION = "sentence-transformers"
@@ -93,7 +94,7 @@ def _fetch(
             hub.download(repo, token, [MANIFEST], fresh)
             hub.download(repo, token, read_manifest(fresh).files, fresh)
             shutil.rmtree(fresh / ".cache", ignore_errors=True)  # the hub client's bookkeeping
-            read_bundle(fresh)
+            read_bundle(fresh, "always")
             publish(fresh, target)
         return target
     if find_spec("onnx") is None or find_spec("safetensors") is None:

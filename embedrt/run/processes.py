@@ -89,7 +89,7 @@ class ProcessPool:
         folder: Path,
         devices: Sequence[str | None],
         *,
-        precision: str = "fp32",
+        precision: str = "float32",
         threads: int | None = None,
         max_tokens: int | None = None,
         tuning: Tuning | None = None,

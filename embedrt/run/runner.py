@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.bundle.manifest import Graph, Manifest, Route, Tokenization
+from embedrt.bundle.manifest import FLOAT32, Manifest, Route, Tokenization
 from embedrt.engine import Batch as EngineBatch
-from embedrt.engine import Device
-from embedrt.engine.devices import DEVICES, find_device
+from embedrt.engine.devices import find_device
 from embedrt.engine.int8_saturation import exact_config
+from embedrt.engine.placement import choose_variant
 from embedrt.engine.session import SessionEngine
-from embedrt.errors import BundleError, DeviceError, NonFiniteError, TruncationError
+from embedrt.errors import BundleError, NonFiniteError, TruncationError
 from embedrt.inputs.text import TextTokenizer, Tokens, preview
 from embedrt.run.coalescing import Coalescer
 from embedrt.run.planning import Batch, pad, plan
-from embedrt.types import Features, OutputValue, Vectors
+from embedrt.types import Features, OutputValue, Vectors, dtype_name
 from embedrt.vectors.arrays import SMALLEST_NORM
 
 SENTENCE: OutputValue = "sentence_embedding"
@@ -93,14 +93,15 @@ class Runner:
         route: What the manifest says of the route.
         manifest: The whole manifest.
         device: As `Embedder` takes it.
-        precision: Which of the route's graphs to run, or a precision that the device computes one of them in.
+        dtype: Which of the route's dtypes to run, or one that the device computes from another.
         threads: Processors to use; None takes what affinity and cgroup quota allow.
         max_tokens: Upper bound of a batch's rows x longest; None takes what suits the device.
         proving: For exporters, before they publish: large weights stay mapped.
 
     Raises:
-        BundleError: The bundle is damaged, or lacks the precision.
-        DeviceError: The device is unknown or not available, or does not compute the precision.
+        BundleError: The bundle is damaged, or lacks the dtype.
+        DeviceError: The device is unknown or not available, or does not compute the dtype.
+        ValueError: No such dtype.
     """
 
     def __init__(
@@ -109,15 +110,16 @@ class Runner:
         route: Route,
         manifest: Manifest,
         device: str | None = None,
-        precision: str = "fp32",
+        dtype: str = FLOAT32,
         threads: int | None = None,
         *,
         max_tokens: int | None = None,
         proving: bool = False,
     ) -> None:
         found = find_device(device)
-        graph = choose_graph(folder, route, found, precision)
-        if graph.flavour == "cpu":
+        self.dtype = dtype_name(dtype)
+        self.variant = variant = choose_variant(folder, route, found, dtype)
+        if variant.dtype == "int8":
             exact_config()  # an error where int8 kernels saturate
         self.folder = folder.absolute()  # sessions are made on first use, and the working folder may change until then
         self.name = manifest.name
@@ -125,13 +127,12 @@ class Runner:
         self.dim = manifest.dim
         self.tokenize = self._load_tokenizer(route.max_seq_length)
         self._other_tokenizers: dict[int | None, TextTokenizer] = {}
-        self.graph_file = graph.cpu if graph.cpu is not None and found.kind == "cpu" else graph.file
         self.engine = engine = SessionEngine(
-            self.folder / self.graph_file,
+            self.folder / variant.file,
             found,
             threads,
-            dtype=precision,
-            weights_bytes=manifest.files[graph.data].size,
+            dtype=self.dtype,
+            weights_bytes=sum(manifest.files[file].size for file in variant.files),
             prepack=not proving,
         )
         self.max_tokens = self.engine.device.token_budget if max_tokens is None else max_tokens
@@ -305,33 +306,6 @@ class Runner:
             max_seq_length=max_seq_length,
             with_type_ids=self.route.tokenization.token_type_ids,
         )
-
-
-def choose_graph(folder: Path, route: Route, device: Device, precision: str) -> Graph:
-    """The graph that gives a precision on a device: the bundle's own of that name, or the one that it computes so."""
-    name = device.computes.get(precision, precision)
-    if name not in route.graphs:
-        message = f"{folder}: precision {precision!r} is not in it; it has {', '.join(route.graphs)}"
-        if others := [other.kind for other in DEVICES.values() if precision in other.computes]:
-            message += f"; on device {' or '.join(others)} it may be computed in {precision}"
-        raise BundleError(message)
-    graph = route.graphs[name]
-    if graph.flavour == "cpu" and device.kind != "cpu":
-        raise DeviceError(
-            f"{folder}: the graph {name!r} has operators that only processors run, and {device.name!r} would leave its "
-            "work to them; use device='cpu', or another precision"
-        )
-    if device.computes and graph.flavour != "portable":
-        raise DeviceError(
-            f"{folder}: the graph {name!r} has operators that only ONNX Runtime's own devices run, and {device.name!r} "
-            f"is none; use precision={' or '.join(map(repr, device.computes))}, or device='cpu'"
-        )
-    if device.computes and precision not in device.computes:
-        raise DeviceError(
-            f"device {device.name!r} computes in {', '.join(device.computes)}, and not in {precision}; "
-            "use one of them, or device='cpu'"
-        )
-    return graph
 
 
 def _require_whole(truncated: list[int], limit: int | None) -> None:

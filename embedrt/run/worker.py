@@ -119,7 +119,7 @@ def serve(connection: Connection, settings: Settings) -> None:
     memory: SharedMemory | None = None
     with suppress(EOFError, OSError):  # the pool is gone
         try:
-            manifest = read_bundle(settings.folder)
+            manifest = read_bundle(settings.folder, "never")  # the pool's process has
             runners = {
                 name: Runner(
                     settings.folder,

@@ -19,7 +19,7 @@ _TASK_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpu
 _INSTEAD = {
     "modules": "embedrt runs exported models: build it with sentence-transformers, save it, then `embedrt export`",
     "backend": "there is one engine, ONNX Runtime; leave it out, and choose the hardware with device=",
-    "model_kwargs": "there is no transformers model; precision= chooses among the bundle's graphs",
+    "model_kwargs": "there is no transformers model; dtype= chooses among the bundle's dtypes",
     "processor_kwargs": "the tokenizer is fixed by the export; set max_seq_length on the model instead",
     "tokenizer_kwargs": "the tokenizer is fixed by the export; set max_seq_length on the model instead",
     "config_kwargs": "the config is fixed by the export; change it in the repo and export again",

@@ -27,7 +27,7 @@ _LONGEST_WORD = 20
 class Candidate:
     """One way to run the model."""
 
-    precision: str
+    dtype: str
     device: str
     threads: int
     max_tokens: int
@@ -35,19 +35,19 @@ class Candidate:
     @property
     def engine(self) -> tuple[str, str, int]:
         """Those of its attributes that need sessions of their own."""
-        return self.precision, self.device, self.threads
+        return self.dtype, self.device, self.threads
 
     def __str__(self) -> str:
-        return f"{self.precision} on {self.device}, {self.threads} threads, {self.max_tokens} tokens"
+        return f"{self.dtype} on {self.device}, {self.threads} threads, {self.max_tokens} tokens"
 
 
-def candidates(precision: str, device: Device, processors: int) -> list[Candidate]:
+def candidates(dtype: str, device: Device, processors: int) -> list[Candidate]:
     """What is worth a try: all processors, and where threads run batches of their own a half and a quarter of them."""
     threads = (
         sorted({processors, max(1, processors // 2), max(1, processors // 4)}) if device.parallel else [processors]
     )
     budgets = sorted({max(1, int(part * device.token_budget)) for part in _BUDGETS})
-    return [Candidate(precision, device.name, count, budget) for count in reversed(threads) for budget in budgets]
+    return [Candidate(dtype, device.name, count, budget) for count in reversed(threads) for budget in budgets]
 
 
 def best(rates: Mapping[Candidate, float]) -> Candidate:

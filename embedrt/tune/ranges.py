@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from embedrt.bundle.atomic import replace_files, staging
 from embedrt.bundle.manifest import MANIFEST, read_manifest, write_manifest
 from embedrt.embedder import Embedder
 from embedrt.errors import BundleError
-from embedrt.hub.local import replace_files, staging
 from embedrt.hub.resolve import resolve
 from embedrt.inputs.text import check_texts
 

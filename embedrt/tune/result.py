@@ -8,20 +8,20 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from embedrt._version import __version__
-from embedrt.bundle.manifest import TUNED, Manifest
+from embedrt.bundle.atomic import replace_files, staging
+from embedrt.bundle.manifest import FLOAT32, TUNED, Manifest
 from embedrt.bundle.reports import MEAN_COSINE, MIN_COSINE
 from embedrt.bundle.strict_json import RecordError, decode, read_json
 from embedrt.engine.devices import find_device
 from embedrt.engine.machine import available_threads, processor
 from embedrt.engine.session import onnxruntime
 from embedrt.errors import BundleError
-from embedrt.hub.local import replace_files, staging
+from embedrt.types import dtype_name
 
 logger = logging.getLogger("embedrt")
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 AUTO = "auto"
-FP32 = "fp32"
 CLEARLY = 1.05
 """What counts as faster: less may be noise."""
 
@@ -55,17 +55,17 @@ class Setting:
     """One way to run the model, and how it did.
 
     Attributes:
-        precision: Which of the bundle's graphs, or how the device computes the one in fp32.
+        dtype: The dtype of the model.
         device: Where.
         threads: Processors in use.
         max_tokens: Upper bound of a batch's texts times the tokens of its longest.
         texts_per_second: The median over many texts.
         one_text_ms: The median time for one text alone, in milliseconds.
-        mean_cosine: To the vectors in fp32.
+        mean_cosine: To the vectors in float32.
         min_cosine: The smallest.
     """
 
-    precision: str
+    dtype: str
     device: str
     threads: int
     max_tokens: int
@@ -83,49 +83,52 @@ class Tuning:
         format_version: Version of this contract.
         conditions: Where it was measured.
         usual_device: What "auto" takes there without a tuning.
+        usual_dtype: The dtype of models for which none is named.
         texts: How many texts were taken.
-        settings: The best way to run each precision on each device.
+        settings: The best way to run each dtype on each device.
         others: What else was measured, in shorter runs.
-        excluded: What was tried and is not used, such as "fp32 on coreml", and why.
+        excluded: What was tried and is not used, such as "float32 on coreml", and why.
     """
 
     format_version: int
     conditions: Conditions
     usual_device: str
+    usual_dtype: str
     texts: int
     settings: tuple[Setting, ...]
     others: tuple[Setting, ...]
     excluded: dict[str, str]
 
-    def setting(self, precision: str, device: str) -> Setting | None:
-        """The best way to run a precision on a device; None if it was not measured."""
-        return next((way for way in self.settings if (way.precision, way.device) == (precision, device)), None)
+    def setting(self, dtype: str, device: str) -> Setting | None:
+        """The best way to run a dtype on a device; None if it was not measured."""
+        return next((way for way in self.settings if (way.dtype, way.device) == (dtype, device)), None)
 
-    def device_for(self, precision: str) -> str | None:
-        """The device that "auto" takes for a precision; None if it was not measured.
+    def device_for(self, dtype: str) -> str | None:
+        """The device that "auto" takes for a dtype; None if it was not measured.
 
-        It is the usual one unless another is clearly faster and gives the same numbers. That is proved for fp32 alone.
+        It is the usual one unless another is clearly faster and gives the same numbers. Only float32 is
+        proved to.
         """
-        ways = [way for way in self.settings if way.precision == precision]
+        ways = [way for way in self.settings if way.dtype == dtype]
         fastest = max(ways, key=lambda way: way.texts_per_second, default=None)
-        usual = self.setting(precision, self.usual_device)
+        usual = self.setting(dtype, self.usual_device)
         if fastest is None:
             return None
-        if usual is None or (precision == FP32 and fastest.texts_per_second >= CLEARLY * usual.texts_per_second):
+        if usual is None or (dtype == FLOAT32 and fastest.texts_per_second >= CLEARLY * usual.texts_per_second):
             return fastest.device
         return usual.device
 
-    def precision_for(self, device: str | None) -> str:
-        """The precision that "auto" takes on a device, or for None on those that "auto" takes.
+    def dtype_for(self, device: str | None) -> str:
+        """The dtype that "auto" takes on a device, or for None on those that "auto" takes.
 
-        It is fp32 unless one that is good enough is clearly faster.
+        It is the usual one unless another that is good enough is clearly faster.
         """
 
-        def on_device(precision: str) -> str | None:
-            return self.device_for(precision) if device is None else device
+        def on_device(dtype: str) -> str | None:
+            return self.device_for(dtype) if device is None else device
 
-        ways = [way for way in self.settings if way.device == on_device(way.precision)]
-        plain = next((way for way in ways if way.precision == FP32), None)
+        ways = [way for way in self.settings if way.device == on_device(way.dtype)]
+        plain = next((way for way in ways if way.dtype == self.usual_dtype), None)
         good = [
             way
             for way in ways
@@ -134,7 +137,7 @@ class Tuning:
             and way.min_cosine >= MIN_COSINE
             and way.texts_per_second >= CLEARLY * plain.texts_per_second
         ]
-        return max(good, key=lambda way: way.texts_per_second).precision if good else FP32
+        return max(good, key=lambda way: way.texts_per_second).dtype if good else self.usual_dtype
 
 
 @dataclass(frozen=True)
@@ -227,8 +230,8 @@ def _check(tuning: Tuning) -> None:
             require(
                 way.texts_per_second > 0, f"{at}.texts_per_second: expected more than 0, got {way.texts_per_second}"
             )
-    pairs = [(way.precision, way.device) for way in tuning.settings]
-    require(len(set(pairs)) == len(pairs), "settings: one precision twice on the same device")
+    pairs = [(way.dtype, way.device) for way in tuning.settings]
+    require(len(set(pairs)) == len(pairs), "settings: one dtype twice on the same device")
 
 
 def in_use(folder: Path, manifest: Manifest) -> Tuning | None:
@@ -246,17 +249,21 @@ def in_use(folder: Path, manifest: Manifest) -> Tuning | None:
     return None
 
 
-def settled_precision(tuning: Tuning | None, precision: str, device: str | None) -> str:
-    """The precision that a user's `precision` and `device` stand for."""
-    if precision != AUTO:
-        return precision
-    if tuning is None:
-        return FP32
-    return tuning.precision_for(None if device in {None, AUTO} else find_device(device).name)
+def settled_dtype(tuning: Tuning | None, manifest: Manifest, dtype: str | None, device: str | None) -> str:
+    """The dtype that a user's `dtype` and `device` stand for.
+
+    Raises:
+        ValueError: No such dtype.
+    """
+    if dtype is not None and dtype != AUTO:
+        return dtype_name(dtype)
+    if dtype is None or tuning is None:
+        return manifest.default_dtype
+    return tuning.dtype_for(None if device in {None, AUTO} else find_device(device).name)
 
 
 def settled(
-    tuning: Tuning | None, precision: str, device: str | None, threads: int | None, max_tokens: int | None
+    tuning: Tuning | None, dtype: str, device: str | None, threads: int | None, max_tokens: int | None
 ) -> tuple[str | None, int | None, int | None]:
     """Device, threads and token budget: those given, else those measured, else None.
 
@@ -266,8 +273,8 @@ def settled(
     if tuning is None:
         return device, threads, max_tokens
     if device in {None, AUTO}:
-        device = tuning.device_for(precision)
-    way = tuning.setting(precision, find_device(device).name)
+        device = tuning.device_for(dtype)
+    way = tuning.setting(dtype, find_device(device).name)
     if way is None:
         return device, threads, max_tokens
     return device, threads or way.threads, max_tokens or way.max_tokens
@@ -293,15 +300,15 @@ def told(folder: Path, found: Found) -> str:
 
 def choice(tuning: Tuning) -> str:
     """What a tuning chooses, in a line."""
-    precisions = dict.fromkeys(way.precision for way in tuning.settings)
-    ways = [tuning.setting(name, tuning.device_for(name) or "") for name in precisions]
+    dtypes = dict.fromkeys(way.dtype for way in tuning.settings)
+    ways = [tuning.setting(name, tuning.device_for(name) or "") for name in dtypes]
     parts = [
-        f"{way.precision} on {way.device}, {way.threads} threads, {way.max_tokens} tokens "
+        f"{way.dtype} on {way.device}, {way.threads} threads, {way.max_tokens} tokens "
         f"({way.texts_per_second:.0f} texts/s)"
         for way in ways
         if way is not None
     ]
-    return "; ".join([*parts, f'"auto" is {tuning.precision_for(None)}'])
+    return "; ".join([*parts, f'"auto" is {tuning.dtype_for(None)}'])
 
 
 def write(folder: Path, tuning: Tuning) -> None:

@@ -1,6 +1,6 @@
-"""`embedrt tune`: which precision, device, threads and token budget are fastest here.
+"""`embedrt tune`: which dtype, device, threads and token budget are fastest here.
 
-Every pair of precision and device is judged by its vectors, and has candidates of its own. In each round all of them
+Every pair of dtype and device is judged by its vectors, and has candidates of its own. In each round all of them
 encode the same texts in turn, and `candidates` decides which stay. Rounds take equal parts of the time.
 """
 
@@ -15,11 +15,12 @@ from time import perf_counter
 
 import numpy as np
 
-from embedrt.bundle.manifest import Manifest, read_bundle
+from embedrt.bundle.manifest import FLOAT32, Manifest, read_bundle
+from embedrt.bundle.reports import QualityReport
 from embedrt.engine import Device
 from embedrt.engine.devices import DEVICES, find_device
 from embedrt.engine.machine import available_threads
-from embedrt.errors import BundleError, DeviceError, EmbedrtError
+from embedrt.errors import DeviceError, EmbedrtError
 from embedrt.hub.resolve import resolve
 from embedrt.inputs.text import check_texts
 from embedrt.run.runner import Runner
@@ -35,7 +36,7 @@ from embedrt.tune.candidates import (
     survivors,
     texts_for,
 )
-from embedrt.tune.result import FP32, Setting, Tuning
+from embedrt.tune.result import Setting, Tuning
 from embedrt.types import Vectors
 from embedrt.verify.difference import difference
 from embedrt.verify.parity import read_texts, verify_route
@@ -63,10 +64,10 @@ def tune(
     seconds: float = SECONDS,
     show_progress_bar: bool | None = None,
 ) -> Tuning:
-    """Measures which precision, device, threads and token budget are fastest here, and keeps the result at the bundle.
+    """Measures which dtype, device, threads and token budget are fastest here, and keeps the result at the bundle.
 
     From then on `Embedder` takes them where its arguments leave the choice, as long as processor, software and bundle
-    stay the same. Its precision stays "fp32" unless it is told another, or "auto".
+    stay the same. Its dtype stays the usual one unless it is told another, or "auto".
 
     Args:
         bundle: A bundle's folder, or a name in the local store.
@@ -82,7 +83,8 @@ def tune(
         ValueError: Too few texts, or no time.
         ModelNotFoundError: The name leads to no bundle here.
         BundleError: The bundle is damaged, or its folder cannot be written.
-        ParityError: The vectors in fp32 are wrong on every device.
+        ParityError: The vectors in float32 are wrong on every device.
+        QualityError: The bundle has no float32, and its vectors are wrong on every device.
     """
     if not seconds > 0:
         raise ValueError(f"seconds: expected more than 0, got {seconds!r}")
@@ -92,8 +94,6 @@ def tune(
         raise ValueError(f"texts: {len(items)}, but a choice that holds for other texts needs {MIN_TEXTS} or more")
     folder = resolve(bundle, local_files_only=True).absolute()
     manifest = read_bundle(folder)
-    if FP32 not in manifest.precisions:
-        raise BundleError(f"{folder}: no graph in {FP32}, with which the others are compared; export the model again")
     tuned.require_writable(folder)
     if items is None:
         proof = read_texts(folder, manifest.routes[_timed_route(manifest)])
@@ -113,13 +113,13 @@ def _timed_route(manifest: Manifest) -> str:
     return manifest.tasks.get("", manifest.tasks.get("document", next(iter(manifest.routes))))
 
 
-def _pair(precision: str, device: str) -> str:
-    return f"{precision} on {device}"
+def _pair(dtype: str, device: str) -> str:
+    return f"{dtype} on {device}"
 
 
 @dataclass(frozen=True)
 class _Verdict:
-    """What is known of a precision on a device before it is timed: cosines to fp32, and about how long a text takes."""
+    """What is known of a dtype on a device before it is timed: cosines to float32, and about how long a text takes."""
 
     mean_cosine: float
     min_cosine: float
@@ -127,7 +127,7 @@ class _Verdict:
 
 
 class _Search:
-    """One tuning: first every pair of precision and device is judged, then the good ones are timed.
+    """One tuning: first every pair of dtype and device is judged, then the good ones are timed.
 
     Args:
         folder: The bundle.
@@ -167,9 +167,9 @@ class _Search:
         chosen = self._timed(groups, max(verdict.seconds_per_text for verdict in verdicts.values()))
 
         def setting(candidate: Candidate) -> Setting:
-            verdict = verdicts[candidate.precision, candidate.device]
+            verdict = verdicts[candidate.dtype, candidate.device]
             return Setting(
-                candidate.precision,
+                candidate.dtype,
                 candidate.device,
                 candidate.threads,
                 candidate.max_tokens,
@@ -183,6 +183,7 @@ class _Search:
             format_version=tuned.FORMAT_VERSION,
             conditions=tuned.conditions(self._manifest),
             usual_device=usual.name,
+            usual_dtype=self._manifest.default_dtype,
             texts=len(self._texts),
             settings=tuple(map(setting, chosen)),
             others=tuple(setting(candidate) for candidate in self._rates if candidate not in chosen),
@@ -190,56 +191,63 @@ class _Search:
         )
 
     def _judged(self, devices: Mapping[str, Device]) -> dict[tuple[str, str], _Verdict]:
-        """Computes the vectors of every precision on every device. What fails or is wrong is excluded.
+        """Computes the vectors of every dtype on every device. What fails or is wrong is excluded.
 
         Raises:
-            EmbedrtError: fp32 works nowhere; what the first device said.
+            EmbedrtError: The usual dtype works nowhere; what the first device said.
         """
         verdicts: dict[tuple[str, str], _Verdict] = {}
         reference: Vectors | None = None
         failed: EmbedrtError | None = None
-        pairs = [(precision, device) for device in devices for precision in _precisions(self._manifest, device)]
-        for precision, device in sorted(pairs, key=lambda pair: pair[0] != FP32):
-            if reference is None and failed is not None and precision != FP32:
+        pairs = [(dtype, device) for device in devices for dtype in _dtypes(self._manifest, device)]
+        usual = self._manifest.default_dtype
+        for dtype, device in sorted(pairs, key=lambda pair: pair[0] != usual):
+            if not verdicts and failed is not None and dtype != usual:
                 break
-            self._advance(f"judging {_pair(precision, device)}", 0.0)
+            self._advance(f"judging {_pair(dtype, device)}", 0.0)
             try:
-                vectors, took = self._vectors(precision, device)
+                vectors, took = self._vectors(dtype, device)
             except EmbedrtError as error:
                 failed = failed or error
-                self._exclude(_pair(precision, device), error)
+                self._exclude(_pair(dtype, device), error)
                 continue
-            reference = vectors if reference is None else reference
-            verdicts[precision, device] = _Verdict(*self._cosines(precision, reference, vectors), took)
+            reference = vectors if reference is None and dtype == FLOAT32 else reference
+            verdicts[dtype, device] = _Verdict(*self._cosines(dtype, reference, vectors), took)
         if not verdicts and failed is not None:
             raise failed
         return verdicts
 
-    def _cosines(self, precision: str, reference: Vectors, vectors: Vectors) -> tuple[float, float]:
-        """Mean and least cosine to fp32 over the texts; over those of the export's report where the texts are made up.
+    def _cosines(self, dtype: str, reference: Vectors | None, vectors: Vectors) -> tuple[float, float]:
+        """Mean and least cosine to float32: over the texts, or as the export found them.
 
         Texts of the proof are odd on purpose. The export judged by natural ones, which says more, as long as this
-        machine computes what that one did.
+        machine computes what that one did. Without float32 in the bundle, `verify_route` has made sure of that.
         """
-        found = difference(reference, vectors).cosine
-        routes = self._manifest.routes.values()
-        reports = [route.quality[precision] for route in routes if precision in route.quality]
-        as_exported = min((report.parity_mean_cosine for report in reports), default=1.0) - _SLACK
-        if self._made_up and len(reports) == len(routes) and found.mean() >= as_exported:
-            return min(report.mean_cosine for report in reports), min(report.min_cosine for report in reports)
-        return float(found.mean()), float(found.min())
+        proofs = [
+            route.variants_in(dtype)[0].proof for route in self._manifest.routes.values() if dtype in route.dtypes
+        ]
+        reports = [proof for proof in proofs if isinstance(proof, QualityReport)]
+        judged = bool(reports) and len(reports) == len(self._manifest.routes)
+        if reference is not None:
+            found = difference(reference, vectors).cosine
+            as_exported = min((report.parity_mean_cosine for report in reports), default=1.0) - _SLACK
+            if not (judged and self._made_up and found.mean() >= as_exported):
+                return float(found.mean()), float(found.min())
+        if not judged:
+            return 1.0, 1.0  # within the tolerance of its parity report
+        return min(report.mean_cosine for report in reports), min(report.min_cosine for report in reports)
 
-    def _vectors(self, precision: str, device: str) -> tuple[Vectors, float]:
+    def _vectors(self, dtype: str, device: str) -> tuple[Vectors, float]:
         """The vectors of the texts by all routes, one below the other, and the seconds that a text took.
 
         Raises:
-            ParityError: Those in fp32 are not what the bundle's proof says.
+            EmbedrtError: Those that others are compared with are not what the bundle's proof says.
         """
         texts, vectors, took = self._texts[:_JUDGED], [], 0.0
         for name, route in self._manifest.routes.items():
-            runner = Runner(self._folder, route, self._manifest, device, precision)
-            if precision == FP32:
-                verify_route(runner, precision)
+            runner = Runner(self._folder, route, self._manifest, device, dtype)
+            if dtype == FLOAT32 or FLOAT32 not in self._manifest.dtypes:
+                verify_route(runner)
             else:
                 runner.encode(texts[:FEWEST_TEXTS])
             start = perf_counter()
@@ -292,8 +300,8 @@ class _Search:
 
     def _warm(self, engine: tuple[str, str, int]) -> Runner:
         """A runner whose sessions are made. At the first time one text alone is timed too."""
-        precision, device, threads = engine
-        runner = Runner(self._folder, self._manifest.routes[self._route], self._manifest, device, precision, threads)
+        dtype, device, threads = engine
+        runner = Runner(self._folder, self._manifest.routes[self._route], self._manifest, device, dtype, threads)
         runner.max_tokens = 1  # every text is a batch, so that every thread gets some
         runner.encode(list(islice(cycle(self._texts), max(FEWEST_TEXTS, 2 * threads))))
         if engine not in self._singles:
@@ -316,9 +324,9 @@ def _only(rates: Mapping[Candidate, float]) -> list[Candidate]:
     return [best(rates)]
 
 
-def _precisions(manifest: Manifest, device: str) -> list[str]:
-    """The bundle's graphs, and how a device may compute the one in fp32."""
-    return list(dict.fromkeys([*manifest.precisions, *DEVICES[device].computes]))
+def _dtypes(manifest: Manifest, device: str) -> list[str]:
+    """The dtypes of the bundle, and those that a device may compute from float32."""
+    return list(dict.fromkeys([*manifest.dtypes, *DEVICES[device].computes]))
 
 
 def _available() -> dict[str, Device]:

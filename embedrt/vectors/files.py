@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from embedrt.bundle.atomic import replace_files, staging
 from embedrt.bundle.strict_json import LFS_POINTER, decode, parse_json
 from embedrt.errors import EmbeddingsError, EmbedrtError, MissingDependencyError
-from embedrt.hub.local import replace_files, staging
 from embedrt.inputs.text import check_texts
 from embedrt.vectors.arrays import as_array
 

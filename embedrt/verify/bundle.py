@@ -31,9 +31,9 @@ def verify(
         raise ValueError(f"reference: expected one of {known}, got {reference!r}")
     if source is not None and reference == "bundle":
         raise ValueError("source: only reference='sentence-transformers' loads a model; leave source out")
-    read_bundle(embedder.folder)  # every byte, whatever was checked before
+    read_bundle(embedder.folder, "always")
     if reference == "bundle":
-        return {name: verify_route(runner, embedder.precision) for name, runner in embedder.runners.items()}
+        return {name: verify_route(runner) for name, runner in embedder.runners.items()}
     reports: Mapping[str, ParityReport] = exporter().verify_with_sentence_transformers(embedder, source)
     return reports
 

@@ -1,6 +1,6 @@
 """The proof: a bundle's vectors against reference vectors, whole vectors by absolute error and norm.
 
-Precisions that are not exact are judged by cosine instead, over texts that they were not made with.
+Dtypes that are not exact are judged by cosine instead, over texts that they were not made with.
 """
 
 import dataclasses
@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.bundle.manifest import Route
+from embedrt.bundle.manifest import Route, Variant
 from embedrt.bundle.reports import MEAN_COSINE, MIN_COSINE, ParityReport, QualityReport
-from embedrt.errors import ParityError, QualityError
+from embedrt.errors import BundleError, ParityError, QualityError
 from embedrt.run.runner import Runner
 from embedrt.types import Vectors
 
@@ -38,8 +38,8 @@ class Bound:
     min_cosine: float = -1.0
 
 
-COMPUTED = {"bf16": Bound(1e-2, 0.999)}
-"""Bounds for the float32 graph computed in another precision, for which no export made a report.
+COMPUTED = {"bfloat16": Bound(1e-2, 0.999)}
+"""Bounds for the float32 graph computed in another dtype, for which no export made a report.
 
 bfloat16 keeps 8 bits of a number, so each rounding is off by up to 2**-9 of it, and those of a model's layers add up
 like random ones. A cosine of 0.999 is a difference of length `sqrt(2 * (1 - 0.999))` = 0.045 over all coordinates. What
@@ -54,21 +54,19 @@ def save_reference(folder: Path, route: Route, texts: list[str], vectors: Vector
     np.save(folder / route.parity_vectors, vectors.astype(np.float32), allow_pickle=False)
 
 
-def verify_route(runner: Runner, precision: str) -> ParityReport | QualityReport:
+def verify_route(runner: Runner) -> ParityReport | QualityReport:
     """Compute the proof's texts on this machine and compare them with the reference vectors in the bundle.
 
-    Args:
-        runner: A route.
-        precision: What it computes in.
-
     Raises:
-        ParityError: A vector is beyond the tolerance of the export, or that of the precision computed in.
-        QualityError: The precision is not exact, and its vectors are worse here than where it was exported.
+        ParityError: A vector is beyond the tolerance of the export, or that of the dtype computed in.
+        QualityError: The dtype is not exact, and its vectors are worse here than where it was exported.
     """
-    if (quality := runner.route.quality.get(precision)) is not None:
-        return _verify_quality(runner, quality)
-    bound = bound_of(runner.route, precision)
-    made = runner.route.parity.get(precision) or runner.route.parity["fp32"]
+    made = runner.variant.proof
+    if isinstance(made, QualityReport):
+        return _verify_quality(runner, made)
+    if made is None:
+        raise BundleError(f"{runner.folder}: {runner.variant.file} has no proof; export the model again")
+    bound = bound_of(runner.variant, runner.dtype)
     return compare(
         runner,
         read_texts(runner.folder, runner.route),
@@ -80,14 +78,14 @@ def verify_route(runner: Runner, precision: str) -> ParityReport | QualityReport
     )
 
 
-def bound_of(route: Route, precision: str) -> Bound:
-    """What vectors of a precision may differ from the reference: as the export allowed, or as computing in it does."""
-    if precision in route.parity:
-        return Bound(route.parity[precision].tolerance)
-    if precision in route.quality:
-        cosine = route.quality[precision].parity_min_cosine - _SLACK
+def bound_of(variant: Variant, dtype: str) -> Bound:
+    """The difference to the reference that is allowed for a variant, computed in its own dtype or in another."""
+    if dtype != variant.dtype:
+        return COMPUTED[dtype]
+    if isinstance(variant.proof, QualityReport):
+        cosine = variant.proof.parity_min_cosine - _SLACK
         return Bound(sqrt(2 * (1 - cosine)), cosine)  # so far apart are two vectors of length 1 as a whole
-    return COMPUTED[precision]
+    return Bound(TOLERANCE if variant.proof is None else variant.proof.tolerance)
 
 
 def read_texts(folder: Path, route: Route) -> list[str]:
@@ -149,7 +147,7 @@ def compare(
             for i in order
         )
         raise ParityError(
-            f"the vectors of {runner.name} ({runner.graph_file}) differ from {reference_name} by up to "
+            f"the vectors of {runner.name} ({runner.variant.file}) differ from {reference_name} by up to "
             f"{worst.max():.1e} in a coordinate, {tolerance:.0e} is allowed; the worst texts:\n{shown}"
         )
     if not report.min_cosine >= min_cosine:
@@ -180,13 +178,13 @@ def cosines(a: Vectors, b: Vectors) -> NDArray[np.float64]:
 
 
 def judge(lossy: Runner, texts: list[str], expected: Vectors, method: str) -> QualityReport:
-    """Compares the vectors of a lossy precision with those in float32.
+    """Compares the vectors of a lossy dtype with those in float32.
 
     Args:
-        lossy: A route in the precision that is judged, with reference vectors in its folder.
-        texts: Natural texts, other than those that the precision was made with.
+        lossy: A route in the dtype that is judged, with reference vectors in its folder.
+        texts: Natural texts, other than those that the dtype was made with.
         expected: Their vectors in float32, `[len(texts), dim]`.
-        method: How the precision was made.
+        method: How the dtype was made.
     """
     planned = lossy.encode(texts)
     alone = np.concatenate([lossy.encode([text]) for text in texts])
@@ -230,7 +228,7 @@ def _verify_quality(runner: Runner, made: QualityReport) -> QualityReport:
         raise QualityError(
             f"the vectors of {runner.name} are worse here than where they were exported: cosine to the reference "
             f"{report.parity_mean_cosine:.5f} in the mean and {report.parity_min_cosine:.5f} at least, there "
-            f"{made.parity_mean_cosine:.5f} and {made.parity_min_cosine:.5f}; use precision='fp32' on this machine"
+            f"{made.parity_mean_cosine:.5f} and {made.parity_min_cosine:.5f}; use dtype='float32' on this machine"
         )
     return report
 

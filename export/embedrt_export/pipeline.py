@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from embedrt._version import __version__
+from embedrt.bundle.atomic import publish, staging
 from embedrt.bundle.manifest import (
+    FLOAT32,
     FORMAT_VERSION,
     MANIFEST,
     Manifest,
@@ -20,23 +22,17 @@ from embedrt.bundle.manifest import (
     record_files,
     write_manifest,
 )
-from embedrt.bundle.reports import QualityReport
-from embedrt.errors import BundleError, ExportError, UnsupportedModelError
-from embedrt.hub import local as store
-from embedrt.run.runner import Runner
-from embedrt.verify.parity import compare, judge, save_reference
-from embedrt_export.dtypes.int8 import quantize as int8
-from embedrt_export.dtypes.int8.quantize import PRECISION as INT8
+from embedrt.errors import BundleError, DeviceError, ExportError, UnsupportedModelError
+from embedrt.hub.local import stored_path
+from embedrt.types import dtype_name
+from embedrt_export.dtypes import WRITERS, Draft
 from embedrt_export.dtypes.int8.texts import Texts, read_texts
-from embedrt_export.families import is_native
 from embedrt_export.graph.builder import DataFile
-from embedrt_export.proof.reference import ReferenceKind, find_reference
-from embedrt_export.proof.texts import parity_texts
-from embedrt_export.routes.route import DATA, PRECISION, BuiltRoute, build_route
+from embedrt_export.proof.reference import ReferenceKind
+from embedrt_export.routes.route import DATA, BuiltRoute, build_route
 from embedrt_export.source.decide import Wanted, Wish
 from embedrt_export.source.files import check_files, copy_config
 from embedrt_export.source.locate import Located, locate
-from embedrt_export.source.modules import Transformer
 from embedrt_export.source.repo import ModelSpec, read_repo
 
 logger = logging.getLogger("embedrt.export")
@@ -61,8 +57,8 @@ def export(
     revision: str | None = None,
     token: str | bool | None = None,
     task: str | None = None,
-    precision: str | Sequence[str] = PRECISION,
-    calibrate: str | Path | None = None,
+    dtype: str | Sequence[str] = FLOAT32,
+    calibration_texts: str | Path | None = None,
     overwrite: bool = False,
     via: Wanted = "auto",
     onnx_file: str | None = None,
@@ -77,8 +73,11 @@ def export(
         revision: Branch, tag or commit of a hub repo.
         token: Hub token; None uses `HF_TOKEN` or the saved login.
         task: For models that have an adapter for each task: the one to put into the weights; None leaves them out.
-        precision: "fp32", which is in every bundle, or "fp32,int8" (also "int8") for a graph in 8 bits beside it.
-        calibrate: A file with texts to make int8 with, one a line; None takes embedrt's own, in many languages.
+        dtype: The dtypes that the bundle will hold: "float32", "int8" or both, as in `("float32", "int8")`. Each is
+            proved against float32. If this machine cannot run one of several, the bundle is made without it, with a
+            warning in the log.
+        calibration_texts: A file with texts to calibrate int8 with, one a line; None takes embedrt's own, in many
+            languages.
         overwrite: Replace a bundle that is there already.
         via: The way to the graph: "native" builds it from config and safetensors; "onnx" takes an ONNX file of the
             repo (`onnx/model.onnx` or `model.onnx`) and adds the modules after the transformer; "optimum" has
@@ -96,45 +95,69 @@ def export(
         UnsupportedModelError: The model uses something that embedrt does not know; the message names it.
         ExportError: A file of the model is missing or damaged.
         ParityError: The bundle's vectors differ from the reference.
-        QualityError: The vectors in int8 are too far from those in fp32.
+        QualityError: The vectors in int8 are too far from those in float32.
+        DeviceError: This machine can run none of the dtypes, and so cannot prove them.
         BundleError: Something else is where the bundle should go.
         MissingDependencyError: The way is "optimum", and optimum-onnx is not installed.
-        ValueError: `via` is unknown, or does not fit `onnx_file`; `precision` is unknown, or needs no calibration.
+        ValueError: `via` is unknown, or does not fit `onnx_file`; `dtype` is unknown, or takes no calibration texts.
     """
     wish = Wish(via, onnx_file, task)
-    texts = _calibration(precision, calibrate)
+    dtypes = _dtypes(dtype)
+    texts = _calibration(dtypes, calibration_texts)
     target = None if output is None else Path(output).expanduser()
     if target is not None and target.exists():
         _require_bundle(target, overwrite=overwrite)
     located = locate(source, revision, token, wish)
     name = located.name if name is None else name
-    target = store.stored_path(name, revision) if target is None else target
+    target = stored_path(name, revision) if target is None else target
     check_files(located.folder)
     spec = read_repo(located.folder, is_local=located.source.kind != "hub", token=token)
     logger.info("%s: %s in %s", name, _chains(spec), located.folder)
-    with store.staging(target) as folder:
+    with staging(target) as folder:
         manifest = _write_bundle(folder, located, spec, name, wish)
-        manifest = _prove(folder, manifest, spec, reference)
-        if texts is not None:
-            manifest = _add_int8(folder, manifest, texts)
+        draft = Draft(folder, manifest, spec, reference, texts)
+        for name in dict.fromkeys([FLOAT32, *dtypes]):
+            draft = dataclasses.replace(draft, manifest=WRITERS[name].write(draft))
+        manifest = _keep(folder, draft.manifest, dtypes)
         write_manifest(folder, manifest)
         read_manifest(folder)  # refuses here what it would refuse in every reader
-        store.publish(folder, target, overwrite=overwrite)
+        publish(folder, target, overwrite=overwrite)
         logger.info("done: %s", target)
     return target
 
 
-def _calibration(precision: str | Sequence[str], calibrate: str | Path | None) -> Texts | None:
-    """The texts to make int8 with, if it is wanted."""
-    wanted = precision.split(",") if isinstance(precision, str) else list(precision)
+def _dtypes(dtype: str | Sequence[str]) -> list[str]:
+    """The dtypes that are asked for and that this machine can run.
+
+    Raises:
+        ValueError: One is unknown, or none is asked for.
+        DeviceError: This machine can run none of them.
+    """
+    wanted = list(dict.fromkeys(map(dtype_name, [dtype] if isinstance(dtype, str) else dtype)))
     if not wanted:
-        raise ValueError(f"precision: expected {PRECISION}, {INT8} or both, got none")
-    if unknown := [name for name in wanted if name not in {PRECISION, INT8}]:
-        raise ValueError(f"precision: {unknown[0]!r} is unknown; known: {PRECISION}, {INT8}")
-    if INT8 in wanted:
-        return read_texts(None if calibrate is None else Path(calibrate))
-    if calibrate is not None:
-        raise ValueError(f"calibrate: only {INT8} is made with texts; add precision={INT8!r}, or leave calibrate out")
+        raise ValueError(f"dtype: expected one or more of {', '.join(WRITERS)}, got none")
+    if unknown := [name for name in wanted if name not in WRITERS]:
+        raise ValueError(f"dtype: {unknown[0]!r} cannot be exported; expected {' or '.join(WRITERS)}")
+    failures = {}
+    for name in wanted:
+        try:
+            WRITERS[name].require()
+        except DeviceError as error:
+            failures[name] = error
+    if len(failures) == len(wanted):
+        raise failures[wanted[0]]
+    for name, failure in failures.items():
+        logger.warning("%s is left out: %s", name, failure)
+    return [name for name in wanted if name not in failures]
+
+
+def _calibration(dtypes: Sequence[str], calibration_texts: str | Path | None) -> Texts | None:
+    """The calibration texts, if a dtype takes any."""
+    if any(WRITERS[name].takes_texts for name in dtypes):
+        return read_texts(None if calibration_texts is None else Path(calibration_texts))
+    if calibration_texts is not None:
+        takers = " or ".join(name for name, writer in WRITERS.items() if writer.takes_texts)
+        raise ValueError(f"calibration_texts: only {takers} takes them; add {takers} to dtype, or leave them out")
     return None
 
 
@@ -155,7 +178,7 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, wi
     with DataFile(folder / DATA) as data:
         built = {route: build_route(folder, data, route, chain, wish) for route, chain in spec.chains.items()}
     routes = {route: one.record for route, one in built.items()}
-    written = {file for route in routes.values() for file in (route.tokenizer, *route.graphs[PRECISION].files)}
+    written = {file for route in routes.values() for file in (route.tokenizer, *route.variants[0].files)}
     dim = _common_dim(built)
     if spec.truncate_dim is not None and not 1 <= spec.truncate_dim <= dim:
         raise ExportError(
@@ -165,8 +188,8 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, wi
     return Manifest(
         format_version=FORMAT_VERSION,
         name=name,
+        task="embed",
         source=located.source,
-        dim=dim,
         routes=routes,
         tasks=spec.tasks,
         prompts=spec.prompts,
@@ -205,49 +228,20 @@ def _copy_configs(spec: ModelSpec, folder: Path) -> list[str]:
     return copied
 
 
-def _prove(folder: Path, manifest: Manifest, spec: ModelSpec, kind: ReferenceKind) -> Manifest:
-    """Loads every route with the runtime, compares it with the reference, and adds references and reports."""
-    proven, files = {}, dict(manifest.files)
-    for name, route in manifest.routes.items():
-        proven[name] = _prove_route(folder, manifest, spec, name, route, kind)
-        files |= record_files(folder, [route.parity_texts, route.parity_vectors])
-    return dataclasses.replace(manifest, routes=proven, files=files)
+def _keep(folder: Path, manifest: Manifest, dtypes: Sequence[str]) -> Manifest:
+    """Drops the variants of other dtypes, and the files that nothing else needs."""
+    routes = {
+        name: dataclasses.replace(
+            route, variants=tuple(variant for variant in route.variants if variant.dtype in dtypes)
+        )
+        for name, route in manifest.routes.items()
+    }
 
+    def files_of(routes: dict[str, Route]) -> set[str]:
+        return {file for route in routes.values() for variant in route.variants for file in variant.files}
 
-def _prove_route(
-    folder: Path, manifest: Manifest, spec: ModelSpec, name: str, route: Route, kind: ReferenceKind
-) -> Route:
-    """Compares both graphs of a route with the reference; the report is of the one that a processor runs."""
-    runner = Runner(folder, route, manifest, "cpu", proving=True)
-    texts = parity_texts(route.max_seq_length)
-    first = spec.chains[name][0].settings
-    native = not isinstance(first, Transformer) or is_native(first.config, first.architecture)
-    reference = find_reference(kind, spec.folder, manifest, runner, manifest.task_of(name), texts, native)
-    logger.info("comparing %d texts with %s", len(texts), reference.name)
-    report = compare(runner, texts, reference.vectors, reference.name, independent=reference.independent)
-    graph = route.graphs[PRECISION]
-    if graph.cpu is not None:
-        portable = dataclasses.replace(route, graphs={PRECISION: dataclasses.replace(graph, cpu=None)})
-        runner = Runner(folder, portable, manifest, "cpu", proving=True)
-        compare(runner, texts, reference.vectors, reference.name, independent=reference.independent)
-    save_reference(folder, route, texts, reference.vectors)
-    return dataclasses.replace(route, parity={PRECISION: report})
-
-
-def _add_int8(folder: Path, manifest: Manifest, texts: Texts) -> Manifest:
-    """Adds a graph in 8 bits to every route, with its report."""
-    routes = {}
-    with DataFile(folder / int8.DATA) as data:
-        for name, route in manifest.routes.items():
-
-            def judge_graph(route: Route, method: str) -> QualityReport:
-                files = manifest.files | record_files(folder, [int8.DATA])
-                lossy = Runner(folder, route, dataclasses.replace(manifest, files=files), "cpu", INT8)
-                return judge(lossy, texts.held_back, expected, method)  # noqa: B023 - called before the next route
-
-            exact = Runner(folder, route, manifest, "cpu", proving=True)
-            expected = exact.encode(texts.held_back)
-            routes[name] = int8.quantize(folder, exact, texts, data, judge_graph)
-    written = [int8.DATA, *(route.graphs[INT8].file for route in routes.values())]
-    files = manifest.files | record_files(folder, written)
+    dropped = files_of(manifest.routes) - files_of(routes)
+    for file in dropped:
+        (folder / file).unlink()
+    files = {name: record for name, record in manifest.files.items() if name not in dropped}
     return dataclasses.replace(manifest, routes=routes, files=files)

@@ -247,7 +247,7 @@ def add_file(repo: Path, name: str, size: int = 1, sha256: str = "0" * 64) -> No
 
 
 BAD_BUNDLES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "org/flipped-weights": (lambda repo: flip(repo / "onnx/model.onnx.data"), "model.onnx.data: SHA-256"),
+    "org/flipped-weights": (lambda repo: flip(repo / "onnx/model.onnx_data"), "model.onnx_data: SHA-256"),
     "org/flipped-tokenizer": (lambda repo: flip(repo / "tokenizer.json"), "tokenizer.json: SHA-256"),
     "org/flipped-config": (lambda repo: flip(repo / "modules.json"), "modules.json: SHA-256"),
     "org/longer": (lambda repo: (repo / "tokenizer.json").write_bytes(b" " * 9999), "tokenizer.json: 9999 bytes"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from embedrt import BundleError
-from embedrt.hub.local import publish, staging, unfinished
+from embedrt.bundle.atomic import publish, staging, umask, unfinished
 
 
 def test_staging_beside_the_target_and_nothing_left(tmp_path: Path) -> None:
@@ -50,6 +50,27 @@ def test_published_with_the_permissions_that_others_expect(tmp_path: Path) -> No
             publish(folder, tmp_path / "bundle")
         assert stat.S_IMODE((tmp_path / "bundle").stat().st_mode) == 0o750
         assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(previous)
+
+
+@pytest.mark.parametrize("source", ["/proc", "a new file"])
+def test_the_umask_is_found_without_changing_it(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that other threads make meanwhile would be private."""
+
+    def forbidden(_: int) -> int:
+        raise AssertionError("the umask is that of the whole process")
+
+    def absent(*_: object, **__: object) -> str:
+        raise FileNotFoundError
+
+    previous = os.umask(0o026)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "umask", forbidden)
+            if source != "/proc":
+                patched.setattr(Path, "read_text", absent)
+            assert umask() == 0o026
     finally:
         os.umask(previous)
 

@@ -40,7 +40,7 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     folder = copy_bundle(tiny_bundle, tmp_path / "bundle")
     (folder / "secret.txt").write_text("not listed")
     (folder / "README.md").write_text("not listed")
-    tuned.write(folder, tuned.Tuning(1, tuned.conditions(read_bundle(folder)), "cpu", 20, (), (), {}))
+    tuned.write(folder, tuned.Tuning(2, tuned.conditions(read_bundle(folder)), "cpu", "float32", 20, (), (), {}))
     return folder
 
 

@@ -23,13 +23,16 @@ import pytest
 import embedrt
 from embedrt import BundleError, Embedder, ExportError, ModelNotFoundError, ParityError, UnsupportedModelError
 from embedrt.bundle.manifest import MANIFEST, read_bundle
+from embedrt.bundle.reports import ParityReport
 from embedrt.hub.local import stored, stored_path
 from embedrt.verify.bundle import verify
 from embedrt_export import export, pipeline
+from embedrt_export.dtypes import float32
 from embedrt_export.graph.builder import GraphBuilder
 from embedrt_export.proof import reference
 from embedrt_export.proof.reference import Reference, digest, find_reference
 from embedrt_export.proof.texts import parity_texts
+from tests.kit.bundles import parity
 from tests.kit.edits import edit_json, edit_weights, shard
 from tests.kit.formulas import sentence_vector
 from tests.kit.models import make_model, write_json
@@ -111,7 +114,7 @@ def test_vectors_are_those_of_the_definition(tmp_path: Path, name: str) -> None:
     manifest, route = embedder.manifest, embedder.manifest.routes["default"]
     assert (route.architecture, route.via, route.normalized) == (architecture, "native", normalized)
     assert route.modules[1].settings["pooling_mode"] == ([pooling] if isinstance(pooling, str) else pooling)
-    assert (manifest.dim, manifest.routes["default"].hidden_size) == (expected.shape[1], config.get("hidden_size", 32))
+    assert (manifest.dim, route.outputs["token_embeddings"].width) == (expected.shape[1], config.get("hidden_size", 32))
     if normalized:
         np.testing.assert_allclose(np.linalg.norm(embedder.encode(TEXTS), axis=1), 1, atol=1e-6)
 
@@ -146,7 +149,7 @@ def test_bundle_has_the_configs_of_the_model_for_other_tools(model: Path, tmp_pa
         *("1_Pooling/config.json", "2_Normalize/config.json"),
     }
     made = {"tokenizer.json", "parity/texts.json", "parity/vectors.npy"}
-    made |= {"onnx/model.onnx", "onnx/model_cpu.onnx", "onnx/model.onnx.data"}
+    made |= {"onnx/model.onnx", "onnx/model_cpu.onnx", "onnx/model.onnx_data"}
     assert set(contents(bundle)) == copied | made | {MANIFEST}
     assert set(read_bundle(bundle).files) == copied | made
     for name in copied:
@@ -174,7 +177,8 @@ def test_transformer_in_a_subfolder(model: Path, tmp_path: Path) -> None:
 def test_report(model: Path, tmp_path: Path, no_sentence_transformers: None) -> None:
     bundle = export(model, tmp_path / "bundle")
     manifest = read_bundle(bundle)
-    report = manifest.routes["default"].parity["fp32"]
+    report = parity(manifest)
+    assert isinstance(report, ParityReport)
     texts = json.loads((bundle / "parity" / "texts.json").read_bytes())
     vectors = np.load(bundle / "parity" / "vectors.npy", allow_pickle=False)
     assert texts == parity_texts(48)
@@ -221,7 +225,7 @@ def test_golden_vectors_come_before_the_evaluator(
     np.save(golden, vectors)
     monkeypatch.setattr(reference, "GOLDEN", golden.parent)
 
-    report = read_bundle(export(model, tmp_path / "second")).routes["default"].parity["fp32"]
+    report = parity(read_bundle(export(model, tmp_path / "second")))
     assert (report.reference, report.independent) == ("golden vectors of a trusted thing 1.2", True)
 
     np.save(golden, -vectors)
@@ -230,7 +234,7 @@ def test_golden_vectors_come_before_the_evaluator(
     assert not (tmp_path / "third").exists()
 
     write_json(golden.with_suffix(".json"), {"made_with": "x", "texts_sha256": digest([*texts, "one more"])})
-    assert not read_bundle(export(model, tmp_path / "fourth")).routes["default"].parity["fp32"].independent
+    assert not parity(read_bundle(export(model, tmp_path / "fourth"))).independent
 
 
 def test_beyond_the_tolerance_there_is_no_bundle(
@@ -244,7 +248,7 @@ def test_beyond_the_tolerance_there_is_no_bundle(
         vectors[9, 0] += 9e-6
         return dataclasses.replace(found, name="a reference that is off", vectors=vectors)
 
-    monkeypatch.setattr(pipeline, "find_reference", shifted)
+    monkeypatch.setattr(float32, "find_reference", shifted)
     parent = tmp_path / "parent"
     with pytest.raises(ParityError) as caught:
         export(model, parent / "bundle")
@@ -268,7 +272,7 @@ def test_parity_that_is_not_a_number_is_no_parity(
         vectors[2] = np.nan if damage == "nan" else 1e6
         return dataclasses.replace(found, vectors=vectors)
 
-    monkeypatch.setattr(pipeline, "find_reference", broken)
+    monkeypatch.setattr(float32, "find_reference", broken)
     with pytest.raises(ParityError):
         export(model, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
@@ -492,7 +496,7 @@ def test_no_space_left(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     def full(graph: GraphBuilder, name: str, values: Any) -> str:
         if len(written) == 10:
-            raise OSError(errno.ENOSPC, "No space left on device", "model.onnx.data")
+            raise OSError(errno.ENOSPC, "No space left on device", "model.onnx_data")
         written.append(name)
         return write(graph, name, values)
 
@@ -588,7 +592,7 @@ def test_command(model: Path, tmp_path: Path) -> None:
     assert result.returncode == 0
     lines = result.stdout.splitlines()
     assert lines[0] == str(tmp_path / "bundle")
-    assert lines[1].startswith("fp32: ")
+    assert lines[1].startswith("parity float32: onnx/model_cpu.onnx: ")
     assert read_bundle(tmp_path / "bundle").name == "x/y"
     assert f"embedrt: done: {tmp_path / 'bundle'}" in result.stderr.splitlines()
 

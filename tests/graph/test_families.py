@@ -40,9 +40,8 @@ def test_golden_vectors(family: str, name: str, tmp_path: Path) -> None:
     assert np.abs(np.linalg.norm(together, axis=1) - np.linalg.norm(expected, axis=1)).max() <= TOLERANCE * scale
     assert len(np.unique(expected.round(3), axis=0)) > len(texts) // 3, "these vectors tell texts apart"
 
-    graph = embedder.manifest.routes["default"].graphs["fp32"]
-    assert graph.cpu is not None
-    portable, fused = (operators(embedder.folder / name) for name in (graph.file, graph.cpu))
+    for_cpu, for_all = embedder.manifest.routes["default"].variants
+    portable, fused = (operators(embedder.folder / variant.file) for variant in (for_all, for_cpu))
     assert fused["Attention"] == portable["Softmax"] > 0
     assert fused["Softmax"] == portable["Attention"] == 0
 

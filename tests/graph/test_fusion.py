@@ -14,17 +14,18 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from embedrt import Embedder, ParityError
+from embedrt.bundle.manifest import Variant
 from embedrt.engine import cpu
 from embedrt.engine.devices import DEVICES
 from embedrt.engine.session import onnxruntime
-from embedrt_export import export, pipeline
+from embedrt_export import export
+from embedrt_export.dtypes import float32
 from embedrt_export.graph.builder import DataFile, GraphBuilder
 from embedrt_export.graph.fuse_cpu import OPSET, fuse
 from embedrt_export.layers.attention import attend, attention_bias, split_heads
 from embedrt_export.layers.linear import TextInputs, text_inputs
 from embedrt_export.layers.relative import bucket_bias
 from embedrt_export.proof.reference import Reference
-from embedrt_export.routes import route as chain
 from tests.kit.chains import write_static
 
 WORDS, HEADS, SIZE = 11, 6, 8
@@ -62,7 +63,7 @@ def write(
     Returns:
         The graph, its weights in the data file.
     """
-    with DataFile(folder / "m.onnx.data") as data:
+    with DataFile(folder / "m.onnx_data") as data:
         graph = GraphBuilder(data)
         inputs = text_inputs(graph, token_type_ids=False)
         added = bias(graph, inputs)
@@ -310,7 +311,7 @@ def test_a_processor_runs_the_one_and_every_other_device_the_other(
 ) -> None:
     monkeypatch.setitem(DEVICES, "other", replace(cpu.DEVICE, kind="other"))
     models = {device: Embedder(tiny_bundle, device=device) for device in ("cpu", "other")}
-    files = {device: model.runners["default"].graph_file for device, model in models.items()}
+    files = {device: model.runners["default"].variant.file for device, model in models.items()}
     assert files == {"cpu": "onnx/model_cpu.onnx", "other": "onnx/model.onnx"}
     vectors = [model.encode(["the cat", "a river bank"]) for model in models.values()]
     np.testing.assert_allclose(vectors[0], vectors[1], rtol=0, atol=2e-6)
@@ -319,7 +320,7 @@ def test_a_processor_runs_the_one_and_every_other_device_the_other(
 def test_a_model_without_attention_has_one_graph(tmp_path: Path) -> None:
     table = RANDOM.normal(size=(133, 24)).astype(np.float32)
     bundle = Embedder(export(write_static(tmp_path / "static", {"embedding.weight": table}), tmp_path / "bundle"))
-    assert bundle.manifest.routes["default"].graphs["fp32"].cpu is None
+    assert len(bundle.manifest.routes["default"].variants) == 1
     assert not (bundle.folder / "onnx" / "model_cpu.onnx").exists()
 
 
@@ -338,18 +339,19 @@ def test_the_proof_covers_both_graphs(
     tiny_source: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     vectors = np.load(tiny_bundle / "parity" / "vectors.npy")
-    monkeypatch.setattr(pipeline, "find_reference", lambda *_: Reference("the right vectors", False, vectors))
-    save = chain._save_fused
+    monkeypatch.setattr(float32, "find_reference", lambda *_: Reference("the right vectors", False, vectors))
+    save = float32._fused
 
-    def save_wrong(path: Path, cpu: Path) -> bool:
-        saved = save(path, cpu)
-        model = onnx.load(path.with_name(wrong), load_external_data=False)
+    def save_wrong(folder: Path, route: str, portable: Variant) -> list[Variant]:
+        saved = save(folder, route, portable)
+        path = folder / "onnx" / wrong
+        model = onnx.load(path, load_external_data=False)
         halve(model)
-        onnx.save_model(model, path.with_name(wrong))
+        onnx.save_model(model, path)
         return saved
 
     assert export(tiny_source, tmp_path / "right").is_dir()
-    monkeypatch.setattr(chain, "_save_fused", save_wrong)
+    monkeypatch.setattr(float32, "_fused", save_wrong)
     with pytest.raises(ParityError, match=rf"\(onnx/{wrong}\) differ from the right vectors"):
         export(tiny_source, tmp_path / "wrong")
     assert not (tmp_path / "wrong").exists()

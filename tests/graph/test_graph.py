@@ -54,7 +54,7 @@ POINTS = np.unique(np.concatenate([np.linspace(-12, 12, 481), [0.0, 1e-6, -1e-6,
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation(tmp_path: Path, engine: Engine, name: str) -> None:
-    with DataFile(tmp_path / "m.onnx.data") as data:
+    with DataFile(tmp_path / "m.onnx_data") as data:
         graph = GraphBuilder(data)
         graph.output("y", activation(graph, name, numbers(graph, POINTS)), [len(POINTS)])
         graph.save(tmp_path / "m.onnx")
@@ -67,7 +67,7 @@ def test_activation(tmp_path: Path, engine: Engine, name: str) -> None:
 
 
 def test_unknown_activation(tmp_path: Path) -> None:
-    with DataFile(tmp_path / "m.onnx.data") as data:
+    with DataFile(tmp_path / "m.onnx_data") as data:
         graph = GraphBuilder(data)
         with pytest.raises(UnsupportedModelError, match="'xielu' is unknown"):
             activation(graph, "xielu", "x")
@@ -107,7 +107,7 @@ def expected_pooling(mode: str, row: Array, mask: Array, pooled: Array) -> list[
 @pytest.mark.parametrize("modes", [*((mode,) for mode in POOLERS), tuple(POOLERS), ("mean", "cls")], ids="-".join)
 def test_pooling(tmp_path: Path, engine: Engine, modes: tuple[str, ...], pooled: Array, is_long: bool) -> None:
     embeddings = np.random.default_rng(0).normal(-3, 1, (*MASKS.shape, 4)).astype(np.float32)
-    with DataFile(tmp_path / "m.onnx.data") as data:
+    with DataFile(tmp_path / "m.onnx_data") as data:
         graph = GraphBuilder(data)
         masks = Masks(graph.input("attention_mask"), graph.input("pooling_mask"), is_long)
         y = pool(graph, modes, numbers(graph, embeddings), masks)
@@ -132,7 +132,7 @@ def test_every_activation_has_a_test() -> None:
 
 def test_normalize(tmp_path: Path, engine: Engine) -> None:
     vectors = np.array([[3, 4], [0, 0], [1e-20, 0], [-1e18, 1e18], [2e-12, 0]], np.float32)
-    with DataFile(tmp_path / "m.onnx.data") as data:
+    with DataFile(tmp_path / "m.onnx_data") as data:
         graph = GraphBuilder(data)
         graph.output("y", normalize(graph, numbers(graph, vectors)), [len(vectors), 2])
         graph.save(tmp_path / "m.onnx")
@@ -145,7 +145,7 @@ def test_normalize(tmp_path: Path, engine: Engine) -> None:
 
 
 def test_padding_bias(tmp_path: Path, engine: Engine) -> None:
-    with DataFile(tmp_path / "m.onnx.data") as data:
+    with DataFile(tmp_path / "m.onnx_data") as data:
         graph = GraphBuilder(data)
         graph.output("y", attention_bias(graph, text_inputs(graph, token_type_ids=False)), ["batch", 1, 1, "sequence"])
         graph.save(tmp_path / "m.onnx")
@@ -202,7 +202,7 @@ def test_builder_writes_data_that_can_be_mapped(tmp_path: Path) -> None:
     shapes = [(3, 100), (1, 257), (513, 512), (7, 99), (600, 600), (4,), (5, 60)]
     values = {f"t{i}": random.normal(size=shape).astype(np.float32) for i, shape in enumerate(shapes)}
     path = tmp_path / "m.onnx"
-    with DataFile(tmp_path / "m.onnx.data") as data:
+    with DataFile(tmp_path / "m.onnx_data") as data:
         graph = GraphBuilder(data)
         for name, value in values.items():
             flat = graph.op("Reshape", graph.weight(name, value), graph.ints(-1))
@@ -217,19 +217,19 @@ def test_builder_writes_data_that_can_be_mapped(tmp_path: Path) -> None:
             continue
         place = {entry.key: entry.value for entry in tensor.external_data}
         offset, length = int(place["offset"]), int(place["length"])
-        assert place["location"] == "m.onnx.data"
+        assert place["location"] == "m.onnx_data"
         assert offset >= end
         assert offset % (1 << 16 if length >= 1 << 20 else 64) == 0
         assert length == values[tensor.name].nbytes
         end = offset + length
-    assert end == (tmp_path / "m.onnx.data").stat().st_size
+    assert end == (tmp_path / "m.onnx_data").stat().st_size
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
     for name, value in values.items():
         np.testing.assert_array_equal(stored[name], value)
 
 
 def test_builder_refuses_two_tensors_of_one_name(tmp_path: Path) -> None:
-    with DataFile(tmp_path / "m.onnx.data") as data:
+    with DataFile(tmp_path / "m.onnx_data") as data:
         graph = GraphBuilder(data)
         graph.weight("w", np.ones(3, np.float32))
         with pytest.raises(ValueError, match="two tensors named 'w'"):
@@ -237,14 +237,14 @@ def test_builder_refuses_two_tensors_of_one_name(tmp_path: Path) -> None:
 
 
 def test_builder_does_not_overwrite(tmp_path: Path) -> None:
-    (tmp_path / "m.onnx.data").write_bytes(b"mine")
+    (tmp_path / "m.onnx_data").write_bytes(b"mine")
     with pytest.raises(FileExistsError):
-        DataFile(tmp_path / "m.onnx.data")
-    assert (tmp_path / "m.onnx.data").read_bytes() == b"mine"
+        DataFile(tmp_path / "m.onnx_data")
+    assert (tmp_path / "m.onnx_data").read_bytes() == b"mine"
 
 
 def test_builder_shares_constants_and_keeps_kinds_apart(tmp_path: Path) -> None:
-    with DataFile(tmp_path / "m.onnx.data") as data:
+    with DataFile(tmp_path / "m.onnx_data") as data:
         graph = GraphBuilder(data)
         names = [
             graph.ints(1),
@@ -259,7 +259,7 @@ def test_builder_shares_constants_and_keeps_kinds_apart(tmp_path: Path) -> None:
 
 
 def test_builder_has_onnx_check_what_it_saves(tmp_path: Path) -> None:
-    with DataFile(tmp_path / "m.onnx.data") as data:
+    with DataFile(tmp_path / "m.onnx_data") as data:
         graph = GraphBuilder(data)
         graph.output("y", graph.op("NoSuchOperator", numbers(graph, np.ones(2))), [2])
         with pytest.raises(onnx.checker.ValidationError):

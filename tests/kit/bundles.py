@@ -10,7 +10,9 @@ import numpy as np
 import onnx
 from tokenizers import Tokenizer
 
-from embedrt.bundle.manifest import MANIFEST, sha256_of
+from embedrt.bundle.check import sha256_of
+from embedrt.bundle.manifest import MANIFEST, Manifest
+from embedrt.bundle.reports import ParityReport
 
 Json = dict[str, Any]
 
@@ -39,6 +41,13 @@ def change(folder: Path, edit: Callable[[Json], Any]) -> None:
     write_raw(folder, raw)
 
 
+def parity(manifest: Manifest, route: str = "default") -> ParityReport:
+    """The proof of the graph that a CPU runs in float32."""
+    proof = manifest.routes[route].variants[0].proof
+    assert isinstance(proof, ParityReport)
+    return proof
+
+
 def rehash(folder: Path) -> None:
     """Makes the manifest list the files as they are now."""
     raw = read_raw(folder)
@@ -48,12 +57,11 @@ def rehash(folder: Path) -> None:
 
 
 def edit_graph(folder: Path, edit: Callable[[onnx.GraphProto], Any]) -> None:
-    """Lets `edit` change the graph in both of its files in place, and makes the manifest fit."""
-    for graph in read_raw(folder)["routes"]["default"]["graphs"].values():
-        for name in filter(None, (graph["file"], graph["cpu"])):
-            model = onnx.load(folder / name, load_external_data=False)
-            edit(model.graph)
-            (folder / name).write_bytes(model.SerializeToString())
+    """Lets `edit` change the graph in all of its files in place, and makes the manifest fit."""
+    for name in {variant["file"] for variant in read_raw(folder)["routes"]["default"]["variants"]}:
+        model = onnx.load(folder / name, load_external_data=False)
+        edit(model.graph)
+        (folder / name).write_bytes(model.SerializeToString())
     rehash(folder)
 
 
@@ -71,7 +79,7 @@ def poison(folder: Path, token: str, value: float) -> None:
     """Makes the model return `value` in the middle of the vector of every text that has this token."""
     token_id = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(token)
     assert token_id is not None
-    dim = read_raw(folder)["dim"]
+    dim = read_raw(folder)["routes"]["default"]["outputs"]["sentence_embedding"]["width"]
 
     def edit(graph: onnx.GraphProto) -> None:
         bad = np.zeros((1, dim), bool)

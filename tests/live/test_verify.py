@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from embedrt import Embedder, ModelNotFoundError, ParityError
+from embedrt.bundle.reports import QualityReport
 from embedrt.cli.main import main
 from embedrt_export import export
 from embedrt_export.proof.reference import verify_with_sentence_transformers
-from tests.kit.bundles import copy_bundle, edit_graph, replace_output
+from tests.kit.bundles import copy_bundle, edit_graph, parity, replace_output
 from tests.kit.models import make_model
 
 
@@ -27,7 +28,7 @@ def test_a_bundle_of_a_package(minilm: Embedder) -> None:
 
 
 def test_a_bundle_of_a_folder(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert not Embedder(bundle).manifest.routes["default"].parity["fp32"].independent
+    assert not parity(Embedder(bundle).manifest).independent
     with pytest.raises(ModelNotFoundError, match=r"made of the folder 'model', .* name it with --source"):
         verify_with_sentence_transformers(Embedder(bundle), None)
     command = ["verify", str(bundle), "--reference", "sentence-transformers", "--source", str(tmp_path / "model")]
@@ -61,13 +62,15 @@ def test_all_coordinates_are_compared_where_the_model_truncates(tmp_path: Path) 
     assert verify_with_sentence_transformers(embedder, model)["default"].max_abs_error <= 1e-6
 
 
-def test_a_precision_that_is_not_exact(tmp_path: Path) -> None:
+def test_a_dtype_that_is_not_exact(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", hidden_size=64, intermediate_size=256)
-    folder = export(model, tmp_path / "bundle", precision="int8")
-    embedder = Embedder(folder, precision="int8")
+    folder = export(model, tmp_path / "bundle", dtype="int8")
+    embedder = Embedder(folder)
     report = verify_with_sentence_transformers(embedder, model)["default"]
     assert report.reference.startswith("sentence-transformers")
-    assert report.min_cosine >= embedder.manifest.routes["default"].quality["int8"].parity_min_cosine - 1e-3
+    exported = embedder.manifest.routes["default"].variants[0].proof
+    assert isinstance(exported, QualityReport)
+    assert report.min_cosine >= exported.parity_min_cosine - 1e-3
     other = make_model(tmp_path / "other", hidden_size=64, intermediate_size=256, seed=1)
     with pytest.raises(ParityError, match="differ from sentence-transformers"):
         verify_with_sentence_transformers(embedder, other)

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from embedrt import Embedder
+from tests.kit.bundles import parity
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 TOLERANCE = 2e-6
@@ -76,7 +77,7 @@ def test_a_vector_does_not_depend_on_padding(minilm: Embedder, texts: list[str],
 
 
 def test_the_report_in_the_bundle_names_the_golden_vectors(minilm: Embedder) -> None:
-    report = minilm.manifest.routes["default"].parity["fp32"]
+    report = parity(minilm.manifest)
     assert report.independent
     assert "sentence-transformers 6.2.0" in report.reference
     assert report.max_abs_error <= TOLERANCE

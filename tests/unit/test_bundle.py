@@ -19,7 +19,7 @@ from embedrt.bundle.manifest import MANIFEST, read_bundle, read_manifest, write_
 from tests.kit.bundles import Json, change, copy_bundle, edit_graph, read_raw, rehash, write_raw
 
 GRAPH = "onnx/model.onnx"
-DATA = "onnx/model.onnx.data"
+DATA = "onnx/model.onnx_data"
 posix_only = pytest.mark.skipif(os.name == "nt", reason="Windows needs privileges for links and has no FIFO in folders")
 
 
@@ -61,7 +61,11 @@ def test_a_sound_bundle_is_read(bundle: Path) -> None:
         32,
         48,
     )
-    assert set(manifest.routes["default"].graphs) == {"fp32"}
+    assert [(one.file, one.devices) for one in manifest.routes["default"].variants] == [
+        ("onnx/model_cpu.onnx", ("cpu",)),
+        ("onnx/model.onnx", ()),
+    ]
+    assert manifest.dtypes == ("float32",)
     assert read_manifest(bundle) == manifest
 
 
@@ -85,10 +89,34 @@ class TestManifest:
         (bundle / MANIFEST).unlink()
         assert f"not a bundle, it has no {MANIFEST}; `embedrt export {bundle}` makes one" in error_of(bundle)
 
-    @pytest.mark.parametrize(("version", "remedy"), [(3, "update embedrt"), (1, "export the model again")])
-    def test_other_format_version(self, bundle: Path, version: int, remedy: str) -> None:
-        change(bundle, lambda raw: raw.update(format_version=version))
-        assert f"{MANIFEST}: format version {version}, this embedrt reads 2; {remedy}" in error_of(bundle)
+    @pytest.mark.parametrize(
+        ("version", "source", "remedy"),
+        [
+            (4, {}, "update embedrt"),
+            (1, {}, "upgrade it with `embedrt export SOURCE -o {bundle} --overwrite`"),
+            (2, {"kind": "hub", "id": "org/model"}, "`embedrt export org/model -o {bundle} --overwrite`"),
+            (
+                2,
+                {"kind": "hub", "id": "org/model", "revision": "abc"},
+                "`embedrt export org/model --revision abc -o {bundle} --overwrite`",
+            ),
+            (
+                2,
+                {"kind": "package", "id": "a-model", "revision": "1"},
+                "export package:a_model -o {bundle} --overwrite`",
+            ),
+            (2, {"kind": "hub", "id": "$(rm -r ~)", "revision": "; x"}, "export SOURCE -o {bundle} --overwrite`"),
+            (2, {"kind": "hub", "id": "-x"}, "export SOURCE -o {bundle} --overwrite`"),
+            (2, {"kind": "folder", "id": "model"}, "export SOURCE -o {bundle} --overwrite`"),
+            (2, "nonsense", "export SOURCE -o {bundle} --overwrite`"),
+            (2, {"kind": ["hub"], "id": 3}, "export SOURCE -o {bundle} --overwrite`"),
+        ],
+    )
+    def test_other_format_version(self, bundle: Path, version: int, source: Any, remedy: str) -> None:
+        change(bundle, lambda raw: raw.update(format_version=version, source=source))
+        error = error_of(bundle)
+        assert f"{MANIFEST}: format version {version}, this embedrt reads 3; " in error
+        assert error.endswith(remedy.format(bundle=bundle))
 
     def test_a_newer_version_is_told_before_its_unknown_fields(self, bundle: Path) -> None:
         change(bundle, lambda raw: raw.update(format_version=9, novelty=1))
@@ -110,20 +138,68 @@ class TestManifest:
                 lambda raw: raw["routes"]["default"]["tokenization"].update(x=1),
                 "embedrt.json.routes.default.tokenization: unknown field 'x'",
             ),
-            (lambda raw: raw.update(dim="32"), "embedrt.json.dim: expected an integer, got str '32'"),
+            (lambda raw: raw.update(task="sing"), "embedrt.json.task: expected one of 'embed', 'score', "),
+            (
+                lambda raw: raw["routes"]["default"]["outputs"]["sentence_embedding"].update(width="32"),
+                "outputs.sentence_embedding.width: expected an integer, got str '32'",
+            ),
             (lambda raw: raw["source"].update(kind="disk"), "embedrt.json.source.kind: expected one of 'hub', "),
             (
-                lambda raw: raw["routes"]["default"]["graphs"]["fp32"].update(flavour="cuda"),
-                "graphs.fp32.flavour: expected one of",
+                lambda raw: raw["routes"]["default"]["variants"][0].update(operators="cuda"),
+                "variants[0].operators: expected one of 'portable', 'onnxruntime', got str 'cuda'",
+            ),
+            (
+                lambda raw: raw["routes"]["default"]["variants"][1].update(layout="flat"),
+                "variants[1].layout: expected one of 'padded', 'packed', got str 'flat'",
+            ),
+            (
+                lambda raw: raw["routes"]["default"]["variants"][1].update(dtype="fp32"),
+                "variants[1].dtype: expected one of float32, float16, bfloat16, int8, got 'fp32'",
+            ),
+            (
+                lambda raw: raw["routes"]["default"]["variants"][0]["proof"].update(kind="hope"),
+                "variants[0].proof.kind: expected one of 'parity', 'quality', got str 'hope'",
+            ),
+            (
+                lambda raw: raw["routes"]["default"]["variants"][0]["proof"].pop("kind"),
+                "variants[0].proof: missing field 'kind'",
+            ),
+            (
+                lambda raw: raw["routes"]["default"]["variants"][0]["proof"].update(kind="quality"),
+                "variants[0].proof: unknown field 'independent'; known: kind, method, ",
             ),
             (
                 lambda raw: raw["routes"]["default"]["modules"].append("Dense"),
                 "embedrt.json.routes.default.modules[3]: expected an object",
             ),
-            (lambda raw: raw.update(dim=0), "dim: expected a positive integer, got 0"),
             (
-                lambda raw: raw["routes"]["default"].update(hidden_size=-1),
-                "routes.default.hidden_size: expected a positive integer, got -1",
+                lambda raw: raw["routes"]["default"]["outputs"]["sentence_embedding"].update(width=0),
+                "routes.default.outputs.sentence_embedding.width: expected a positive integer, got 0",
+            ),
+            (
+                lambda raw: raw["routes"]["default"]["outputs"]["token_embeddings"].update(width=-1),
+                "routes.default.outputs.token_embeddings.width: expected a positive integer, got -1",
+            ),
+            (
+                lambda raw: raw["routes"]["default"]["outputs"].pop("sentence_embedding"),
+                "routes.default.outputs: expected one of kind 'sentence', got 0",
+            ),
+            (
+                lambda raw: raw["routes"]["default"]["outputs"]["token_embeddings"].update(kind="sentence"),
+                "routes.default.outputs: expected one of kind 'sentence', got 2",
+            ),
+            (lambda raw: raw.update(task="score"), "routes.default.outputs: expected one of kind 'scores', got 0"),
+            (
+                lambda raw: raw["routes"].update(query=with_width(raw["routes"]["default"], 16)),
+                "routes.query.outputs: 16 wide, but those of another route are 32",
+            ),
+            (
+                lambda raw: raw["routes"].update(query={**raw["routes"]["default"], "variants": []}),
+                "routes.query.variants: none at all",
+            ),
+            (
+                lambda raw: raw["routes"].update(query=with_dtype(raw["routes"]["default"], "int8")),
+                "routes.query.variants: int8, but another route has float32",
             ),
             (
                 lambda raw: raw["routes"]["default"].update(max_seq_length=0),
@@ -141,26 +217,26 @@ class TestManifest:
                 "tokenization.pad_id: 133 is outside",
             ),
             (
-                lambda raw: raw["routes"]["default"].update(graphs={}, parity={}),
-                "routes.default.graphs: no precision at all",
+                lambda raw: raw["routes"]["default"].update(variants=[]),
+                "routes.default.variants: none at all",
             ),
             (lambda raw: raw.update(routes={}, tasks={}), "routes: none at all"),
             (lambda raw: raw["tasks"].update(query="q"), "tasks.query: no route 'q'"),
             (
-                lambda raw: raw["routes"]["default"].update(parity={}),
-                "parity and quality: reports for [], but graphs for ['fp32']",
+                lambda raw: raw["routes"]["default"]["variants"][1].update(proof=None),
+                "routes.default.variants[1].proof: missing; export the model again",
             ),
             (lambda raw: raw["files"].pop("tokenizer.json"), "files: tokenizer.json not listed"),
             (lambda raw: raw["files"].pop(DATA), f"files: {DATA} not listed"),
             (lambda raw: raw["files"].pop("parity/vectors.npy"), "files: parity/vectors.npy not listed"),
             (
-                lambda raw: raw["routes"]["default"]["graphs"]["fp32"].update(file="other.onnx"),
+                lambda raw: raw["routes"]["default"]["variants"][1].update(file="other.onnx"),
                 "files: other.onnx not listed",
             ),
             (lambda raw: raw["files"].pop("onnx/model_cpu.onnx"), "files: onnx/model_cpu.onnx not listed"),
             (
-                lambda raw: raw["routes"]["default"]["graphs"]["fp32"].pop("cpu"),
-                "embedrt.json.routes.default.graphs.fp32: missing field 'cpu'",
+                lambda raw: raw["routes"]["default"]["variants"][0].pop("data"),
+                "embedrt.json.routes.default.variants[0]: missing field 'data'",
             ),
         ],
     )
@@ -236,6 +312,16 @@ class TestPaths:
         np.testing.assert_array_equal(embedder.encode("one text"), tiny.encode("one text"))
 
 
+def with_width(route: Json, width: int) -> Json:
+    """A route whose sentence embeddings have another width."""
+    return {**route, "outputs": {"sentence_embedding": {**route["outputs"]["sentence_embedding"], "width": width}}}
+
+
+def with_dtype(route: Json, dtype: str) -> Json:
+    """A route whose variants have another dtype."""
+    return {**route, "variants": [{**variant, "dtype": dtype} for variant in route["variants"]]}
+
+
 def flip(content: bytes, at: int) -> bytes:
     return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
@@ -260,17 +346,17 @@ class TestFiles:
         size = path.stat().st_size
         left = {"none": 0, "one byte": 1, "half": size // 2, "all but one": size - 1, "one too many": size + 1}[part]
         path.write_bytes((path.read_bytes() + b"\0")[:left])
-        assert error_of(bundle) == f"{path}: {left} bytes, {MANIFEST} says {size}; get the bundle again"
+        assert error_of(bundle) == f"{path}: {left} bytes, the manifest says {size}; get the bundle again"
 
     @pytest.mark.parametrize("name", [DATA, "tokenizer.json", "1_Pooling/config.json", "parity/texts.json"])
     def test_missing(self, bundle: Path, name: str) -> None:
         (bundle / name).unlink()
-        assert error_of(bundle) == f"{bundle / name}: listed in {MANIFEST}, but missing; get the bundle again"
+        assert error_of(bundle) == f"{bundle / name}: listed in the manifest, but missing; get the bundle again"
 
     def test_a_file_where_a_folder_was(self, bundle: Path) -> None:
         shutil.rmtree(bundle / "onnx")
         (bundle / "onnx").write_text("")
-        assert f"{bundle / GRAPH}: listed in {MANIFEST}, but missing" in error_of(bundle)
+        assert f"{bundle / GRAPH}: listed in the manifest, but missing" in error_of(bundle)
 
     def test_a_folder_instead_of_the_file(self, bundle: Path) -> None:
         (bundle / DATA).unlink()

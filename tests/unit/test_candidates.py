@@ -23,14 +23,14 @@ from embedrt.tune.candidates import (
 GPU = replace(cuda.DEVICE, kind="gpu")
 BUDGETS = (128, 256, 512, 1024)
 RATES = st.dictionaries(
-    st.builds(Candidate, st.just("fp32"), st.just("cpu"), st.sampled_from([1, 2, 4]), st.sampled_from(BUDGETS)),
+    st.builds(Candidate, st.just("float32"), st.just("cpu"), st.sampled_from([1, 2, 4]), st.sampled_from(BUDGETS)),
     st.floats(0.01, 1e5),
     min_size=1,
 )
 
 
 def measured(*rows: tuple[int, int, float]) -> dict[Candidate, float]:
-    return {Candidate("fp32", "cpu", threads, budget): rate for threads, budget, rate in rows}
+    return {Candidate("float32", "cpu", threads, budget): rate for threads, budget, rate in rows}
 
 
 def chosen(*rows: tuple[int, int, float]) -> tuple[int, int]:
@@ -44,14 +44,14 @@ def test_candidates_of_a_processor(processors: int) -> None:
     assert len(set(found)) == len(found)
     assert {c.threads for c in found} == {processors, max(1, processors // 2), max(1, processors // 4)}
     assert {c.max_tokens for c in found} == set(BUDGETS)
-    assert {(c.precision, c.device) for c in found} == {("int8", "cpu")}
+    assert {(c.dtype, c.device) for c in found} == {("int8", "cpu")}
     assert Candidate("int8", "cpu", processors, DEVICES["cpu"].token_budget) in found
     engines = [c.engine for c in found]
     assert engines == sorted(engines, key=engines.index)  # each is loaded once
 
 
 def test_a_device_without_threads_of_its_own_takes_all() -> None:
-    assert [(c.threads, c.max_tokens) for c in candidates("fp32", GPU, 8)] == [
+    assert [(c.threads, c.max_tokens) for c in candidates("float32", GPU, 8)] == [
         (8, 4096),
         (8, 8192),
         (8, 16384),

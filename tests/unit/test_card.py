@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from embedrt import Embedder
-from embedrt.bundle.manifest import Manifest, Source
+from embedrt.bundle.facts import size
+from embedrt.bundle.manifest import Manifest, Source, Variant
+from embedrt.bundle.reports import ParityReport, QualityReport
 from embedrt.hub.card import model_card
 
 
@@ -104,26 +106,33 @@ def test_what_it_says(manifest: Manifest) -> None:
         "normalized": "yes",
         "max tokens": "48",
         "dimensions": "32, truncated to 16",
+        "dtypes": "float32",
         "similarity": manifest.similarity_fn_name or "cosine",
         "prompt query, the default": "'q: '",
         "int8 ranges": "not calibrated",
+        "size": f"{size(manifest) / 1e6:.1f} MB in {len(manifest.files) + 1} files",
         "fingerprint": manifest.fingerprint,
         "made with": ", ".join(f"{name} {version}" for name, version in manifest.made_with.items()),
     }
-    report = manifest.routes["default"].parity["fp32"]
-    assert parity[1:] == [
-        [
-            "default",
-            "fp32",
-            str(report.texts),
-            str(report.max_tokens),
-            f"{report.max_abs_error:.1e}",
-            f"{report.max_batch_error:.1e}",
-            "1e-05",
-            f"{report.reference}, not independent",
-            report.engine,
-        ]
-    ]
+    expected = []
+    for variant in manifest.routes["default"].variants:
+        report = variant.proof
+        assert isinstance(report, ParityReport)
+        expected.append(
+            [
+                "default",
+                "float32",
+                variant.file,
+                str(report.texts),
+                str(report.max_tokens),
+                f"{report.max_abs_error:.1e}, by batch {report.max_batch_error:.1e}",
+                "1e-05",
+                f"{report.reference}, not independent",
+                report.engine,
+            ]
+        )
+    assert parity[1:] == expected
+    assert len(expected) == 2
 
 
 def test_of_a_folder(manifest: Manifest) -> None:
@@ -132,14 +141,24 @@ def test_of_a_folder(manifest: Manifest) -> None:
     assert "Embedder('path/to/this/folder')" in card
 
 
-def test_a_row_for_every_route_and_precision(manifest: Manifest) -> None:
+def test_a_row_for_every_variant_of_every_route(manifest: Manifest) -> None:
     route = manifest.routes["default"]
-    both = {"fp32": route.parity["fp32"], "int8": dataclasses.replace(route.parity["fp32"], independent=True)}
-    routes = {"query": dataclasses.replace(route, parity=both), "document": route}
-    facts, parity = rendered(model_card(dataclasses.replace(manifest, routes=routes))).tables
-    assert [row[:2] for row in parity[1:]] == [["query", "fp32"], ["query", "int8"], ["document", "fp32"]]
-    assert [row[7].endswith("not independent") for row in parity[1:]] == [True, False, True]
-    assert {"architecture, query", "architecture, document"} <= {row[0] for row in facts}
+    portable = route.variants[1]
+    quality = QualityReport("rounding", 9, 48, 0.9991, 0.996, 0.999, 0.995, 0.998, 0.99, 1e-7, "onnxruntime")
+    int8 = dataclasses.replace(portable, dtype="int8", file="onnx/model_int8.onnx", proof=quality)
+    routes = {"query": dataclasses.replace(route, variants=(portable, int8)), "document": route}
+    facts, proof = rendered(model_card(dataclasses.replace(manifest, routes=routes))).tables
+    assert [row[:3] for row in proof[1:]] == [
+        ["query", "float32", "onnx/model.onnx"],
+        ["query", "int8", "onnx/model_int8.onnx"],
+        ["document", "float32", "onnx/model_cpu.onnx"],
+        ["document", "float32", "onnx/model.onnx"],
+    ]
+    assert proof[2][3:] == [
+        *("9", "48", "cosine 0.99910 in the mean, 0.99600 at least", "0.999 and 0.995"),
+        *("float32; rounding", "onnxruntime"),
+    ]
+    assert {"architecture (query)", "architecture (document)"} <= {row[0] for row in facts}
 
 
 HOSTILE = [
@@ -157,6 +176,15 @@ HOSTILE = [
     "&lt; &#124;",
     "",
 ]
+
+
+def hostile(variant: Variant, text: str) -> Variant:
+    """A variant whose strings are all this one."""
+    assert isinstance(variant.proof, ParityReport)
+    proof = dataclasses.replace(variant.proof, reference=text, engine=text)
+    return dataclasses.replace(variant, file=text, proof=proof)
+
+
 ELEMENTS = {"h1", "h2", "p", "pre", "code", "table", "thead", "tbody", "tr", "th", "td"}
 
 
@@ -180,7 +208,7 @@ def test_strings_of_the_manifest_are_only_text(manifest: Manifest, text: str) ->
                 route,
                 architecture=text,
                 modules=(dataclasses.replace(route.modules[0], type=text, settings={"pooling_mode": [text]}),),
-                parity={"fp32": dataclasses.replace(route.parity["fp32"], reference=text, engine=text)},
+                variants=(hostile(route.variants[0], text), route.variants[1]),
             )
         },
     )

@@ -299,12 +299,11 @@ class TestInfo:
         assert facts["dimensions"] == "32"
         assert facts["normalized"] == "yes"
         assert facts["max tokens"] == "48"
-        assert facts["prompts"] == "none"
+        assert facts["dtypes"] == "float32"
         assert facts["fingerprint"] == manifest.fingerprint
         assert facts["size"].endswith(f" MB in {len(manifest.files) + 1} files")
-        assert facts["parity fp32"].startswith(
-            f"{manifest.routes['default'].parity['fp32'].texts} texts of up to 48 tokens, max abs "
-        )
+        for file in ("onnx/model_cpu.onnx", "onnx/model.onnx"):
+            assert f"parity float32   {file}: 42 texts of up to 48 tokens, max abs error " in out
 
     def test_facts_of_a_model_with_everything(self, run: Run, tmp_path: Path) -> None:
         source = make_model(tmp_path / "m", prompts={"query": "q: "}, pooling=["cls", "mean"], normalize=False)
@@ -318,7 +317,7 @@ class TestInfo:
             "modules          Transformer > Pooling cls, mean",
             "dimensions       64, truncated to 16",
             "normalized       no",
-            "prompts          query: 'q: '",
+            "prompt query     'q: '",
             "similarity       dot",
         ):
             assert f"{line}\n" in out
@@ -346,7 +345,7 @@ class TestVerify:
         assert (status, err) == (0, "")
         files, parity = out.splitlines()
         assert files == f"files: {len(read_bundle(tiny_bundle).files)} as listed"
-        assert parity.startswith("fp32: 42 texts of up to 48 tokens, max abs error ")
+        assert parity.startswith("float32: 42 texts of up to 48 tokens, max abs error ")
         assert "(1e-05 allowed)" in parity
 
     def test_the_real_model(self, run: Run, minilm_bundle: Path) -> None:
@@ -354,7 +353,7 @@ class TestVerify:
 
     def test_a_damaged_file(self, run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
         bundle = copy_bundle(tiny_bundle, tmp_path / "bundle")
-        weights = bundle / "onnx" / "model.onnx.data"
+        weights = bundle / "onnx" / "model.onnx_data"
         weights.write_bytes(bytes(weights.stat().st_size))
         assert_one_line_error(run("verify", bundle), weights, "SHA-256")
 
@@ -384,7 +383,7 @@ class TestStore:
         assert (status, err) == (0, "")
         broken, sound = out.splitlines()
         assert broken.split()[:2] == ["broken", "damaged:"]
-        assert sound.split() == ["org/tiny", "32", "dimensions", "fp32"]
+        assert sound.split() == ["org/tiny", "32", "dimensions", "float32"]
         assert run("remove", "org/tiny") == (0, f"removed {stored_bundle}\n", "")
         assert run("remove", "broken")[0] == 0
         assert run("list")[1] == ""
@@ -399,9 +398,11 @@ class TestExport:
     def test_into_the_store_and_out_of_it(self, run: Run, tiny_source: Path, own_store: Path) -> None:
         status, out, _ = run("export", tiny_source, "--name", "org/mine")
         assert status == 0
-        folder, parity = out.splitlines()
+        folder, *parity = out.splitlines()
         assert folder == str(own_store / "bundles" / "org--mine")
-        assert parity.startswith("fp32: 42 texts")
+        files = ("onnx/model_cpu.onnx", "onnx/model.onnx")
+        for line, file in zip(parity, files, strict=True):
+            assert line.startswith(f"parity float32: {file}: 42 texts")
         assert run("encode", "-m", "org/mine", "a")[0] == 0
 
     def test_a_source_that_is_not_there(self, run: Run) -> None:
@@ -437,7 +438,7 @@ class TestDoctor:
         assert facts["devices"].startswith("cpu")
         assert "by affinity" in facts["threads"]
         assert facts["store"] == str(own_store)
-        assert facts["org/tiny"] == "bert, 32 dimensions, fp32"
+        assert facts["org/tiny"] == "bert, 32 dimensions, float32"
         assert facts["default model"].endswith("(there)")
         assert stored_bundle.is_dir()
 

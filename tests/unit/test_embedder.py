@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -661,9 +662,22 @@ class TestDevices:
             Embedder(tiny_bundle, "cuda")
         assert capfd.readouterr().out == ""
 
-    def test_an_unknown_precision(self, tiny_bundle: Path) -> None:
-        with pytest.raises(BundleError, match=r"precision 'int4' is not in it; it has fp32$"):
-            Embedder(tiny_bundle, precision="int4")
+    @pytest.mark.parametrize("dtype", ["int4", "float", "", "FP32", 32, ["float32"]])
+    def test_an_unknown_dtype(self, tiny_bundle: Path, dtype: Any) -> None:
+        known = "'float32', 'float16', 'bfloat16', 'int8'"
+        with pytest.raises(ValueError, match=re.escape(f"dtype: expected one of {known}, got {dtype!r}")):
+            Embedder(tiny_bundle, dtype=dtype)
+
+    @pytest.mark.parametrize("dtype", ["int8", "float16", "fp16"])
+    def test_a_dtype_that_the_bundle_lacks(self, tiny_bundle: Path, dtype: str) -> None:
+        full = "int8" if dtype == "int8" else "float16"
+        message = rf"dtype '{full}' is not in it; it has float32; `embedrt export SOURCE --dtype float32,{full}` makes"
+        with pytest.raises(BundleError, match=message):
+            Embedder(tiny_bundle, dtype=dtype)
+
+    @pytest.mark.parametrize("dtype", [None, "auto", "float32", "fp32"])
+    def test_spellings_of_the_usual_dtype(self, tiny_bundle: Path, dtype: str | None) -> None:
+        assert Embedder(tiny_bundle, dtype=dtype).dtype == "float32"
 
 
 PARENT = """

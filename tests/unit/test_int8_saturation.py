@@ -82,7 +82,7 @@ def test_the_session_gets_the_fastest_exact_kernels(
 def test_other_dtypes_need_no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8_saturation, "is_exact", lambda config: pytest.fail("the probe ran"))
     options = onnxruntime().SessionOptions()
-    assert cpu.configure(options, cpu.DEVICE, "fp32", 1) == [("CPUExecutionProvider", {})]
+    assert cpu.configure(options, cpu.DEVICE, "float32", 1) == [("CPUExecutionProvider", {})]
 
 
 def test_a_cpu_whose_kernels_saturate_under_every_config(monkeypatch: pytest.MonkeyPatch) -> None:

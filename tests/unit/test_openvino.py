@@ -17,13 +17,13 @@ from embedrt.bundle.manifest import read_manifest
 from embedrt.bundle.reports import ParityReport
 from embedrt.engine import Batch, openvino
 from embedrt.engine.devices import DEVICES, find_device
+from embedrt.engine.placement import choose_variant
 from embedrt.engine.session import SessionEngine, onnxruntime
 from embedrt.errors import BundleError, DeviceError, ParityError
 from embedrt.run.planning import padded_length
-from embedrt.run.runner import choose_graph
 from embedrt.verify.bundle import parity_texts, verify
 from embedrt.verify.parity import compare
-from tests.kit.bundles import copy_bundle, edit_graph, replace_output
+from tests.kit.bundles import copy_bundle, edit_graph, parity, replace_output
 
 # As pyproject.toml has it: the tests' environment has the plug-in wherever there is a wheel of it.
 WHEEL = (sys.platform, platform.machine()) in {("linux", "x86_64"), ("win32", "AMD64")}
@@ -150,35 +150,38 @@ def test_its_settings() -> None:
     assert json.loads(given["load_config"]) == {"GPU": {"INFERENCE_PRECISION_HINT": "bf16"}}
 
 
-class TestPrecisions:
-    """Which graph a precision stands for, without an engine."""
+class TestDtypes:
+    """The variant for a dtype on a device, without an engine."""
 
-    def choose(self, bundle: Path, device: str, precision: str, **graph: Any) -> str:
+    def choose(self, bundle: Path, device: str, dtype: str, **int8: Any) -> str:
         route = read_manifest(bundle).routes["default"]
-        int8 = replace(route.graphs["fp32"], file="onnx/int8.onnx", **graph)
-        route = replace(route, graphs={**route.graphs, "int8": int8} if graph else route.graphs)
-        return choose_graph(bundle, route, DEVICES[device], precision).file
+        added = [replace(route.variants[-1], dtype="int8", file="onnx/int8.onnx", **int8)] if int8 else []
+        route = replace(route, variants=(*route.variants, *added))
+        return choose_variant(bundle, route, DEVICES[device], dtype).file
 
     def test_bfloat16_is_the_float32_graph(self, tiny_bundle: Path) -> None:
-        assert self.choose(tiny_bundle, "openvino", "bf16") == self.choose(tiny_bundle, "cpu", "fp32")
+        assert self.choose(tiny_bundle, "cpu", "fp32") == "onnx/model_cpu.onnx"
+        for dtype in ("bf16", "bfloat16", "fp32", "float32"):
+            assert self.choose(tiny_bundle, "openvino", dtype) == "onnx/model.onnx"
 
     def test_bfloat16_elsewhere(self, tiny_bundle: Path) -> None:
-        message = r"precision 'bf16' is not in it; it has fp32; on device openvino it may be computed in bf16$"
+        message = (
+            r"dtype 'bfloat16' is not in it; it has float32; device 'openvino' may compute it from float32; "
+            r"`embedrt export SOURCE --dtype float32,bfloat16` makes a bundle that has it$"
+        )
         with pytest.raises(BundleError, match=message):
-            Embedder(tiny_bundle, "cpu", precision="bf16")
+            Embedder(tiny_bundle, "cpu", dtype="bf16")
 
     def test_operators_of_onnxruntime(self, tiny_bundle: Path) -> None:
-        assert self.choose(tiny_bundle, "cpu", "int8", flavour="onnxruntime") == "onnx/int8.onnx"
-        message = (
-            "the graph 'int8' has operators .* 'openvino' is none; use precision='fp32' or 'bf16', or device='cpu'"
-        )
+        assert self.choose(tiny_bundle, "cpu", "int8", operators="onnxruntime") == "onnx/int8.onnx"
+        message = "dtype 'int8': device 'openvino' computes float32, bfloat16 from graphs of standard ONNX operators"
         with pytest.raises(DeviceError, match=message):
-            self.choose(tiny_bundle, "openvino", "int8", flavour="onnxruntime")
+            self.choose(tiny_bundle, "openvino", "int8", operators="onnxruntime")
 
-    def test_a_precision_that_nobody_has_tried(self, tiny_bundle: Path) -> None:
-        message = r"device 'openvino' computes in fp32, bf16, and not in int8; use one of them, or device='cpu'"
+    def test_a_dtype_that_nobody_has_tried(self, tiny_bundle: Path) -> None:
+        message = r"dtype 'int8': device 'openvino' computes float32, bfloat16 .*; use one of these dtypes, or device="
         with pytest.raises(DeviceError, match=message):
-            self.choose(tiny_bundle, "openvino", "int8", flavour="portable")
+            self.choose(tiny_bundle, "openvino", "int8", operators="portable")
 
     def test_a_cosine_below_its_bound(self, tiny: Embedder) -> None:
         runner, texts = tiny.runners["default"], ["one cat", "two dogs"]
@@ -209,7 +212,7 @@ class TestVectors:
     def test_they_are_those_of_the_processor(self, minilm: Embedder, minilm_bundle: Path, name: str) -> None:
         embedder = Embedder(minilm_bundle, name)
         assert embedder.device == name
-        assert embedder.engine.endswith(f" OpenVINOExecutionProvider on {name} in fp32")
+        assert embedder.engine.endswith(f" OpenVINOExecutionProvider on {name} in float32")
         report = verify(embedder)["default"]
         assert isinstance(report, ParityReport)
         assert max(report.max_abs_error, report.max_batch_error) < 2e-6
@@ -218,14 +221,13 @@ class TestVectors:
 
     @bf16
     def test_bfloat16_is_near_and_not_the_same(self, minilm: Embedder, minilm_bundle: Path) -> None:
-        embedder = Embedder(minilm_bundle, "openvino", precision="bf16")
-        assert embedder.engine.endswith(" on openvino in bf16")
+        embedder = Embedder(minilm_bundle, "openvino", dtype="bf16")
+        assert embedder.engine.endswith(" on openvino in bfloat16")
         report = verify(embedder)["default"]
         assert isinstance(report, ParityReport)
-        assert (report.tolerance, report.reference) == (
-            1e-2,
-            minilm.manifest.routes["default"].parity["fp32"].reference,
-        )
+        exported = parity(minilm.manifest)
+        assert isinstance(exported, ParityReport)
+        assert (report.tolerance, report.reference) == (1e-2, exported.reference)
         assert report.min_cosine > 0.9999
         assert 1e-4 < report.max_abs_error < 5e-3
 
@@ -234,7 +236,7 @@ class TestVectors:
         Embedder(tiny_bundle, "openvino")
         message = r"'CPU' does not compute in BF16 on this machine, but in FP32, INT8; use another dtype"
         with pytest.raises(DeviceError, match=message):
-            Embedder(tiny_bundle, "openvino", precision="bf16")
+            Embedder(tiny_bundle, "openvino", dtype="bf16")
 
     def test_tokens_as_well(self, tiny: Embedder, tiny_bundle: Path) -> None:
         texts = ["one cat", "two dogs " * 9]
@@ -271,8 +273,8 @@ class TestVectors:
     @bf16
     def test_tune_measures_it(self, tiny_bundle: Path, tmp_path: Path) -> None:
         found = tune(copy_bundle(tiny_bundle, tmp_path / "bundle"), seconds=0.1)
-        measured = {(way.precision, way.device) for way in (*found.settings, *found.others)}
-        assert measured >= {("fp32", "cpu"), ("fp32", "openvino"), ("bf16", "openvino")}
+        measured = {(way.dtype, way.device) for way in (*found.settings, *found.others)}
+        assert measured >= {("float32", "cpu"), ("float32", "openvino"), ("bfloat16", "openvino")}
         assert found.excluded == {}
 
     def test_a_pool(self, tiny: Embedder, tiny_bundle: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import embedrt
 from embedrt import BundleError, Embedder, ModelNotFoundError
-from embedrt.bundle.manifest import MANIFEST, read_bundle, read_manifest, write_manifest
+from embedrt.bundle.manifest import MANIFEST, Manifest, read_bundle, read_manifest, write_manifest
 from embedrt.cli.main import main
 from embedrt.hub import local as store
 from embedrt_export import export
@@ -123,11 +123,18 @@ def test_the_manifest_is_replaced_whole_or_not_at_all(bundle: Path, monkeypatch:
         assert (bundle / MANIFEST).read_bytes() == before
         raise OSError("disk full")
 
-    monkeypatch.setattr("embedrt.hub.local.sync", full)
+    monkeypatch.setattr("embedrt.bundle.atomic.sync", full)
     with pytest.raises(OSError, match="disk full"):
         embedrt.ranges(bundle, TEXTS)
     assert (bundle / MANIFEST).read_bytes() == before
     assert not list(bundle.glob(".*"))
+
+
+def two_wide(manifest: Manifest) -> Manifest:
+    """A manifest of sentence embeddings with two coordinates."""
+    route = manifest.routes["default"]
+    outputs = {"sentence_embedding": dataclasses.replace(route.outputs["sentence_embedding"], width=2)}
+    return dataclasses.replace(manifest, routes={"default": dataclasses.replace(route, outputs=outputs)})
 
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -139,7 +146,7 @@ def test_ranges_in_a_manifest_are_sound(
 ) -> None:
     """Two rows of `dim` numbers that float32 has, and no maximum below its minimum; anything else is refused."""
     folder = tmp_path_factory.mktemp("ranges")
-    manifest = dataclasses.replace(read_manifest(tiny_bundle), dim=2, vector_ranges=tuple(map(tuple, ranges)))
+    manifest = dataclasses.replace(two_wide(read_manifest(tiny_bundle)), vector_ranges=tuple(map(tuple, ranges)))
     write_manifest(folder, manifest)
     with np.errstate(over="ignore"):
         rows = [np.array(row, np.float32) for row in ranges]
@@ -158,7 +165,7 @@ def test_ranges_in_a_manifest_are_sound(
 def test_sound_ranges_are_drawn_too(tiny_bundle: Path, tmp_path: Path) -> None:
     largest = float(np.finfo(np.float32).max)
     sound = ((-largest, 0.0), (largest, 0.0))
-    manifest = dataclasses.replace(read_manifest(tiny_bundle), dim=2, vector_ranges=sound)
+    manifest = dataclasses.replace(two_wide(read_manifest(tiny_bundle)), vector_ranges=sound)
     write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path).vector_ranges == sound
     above = ((0.0, 0.0), (math.nextafter(largest, math.inf), 0.0))

@@ -119,6 +119,47 @@ def test_an_error_names_the_path_the_value_and_what_may_be_there(field: str, val
     assert str(caught.value).startswith(message)
 
 
+@dataclass(frozen=True)
+class Circle:
+    kind: Literal["circle"]
+    radius: float
+
+
+@dataclass(frozen=True)
+class Square:
+    side: float
+    kind: Literal["square"] = "square"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    shape: Circle | Square | None
+
+
+def test_the_kind_decides_which_dataclass_it_is() -> None:
+    assert decode(Drawing, {"shape": {"kind": "circle", "radius": 2}}, "doc") == Drawing(Circle("circle", 2.0))
+    assert decode(Drawing, {"shape": {"kind": "square", "side": 1}}, "doc") == Drawing(Square(1.0))
+    assert decode(Drawing, {"shape": None}, "doc") == Drawing(None)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"kind": "ring", "radius": 2}, "doc.shape.kind: expected one of 'circle', 'square', got str 'ring'"),
+        ({"kind": None, "radius": 2}, "doc.shape.kind: expected one of 'circle', 'square', got null"),
+        ({"kind": ["circle"]}, "doc.shape.kind: expected one of 'circle', 'square', got list"),
+        ({"side": 2}, "doc.shape: missing field 'kind'"),
+        ({"kind": "square", "radius": 2}, "doc.shape: unknown field 'radius'; known: side, kind"),
+        ({"kind": "circle"}, "doc.shape: missing field 'radius'"),
+        ("circle", "doc.shape: expected an object, got str 'circle'"),
+    ],
+)
+def test_an_unknown_kind_is_refused(shape: Any, message: str) -> None:
+    with pytest.raises(RecordError) as caught:
+        decode(Drawing, {"shape": shape}, "doc")
+    assert str(caught.value).startswith(message)
+
+
 @pytest.mark.parametrize("field", list(GOOD))
 def test_a_missing_field_is_named(field: str) -> None:
     with pytest.raises(RecordError, match=rf"^doc: missing field '{field}'$"):

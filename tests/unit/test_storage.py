@@ -268,7 +268,7 @@ class TestAtOnce:
         def full(_: Path) -> None:
             raise OSError("disk full")
 
-        monkeypatch.setattr("embedrt.hub.local.sync", full)
+        monkeypatch.setattr("embedrt.bundle.atomic.sync", full)
         with pytest.raises(OSError, match="disk full"):
             save_embeddings(path, ["other"], vectors_of(1))
         assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

@@ -15,10 +15,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from embedrt import BundleError, Embedder, ModelNotFoundError
+from embedrt.bundle.atomic import publish, staging, unfinished
 from embedrt.bundle.manifest import MANIFEST, read_bundle, read_manifest
 from embedrt.hub import remote as hub
 from embedrt.hub import resolve as resolving
-from embedrt.hub.local import home, publish, remove, staging, stored, stored_path, unfinished
+from embedrt.hub.local import home, remove, stored, stored_path
 from embedrt.hub.resolve import resolve
 from tests.kit.bundles import change, copy_bundle
 

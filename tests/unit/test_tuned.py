@@ -17,22 +17,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedrt import BundleError, DeviceError, Embedder
-from embedrt.bundle.manifest import MANIFEST, TUNED, read_bundle, read_manifest
+from embedrt.bundle.manifest import FLOAT32, MANIFEST, TUNED, read_bundle, read_manifest
 from embedrt.engine.machine import available_threads
 from embedrt.hub.local import copy_bundle as save_bundle
 from embedrt.tune import result as tuned
-from embedrt.tune.result import FP32, Setting, Tuning, settled, settled_precision
+from embedrt.tune.result import Setting, Tuning, settled, settled_dtype
 from tests.kit.bundles import copy_bundle
 
 THREADS = available_threads()
 
 
-def way(precision: str = FP32, device: str = "cpu", rate: float = 100.0, **changes: Any) -> Setting:
-    return dataclasses.replace(Setting(precision, device, 1, 64, rate, 5.0, 1.0, 1.0), **changes)
+def way(dtype: str = FLOAT32, device: str = "cpu", rate: float = 100.0, **changes: Any) -> Setting:
+    return dataclasses.replace(Setting(dtype, device, 1, 64, rate, 5.0, 1.0, 1.0), **changes)
 
 
 def tuning_of(bundle: Path, *ways: Setting) -> Tuning:
-    return Tuning(1, tuned.conditions(read_manifest(bundle)), "cpu", 256, ways or (way(),), (), {})
+    return Tuning(2, tuned.conditions(read_manifest(bundle)), "cpu", "float32", 256, ways or (way(),), (), {})
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ class TestUse:
     def test_what_is_left_open_is_as_tuned(self, bundle: Path, tiny: Embedder) -> None:
         embedder = Embedder(bundle)
         assert in_use(embedder) == ("cpu", 1, 64)
-        assert embedder.precision == "fp32"
+        assert embedder.dtype == "float32"
         assert in_use(Embedder(bundle, "auto")) == ("cpu", 1, 64)
         assert in_use(Embedder(bundle, "cpu")) == ("cpu", 1, 64)
         assert in_use(tiny) == ("cpu", THREADS, 512)
@@ -70,10 +70,10 @@ class TestUse:
 
     def test_a_device_that_was_not_measured_is_as_ever(self, bundle: Path) -> None:
         tuning = tuning_of(bundle, way("int8"))
-        assert settled(tuning, "fp32", "cpu", None, None) == ("cpu", None, None)
-        assert settled(tuning, "fp32", None, None, 7) == (None, None, 7)
+        assert settled(tuning, "float32", "cpu", None, None) == ("cpu", None, None)
+        assert settled(tuning, "float32", None, None, 7) == (None, None, 7)
         with pytest.raises(DeviceError, match="'tpu' is unknown"):
-            settled(tuning, "fp32", "tpu", None, None)
+            settled(tuning, "float32", "tpu", None, None)
 
     def test_another_device_of_a_call_has_its_own_settings(self, bundle: Path) -> None:
         embedder = Embedder(bundle)
@@ -82,10 +82,10 @@ class TestUse:
         assert (runner.engine.threads, runner.max_tokens) == (1, 64)
 
     def test_copies_and_pickles_run_alike(self, bundle: Path) -> None:
-        embedder = Embedder(bundle, precision="auto")
+        embedder = Embedder(bundle, dtype="auto")
         for other in (copy.copy(embedder), pickle.loads(pickle.dumps(embedder))):
             assert in_use(other) == ("cpu", 1, 64)
-            assert other.precision == "fp32"
+            assert other.dtype == "float32"
 
     def test_workers_run_as_the_parent(self, bundle: Path, tiny: Embedder) -> None:
         if THREADS > 1:
@@ -103,65 +103,84 @@ class TestDecisions:
     """With devices that this machine does not have."""
 
     def test_another_device_has_to_be_clearly_faster(self, bundle: Path) -> None:
-        assert tuning_of(bundle, way(), way(device="cuda", rate=104.9)).device_for("fp32") == "cpu"
-        assert tuning_of(bundle, way(), way(device="cuda", rate=105.0)).device_for("fp32") == "cuda"
-        assert tuning_of(bundle, way(device="cuda", rate=10)).device_for("fp32") == "cuda"  # the usual one was wrong
+        assert tuning_of(bundle, way(), way(device="cuda", rate=104.9)).device_for("float32") == "cpu"
+        assert tuning_of(bundle, way(), way(device="cuda", rate=105.0)).device_for("float32") == "cuda"
+        assert tuning_of(bundle, way(device="cuda", rate=10)).device_for("float32") == "cuda"  # the usual one was wrong
         assert tuning_of(bundle, way()).device_for("int8") is None
 
-    def test_only_fp32_has_the_same_numbers_everywhere(self, bundle: Path) -> None:
-        tuning = tuning_of(bundle, way(), way("int8"), way("int8", "cuda", 1000), way("bf16", "cuda", 1000))
+    def test_only_float32_has_the_same_numbers_everywhere(self, bundle: Path) -> None:
+        tuning = tuning_of(bundle, way(), way("int8"), way("int8", "cuda", 1000), way("bfloat16", "cuda", 1000))
         assert tuning.device_for("int8") == "cpu"
-        assert tuning.device_for("bf16") == "cuda"
+        assert tuning.device_for("bfloat16") == "cuda"
 
     @pytest.mark.parametrize(
-        ("ways", "precision"),
+        ("ways", "dtype"),
         [
-            ([way()], "fp32"),
-            ([way(), way("int8", rate=104)], "fp32"),
+            ([way()], "float32"),
+            ([way(), way("int8", rate=104)], "float32"),
             ([way(), way("int8", rate=200)], "int8"),
-            ([way(), way("int8", rate=200), way("bf16", rate=300)], "bf16"),
-            ([way(), way("int8", rate=200, mean_cosine=0.9989)], "fp32"),
-            ([way(), way("int8", rate=200, min_cosine=0.9949)], "fp32"),
+            ([way(), way("int8", rate=200), way("bfloat16", rate=300)], "bfloat16"),
+            ([way(), way("int8", rate=200, mean_cosine=0.9989)], "float32"),
+            ([way(), way("int8", rate=200, min_cosine=0.9949)], "float32"),
             ([way(), way("int8", rate=200, mean_cosine=0.999, min_cosine=0.995)], "int8"),
-            ([way("int8", rate=200)], "fp32"),
-            ([way(), way(device="cuda", rate=400), way("int8", rate=200)], "fp32"),
-            ([way(), way("int8", rate=200), way("bf16", "cuda", rate=300)], "bf16"),
+            ([way("int8", rate=200)], "float32"),
+            ([way(), way(device="cuda", rate=400), way("int8", rate=200)], "float32"),
+            ([way(), way("int8", rate=200), way("bfloat16", "cuda", rate=300)], "bfloat16"),
         ],
     )
-    def test_precision(self, bundle: Path, ways: list[Setting], precision: str) -> None:
-        tuning = tuning_of(bundle, *ways)
-        assert tuning.precision_for(None) == settled_precision(tuning, "auto", None) == precision
-        assert settled_precision(tuning, "auto", "auto") == precision
-        assert settled_precision(tuning, "fp32", None) == "fp32"
+    def test_dtype(self, bundle: Path, ways: list[Setting], dtype: str) -> None:
+        tuning, manifest = tuning_of(bundle, *ways), read_manifest(bundle)
+        assert tuning.dtype_for(None) == settled_dtype(tuning, manifest, "auto", None) == dtype
+        assert settled_dtype(tuning, manifest, "auto", "auto") == dtype
+        assert settled_dtype(tuning, manifest, "float32", None) == "float32"
 
-    def test_precision_on_the_device_that_is_named(self, bundle: Path) -> None:
-        tuning = tuning_of(bundle, way(), way("int8", rate=200), way("bf16", "cuda", rate=300))
-        assert settled_precision(tuning, "auto", "cpu") == "int8"
-        assert settled_precision(None, "auto", "cpu") == "fp32"
+    def test_dtype_on_the_device_that_is_named(self, bundle: Path) -> None:
+        tuning, manifest = (
+            tuning_of(bundle, way(), way("int8", rate=200), way("bfloat16", "cuda", rate=300)),
+            read_manifest(bundle),
+        )
+        assert settled_dtype(tuning, manifest, "auto", "cpu") == "int8"
+        assert settled_dtype(None, manifest, "auto", "cpu") == "float32"
 
-    def test_auto_is_fp32_where_nothing_was_tuned(self, tiny_bundle: Path) -> None:
-        embedder = Embedder(tiny_bundle, precision="auto")
-        assert embedder.precision == "fp32"
+    def test_none_is_the_usual_one_whatever_was_measured(self, bundle: Path) -> None:
+        tuning, manifest = tuning_of(bundle, way(), way("int8", rate=200)), read_manifest(bundle)
+        assert settled_dtype(tuning, manifest, None, None) == "float32"
+        route = manifest.routes["default"]
+        alone = dataclasses.replace(route, variants=(dataclasses.replace(route.variants[0], dtype="int8"),))
+        manifest = dataclasses.replace(manifest, routes={"default": alone})
+        assert settled_dtype(tuning, manifest, None, None) == settled_dtype(None, manifest, "auto", None) == "int8"
+
+    def test_a_bundle_whose_usual_dtype_is_another(self, bundle: Path) -> None:
+        tuning = dataclasses.replace(tuning_of(bundle, way("int8", rate=200)), usual_dtype="int8")
+        assert tuning.dtype_for(None) == "int8"
+        faster = dataclasses.replace(tuning, settings=(*tuning.settings, way("bfloat16", rate=300)))
+        assert faster.dtype_for(None) == "bfloat16"
+
+    def test_auto_is_float32_where_nothing_was_tuned(self, tiny_bundle: Path) -> None:
+        embedder = Embedder(tiny_bundle, dtype="auto")
+        assert embedder.dtype == "float32"
         assert in_use(embedder) == ("cpu", THREADS, 512)
 
     @given(
         st.lists(
-            st.tuples(st.sampled_from(["fp32", "int8", "bf16"]), st.sampled_from(["cpu", "cuda"]), st.floats(1, 9))
+            st.tuples(
+                st.sampled_from(["float32", "int8", "bfloat16"]), st.sampled_from(["cpu", "cuda"]), st.floats(1, 9)
+            )
         )
     )
     def test_whatever_was_measured(self, tiny_bundle: Path, rows: list[tuple[str, str, float]]) -> None:
-        ways = {(precision, device): way(precision, device, rate) for precision, device, rate in rows}
-        tuning = tuning_of(tiny_bundle, way(), *(one for pair, one in ways.items() if pair != ("fp32", "cpu")))
-        precision = tuning.precision_for(None)
-        device = tuning.device_for(precision)
+        ways = {(dtype, device): way(dtype, device, rate) for dtype, device, rate in rows}
+        tuning = tuning_of(tiny_bundle, way(), *(one for pair, one in ways.items() if pair != ("float32", "cpu")))
+        dtype = tuning.dtype_for(None)
+        device = tuning.device_for(dtype)
         assert device is not None
-        assert (found := tuning.setting(precision, device)) is not None
-        assert precision == "fp32" or found.texts_per_second >= 105
+        assert (found := tuning.setting(dtype, device)) is not None
+        assert dtype == "float32" or found.texts_per_second >= 105
 
 
 class TestFile:
     def test_roundtrip(self, bundle: Path) -> None:
-        tuning = dataclasses.replace(tuning_of(bundle), others=(way(rate=1.5),), excluded={"fp32 on cuda": "wrong"})
+        tuning = dataclasses.replace(tuning_of(bundle), others=(way(rate=1.5),), excluded={"float32 on cuda": "wrong"})
         tuned.write(bundle, tuning)
         assert tuned.find(bundle, read_bundle(bundle)) == tuned.Found(tuning)
         assert not list(bundle.glob(".*"))
@@ -184,8 +203,8 @@ class TestFile:
                 lambda raw: raw["settings"][0].update(texts_per_second=0),
                 "texts_per_second: expected more than 0, got 0",
             ),
-            (lambda raw: raw["others"].append({}), r"others\[0\]: missing field 'precision'"),
-            (lambda raw: raw["settings"].append(raw["settings"][0]), "one precision twice on the same device"),
+            (lambda raw: raw["others"].append({}), r"others\[0\]: missing field 'dtype'"),
+            (lambda raw: raw["settings"].append(raw["settings"][0]), "one dtype twice on the same device"),
         ],
     )
     def test_a_damaged_file_is_an_error_with_the_remedy(
@@ -225,7 +244,7 @@ class TestFile:
             ),
             (lambda raw: raw["conditions"]["versions"].update(plugin="2"), "plugin 2, here embedrt"),
             (lambda raw: raw["conditions"].update(bundle="0"), "measured with another bundle"),
-            (lambda raw: raw.update(format_version=2, more=1), "format version 2, and this embedrt reads 1"),
+            (lambda raw: raw.update(format_version=1, more=1), "format version 1, and this embedrt reads 2"),
         ],
     )
     def test_other_conditions_are_told_once(
@@ -279,7 +298,7 @@ class TestFile:
             assert (bundle / TUNED).read_bytes() == before
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr("embedrt.hub.local.sync", full)
+        monkeypatch.setattr("embedrt.bundle.atomic.sync", full)
         with pytest.raises(BundleError, match="No space left on device"):
             tuned.write(bundle, tuning_of(bundle, way(rate=3)))
         assert (bundle / TUNED).read_bytes() == before

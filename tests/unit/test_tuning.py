@@ -30,7 +30,7 @@ from tests.kit.bundles import change, copy_bundle, rehash, replace_output
 
 QUICK = 0.1
 TEXTS = [f"the cat of {i} {'river ' * (i % 9)}" for i in range(24)]
-CPU = candidates("fp32", DEVICES["cpu"], available_threads())
+CPU = candidates("float32", DEVICES["cpu"], available_threads())
 
 
 @pytest.fixture(autouse=True)
@@ -44,8 +44,8 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     return copy_bundle(tiny_bundle, tmp_path / "bundle")
 
 
-def add_precision(folder: Path, name: str, edit: Callable[[onnx.GraphProto], Any]) -> None:
-    """Puts a changed graph into the bundle as another precision."""
+def add_dtype(folder: Path, name: str, edit: Callable[[onnx.GraphProto], Any]) -> None:
+    """Puts a changed graph into the bundle as another dtype."""
     model = onnx.load(folder / "onnx" / "model.onnx", load_external_data=False)
     edit(model.graph)
     file = f"onnx/model_{name}.onnx"
@@ -55,8 +55,7 @@ def add_precision(folder: Path, name: str, edit: Callable[[onnx.GraphProto], Any
     def change_all(raw: Any) -> None:
         raw["files"][file] = {"size": record.size, "sha256": record.sha256}
         for route in raw["routes"].values():
-            route["graphs"][name] = {**route["graphs"]["fp32"], "file": file, "cpu": None}
-            route["parity"][name] = route["parity"]["fp32"]
+            route["variants"].append({**route["variants"][1], "dtype": name, "file": file})
 
     change(folder, change_all)
 
@@ -70,7 +69,7 @@ def spoil(graph: onnx.GraphProto) -> None:
 
 
 def key(way: Setting) -> tuple[str, str, int, int]:
-    return way.precision, way.device, way.threads, way.max_tokens
+    return way.dtype, way.device, way.threads, way.max_tokens
 
 
 class TestTune:
@@ -78,7 +77,7 @@ class TestTune:
         found = embedrt.tune(bundle, seconds=QUICK)
         (chosen,) = found.settings
         assert sorted(map(key, [chosen, *found.others])) == sorted(
-            (c.precision, c.device, c.threads, c.max_tokens) for c in CPU
+            (c.dtype, c.device, c.threads, c.max_tokens) for c in CPU
         )
         for way in (chosen, *found.others):
             assert way.texts_per_second > 0
@@ -146,13 +145,15 @@ class TestTune:
             raw["tasks"] = {"query": "query", "document": "document"}
 
         change(bundle, two)
-        add_precision(bundle, "wrong", negate)
-        change(
-            bundle,
-            lambda raw: raw["routes"]["document"]["graphs"].update(wrong=raw["routes"]["document"]["graphs"]["fp32"]),
-        )
+        add_dtype(bundle, "float16", negate)
+
+        def right(raw: Any) -> None:
+            variants = raw["routes"]["document"]["variants"]
+            variants[-1]["file"] = variants[0]["file"]
+
+        change(bundle, right)
         found = tuning.tune(bundle, TEXTS, seconds=QUICK)
-        way = found.setting("wrong", "cpu")
+        way = found.setting("float16", "cpu")
         assert way is not None
         assert way.mean_cosine == pytest.approx(0)
         assert way.min_cosine == pytest.approx(-1)
@@ -187,38 +188,52 @@ class TestTune:
             tuning.tune("org/nothing", TEXTS)
 
 
-class TestPrecisions:
+class TestDtypes:
     def test_each_is_measured_and_only_a_good_one_is_ever_chosen(self, bundle: Path) -> None:
-        add_precision(bundle, "same", lambda _: None)
-        add_precision(bundle, "wrong", negate)
+        add_dtype(bundle, "bfloat16", lambda _: None)
+        add_dtype(bundle, "float16", negate)
         found = tuning.tune(bundle, TEXTS, seconds=QUICK)
-        assert {way.precision: round(way.mean_cosine, 6) for way in found.settings} == {
-            "fp32": 1,
-            "same": 1,
-            "wrong": -1,
+        assert {way.dtype: round(way.mean_cosine, 6) for way in found.settings} == {
+            "float32": 1,
+            "bfloat16": 1,
+            "float16": -1,
         }
         assert len(found.settings) + len(found.others) == 3 * len(CPU)
-        assert found.precision_for(None) in {"fp32", "same"}
-        assert Embedder(bundle, precision="auto").precision == found.precision_for(None)
-        assert Embedder(bundle).precision == "fp32"
+        assert found.dtype_for(None) in {"float32", "bfloat16"}
+        assert Embedder(bundle, dtype="auto").dtype == found.dtype_for(None)
+        assert Embedder(bundle).dtype == "float32"
 
     def test_one_that_fails_is_left_out(self, bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
-        add_precision(bundle, "broken", spoil)
+        add_dtype(bundle, "int8", spoil)
         found = tuning.tune(bundle, TEXTS, seconds=QUICK)
-        assert [way.precision for way in found.settings] == ["fp32"]
-        assert re.match(".*cannot load.*NoSuchOperator", found.excluded["broken on cpu"])
-        assert "broken on cpu is left out: " in caplog.text
+        assert [way.dtype for way in found.settings] == ["float32"]
+        assert re.match(".*cannot load.*NoSuchOperator", found.excluded["int8 on cpu"])
+        assert "int8 on cpu is left out: " in caplog.text
 
-    def test_without_fp32(self, bundle: Path) -> None:
+    def test_without_float32_the_proof_is_what_counts(self, bundle: Path) -> None:
         def rename(raw: Any) -> None:
-            route = raw["routes"]["default"]
-            route.update(graphs={"int8": route["graphs"]["fp32"]}, parity={"int8": route["parity"]["fp32"]})
+            for variant in raw["routes"]["default"]["variants"]:
+                variant["dtype"] = "float16"
 
         change(bundle, rename)
-        with pytest.raises(BundleError, match="no graph in fp32, with which the others are compared"):
-            tuning.tune(bundle, TEXTS)
+        found = tuning.tune(bundle, TEXTS, seconds=QUICK)
+        assert {(way.dtype, way.mean_cosine) for way in found.settings} == {("float16", 1.0)}
+        assert (found.usual_dtype, found.dtype_for(None)) == ("float16", "float16")
+        assert Embedder(bundle).dtype == Embedder(bundle, dtype="auto").dtype == "float16"
 
-    def test_wrong_vectors_in_fp32_are_an_error(self, bundle: Path) -> None:
+    def test_without_float32_wrong_vectors_are_an_error(self, bundle: Path) -> None:
+        def rename(raw: Any) -> None:
+            for variant in raw["routes"]["default"]["variants"]:
+                variant["dtype"] = "float16"
+
+        path = bundle / read_bundle(bundle).routes["default"].parity_vectors
+        np.save(path, np.load(path) + np.float32(0.1))
+        rehash(bundle)
+        change(bundle, rename)
+        with pytest.raises(ParityError, match="differ from"):
+            tuning.tune(bundle, TEXTS, seconds=QUICK)
+
+    def test_wrong_vectors_in_float32_are_an_error(self, bundle: Path) -> None:
         path = bundle / read_bundle(bundle).routes["default"].parity_vectors
         np.save(path, np.load(path) + np.float32(0.1))
         rehash(bundle)
@@ -241,16 +256,18 @@ class TestDevices:
         assert [way.device for way in found.settings] == ["cpu", "twin"]
         measured = [way for way in (*found.settings, *found.others) if way.device == "twin"]
         assert sorted(way.max_tokens for way in measured) == [64, 128, 256, 512]
-        way = found.setting("fp32", "twin")
+        way = found.setting("float32", "twin")
         assert way is not None
         embedder = Embedder(bundle, "twin")
         assert embedder.device == "twin"
         assert next(iter(embedder.runners.values())).max_tokens == way.max_tokens
-        assert Embedder(bundle).device == found.device_for("fp32")
+        assert Embedder(bundle).device == found.device_for("float32")
 
     def test_a_faster_device_is_taken(self, bundle: Path, twin: None) -> None:
-        ways = [Setting("fp32", name, 1, 64, rate, 1.0, 1.0, 1.0) for name, rate in (("cpu", 100.0), ("twin", 200.0))]
-        tuned.write(bundle, Tuning(1, tuned.conditions(read_bundle(bundle)), "cpu", 24, tuple(ways), (), {}))
+        ways = [
+            Setting("float32", name, 1, 64, rate, 1.0, 1.0, 1.0) for name, rate in (("cpu", 100.0), ("twin", 200.0))
+        ]
+        tuned.write(bundle, Tuning(2, tuned.conditions(read_bundle(bundle)), "cpu", "float32", 24, tuple(ways), (), {}))
         embedder = Embedder(bundle)
         assert embedder.device == "twin"
         assert Embedder(bundle, "cpu").device == "cpu"
@@ -267,7 +284,7 @@ class TestDevices:
         monkeypatch.setattr(SessionEngine, "run", run)
         found = tuning.tune(bundle, TEXTS, seconds=QUICK)
         assert [way.device for way in found.settings] == ["cpu"]
-        assert "differ from" in found.excluded["fp32 on twin"]
+        assert "differ from" in found.excluded["float32 on twin"]
 
     def test_a_budget_that_fails_is_left_out(self, bundle: Path, twin: None, monkeypatch: pytest.MonkeyPatch) -> None:
         """As where a large batch does not fit into the memory of a GPU."""
@@ -280,7 +297,7 @@ class TestDevices:
 
         monkeypatch.setattr(Runner, "encode", encode)
         found = tuning.tune(bundle, TEXTS, seconds=QUICK)
-        assert found.excluded == {f"fp32 on twin, {available_threads()} threads, 512 tokens": "out of memory"}
+        assert found.excluded == {f"float32 on twin, {available_threads()} threads, 512 tokens": "out of memory"}
         assert sorted(way.max_tokens for way in (*found.settings, *found.others) if way.device == "twin") == [
             64,
             128,
@@ -297,18 +314,19 @@ class TestCommand:
         return call
 
     def test_table_and_choice(self, bundle: Path, run: Any) -> None:
-        add_precision(bundle, "broken", spoil)
+        add_dtype(bundle, "int8", spoil)
         status, out, err = run("tune", bundle, "--seconds", QUICK)
         assert status == 0
-        assert err.startswith("embedrt: broken on cpu is left out: ")
+        assert err.startswith("embedrt: int8 on cpu is left out: ")
         head, *rows, left_out, chosen = out.splitlines()
         assert "texts/s" in head
         assert len(rows) == len(CPU)
         assert sum(row.startswith("*") for row in rows) == 1
         assert all(row.endswith("1.000000 / 1.000000") for row in rows)
-        assert left_out.startswith("left out: broken on cpu: ")
+        assert left_out.startswith("left out: int8 on cpu: ")
         assert re.fullmatch(
-            r'chosen, over 256 texts: fp32 on cpu, \d+ threads, \d+ tokens \(\d+ texts/s\); "auto" is fp32', chosen
+            r'chosen, over 256 texts: float32 on cpu, \d+ threads, \d+ tokens \(\d+ texts/s\); "auto" is float32',
+            chosen,
         )
         assert run("tune", bundle, "--show") == (0, out, "")
 
@@ -321,7 +339,9 @@ class TestCommand:
         assert f"    tuned            {untuned}\n" in run("doctor")[1]
         run("tune", "org/tiny", "--seconds", QUICK)
         for shown in (run("info", "org/tiny")[1], run("doctor")[1]):
-            assert re.search(r'tuned +fp32 on cpu, \d+ threads, \d+ tokens \(\d+ texts/s\); "auto" is fp32\n', shown)
+            assert re.search(
+                r'tuned +float32 on cpu, \d+ threads, \d+ tokens \(\d+ texts/s\); "auto" is float32\n', shown
+            )
         raw = json.loads((target / TUNED).read_bytes())
         raw["conditions"]["processor"] = "Z80"
         (target / TUNED).write_text(json.dumps(raw))
@@ -337,13 +357,13 @@ class TestCommand:
         status, out, _ = run("tune", bundle, "--seconds", QUICK, "--json")
         assert status == 0
         shown = json.loads(out)
-        extra = {name: shown.pop(name) for name in ("auto_precision", "auto_device", "unused")}
-        assert extra == {"auto_precision": "fp32", "auto_device": {"fp32": "cpu"}, "unused": None}
+        extra = {name: shown.pop(name) for name in ("auto_dtype", "auto_device", "unused")}
+        assert extra == {"auto_dtype": "float32", "auto_device": {"float32": "cpu"}, "unused": None}
         assert shown == json.loads((bundle / TUNED).read_bytes())
         change_version = {**shown, "format_version": 9}
         (bundle / TUNED).write_text(json.dumps(change_version))
         _, out, _ = run("tune", bundle, "--show", "--json")
-        assert json.loads(out) == {"unused": "format version 9, and this embedrt reads 1"}
+        assert json.loads(out) == {"unused": "format version 9, and this embedrt reads 2"}
 
     def test_show_and_clear(self, bundle: Path, run: Any) -> None:
         assert run("tune", bundle, "--show") == (0, f"no; `embedrt tune {bundle}` measures what is fastest here\n", "")
@@ -380,6 +400,6 @@ class TestCommand:
         tuning.tune(bundle, TEXTS, seconds=QUICK, show_progress_bar=True)
         err = capsys.readouterr().err
         assert "Tuning" in err
-        assert "judging fp32 on cpu" in err
-        assert "timing fp32 on cpu, " in err
+        assert "judging float32 on cpu" in err
+        assert "timing float32 on cpu, " in err
         assert "100%" in err

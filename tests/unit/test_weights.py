@@ -123,7 +123,7 @@ def test_shards_prefix_legacy_names_and_order_change_nothing(tmp_path: Path) -> 
     for name, folder in variants.items():
         bundle = export(folder, tmp_path / f"bundle-{name}")
         assert read_bundle(bundle).fingerprint == read_bundle(expected).fingerprint, name
-        for file in ("onnx/model.onnx", "onnx/model.onnx.data", "parity/vectors.npy"):
+        for file in ("onnx/model.onnx", "onnx/model.onnx_data", "parity/vectors.npy"):
             assert (bundle / file).read_bytes() == (expected / file).read_bytes(), (name, file)
 
 

@@ -12,11 +12,10 @@ from typing import Any, Literal
 
 import onnx
 
-from embedrt.bundle.manifest import DEFAULT_ROUTE, Graph, Module, Route
+from embedrt.bundle.manifest import DEFAULT_ROUTE, FLOAT32, Module, Output, Route, Variant
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt_export.families import FAMILIES, choose_task, family_name
 from embedrt_export.graph.builder import DataFile, GraphBuilder
-from embedrt_export.graph.fuse_cpu import fuse
 from embedrt_export.heads.pooling import DENSE_ACTIVATIONS, Masks, normalize, pool, weighted_sum
 from embedrt_export.layers.linear import flatten, project, text_inputs, unflatten
 from embedrt_export.onnx_backbone import optimum
@@ -42,8 +41,9 @@ from embedrt_export.tokenizer import settle_tokenizer
 
 logger = logging.getLogger("embedrt.export")
 
-PRECISION = "fp32"
-DATA = "onnx/model.onnx.data"
+DATA = "onnx/model.onnx_data"
+LAST_HIDDEN_STATE = "last_hidden_state"
+"""The backbone's token states, an output for other tools, which expect one of this name."""
 _LONG = 512  # from how many tokens on a sum over them is taken by blocks
 _LAYER_NORM_EPSILON = 1e-5  # torch's default, which LayerNorm modules have
 
@@ -53,7 +53,7 @@ class BuiltRoute:
     """A route whose files are written.
 
     Attributes:
-        record: What the manifest says of it; the proof is still missing.
+        record: What the manifest says of it, with the float32 graph as its only variant and without a proof.
         dim: Width of its vectors.
         identity: All that decides its vectors, for the fingerprint.
     """
@@ -101,6 +101,10 @@ def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]
             "modules.json: no Pooling module: this model gives token embeddings, not sentence embeddings"
         )
     sentence = features[SENTENCE]
+    if TOKENS in start.features:
+        states = start.features[TOKENS]
+        graph.output(LAST_HIDDEN_STATE, states.value, ["batch", "sequence", states.width])
+    outputs = {name: features[name] for name in (TOKENS, SENTENCE) if name in features}
     if TOKENS in features:
         tokens = features[TOKENS]
         graph.output(TOKENS, tokens.value, ["batch", "sequence", tokens.width])
@@ -110,25 +114,24 @@ def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]
     (folder / at.tokenizer).parent.mkdir(exist_ok=True)
     (folder / at.tokenizer).write_bytes(start.tokenizer.definition.encode())
     _save(graph, folder / at.graph, start, stages)
-    is_fused = _save_fused(folder / at.graph, folder / at.cpu)
-    flavour: Literal["portable", "onnxruntime"] = "portable" if graph.is_portable else "onnxruntime"
+    operators: Literal["portable", "onnxruntime"] = "portable" if graph.is_portable else "onnxruntime"
     described = tuple(Module(part.kind, _described(part, wish.task)) for part in chain)
     return BuiltRoute(
         Route(
             architecture=start.architecture,
             via=start.via,
             modules=described,
-            hidden_size=start.features.get(TOKENS, sentence).width,
-            normalized=sentence.normalized,
             max_seq_length=start.max_seq_length,
             position_limit=start.position_limit,
             tokenizer=at.tokenizer,
             tokenization=dataclasses.replace(start.tokenizer.tokenization, pooling_mask=pooling_mask),
-            graphs={PRECISION: Graph(at.graph, DATA, flavour, cpu=at.cpu if is_fused else None)},
+            variants=(Variant(FLOAT32, at.graph, DATA, operators, devices=(), layout="padded", proof=None),),
+            outputs={
+                name: Output("tokens" if feature.per_token else "sentence", feature.width, feature.normalized)
+                for name, feature in outputs.items()
+            },
             parity_texts=at.parity_texts,
             parity_vectors=at.parity_vectors,
-            parity={},
-            quality={},
         ),
         sentence.width,
         {
@@ -157,21 +160,11 @@ def _save(graph: GraphBuilder, path: Path, start: Start, stages: dict[str, str])
         logger.info("%s pools by itself; the vectors agree after %s", start.body.name, agreed)
 
 
-def _save_fused(path: Path, cpu: Path) -> bool:
-    """Writes the graph in the shape for ONNX Runtime's CPU kernels, if it has another; returns whether it has."""
-    fused = fuse(onnx.load(path, load_external_data=False))
-    if fused is not None:
-        onnx.save_model(fused, cpu)
-        onnx.checker.check_model(cpu, full_check=True)
-    return fused is not None
-
-
 @dataclass(frozen=True)
 class _Files:
     """Where the files of a route lie in a bundle."""
 
     graph: str
-    cpu: str
     tokenizer: str
     parity_texts: str
     parity_vectors: str
@@ -181,14 +174,12 @@ class _Files:
         if route == DEFAULT_ROUTE:
             return cls(
                 graph="onnx/model.onnx",
-                cpu="onnx/model_cpu.onnx",
                 tokenizer="tokenizer.json",
                 parity_texts="parity/texts.json",
                 parity_vectors="parity/vectors.npy",
             )
         return cls(
             graph=f"onnx/{route}.onnx",
-            cpu=f"onnx/{route}.cpu.onnx",  # no route has a dot in its name
             tokenizer=f"tokenizers/{route}.json",
             parity_texts=f"parity/{route}.texts.json",
             parity_vectors=f"parity/{route}.npy",

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
-from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor, uses_external_data
 from tqdm.auto import tqdm
 
-from embedrt.bundle.manifest import Graph, Route
+from embedrt.bundle.manifest import FLOAT32, Variant
 from embedrt.bundle.reports import QualityReport
 from embedrt.errors import QualityError, UnsupportedModelError
 from embedrt.run.runner import Runner
@@ -23,48 +23,48 @@ from embedrt_export.dtypes.int8.linear import Product, Quantized, find_products,
 from embedrt_export.dtypes.int8.texts import Texts
 from embedrt_export.graph.builder import DataFile
 from embedrt_export.graph.fuse_cpu import fuse
-from embedrt_export.routes.route import PRECISION as FP32
 
 logger = logging.getLogger("embedrt.export")
 
-PRECISION = "int8"
-DATA = "onnx/model_int8.onnx.data"
+DTYPE = "int8"
+DATA = "onnx/model_int8.onnx_data"
 # Tokens to measure activations on, and the bytes of values that are held in memory at a time.
 _TOKENS, _HELD = 12_000, 256 * 2**20
 # How many products stay in float32, as shares of all, until the vectors are good enough.
 _LEFT_OUT = (0.0, 0.03, 0.06, 0.12, 0.25, 0.4)
 
 
-Judge = Callable[[Route, str], QualityReport]
-"""Encodes with the new graph of a route and reports; the string says what was put into 8 bits."""
+Judge = Callable[[Variant, str], QualityReport]
+"""Encodes with a new variant and reports; the string says what was quantized and how."""
 
 
-def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, judge: Judge) -> Route:
+def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, judge: Judge) -> Variant:
     """Writes the int8 graph of a route into a bundle.
 
     Args:
         folder: The bundle.
         runner: The route in float32.
         texts: To measure activations on.
-        data: Takes the new weights; the others stay where they are.
-        judge: Judges the new graph.
+        data: Takes all weights, also those that stay in float32.
+        judge: Judges the new variant.
 
     Returns:
-        What the manifest says of the route with the new graph and its report.
+        The variant, with its proof.
 
     Raises:
         UnsupportedModelError: The graph has no products that are worth 8 bits.
         QualityError: The vectors are not good enough, even with many of the products in float32.
     """
-    source = folder / runner.route.graphs[FP32].file
+    source = folder / runner.route.variants_in(FLOAT32)[-1].file
     path = source.with_name(f"{source.stem}_int8.onnx")
     found = dict(_quantized(source, path, runner, _enough(runner, texts.calibration)))
     if not found:
         raise UnsupportedModelError(
             f"int8: the graph of {runner.name} has no linear layers that embedrt can put into 8 bits; leave int8 out"
         )
-    graph = Graph(path.relative_to(folder).as_posix(), DATA, flavour="cpu", cpu=None)
-    route = dataclasses.replace(runner.route, graphs={**runner.route.graphs, PRECISION: graph})
+    variant = Variant(
+        DTYPE, path.relative_to(folder).as_posix(), DATA, "onnxruntime", devices=("cpu",), layout="padded", proof=None
+    )
     base = onnx.load(source, load_external_data=False)
     tables = replace_tables(base, _reader(base, source.parent), data)
     # Those go first whose error is large for the time that they save.
@@ -74,19 +74,29 @@ def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, judge: 
         model = onnx.ModelProto()
         model.CopyFrom(base)
         replace_products(model, [(key, value) for key, value in found.items() if key not in left_out], data)
+        model = fuse(model) or model
+        _move_weights(model, source.parent, data)
         data.flush()
-        onnx.save_model(fuse(model) or model, path)
+        onnx.save_model(model, path)
         layers = f"{len(found) - len(left_out)} of {len(found)} linear layers"
-        report = judge(route, f"{layers}{' and the word embeddings' if tables else ''} in 8 bits by {texts.origin}")
+        report = judge(variant, f"{layers}{' and the word embeddings' if tables else ''} in 8 bits by {texts.origin}")
         logger.info("int8: %s, mean cosine %.5f, min %.5f", report.method, report.mean_cosine, report.min_cosine)
         if report.is_good:
-            return dataclasses.replace(route, quality={**route.quality, PRECISION: report})
+            return dataclasses.replace(variant, proof=report)
     raise QualityError(
         f"int8: with {report.method}, the cosine of the vectors of {runner.name} to those in float32 is "
         f"{report.mean_cosine:.5f} in the mean and {report.min_cosine:.5f} at least; {report.mean_cosine_allowed} and "
         f"{report.min_cosine_allowed} are asked for; "
         "calibrate with texts like yours (`--calibration-texts FILE`), or leave int8 out"
     )
+
+
+def _move_weights(model: onnx.ModelProto, folder: Path, data: DataFile) -> None:
+    """Copies weights that lie in another data file into this one, so that the graph needs no other."""
+    for tensor in model.graph.initializer:
+        if uses_external_data(tensor) and ExternalDataInfo(tensor).location != data.name:
+            load_external_data_for_tensor(tensor, str(folder))
+            tensor.CopyFrom(data.tensor(tensor.name, numpy_helper.to_array(tensor)))
 
 
 def _enough(runner: Runner, texts: Sequence[str]) -> list[str]:

@@ -1,0 +1,76 @@
+"""The dtype float32: the portable graph, and the same graph in the shape that ONNX Runtime runs fastest on a CPU."""
+
+import dataclasses
+import logging
+from pathlib import Path, PurePosixPath
+
+import onnx
+
+from embedrt.bundle.manifest import DEFAULT_ROUTE, FLOAT32, Manifest, Route, Variant, record_files
+from embedrt.run.runner import Runner
+from embedrt.verify.parity import compare, save_reference
+from embedrt_export.dtypes.draft import Draft, Writer
+from embedrt_export.families import is_native
+from embedrt_export.graph.fuse_cpu import fuse
+from embedrt_export.proof.reference import find_reference
+from embedrt_export.proof.texts import parity_texts
+from embedrt_export.source.modules import Transformer
+
+logger = logging.getLogger("embedrt.export")
+
+
+def write(draft: Draft) -> Manifest:
+    """Adds the CPU's graph to every route, proves both graphs, and keeps the texts and vectors of the proof."""
+    routes, files = {}, dict(draft.manifest.files)
+    for name, route in draft.manifest.routes.items():
+        (portable,) = route.variants_in(FLOAT32)
+        variants = [*_fused(draft.folder, name, portable), portable]
+        files |= record_files(draft.folder, {file for variant in variants for file in variant.files} - set(files))
+        manifest = dataclasses.replace(draft.manifest, files=files)
+        routes[name] = _proved(dataclasses.replace(draft, manifest=manifest), name, route, variants)
+        files |= record_files(draft.folder, [route.parity_texts, route.parity_vectors])
+    return dataclasses.replace(draft.manifest, routes=routes, files=files)
+
+
+def _fused(folder: Path, route: str, portable: Variant) -> list[Variant]:
+    """The graph over the same weights with the attention operator for CPUs, if it has attention of that shape."""
+    path = PurePosixPath(portable.file)
+    # No route has a dot in its name.
+    file = str(path.with_name(f"{path.stem}_cpu.onnx" if route == DEFAULT_ROUTE else f"{path.stem}.cpu.onnx"))
+    fused = fuse(onnx.load(folder / portable.file, load_external_data=False))
+    if fused is None:
+        return []
+    onnx.save_model(fused, folder / file)
+    onnx.checker.check_model(folder / file, full_check=True)
+    return [dataclasses.replace(portable, file=file, devices=("cpu",))]
+
+
+def _proved(draft: Draft, name: str, route: Route, variants: list[Variant]) -> Route:
+    """Compares every graph with the reference."""
+
+    def runner(variant: Variant) -> Runner:
+        only = dataclasses.replace(route, variants=(variant,))
+        return Runner(draft.folder, only, draft.manifest, "cpu", proving=True)
+
+    texts = parity_texts(route.max_seq_length)
+    first = draft.spec.chains[name][0].settings
+    native = not isinstance(first, Transformer) or is_native(first.config, first.architecture)
+    reference = find_reference(
+        draft.reference,
+        draft.spec.folder,
+        draft.manifest,
+        runner(variants[-1]),
+        draft.manifest.task_of(name),
+        texts,
+        native,
+    )
+    logger.info("comparing %d texts with %s", len(texts), reference.name)
+    proved = []
+    for variant in variants:
+        report = compare(runner(variant), texts, reference.vectors, reference.name, independent=reference.independent)
+        proved.append(dataclasses.replace(variant, proof=report))
+    save_reference(draft.folder, route, texts, reference.vectors)
+    return dataclasses.replace(route, variants=tuple(proved))
+
+
+WRITER = Writer(write, require=lambda: None, takes_texts=False)

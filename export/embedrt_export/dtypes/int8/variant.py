@@ -1,0 +1,50 @@
+"""The dtype int8 as a writer: an int8 graph for every route, made of its float32 graph and judged by its vectors."""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+from embedrt.bundle.manifest import Manifest, Route, Variant, record_files
+from embedrt.bundle.reports import QualityReport
+from embedrt.engine.int8_saturation import exact_config
+from embedrt.run.runner import Runner
+from embedrt.types import Vectors
+from embedrt.verify.parity import judge
+from embedrt_export.dtypes.draft import Draft, Writer
+from embedrt_export.dtypes.int8.quantize import DATA, DTYPE, quantize
+from embedrt_export.dtypes.int8.texts import read_texts
+from embedrt_export.graph.builder import DataFile
+
+
+def write(draft: Draft) -> Manifest:
+    """Adds an int8 variant to every route. Its weights lie in a data file of its own, which all routes share."""
+    folder, manifest = draft.folder, draft.manifest
+    texts = read_texts(None) if draft.texts is None else draft.texts
+    routes = {}
+    with DataFile(folder / DATA) as data:
+        for name, route in manifest.routes.items():
+            exact = Runner(folder, route, manifest, "cpu", proving=True)
+            judged = partial(_judge, folder, manifest, route, texts.held_back, exact.encode(texts.held_back))
+            variant = quantize(folder, exact, texts, data, judged)
+            routes[name] = dataclasses.replace(route, variants=(*route.variants, variant))
+    written = {file for route in routes.values() for variant in route.variants_in(DTYPE) for file in variant.files}
+    return dataclasses.replace(manifest, routes=routes, files=manifest.files | record_files(folder, written))
+
+
+def _judge(
+    folder: Path, manifest: Manifest, route: Route, texts: list[str], expected: Vectors, variant: Variant, method: str
+) -> QualityReport:
+    """Encodes texts with a new variant of a route and compares them with the vectors in float32."""
+    files = manifest.files | record_files(folder, variant.files)
+    only = dataclasses.replace(route, variants=(variant,))
+    return judge(
+        Runner(folder, only, dataclasses.replace(manifest, files=files), "cpu", DTYPE), texts, expected, method
+    )
+
+
+def require() -> None:
+    """Raise a DeviceError where int8 kernels saturate."""
+    exact_config()
+
+
+WRITER = Writer(write, require, takes_texts=True)
