@@ -3,18 +3,20 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from embedrt.inputs.text import check_texts
 from embedrt.model import Model
-from embedrt.run.runner import SENTENCE, TOKENS, Answer
+from embedrt.run.request import Run
 from embedrt.tasks import long_texts
 from embedrt.tasks import stream as streaming
-from embedrt.tasks.arguments import deprecated, device_name, positive, task_prompt
-from embedrt.tasks.call import Call, call_for
-from embedrt.types import OnTruncation, OutputValue, Texts, async_like, like, typed
+from embedrt.tasks.arguments import deprecated, device_name, positive
+from embedrt.tasks.call import call_for, task_prompt
+from embedrt.tasks.embed import embed
+from embedrt.types import SENTENCE, OnTruncation, OutputValue, Texts, async_like, like, typed
 from embedrt.vectors.quantization import Precision
 from embedrt.vectors.torch_tensors import to_tensors, torch
 
@@ -127,26 +129,24 @@ class Embedder(Model):
         texts, single = check_texts(inputs)
         call = call_for(
             self,
-            prompt_name,
-            prompt,
-            batch_size,
-            output_value,
-            precision,
-            normalize_embeddings,
-            truncate_dim,
-            ranges,
-            task,
-            on_truncation,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            batch_size=batch_size,
+            output_value=output_value,
+            precision=precision,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            ranges=ranges,
+            task=task,
+            on_truncation=on_truncation,
         )
         tensors = convert_to_tensor or not convert_to_numpy
         if tensors:
             torch()
-        answer = self._answer(texts, call, device, pool, chunk_size, show_progress_bar)
-        call.report(answer.truncated, len(texts))
-        values: Any = answer.values
-        if output_value == TOKENS:
-            values = [features[TOKENS] for features in values]
-        values = call.stored(values)
+        with self._place(call.route, len(texts), device, pool, chunk_size, show_progress_bar) as run:
+            result = embed(run, texts, call)
+        call.report(result.truncated, len(texts))
+        values: Any = result.values
         if tensors:
             values = to_tensors(values)
             if not convert_to_tensor and output_value == SENTENCE:
@@ -221,28 +221,31 @@ class Embedder(Model):
     encode_chunks = long_texts.encode_chunks
     windows = long_texts.windows
 
-    def _answer(
+    @contextmanager
+    def _place(
         self,
-        texts: list[str],
-        call: Call,
+        route: str,
+        total: int,
         device: str | Sequence[str] | None,
         pool: "ProcessPool | None",
         chunk_size: int | None,
         show_progress_bar: bool | None,
-    ) -> Answer:
+    ) -> Iterator[Run]:
+        """The place where a call is computed, with its progress bar."""
         if chunk_size is not None:
-            positive(chunk_size, "chunk_size")
+            chunk_size = positive(chunk_size, "chunk_size")
         if show_progress_bar is None:
             show_progress_bar = logger.isEnabledFor(logging.INFO)
         with ExitStack() as stack:
             if pool is None and isinstance(device, list | tuple):
                 pool = stack.enter_context(self.start_multi_process_pool(device))
-            advance = stack.enter_context(_progress(len(texts), show_progress_bar))
+            advance = stack.enter_context(_progress(total, show_progress_bar))
             if pool is not None:
                 self._check_pool(pool)
-                return pool.answer(call.route, texts, call.request, chunk_size=chunk_size, advance=advance)
-            runners = self.runners if device is None else self._on(device_name(device))
-            return runners[call.route].answer(texts, call.request, advance=advance)
+                yield partial(pool.run, route=route, chunk_size=chunk_size, advance=advance)
+            else:
+                runners = self.runners if device is None else self._on(device_name(device))
+                yield partial(runners[route].run, advance=advance)
 
     def _check_pool(self, pool: "ProcessPool") -> None:
         from embedrt.run.processes import ProcessPool

@@ -24,10 +24,9 @@ from embedrt.tasks.arguments import (
     device_name,
     length_for,
     positive,
-    prompt_for,
     refuse,
-    route_for,
 )
+from embedrt.tasks.call import prompt_for, route_for
 from embedrt.tune import result as tuned
 from embedrt.types import Texts, Vectors
 from embedrt.vectors.similarity import find_similarity
@@ -269,7 +268,7 @@ class Model:
         items, single = check_texts(texts)
         route = route_for(self.manifest, task)
         tokenize = self.runners[route].tokenizer(self.lengths[route] if truncation else None)
-        counts = [len(ids) for ids in tokenize(items).ids]
+        counts: list[int] = tokenize(items).lengths.tolist()
         return counts[0] if single else counts
 
     def similarity(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> Vectors:

@@ -20,6 +20,8 @@ Features: TypeAlias = dict[str, NDArray[Any]]
 
 OnTruncation = Literal["ignore", "warn", "error"]
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
+SENTENCE: Literal["sentence_embedding"] = "sentence_embedding"
+TOKENS: Literal["token_embeddings"] = "token_embeddings"
 
 
 class Options(TypedDict, total=False):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.engine import openvino
+from embedrt.engine import Batch, openvino
 from embedrt.engine.machine import available_threads, require_process
 from embedrt.errors import DeviceError, InferenceError, MissingDependencyError
 
@@ -208,7 +208,7 @@ class Engine:
 
     @property
     def workers(self) -> int:
-        """How many threads should call `run(..., alone=False)` at once."""
+        """How many threads should run batches at once that are not alone."""
         return self.threads if self._parallel else 1
 
     @property
@@ -217,28 +217,23 @@ class Engine:
         name = f"onnxruntime {onnxruntime().__version__} {self.device.provider}"
         return name if self.device.target is None else f"{name} on {self.device.target} in {self.precision}"
 
-    def run(
-        self, feeds: dict[str, NDArray[np.int64]], outputs: Sequence[str], *, alone: bool
-    ) -> dict[str, NDArray[np.float32]]:
+    def run(self, batch: Batch, outputs: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
         """Computes some outputs of the graph, by name.
 
         Args:
-            feeds: The graph's inputs, int64 `[batch, sequence]`.
-            outputs: "sentence_embedding" `[batch, dim]`, "token_embeddings" `[batch, sequence, hidden]`, or both.
-            alone: Whether this is the only batch, which may have all processors.
+            batch: The graph's inputs.
+            outputs: Names of the outputs to compute.
 
         Raises:
             InferenceError: ONNX Runtime failed.
             DeviceError: The session could not be made on the device.
         """
-        session = self._session(self.threads if alone or not self._parallel else 1)
+        session = self._session(self.threads if batch.alone or not self._parallel else 1)
         try:
-            results = session.run(list(outputs), feeds)
+            results = session.run(list(outputs), batch.feeds)
         except Exception as error:
-            shape = feeds["input_ids"].shape
-            raise InferenceError(
-                f"ONNX Runtime failed on a batch of {shape[0]} x {shape[1]} tokens: {error}"
-            ) from error
+            rows, length = batch.shape
+            raise InferenceError(f"ONNX Runtime failed on a batch of {rows} x {length} tokens: {error}") from error
         return dict(zip(outputs, results, strict=True))
 
     def _session(self, threads: int) -> Any:

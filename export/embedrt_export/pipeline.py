@@ -24,6 +24,7 @@ from embedrt.bundle.reports import QualityReport
 from embedrt.errors import BundleError, ExportError, UnsupportedModelError
 from embedrt.hub import local as store
 from embedrt.run.runner import Runner
+from embedrt.tasks.embed import graph_vectors
 from embedrt.verify.parity import compare, judge, save_reference
 from embedrt_export.dtypes.int8 import quantize as int8
 from embedrt_export.dtypes.int8.quantize import PRECISION as INT8
@@ -246,7 +247,7 @@ def _add_int8(folder: Path, manifest: Manifest, texts: Texts) -> Manifest:
                 return judge(lossy, texts.held_back, expected, method)  # noqa: B023 - called before the next route
 
             exact = Runner(folder, route, manifest, "cpu", proving=True)
-            expected = exact.encode(texts.held_back)
+            expected = graph_vectors(exact, texts.held_back)
             routes[name] = int8.quantize(folder, exact, texts, data, judge_graph)
     written = [int8.DATA, *(route.graphs[INT8].file for route in routes.values())]
     files = manifest.files | record_files(folder, written)

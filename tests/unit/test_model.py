@@ -1,7 +1,9 @@
 """A loaded bundle and its settings: prompts, lengths, dimensions, similarity, names of old."""
 
 import weakref
+from collections.abc import Sequence
 from enum import Enum
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from embedrt import Embedder, InferenceError, ModelNotFoundError, TruncationError
+from embedrt.engine import Batch
 from embedrt_export import export
 from tests.kit.bundles import change, copy_bundle
 from tests.kit.chains import draw, pooling, write_chain, write_static
@@ -80,9 +83,9 @@ class TestConstructor:
         model = Embedder(tiny_bundle, max_tokens=40)
         run, sizes = model.runners["default"].engine.run, []
 
-        def note(feeds: dict[str, Any], *arguments: Any, **options: Any) -> Any:
-            sizes.append(feeds["input_ids"].size)
-            return run(feeds, *arguments, **options)
+        def note(batch: Batch, outputs: Sequence[str]) -> Any:
+            sizes.append(prod(batch.shape))
+            return run(batch, outputs)
 
         monkeypatch.setattr(model.runners["default"].engine, "run", note)
         model.encode(["one two"] * 30 + ["word " * 60])
