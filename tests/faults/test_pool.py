@@ -349,7 +349,7 @@ class TestExceptions:
             (
                 "speechless",
                 PoolError,
-                "texts[0:1]: a worker on 'cpu' failed with tests.kit.faulty_workers.SpeechlessError: an exception without a text",
+                "texts[0:1]: a worker on 'cpu' failed with tests.kit.faulty_workers.SpeechlessError: an exception",
             ),
             (
                 "unicode",
