@@ -62,6 +62,8 @@ def plan(
         limit: As there.
     """
     counts = np.asarray(lengths, np.int64)
+    if len(counts) == 1:  # a single query has nothing to weigh, and no time for it
+        return [PlannedBatch(np.zeros(1, np.int64), padded_length(int(counts[0]), step, limit))]
     order = np.argsort(-counts, kind="stable")
     padded = [padded_length(length, step, limit) for length in counts[order].tolist()]
     # From the end: what the texts from here on cost at least, and where the first of their batches ends.
