@@ -16,7 +16,8 @@ from embedrt.bundle.manifest import Route, Variant
 from embedrt.bundle.reports import MEAN_COSINE, MIN_COSINE, ParityReport, QualityReport
 from embedrt.errors import BundleError, ParityError, QualityError
 from embedrt.run.runner import Runner
-from embedrt.types import Vectors
+from embedrt.tasks.embed import graph_vectors, graph_vectors_together
+from embedrt.types import SENTENCE, Vectors
 
 TOLERANCE = 1e-5
 """What float32 vectors may differ from the reference, in any coordinate of a vector of length 1."""
@@ -118,9 +119,9 @@ def compare(
     Raises:
         ParityError: An error is above the tolerance, or a cosine too small.
     """
-    counts = [len(ids) for ids in runner.tokenize(texts).ids]
-    alone = np.concatenate([runner.encode([text]) for text in texts])
-    planned = runner.encode(texts)
+    counts: list[int] = runner.tokenize(texts).lengths.tolist()
+    alone = np.concatenate([graph_vectors(runner, [text]) for text in texts])
+    planned = graph_vectors(runner, texts)
     padded = _among_others(runner, texts, counts)
     scale = _scale(reference)
     errors = np.maximum(np.abs(planned - reference), np.abs(alone - reference)).max(axis=1) / scale
@@ -161,11 +162,11 @@ def compare(
 def _among_others(runner: Runner, texts: list[str], counts: list[int]) -> Vectors:
     """Every text in one batch with texts of all lengths, so that the short ones are mostly padding."""
     by_length = np.argsort(counts, kind="stable")
-    vectors = np.empty((len(texts), runner.dim), np.float32)
+    vectors = np.empty((len(texts), runner.widths[SENTENCE]), np.float32)
     groups = -(-len(texts) // 4)
     for start in range(groups):
         rows = by_length[start::groups]
-        vectors[rows] = runner.encode_together([texts[i] for i in rows])
+        vectors[rows] = graph_vectors_together(runner, [texts[i] for i in rows])
     return vectors
 
 
@@ -186,14 +187,14 @@ def judge(lossy: Runner, texts: list[str], expected: Vectors, method: str) -> Qu
         expected: Their vectors in float32, `[len(texts), dim]`.
         method: How the dtype was made.
     """
-    planned = lossy.encode(texts)
-    alone = np.concatenate([lossy.encode([text]) for text in texts])
+    planned = graph_vectors(lossy, texts)
+    alone = np.concatenate([graph_vectors(lossy, [text]) for text in texts])
     found = cosines(planned, expected)
     odd = _over_proof(lossy)
     return QualityReport(
         method=method,
         texts=len(texts),
-        max_tokens=max(len(ids) for ids in lossy.tokenize(texts).ids),
+        max_tokens=int(lossy.tokenize(texts).lengths.max()),
         mean_cosine=float(found.mean()),
         min_cosine=float(found.min()),
         mean_cosine_allowed=MEAN_COSINE,
@@ -236,7 +237,7 @@ def _verify_quality(runner: Runner, made: QualityReport) -> QualityReport:
 def _over_proof(runner: Runner) -> NDArray[np.float64]:
     """Cosines to the reference vectors in the bundle."""
     reference = np.load(runner.folder / runner.route.parity_vectors, allow_pickle=False)
-    return cosines(runner.encode(read_texts(runner.folder, runner.route)), reference)
+    return cosines(graph_vectors(runner, read_texts(runner.folder, runner.route)), reference)
 
 
 def _scale(vectors: Vectors) -> float:
