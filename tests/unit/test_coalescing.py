@@ -1,7 +1,7 @@
 """Small calls of many threads share batches; nobody gets another's vectors, and nobody waits for ever."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
