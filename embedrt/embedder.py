@@ -829,19 +829,12 @@ class Embedder:
             DeviceError: A device is unknown or not available.
             PoolError: A process ended before it was ready.
         """
-        from embedrt.run.processes import ProcessPool, default_devices
+        from embedrt.run.processes import ProcessPool
 
         self.loaded.require_open()
         if target_devices is not None and not isinstance(target_devices, str):
             target_devices = [device_name(device) for device in target_devices]
-        return ProcessPool(
-            self.folder,
-            default_devices(self.loaded.default_pool_device()) if target_devices is None else target_devices,
-            precision=self.dtype,
-            threads=self.loaded.threads,
-            max_tokens=self.loaded.max_tokens,
-            tuning=self.loaded.tuning,
-        )
+        return ProcessPool(self.folder, self.loaded.pool_placements(target_devices))
 
     @staticmethod
     def stop_multi_process_pool(pool: "ProcessPool") -> None:
@@ -879,7 +872,7 @@ class Embedder:
         self.loaded.require_open()
         if not isinstance(pool, ProcessPool):
             raise TypeError(f"pool: expected what start_multi_process_pool gave, got {type(pool).__name__}")
-        if (pool.fingerprint, pool.precision) != (self.manifest.fingerprint, self.dtype):
+        if (pool.fingerprint, pool.dtype) != (self.manifest.fingerprint, self.dtype):
             raise ValueError("pool: it runs another model; use what start_multi_process_pool of this one gave")
 
 

@@ -2,11 +2,14 @@
 
 import hashlib
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from embedrt.bundle.manifest import read_bundle
+from embedrt.engine import Device
 from embedrt.engine.devices import AUTO, find_device
+from embedrt.engine.placement import Placement, place
 from embedrt.errors import BundleError, InferenceError
 from embedrt.run.runner import Runner
 from embedrt.tune import result as tuned
@@ -55,7 +58,11 @@ class Loaded:
     def _open(self) -> None:
         self.manifest = read_bundle(self.folder)
         self.tuning = tuned.in_use(self.folder, self.manifest)
-        self.dtype = tuned.settled_dtype(self.tuning, self.manifest, self._wanted, self._device)
+        named = None if self._device in {None, AUTO} else find_device(self._device)
+        self.dtype = tuned.settled_dtype(
+            self.tuning, self.manifest, self._wanted, None if named is None else named.name
+        )
+        self._placed = self._find(AUTO) if named is None else named
         self._lock = threading.Lock()
         self._runners: dict[str, dict[str, Runner]] = {}
         self._closed = False
@@ -89,20 +96,36 @@ class Loaded:
             InferenceError: The model is closed.
             DeviceError: The device is unknown or not available.
         """
-        name, threads, max_tokens = tuned.settled(
-            self.tuning, self.dtype, self._device if device is None else device, self.threads, self.max_tokens
-        )
-        found = find_device(name)
+        placements = self.placements(device)
+        name = next(iter(placements.values())).device.name
         with self._lock:
             self.require_open()
-            if found.name not in self._runners:
-                self._runners[found.name] = {
-                    route: Runner(
-                        self.folder, record, self.manifest, found.name, self.dtype, threads, max_tokens=max_tokens
-                    )
-                    for route, record in self.manifest.routes.items()
+            if name not in self._runners:
+                self._runners[name] = {
+                    route: Runner(self.folder, self.manifest.routes[route], self.manifest, placement)
+                    for route, placement in placements.items()
                 }
-            return self._runners[found.name]
+            return self._runners[name]
+
+    def placements(self, device: str | None = None) -> dict[str, Placement]:
+        """The placements of all routes on a device.
+
+        Args:
+            device: A device by any of its names; None takes the model's.
+
+        Raises:
+            DeviceError: The device is unknown or not available.
+        """
+        found = self._placed if device is None else self._find(device)
+        threads, max_tokens = tuned.settled(self.tuning, self.dtype, found.name, self.threads, self.max_tokens)
+        return {
+            name: place(self.folder, route, found, self.dtype, threads, max_tokens)
+            for name, route in self.manifest.routes.items()
+        }
+
+    def _find(self, device: str | None) -> Device:
+        """The device of a name; "auto" is the one that was tuned for the dtype."""
+        return find_device(tuned.usual_device(self.tuning, self.dtype) if device in {None, AUTO} else device)
 
     def require_open(self) -> None:
         """Check that the model was not closed.
@@ -124,9 +147,23 @@ class Loaded:
         """The device as the user named it."""
         return self._device
 
-    def default_pool_device(self) -> str | None:
-        """The device that "auto" takes for the dtype in use."""
-        return tuned.settled(self.tuning, self.dtype, AUTO, None, None)[0]
+    def pool_placements(self, devices: Sequence[str | None] | None) -> list[dict[str, Placement]]:
+        """The placements of a pool's processes.
+
+        Args:
+            devices: A device for each process; None takes the default ones.
+
+        Raises:
+            ValueError: `devices` is no list.
+            DeviceError: A device is unknown or not available.
+        """
+        if isinstance(devices, str):
+            raise ValueError(f"devices: expected at least one, as in ['cpu', 'cpu'], got {devices!r}")  # noqa: TRY004
+        if devices is None:
+            from embedrt.run.processes import default_devices  # multiprocessing takes a while to import
+
+            devices = default_devices(self._find(AUTO))
+        return [self.placements(name or AUTO) for name in devices]
 
     def fingerprint(self, lengths: dict[str, int | None]) -> str:
         """The vector space's fingerprint, of which the limits of the routes are part.

@@ -55,6 +55,7 @@ class Device:
             large where a launch costs more than the arithmetic.
         run_cost: Cost of a batch before its first token, in tokens; the planner weighs it against padding.
         parallel: Whether several threads run batches at once, each on one core.
+        cores_at: The suffixes with which the device computes on the machine's own cores, so that processes share them.
         length_step: Batches are padded to multiples of this many tokens, which keeps an engine that compiles for
             every shape to few of them; see `planning.padded_length`.
     """
@@ -70,12 +71,18 @@ class Device:
     token_budget: int = 16384
     run_cost: int = 512
     parallel: bool = False
+    cores_at: tuple[str | None, ...] = ()
     length_step: int = 1
 
     @property
     def name(self) -> str:
         """The device as users type it, such as "cuda:1"."""
         return self.kind if self.at is None else f"{self.kind}:{self.at}"
+
+    @property
+    def uses_cores(self) -> bool:
+        """Whether the device computes on the machine's own cores."""
+        return self.at in self.cores_at
 
     def with_suffix(self, at: str) -> "Device":
         """The same kind of device with another suffix."""

@@ -19,4 +19,4 @@ def configure(options: Any, device: Device, dtype: str, threads: int) -> Provide
     return [(device.provider, {})]
 
 
-DEVICE = Device("cpu", PROVIDER, configure, token_budget=512, run_cost=16, parallel=True)
+DEVICE = Device("cpu", PROVIDER, configure, token_budget=512, run_cost=16, parallel=True, cores_at=(None,))

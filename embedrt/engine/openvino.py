@@ -123,6 +123,7 @@ DEVICE = Device(
     computes={"float32": "float32", "bfloat16": "float32"},
     token_budget=1024,
     run_cost=16,
+    cores_at=(None, "CPU"),
     length_step=8,
 )
 

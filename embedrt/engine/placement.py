@@ -1,12 +1,60 @@
-"""Placement: which variant of a bundle runs for a device and a dtype."""
+"""`Placement`: the device, variant, threads and token budget of a route, settled once and passed down."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from embedrt.bundle.manifest import Route, Variant
 from embedrt.engine import Device
 from embedrt.engine.devices import DEVICES
+from embedrt.engine.machine import available_threads
 from embedrt.errors import BundleError, DeviceError
 from embedrt.types import dtype_name
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The place where a route's graph runs.
+
+    Attributes:
+        device: The device.
+        variant: The graph file.
+        dtype: The dtype to compute in; a device may compute another one than the variant's.
+        threads: Threads to use.
+        max_tokens: Token budget of a batch: its rows times the tokens of its longest row.
+    """
+
+    device: Device
+    variant: Variant
+    dtype: str
+    threads: int
+    max_tokens: int
+
+
+def place(
+    folder: Path, route: Route, device: Device, dtype: str, threads: int | None = None, max_tokens: int | None = None
+) -> Placement:
+    """Place a route on a device.
+
+    Args:
+        folder: The bundle, for messages.
+        route: The route.
+        device: The device.
+        dtype: The dtype to compute in.
+        threads: Threads to use; None takes what affinity and cgroup quota allow.
+        max_tokens: Token budget of a batch; None takes the device's.
+
+    Raises:
+        ValueError: No such dtype.
+        BundleError: The bundle lacks the dtype.
+        DeviceError: The device does not run the dtype's variants.
+    """
+    return Placement(
+        device,
+        choose_variant(folder, route, device, dtype),
+        dtype_name(dtype),
+        available_threads() if threads is None else threads,
+        device.token_budget if max_tokens is None else max_tokens,
+    )
 
 
 def choose_variant(folder: Path, route: Route, device: Device, dtype: str) -> Variant:

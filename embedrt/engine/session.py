@@ -115,7 +115,9 @@ class SessionEngine:
         self._parallel = device.parallel and not large
         self._sessions: dict[int, Any] = {}
         self._process = os.getpid()
-        if not device.parallel:
+        if device.parallel:  # sessions wait for their first use, errors do not
+            device.configure(onnxruntime().SessionOptions(), device, dtype, self.threads)
+        else:
             self._session(self.threads)
 
     @property

@@ -6,8 +6,9 @@ import signal
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from math import ceil
 from multiprocessing import get_context
 from multiprocessing.connection import wait
@@ -15,13 +16,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from embedrt import errors
-from embedrt.engine.devices import find_device
+from embedrt.engine import Device
 from embedrt.engine.machine import available_threads, cuda_devices, require_process
+from embedrt.engine.placement import Placement
 from embedrt.errors import PoolError
 from embedrt.run.request import Request, Result
 from embedrt.run.worker import Chunk, Failure, Ready, Settings, serve
-from embedrt.tune import result as tuned
-from embedrt.tune.result import Tuning
 
 # As sentence-transformers: ten chunks for each worker, and none larger than this.
 _CHUNKS_EACH, _LARGEST_CHUNK = 10, 5000
@@ -36,16 +36,15 @@ _GUARD = 'if __name__ == "__main__":'
 _KILLED = -9
 
 
-def default_devices(auto: str | None = None) -> list[str]:
-    """Every CUDA device if ONNX Runtime can use them, else a CPU for each processor, at most 4.
+def default_devices(auto: Device) -> list[str]:
+    """Every CUDA device if ONNX Runtime can use them, else a CPU for each core, at most 4.
 
     Args:
-        auto: What the device "auto" is for the model; on another than these two there is one process.
+        auto: The device that "auto" takes; on another than these two there is one process.
     """
-    device = find_device(auto).name
-    if device == "cuda":
+    if auto.kind == "cuda":
         return [f"cuda:{index}" for index in range(max(1, cuda_devices()))]
-    return [device] * (min(_CPU_WORKERS, available_threads()) if device == "cpu" else 1)
+    return [auto.name] * (min(_CPU_WORKERS, available_threads()) if auto.kind == "cpu" else 1)
 
 
 class ProcessPool:
@@ -59,15 +58,12 @@ class ProcessPool:
 
     Args:
         folder: The bundle.
-        devices: Where to run, a process for each, such as `["cuda:0", "cuda:1"]`. CPU workers share the processors.
-        precision: As for `Embedder`.
-        threads: Processors to use in all; None takes what affinity and cgroup quota allow.
-        max_tokens: Upper bound of a batch's texts times the tokens of its longest, in each process.
-        tuning: What was measured for the bundle here; decides where the arguments above leave the choice.
+        placements: For each process the placement of every route. Processes on the machine's own cores share the
+            threads.
 
     Attributes:
         devices: The devices, as they are called in messages.
-        precision: Which of the graphs runs.
+        dtype: The dtype that they compute in.
         fingerprint: Of the bundle.
 
     Raises:
@@ -77,36 +73,16 @@ class ProcessPool:
         PoolError: A worker died before it was ready.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        devices: Sequence[str | None],
-        *,
-        precision: str = "float32",
-        threads: int | None = None,
-        max_tokens: int | None = None,
-        tuning: Tuning | None = None,
-    ) -> None:
-        if isinstance(devices, str) or not devices:
-            raise ValueError(f"devices: expected at least one, as in ['cpu', 'cpu'], got {devices!r}")
-        settled = [tuned.settled(tuning, precision, name, threads, max_tokens) for name in devices]
-        self.devices = [find_device(name).name for name, _, _ in settled]
-        self.precision = precision
+    def __init__(self, folder: Path, placements: Sequence[Mapping[str, Placement]]) -> None:
+        if not placements:
+            raise ValueError("devices: expected at least one, as in ['cpu', 'cpu'], got []")
+        self._settings = [Settings(folder.absolute(), shared) for shared in _sharing(placements)]
+        self.devices = [settings.placement.device.name for settings in self._settings]
+        self.dtype = self._settings[0].placement.dtype
         self.fingerprint: str | None = None
-        sharing = max(1, sum(device in _PROCESSORS for device in self.devices))
-        self._settings = [
-            Settings(
-                folder.absolute(),
-                device,
-                precision,
-                max(1, (count or available_threads()) // sharing) if device in _PROCESSORS else count,
-                budget,
-            )
-            for device, (_, count, budget) in zip(self.devices, settled, strict=True)
-        ]
         self._lock = threading.Lock()
         self._process = os.getpid()
-        self._workers: list[_Worker | None] = [None] * len(devices)
+        self._workers: list[_Worker | None] = [None] * len(placements)
         self._finalizer = weakref.finalize(self, _stop_all, self._workers, self._process)
         try:
             self._start_missing()
@@ -197,7 +173,7 @@ class ProcessPool:
                     advance(len(chunk.texts))
                 elif isinstance(message, Failure):
                     worker.chunk = None
-                    raise _rebuilt(message, f"{chunk}: a worker on {worker.settings.device!r} failed")
+                    raise _rebuilt(message, f"{chunk}: a worker on {worker.settings.placement.device.name!r} failed")
                 else:
                     code = self._bury(worker)
                     if chunk.first in suspects:
@@ -228,7 +204,7 @@ class ProcessPool:
                 self._workers[place] = _Worker(self._settings[place])
 
     def _take_start(self, worker: "_Worker", message: "Ready | Result | Failure | None") -> None:
-        device = worker.settings.device
+        device = worker.settings.placement.device.name
         if isinstance(message, Failure):
             raise _rebuilt(message, f"a worker on {device!r} could not start")
         if not isinstance(message, Ready):
@@ -305,6 +281,22 @@ class _Worker:
         self.process.close()
         self.connection.close()
         return code
+
+
+def _sharing(placements: Sequence[Mapping[str, Placement]]) -> list[dict[str, Placement]]:
+    """The placements with the machine's threads divided among the processes that compute on its cores."""
+
+    def uses_cores(placed: Mapping[str, Placement]) -> bool:
+        return next(iter(placed.values())).device.uses_cores
+
+    sharing = max(1, sum(map(uses_cores, placements)))
+    return [
+        {
+            name: replace(one, threads=max(1, one.threads // sharing)) if uses_cores(placed) else one
+            for name, one in placed.items()
+        }
+        for placed in placements
+    ]
 
 
 def _stop_all(workers: list[_Worker | None], process: int) -> None:

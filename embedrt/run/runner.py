@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from threading import Lock
@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.bundle.manifest import FLOAT32, Manifest, Route
+from embedrt.bundle.manifest import Manifest, Route
 from embedrt.engine import Batch
-from embedrt.engine.devices import find_device
-from embedrt.engine.int8_saturation import exact_config
-from embedrt.engine.placement import choose_variant
+from embedrt.engine.placement import Placement
 from embedrt.engine.session import SessionEngine
 from embedrt.errors import BundleError, NonFiniteError, TruncationError
 from embedrt.inputs.padding import pad
@@ -24,7 +22,7 @@ from embedrt.inputs.text import TextTokenizer, Tokens, preview
 from embedrt.run.coalescing import Coalescer
 from embedrt.run.planning import PlannedBatch, plan
 from embedrt.run.request import Request, Result
-from embedrt.types import SENTENCE, dtype_name
+from embedrt.types import SENTENCE
 
 # Texts that are tokenized and sorted at a time: enough for batches of near-equal length, few enough for bounded memory.
 _SLICE = 2048
@@ -75,54 +73,36 @@ class Runner:
         folder: The bundle.
         route: What the manifest says of the route.
         manifest: The whole manifest.
-        device: As `Embedder` takes it.
-        dtype: Which of the route's dtypes to run, or one that the device computes from another.
-        threads: Processors to use; None takes what affinity and cgroup quota allow.
-        max_tokens: Upper bound of a batch's rows x longest; None takes what suits the device.
-        proving: For exporters, before they publish: large weights stay mapped.
+        placement: Where its graph runs.
+        prepack: False leaves large weights mapped, for an export that is under way.
 
     Attributes:
         widths: Coordinates of the graph's outputs by name, which its results must have.
 
     Raises:
-        BundleError: The bundle is damaged, or lacks the dtype.
-        DeviceError: The device is unknown or not available, or does not compute the dtype.
-        ValueError: No such dtype.
+        BundleError: The tokenizer is damaged.
+        DeviceError: The device is not available.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        route: Route,
-        manifest: Manifest,
-        device: str | None = None,
-        dtype: str = FLOAT32,
-        threads: int | None = None,
-        *,
-        max_tokens: int | None = None,
-        proving: bool = False,
+        self, folder: Path, route: Route, manifest: Manifest, placement: Placement, *, prepack: bool = True
     ) -> None:
-        found = find_device(device)
-        self.dtype = dtype_name(dtype)
-        self.variant = variant = choose_variant(folder, route, found, dtype)
-        if variant.dtype == "int8":
-            exact_config()  # an error where int8 kernels saturate
         self.folder = folder.absolute()  # sessions are made on first use, and the working folder may change until then
         self.name = manifest.name
         self.route = route
+        self.placement = placement
         self.widths = output_widths(manifest)
         self.tokenize = self._load_tokenizer(route.max_seq_length)
         self._other_tokenizers: dict[int | None, TextTokenizer] = {}
         self._loading = Lock()
         self.engine = SessionEngine(
-            self.folder / variant.file,
-            found,
-            threads,
-            dtype=self.dtype,
-            weights_bytes=sum(manifest.files[file].size for file in variant.files),
-            prepack=not proving,
+            self.folder / placement.variant.file,
+            placement.device,
+            placement.threads,
+            dtype=placement.dtype,
+            weights_bytes=sum(manifest.files[file].size for file in placement.variant.files),
+            prepack=prepack,
         )
-        self._max_tokens = self.engine.device.token_budget if max_tokens is None else max_tokens
         self._coalescer = Coalescer(
             self.engine,
             route.tokenization,
@@ -130,15 +110,10 @@ class Runner:
             run_cost=self.engine.device.run_cost,
         )
 
-    @property
-    def max_tokens(self) -> int:
-        """Upper bound of a batch's rows x longest."""
-        return self._max_tokens
-
     def with_max_tokens(self, max_tokens: int) -> "Runner":
         """Another runner with the same engine and another token budget."""
         other = copy(self)
-        other._max_tokens = max_tokens
+        other.placement = replace(self.placement, max_tokens=max_tokens)
         return other
 
     def tokenizer(self, max_seq_length: int | None) -> TextTokenizer:
@@ -220,14 +195,14 @@ class Runner:
                 _require_whole(work.truncated, request.max_seq_length)
             batches = plan(
                 tokens.lengths,
-                token_budget=self._max_tokens,
+                token_budget=self.placement.max_tokens,
                 max_rows=request.batch_size,
                 run_cost=self.engine.device.run_cost,
                 step=self.engine.device.length_step,
                 limit=self.route.position_limit,
             )
             planned = sum(len(batch.rows) * batch.length for batch in batches)
-            few = len(batches) == 1 or planned <= self._max_tokens
+            few = len(batches) == 1 or planned <= self.placement.max_tokens
             yield _Slice(tokens, start, batches, few and len(tokens) == len(items))
             start += len(tokens)
 
@@ -274,7 +249,7 @@ class Runner:
                 planned.length,
                 gather.outputs,
                 left_out=work.left_out,
-                max_tokens=self._max_tokens,
+                max_tokens=self.placement.max_tokens,
             )
         else:
             batch = Batch(pad(tokens, planned.rows, planned.length, self.route.tokenization, work.left_out))

@@ -9,6 +9,7 @@ import pickle
 import signal
 import threading
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import parent_process
@@ -16,19 +17,22 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from embedrt.bundle.manifest import read_bundle
+from embedrt.engine.placement import Placement
 from embedrt.run.request import Request
 from embedrt.run.runner import Runner
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a worker loads. The attributes are the arguments of `Runner`."""
+    """The bundle that a worker loads, and the placement of each of its routes."""
 
     folder: Path
-    device: str | None
-    precision: str
-    threads: int | None
-    max_tokens: int | None
+    placements: Mapping[str, Placement]
+
+    @property
+    def placement(self) -> Placement:
+        """The placement of the first route; device, dtype and threads of the others are the same."""
+        return next(iter(self.placements.values()))
 
 
 @dataclass(frozen=True)
@@ -94,22 +98,14 @@ def serve(connection: Connection, settings: Settings) -> None:
         settings: What to load.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the pool stops its workers itself
-    if settings.threads is not None:  # the tokenizer's threads too, of which there are none yet
-        os.environ.setdefault("RAYON_NUM_THREADS", str(settings.threads))
+    # The tokenizer's threads, none of which has started yet.
+    os.environ.setdefault("RAYON_NUM_THREADS", str(settings.placement.threads))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, OSError):  # the pool is gone
         try:
             manifest = read_bundle(settings.folder, "never")  # the pool's process has
             runners = {
-                name: Runner(
-                    settings.folder,
-                    route,
-                    manifest,
-                    settings.device,
-                    settings.precision,
-                    settings.threads,
-                    max_tokens=settings.max_tokens,
-                )
+                name: Runner(settings.folder, route, manifest, settings.placements[name])
                 for name, route in manifest.routes.items()
             }
         except BaseException as error:  # noqa: BLE001 - the pool raises it

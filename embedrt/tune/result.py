@@ -12,7 +12,7 @@ from embedrt.bundle.atomic import replace_files, staging
 from embedrt.bundle.manifest import FLOAT32, TUNED, Manifest
 from embedrt.bundle.reports import MEAN_COSINE, MIN_COSINE
 from embedrt.bundle.strict_json import RecordError, decode, read_json
-from embedrt.engine.devices import find_device
+from embedrt.engine.devices import AUTO
 from embedrt.engine.machine import available_threads, processor
 from embedrt.engine.session import onnxruntime
 from embedrt.errors import BundleError
@@ -21,7 +21,6 @@ from embedrt.types import dtype_name
 logger = logging.getLogger("embedrt")
 
 FORMAT_VERSION = 2
-AUTO = "auto"
 CLEARLY = 1.05
 """What counts as faster: less may be noise."""
 
@@ -250,7 +249,13 @@ def in_use(folder: Path, manifest: Manifest) -> Tuning | None:
 
 
 def settled_dtype(tuning: Tuning | None, manifest: Manifest, dtype: str | None, device: str | None) -> str:
-    """The dtype that a user's `dtype` and `device` stand for.
+    """The dtype for a user's `dtype`.
+
+    Args:
+        tuning: The measurements, if there are any.
+        manifest: The bundle's manifest.
+        dtype: As `Embedder` takes it.
+        device: The device that the user named; None if "auto" chooses.
 
     Raises:
         ValueError: No such dtype.
@@ -259,25 +264,22 @@ def settled_dtype(tuning: Tuning | None, manifest: Manifest, dtype: str | None, 
         return dtype_name(dtype)
     if dtype is None or tuning is None:
         return manifest.default_dtype
-    return tuning.dtype_for(None if device in {None, AUTO} else find_device(device).name)
+    return tuning.dtype_for(device)
+
+
+def usual_device(tuning: Tuning | None, dtype: str) -> str | None:
+    """The device that "auto" takes for a dtype by the measurements; None if there are none of it."""
+    return None if tuning is None else tuning.device_for(dtype)
 
 
 def settled(
-    tuning: Tuning | None, dtype: str, device: str | None, threads: int | None, max_tokens: int | None
-) -> tuple[str | None, int | None, int | None]:
-    """Device, threads and token budget: those given, else those measured, else None.
-
-    Raises:
-        DeviceError: The device is unknown or not available.
-    """
-    if tuning is None:
-        return device, threads, max_tokens
-    if device in {None, AUTO}:
-        device = tuning.device_for(dtype)
-    way = tuning.setting(dtype, find_device(device).name)
+    tuning: Tuning | None, dtype: str, device: str, threads: int | None, max_tokens: int | None
+) -> tuple[int | None, int | None]:
+    """Threads and token budget: the given ones, else the measured ones, else None."""
+    way = None if tuning is None else tuning.setting(dtype, device)
     if way is None:
-        return device, threads, max_tokens
-    return device, threads or way.threads, max_tokens or way.max_tokens
+        return threads, max_tokens
+    return threads or way.threads, max_tokens or way.max_tokens
 
 
 def summary(folder: Path, manifest: Manifest) -> str:

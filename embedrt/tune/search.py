@@ -20,6 +20,7 @@ from embedrt.bundle.reports import QualityReport
 from embedrt.engine import Device
 from embedrt.engine.devices import DEVICES, find_device
 from embedrt.engine.machine import available_threads
+from embedrt.engine.placement import place
 from embedrt.errors import DeviceError, EmbedrtError
 from embedrt.hub.resolve import resolve
 from embedrt.inputs.text import check_texts
@@ -159,12 +160,12 @@ class _Search:
         self._excluded: dict[str, str] = {}
         self._singles: dict[tuple[str, str, int], float] = {}  # in milliseconds
         self._rates: dict[Candidate, float] = {}
+        self._usual = find_device(None)
+        self._devices = {self._usual.name: self._usual, **_available()}
 
     def run(self) -> Tuning:
-        usual = find_device(None)
-        devices = {usual.name: usual, **_available()}
-        verdicts = self._judged(devices)
-        groups = {pair: candidates(pair[0], devices[pair[1]], available_threads()) for pair in verdicts}
+        verdicts = self._judged()
+        groups = {pair: candidates(pair[0], self._devices[pair[1]], available_threads()) for pair in verdicts}
         chosen = self._timed(groups, max(verdict.seconds_per_text for verdict in verdicts.values()))
 
         def setting(candidate: Candidate) -> Setting:
@@ -183,7 +184,7 @@ class _Search:
         return Tuning(
             format_version=tuned.FORMAT_VERSION,
             conditions=tuned.conditions(self._manifest),
-            usual_device=usual.name,
+            usual_device=self._usual.name,
             usual_dtype=self._manifest.default_dtype,
             texts=len(self._texts),
             settings=tuple(map(setting, chosen)),
@@ -191,7 +192,7 @@ class _Search:
             excluded=self._excluded,
         )
 
-    def _judged(self, devices: Mapping[str, Device]) -> dict[tuple[str, str], _Verdict]:
+    def _judged(self) -> dict[tuple[str, str], _Verdict]:
         """Computes the vectors of every dtype on every device. What fails or is wrong is excluded.
 
         Raises:
@@ -200,7 +201,7 @@ class _Search:
         verdicts: dict[tuple[str, str], _Verdict] = {}
         reference: Vectors | None = None
         failed: EmbedrtError | None = None
-        pairs = [(dtype, device) for device in devices for dtype in _dtypes(self._manifest, device)]
+        pairs = [(dtype, device) for device in self._devices for dtype in _dtypes(self._manifest, device)]
         usual = self._manifest.default_dtype
         for dtype, device in sorted(pairs, key=lambda pair: pair[0] != usual):
             if not verdicts and failed is not None and dtype != usual:
@@ -246,7 +247,8 @@ class _Search:
         """
         texts, vectors, took = self._texts[:_JUDGED], [], 0.0
         for name, route in self._manifest.routes.items():
-            runner = Runner(self._folder, route, self._manifest, device, dtype)
+            placement = place(self._folder, route, self._devices[device], dtype)
+            runner = Runner(self._folder, route, self._manifest, placement)
             if dtype == FLOAT32 or FLOAT32 not in self._manifest.dtypes:
                 verify_route(runner)
             else:
@@ -301,7 +303,9 @@ class _Search:
     def _warm(self, engine: tuple[str, str, int]) -> Runner:
         """A runner whose sessions are made. At the first time one text alone is timed too."""
         dtype, device, threads = engine
-        runner = Runner(self._folder, self._manifest.routes[self._route], self._manifest, device, dtype, threads)
+        route = self._manifest.routes[self._route]
+        placement = place(self._folder, route, self._devices[device], dtype, threads)
+        runner = Runner(self._folder, route, self._manifest, placement)
         single = runner.with_max_tokens(1)  # every text is a batch, so that every thread gets some
         graph_vectors(single, list(islice(cycle(self._texts), max(FEWEST_TEXTS, 2 * threads))))
         if engine not in self._singles:

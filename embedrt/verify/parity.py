@@ -62,12 +62,12 @@ def verify_route(runner: Runner) -> ParityReport | QualityReport:
         ParityError: A vector is beyond the tolerance of the export, or that of the dtype computed in.
         QualityError: The dtype is not exact, and its vectors are worse here than where it was exported.
     """
-    made = runner.variant.proof
+    made = runner.placement.variant.proof
     if isinstance(made, QualityReport):
         return _verify_quality(runner, made)
     if made is None:
-        raise BundleError(f"{runner.folder}: {runner.variant.file} has no proof; export the model again")
-    bound = bound_of(runner.variant, runner.dtype)
+        raise BundleError(f"{runner.folder}: {runner.placement.variant.file} has no proof; export the model again")
+    bound = bound_of(runner.placement.variant, runner.placement.dtype)
     return compare(
         runner,
         read_texts(runner.folder, runner.route),
@@ -148,7 +148,7 @@ def compare(
             for i in order
         )
         raise ParityError(
-            f"the vectors of {runner.name} ({runner.variant.file}) differ from {reference_name} by up to "
+            f"the vectors of {runner.name} ({runner.placement.variant.file}) differ from {reference_name} by up to "
             f"{worst.max():.1e} in a coordinate, {tolerance:.0e} is allowed; the worst texts:\n{shown}"
         )
     if not report.min_cosine >= min_cosine:

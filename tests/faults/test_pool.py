@@ -245,13 +245,13 @@ class TestDevices:
 
     def test_the_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pool_module, "available_threads", lambda: 3)
-        assert default_devices() == ["cpu"] * 3
+        assert default_devices(DEVICES["cpu"]) == ["cpu"] * 3
         monkeypatch.setattr(pool_module, "available_threads", lambda: 64)
-        assert default_devices() == ["cpu"] * 4
-        monkeypatch.setattr(pool_module, "find_device", lambda _: DEVICES["cuda"])
+        assert default_devices(DEVICES["cpu"]) == ["cpu"] * 4
+        assert default_devices(DEVICES["coreml"]) == ["coreml"]
         for count, devices in ((0, ["cuda:0"]), (2, ["cuda:0", "cuda:1"])):
             monkeypatch.setattr(pool_module, "cuda_devices", lambda count=count: count)
-            assert default_devices() == devices
+            assert default_devices(DEVICES["cuda"]) == devices
 
     def test_cuda_devices_without_a_driver(self) -> None:
         assert machine.cuda_devices() == 0 or Path("/proc/driver/nvidia").exists()
@@ -261,8 +261,8 @@ class TestDevices:
         self, tiny_bundle: Path, threads: int | None, share: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(pool_module, "serve", faulty_workers.serve_lightly)
-        with ProcessPool(tiny_bundle, ["cpu", None], threads=threads) as pool:
-            assert [settings.threads for settings in pool._settings] == [share] * 2
+        with Embedder(tiny_bundle, threads=threads).start_multi_process_pool(["cpu", None]) as pool:
+            assert [settings.placement.threads for settings in pool._settings] == [share] * 2
             assert pool.devices == CPUS
             with pytest.raises(ValueError, match=rf"^{share}\b"):
                 pool.run(["!tell RAYON_NUM_THREADS"], REQUEST)
@@ -513,6 +513,7 @@ ROUNDS = """
     from pathlib import Path
     from tests.kit import faulty_workers
     from embedrt.run import processes as pool_module
+    from embedrt.loaded import Loaded
     from embedrt.run.processes import ProcessPool
     from embedrt.run.request import Request
     from embedrt.tasks.embed import SentenceVectors
@@ -538,8 +539,10 @@ ROUNDS = """
     if __name__ == "__main__":
         pool_module.serve = faulty_workers.serve_lightly
         failures = 0
+        loaded = Loaded(Path(sys.argv[1]), "cpu", dtype=None, threads=None, max_tokens=None)
+        placements = loaded.pool_placements(["cpu"])
         for round in range(int(sys.argv[2])):
-            pool = ProcessPool(Path(sys.argv[1]), ["cpu"])
+            pool = ProcessPool(Path(sys.argv[1]), placements)
             try:
                 encode(round, pool)
             except (Exception, Stop):

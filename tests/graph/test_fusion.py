@@ -311,7 +311,7 @@ def test_a_processor_runs_the_one_and_every_other_device_the_other(
 ) -> None:
     monkeypatch.setitem(DEVICES, "other", replace(cpu.DEVICE, kind="other"))
     models = {device: Embedder(tiny_bundle, device=device) for device in ("cpu", "other")}
-    files = {device: model.runners["default"].variant.file for device, model in models.items()}
+    files = {device: model.runners["default"].placement.variant.file for device, model in models.items()}
     assert files == {"cpu": "onnx/model_cpu.onnx", "other": "onnx/model.onnx"}
     vectors = [model.encode(["the cat", "a river bank"]) for model in models.values()]
     np.testing.assert_allclose(vectors[0], vectors[1], rtol=0, atol=2e-6)

@@ -128,4 +128,4 @@ class TestTune:
         bundle = copy_bundle(tiny_bundle, tmp_path / "bundle")
         tuning = embedrt.tune(bundle, seconds=0.01)
         assert isinstance(tuning, embedrt.Tuning)
-        assert Embedder(bundle).runners["default"].max_tokens in {way.max_tokens for way in tuning.settings}
+        assert Embedder(bundle).runners["default"].placement.max_tokens in {way.max_tokens for way in tuning.settings}

@@ -122,13 +122,13 @@ class TestBudget:
 
     def test_another_budget_over_the_same_engine(self, runner: Runner) -> None:
         other = runner.with_max_tokens(8)
-        assert (other.max_tokens, other.engine) == (8, runner.engine)
-        assert runner.max_tokens == 512
+        assert (other.placement.max_tokens, other.engine) == (8, runner.engine)
+        assert runner.placement.max_tokens == 512
         np.testing.assert_allclose(other.run(MANY, SENTENCES).values, runner.run(MANY, SENTENCES).values, atol=2e-6)
 
     def test_it_cannot_be_changed(self, runner: Runner) -> None:
         with pytest.raises(AttributeError):
-            runner.max_tokens = 8  # type: ignore[misc]
+            runner.placement.max_tokens = 8  # type: ignore[misc]
 
     @pytest.mark.parametrize(("budget", "joint"), [(512, [(3, 4)]), (8, [(1, 4), (2, 4)]), (4, [(1, 4)] * 3)])
     def test_small_calls_of_many_threads_keep_to_it(

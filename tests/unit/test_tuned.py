@@ -21,7 +21,7 @@ from embedrt.bundle.manifest import FLOAT32, MANIFEST, TUNED, read_bundle, read_
 from embedrt.engine.machine import available_threads
 from embedrt.hub.local import copy_bundle as save_bundle
 from embedrt.tune import result as tuned
-from embedrt.tune.result import Setting, Tuning, settled, settled_dtype
+from embedrt.tune.result import Setting, Tuning, settled, settled_dtype, usual_device
 from tests.kit.bundles import copy_bundle
 
 THREADS = available_threads()
@@ -51,7 +51,7 @@ def change(folder: Path, edit: Callable[[Any], Any]) -> None:
 
 def in_use(embedder: Embedder) -> tuple[str, int, int]:
     (runner,) = embedder.runners.values()
-    return embedder.device, runner.engine.threads, runner.max_tokens
+    return embedder.device, runner.engine.threads, runner.placement.max_tokens
 
 
 class TestUse:
@@ -70,16 +70,17 @@ class TestUse:
 
     def test_a_device_that_was_not_measured_is_as_ever(self, bundle: Path) -> None:
         tuning = tuning_of(bundle, way("int8"))
-        assert settled(tuning, "float32", "cpu", None, None) == ("cpu", None, None)
-        assert settled(tuning, "float32", None, None, 7) == (None, None, 7)
+        assert settled(tuning, "float32", "cpu", None, None) == (None, None)
+        assert settled(tuning, "float32", "cpu", None, 7) == (None, 7)
+        assert usual_device(tuning, "float32") is None
         with pytest.raises(DeviceError, match="'tpu' is unknown"):
-            settled(tuning, "float32", "tpu", None, None)
+            Embedder(bundle, "tpu")
 
     def test_another_device_of_a_call_has_its_own_settings(self, bundle: Path) -> None:
         embedder = Embedder(bundle)
         embedder.encode("the cat", device="cpu")
         (runner,) = embedder.loaded.runners("cpu").values()
-        assert (runner.engine.threads, runner.max_tokens) == (1, 64)
+        assert (runner.engine.threads, runner.placement.max_tokens) == (1, 64)
 
     def test_copies_and_pickles_run_alike(self, bundle: Path) -> None:
         embedder = Embedder(bundle, dtype="auto")
@@ -93,10 +94,10 @@ class TestUse:
         embedder = Embedder(bundle)
         with embedder.start_multi_process_pool(["cpu", None]) as pool:
             assert pool.devices == ["cpu", "cpu"]
-            assert [(one.threads, one.max_tokens) for one in pool._settings] == [(1, 64)] * 2
+            assert [(one.placement.threads, one.placement.max_tokens) for one in pool._settings] == [(1, 64)] * 2
             assert abs(embedder.encode(["the cat"] * 9, pool=pool) - tiny.encode("the cat")).max() < 1e-6
         with Embedder(bundle, threads=4, max_tokens=99).start_multi_process_pool(["cpu", "cpu"]) as pool:
-            assert [(one.threads, one.max_tokens) for one in pool._settings] == [(2, 99)] * 2
+            assert [(one.placement.threads, one.placement.max_tokens) for one in pool._settings] == [(2, 99)] * 2
 
 
 class TestDecisions:
@@ -131,7 +132,6 @@ class TestDecisions:
     def test_dtype(self, bundle: Path, ways: list[Setting], dtype: str) -> None:
         tuning, manifest = tuning_of(bundle, *ways), read_manifest(bundle)
         assert tuning.dtype_for(None) == settled_dtype(tuning, manifest, "auto", None) == dtype
-        assert settled_dtype(tuning, manifest, "auto", "auto") == dtype
         assert settled_dtype(tuning, manifest, "float32", None) == "float32"
 
     def test_dtype_on_the_device_that_is_named(self, bundle: Path) -> None:

@@ -88,7 +88,7 @@ class TestTune:
         assert tuned.find(bundle, read_bundle(bundle)) == tuned.Found(found)
         embedder = Embedder(bundle)
         (runner,) = embedder.runners.values()
-        assert (runner.engine.threads, runner.max_tokens) == (chosen.threads, chosen.max_tokens)
+        assert (runner.engine.threads, runner.placement.max_tokens) == (chosen.threads, chosen.max_tokens)
 
     def test_neither_bundle_nor_vectors_change(self, bundle: Path, tiny: Embedder) -> None:
         before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
@@ -261,7 +261,7 @@ class TestDevices:
         assert way is not None
         embedder = Embedder(bundle, "twin")
         assert embedder.device == "twin"
-        assert next(iter(embedder.runners.values())).max_tokens == way.max_tokens
+        assert next(iter(embedder.runners.values())).placement.max_tokens == way.max_tokens
         assert Embedder(bundle).device == found.device_for("float32")
 
     def test_a_faster_device_is_taken(self, bundle: Path, twin: None) -> None:
@@ -292,7 +292,7 @@ class TestDevices:
         run: Any = Runner.run
 
         def limited(self: Runner, texts: list[str], request: Request) -> Any:
-            if self.engine.device.name == "twin" and self.max_tokens == 512:
+            if self.engine.device.name == "twin" and self.placement.max_tokens == 512:
                 raise InferenceError("out of memory\nand more")
             return run(self, texts, request)
 

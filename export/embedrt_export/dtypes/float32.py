@@ -7,6 +7,8 @@ from pathlib import Path, PurePosixPath
 import onnx
 
 from embedrt.bundle.manifest import DEFAULT_ROUTE, FLOAT32, Manifest, Route, Variant, record_files
+from embedrt.engine import cpu
+from embedrt.engine.placement import place
 from embedrt.run.runner import Runner
 from embedrt.verify.parity import compare, save_reference
 from embedrt_export.dtypes.draft import Draft, Writer
@@ -50,7 +52,8 @@ def _proved(draft: Draft, name: str, route: Route, variants: list[Variant]) -> R
 
     def runner(variant: Variant) -> Runner:
         only = dataclasses.replace(route, variants=(variant,))
-        return Runner(draft.folder, only, draft.manifest, "cpu", proving=True)
+        placement = place(draft.folder, only, cpu.DEVICE, FLOAT32)
+        return Runner(draft.folder, only, draft.manifest, placement, prepack=False)
 
     texts = parity_texts(route.max_seq_length)
     first = draft.spec.chains[name][0].settings

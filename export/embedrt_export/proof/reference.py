@@ -81,7 +81,7 @@ def find_reference(
             f"there are no golden vectors of the model with the fingerprint {manifest.fingerprint}; "
             "choose another reference"
         )
-    if runner.variant.operators != "portable":
+    if runner.placement.variant.operators != "portable":
         return _plain_session(runner, texts)  # onnx's evaluator does not have the operators
     return _onnx_evaluator(runner, texts)
 
@@ -116,7 +116,7 @@ def verify_with_sentence_transformers(embedder: Embedder, source: str | Path | N
     for name, runner in embedder.runners.items():
         texts = read_texts(embedder.folder, runner.route)
         reference = _sentence_transformers(folder, manifest, runner, manifest.task_of(name), texts)
-        bound = bound_of(runner.variant, runner.dtype)
+        bound = bound_of(runner.placement.variant, runner.placement.dtype)
         reports[name] = compare(
             runner,
             texts,
@@ -169,7 +169,7 @@ def _sentence_transformers(
 
 def _plain_session(runner: Runner, texts: list[str]) -> Reference:
     """Each text alone through ONNX Runtime as it computes without rewriting the graph: for its own operators."""
-    session = plain_session(runner.folder / runner.variant.file, optimize=False)
+    session = plain_session(runner.folder / runner.placement.variant.file, optimize=False)
     vectors = [session.run(["sentence_embedding"], runner.inputs(runner.tokenize([text])))[0] for text in texts]
     name = f"the same graph in onnxruntime {onnxruntime().__version__} without optimizations"
     return Reference(name, False, np.concatenate(vectors))
@@ -177,7 +177,7 @@ def _plain_session(runner: Runner, texts: list[str]) -> Reference:
 
 def _onnx_evaluator(runner: Runner, texts: list[str]) -> Reference:
     """Each text alone through onnx's own evaluator, whose operators are written in numpy."""
-    path = runner.folder / runner.variant.file
+    path = runner.folder / runner.placement.variant.file
     model = onnx.load(path, load_external_data=False)
     weights = mapped_weights(model, path.parent)
     evaluator = ReferenceEvaluator(model)

@@ -4,9 +4,11 @@ import dataclasses
 from functools import partial
 from pathlib import Path
 
-from embedrt.bundle.manifest import Manifest, Route, Variant, record_files
+from embedrt.bundle.manifest import FLOAT32, Manifest, Route, Variant, record_files
 from embedrt.bundle.reports import QualityReport
+from embedrt.engine import cpu
 from embedrt.engine.int8_saturation import exact_config
+from embedrt.engine.placement import place
 from embedrt.run.runner import Runner
 from embedrt.tasks.embed import graph_vectors
 from embedrt.types import Vectors
@@ -24,7 +26,7 @@ def write(draft: Draft) -> Manifest:
     routes = {}
     with DataFile(folder / DATA) as data:
         for name, route in manifest.routes.items():
-            exact = Runner(folder, route, manifest, "cpu", proving=True)
+            exact = Runner(folder, route, manifest, place(folder, route, cpu.DEVICE, FLOAT32), prepack=False)
             judged = partial(_judge, folder, manifest, route, texts.held_back, graph_vectors(exact, texts.held_back))
             variant = quantize(folder, exact, texts, data, judged)
             routes[name] = dataclasses.replace(route, variants=(*route.variants, variant))
@@ -39,7 +41,10 @@ def _judge(
     files = manifest.files | record_files(folder, variant.files)
     only = dataclasses.replace(route, variants=(variant,))
     return judge(
-        Runner(folder, only, dataclasses.replace(manifest, files=files), "cpu", DTYPE), texts, expected, method
+        Runner(folder, only, dataclasses.replace(manifest, files=files), place(folder, only, cpu.DEVICE, DTYPE)),
+        texts,
+        expected,
+        method,
     )
 
 
