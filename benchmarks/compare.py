@@ -3,8 +3,10 @@
     make bench                                   # makes the environment; about 20 minutes on 2 cores
     make bench ARGS="--texts 200 --engines sentence-transformers embedrt"
     make bench ARGS="--model base"               # 12 layers, 768 wide, random weights: speed and error only
-    make bench ARGS="--engines all --soak 20000 --json result.json"
-    python -m benchmarks.plot result.json docs/speed.svg
+    make bench ARGS="--engines all --soak 20000 --output result.json"
+
+`make bench` writes `benchmarks/results/DATE-MACHINE.json` and renders the README row, docs/measured.md and
+docs/speed.svg from the newest file of each machine.
 
 What is measured, for every engine that is installed:
 
@@ -40,7 +42,6 @@ the same environment; `make .venv-bench-onnx/.ready` makes one for it, and the n
 """
 
 import argparse
-import dataclasses
 import datetime
 import hashlib
 import json
@@ -54,11 +55,12 @@ from typing import Any
 
 from benchmarks.corpus import FOLDOC, dictionary, load_corpus, workloads
 from benchmarks.engines import ENGINES
-from benchmarks.environment import describe, load_average
+from benchmarks.environment import commit, load_average, machine, versions
 from benchmarks.measure import Measurement, Plan
 from benchmarks.models import MODELS, model_folder, read_shape
 from benchmarks.peers import Files
 from benchmarks.prepare import prepare
+from benchmarks.record import file_name, machine_name, record
 from benchmarks.report import tables, target_table
 from benchmarks.results import never_quiet
 from benchmarks.retrieval import Search, search
@@ -84,9 +86,12 @@ def main() -> int:
         count_tokens = _token_counter(model)
         texts = workloads(corpus.texts, count_tokens, mixed=options.texts, seed=options.seed)
         about: dict[str, Any] = {
-            "command": " ".join(["python -m benchmarks.compare", *sys.argv[1:]]),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "machine": describe(),
+            "command": " ".join(["python -m benchmarks.compare", *sys.argv[1:]]),
+            "commit": commit(),
+            "note": options.note,
+            "machine": _machine(options),
+            "versions": versions(),
             "model": MODELS[options.model],
             "corpus": corpus.origin,
             "workloads": {name: _lengths([count_tokens(text) for text in some]) for name, some in texts.items()},
@@ -110,16 +115,10 @@ def main() -> int:
     about["search"] = looked_for and {"queries": len(looked_for.queries), "documents": len(looked_for.documents)}
     about["not_installed"] = missing
     about["export_refused"] = refused
-    about["gemm"] = dataclasses.asdict(gemm)
-    about["flops_per_mixed_text"] = statistics.mean(map(plan.shape.flops, lengths))
-    about["engines"] = {name: dataclasses.asdict(result) for name, result in results.items()}
-    about["targets"] = [
-        {"target": row.target, "reached": row.reached, "verdict": row.verdict, "met": row.met} for row in judged
-    ]
-
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    about["gflop_per_mixed_text"] = round(statistics.mean(map(plan.shape.flops, lengths)) / 1e9, 3)
+    written = record(about, results, gemm, judged)
+    if options.output is not None:
+        _write(written, options.output)
     targets = target_table(judged, never_quiet(results))
     print("\n".join([*_head(about), "", *tables(results, gemm, missing), "", *targets]))
     return 1 if any(result.error for result in results.values()) else 0
@@ -148,7 +147,12 @@ def _parser() -> argparse.ArgumentParser:
         "--engines", nargs="+", choices=["all", *ENGINES], metavar="NAME", help="which, or all (default: but slow ones)"
     )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what is made for the peers, for the next run")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument(
+        "--output", type=Path, metavar="PATH", help="write the results: a .json file, or a folder for DATE-MACHINE.json"
+    )
+    parser.add_argument("--machine", metavar="NAME", help="machine name in the file (default: from the CPU)")
+    parser.add_argument("--title", help="machine name in the docs (default: the CPU's own name and the cores)")
+    parser.add_argument("--note", help="remark that the docs show with the results")
     return parser
 
 
@@ -185,7 +189,7 @@ def _export(model: Path, folder: Path, engines: list[str]) -> tuple[Path, str | 
     """Exports in another process: it may import torch, whose memory this one should not hold meanwhile.
 
     Returns:
-        The bundle, and why it lacks a precision. Without fp32 there is nothing to compare.
+        The bundle, and why it lacks a precision. Without float32 there is nothing to compare.
     """
     command = [sys.executable, "-m", "embedrt", "export", str(model), "--output", str(folder)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -221,7 +225,7 @@ def _token_counter(model: Path) -> Any:
 
 
 def _lengths(tokens: list[int]) -> dict[str, float]:
-    """Texts, and tokens a text: as the engines read them, and without their limit."""
+    """Number of texts and mean tokens per text, truncated at 256 as the engines read them, and whole."""
     return {
         "texts": len(tokens),
         "mean_tokens_256": round(statistics.mean(min(count, 256) for count in tokens), 1),
@@ -229,16 +233,32 @@ def _lengths(tokens: list[int]) -> dict[str, float]:
     }
 
 
+def _machine(options: argparse.Namespace) -> dict[str, Any]:
+    found = machine()
+    name = options.machine or machine_name(found)
+    title = options.title or f"{found['cpu']}, {found['usable_cores']} cores"
+    return {"name": name, "title": title, **found}
+
+
+def _write(written: dict[str, Any], output: Path) -> None:
+    """Write the results; into a folder under the day and the machine's name."""
+    if output.suffix != ".json":
+        output /= file_name(written["date"], written["machine"]["name"])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    print(f"written: {output}")
+
+
 def _head(about: dict[str, Any]) -> list[str]:
-    machine = about["machine"]
-    processors = f"{machine['usable_processors']} of {machine['processors']} processors"
-    versions = ", ".join(f"{package} {found}" for package, found in machine["versions"].items())
+    found = about["machine"]
+    packages = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
     lines = [
         f"{about['date']}  {about['command']}",
-        f"{machine['cpu']}, {processors}, {machine['memory_gb']} GB, {machine['system']}",
-        f"Python {machine['python']}, commit {machine['commit']}, {versions}",
+        f"{found['cpu']} ({', '.join(found['instruction_sets'])})",
+        f"{found['usable_cores']} of {found['cores']} cores, {found['memory_gb']} GB, {found['system']}",
+        f"Python {found['python']}, commit {about['commit']}, {packages}",
         f"load average before {about['load_average_before']}, after {about['load_average_after']}",
-        f"model: {about['model']}; {about['flops_per_mixed_text'] / 1e9:.2f} GFLOP a mixed text",
+        f"model: {about['model']}; {about['gflop_per_mixed_text']:.2f} GFLOP a mixed text",
         f"texts: {about['corpus']}",
         *(
             f"  {name}: {lengths['texts']} texts, mean {lengths['mean_tokens_256']} tokens cut at 256, "

@@ -69,7 +69,7 @@ class Measurement:
         self._workers: dict[str, Worker] = {}
         self._gemm = Gemm()
         self._results = {
-            name: Result(ENGINES[name].version, ENGINES[name].precision, ENGINES[name].settings, failed.get(name))
+            name: Result(ENGINES[name].version, ENGINES[name].dtype, ENGINES[name].settings, failed.get(name))
             for name in names
         }
 

@@ -53,13 +53,13 @@ class Loaded:
 Load = Callable[[Files], Loaded]
 
 
-def embedrt(device: str = "cpu", precision: str = "fp32") -> Load:
-    """embedrt with one device and precision."""
+def embedrt(device: str = "cpu", dtype: str = "fp32") -> Load:
+    """Embedrt with one device and dtype."""
 
     def load(files: Files) -> Loaded:
         from embedrt import Embedder
 
-        model = Embedder(files.bundle, device=device, precision=precision)
+        model = Embedder(files.bundle, device=device, precision=dtype)
         return Loaded(model.encode, model.encode_iter)
 
     return load

@@ -53,7 +53,7 @@ class Result:
 
     Attributes:
         version: The installed version.
-        precision: See `Engine`.
+        dtype: See `Engine`.
         settings: See `Engine`.
         error: Why it failed, or None. What was measured before is kept.
         start_seconds: From starting a process to its first vector, by round.
@@ -69,7 +69,7 @@ class Result:
     """
 
     version: str | None
-    precision: str
+    dtype: str
     settings: str
     error: str | None = None
     start_seconds: list[float] = field(default_factory=list)
@@ -106,7 +106,7 @@ class Result:
 
 @dataclass
 class Gemm:
-    """How fast the machine multiplies fp32 matrices of the model's shapes.
+    """How fast the machine multiplies float32 matrices of the model's shapes.
 
     Attributes:
         one: GFLOP/s on one processor, by round of the mixed workload.
