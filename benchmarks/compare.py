@@ -189,14 +189,14 @@ def _export(model: Path, folder: Path, engines: list[str]) -> tuple[Path, str | 
     """Exports in another process: it may import torch, whose memory this one should not hold meanwhile.
 
     Returns:
-        The bundle, and why it lacks a precision. Without float32 there is nothing to compare.
+        The bundle, and why it lacks a dtype. Without float32 there is nothing to compare.
     """
     command = [sys.executable, "-m", "embedrt", "export", str(model), "--output", str(folder)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     refused = None
     if "embedrt-int8" in engines:
         done = subprocess.run(
-            [*command, "--precision", "fp32,int8"], env=environment, capture_output=True, text=True, check=False
+            [*command, "--dtype", "float32,int8"], env=environment, capture_output=True, text=True, check=False
         )
         if not done.returncode:
             return folder, None

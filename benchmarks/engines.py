@@ -193,7 +193,7 @@ ENGINES: dict[str, Engine] = {
         "embedrt",
         "bfloat16",
         'device="openvino", dtype="bfloat16"',
-        peers.embedrt(device="openvino", dtype="bf16"),
+        peers.embedrt(device="openvino", dtype="bfloat16"),
         scales=True,
     ),
 }

@@ -53,13 +53,13 @@ class Loaded:
 Load = Callable[[Files], Loaded]
 
 
-def embedrt(device: str = "cpu", dtype: str = "fp32") -> Load:
+def embedrt(device: str = "cpu", dtype: str = "float32") -> Load:
     """Embedrt with one device and dtype."""
 
     def load(files: Files) -> Loaded:
         from embedrt import Embedder
 
-        model = Embedder(files.bundle, device=device, precision=dtype)
+        model = Embedder(files.bundle, device=device, dtype=dtype)
         return Loaded(model.encode, model.encode_iter)
 
     return load

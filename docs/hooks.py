@@ -91,12 +91,14 @@ def api() -> str:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
         )
     )
-    names = [name for name in names if not name.endswith(("Error", "Warning"))]
+    names = [name for name in names if not name.endswith(("Error", "Warning", "__"))]
     classes = sorted((name for name in names if name[0].isupper()), key=lambda name: (name != "Embedder", name))
     functions = [name for name in names if not name[0].isupper()]
     lines = ["# Python API", "", "Errors have [a page of their own](errors.md).", "", "## Classes", ""]
     lines += [f"::: embedrt.{name}\n" for name in classes]
-    lines += ["## Functions", "", *(f"::: embedrt.{name}\n" for name in functions)]
+    rooms = {path.parent.name for path in (ROOT / "embedrt").glob("*/__init__.py")}
+    # griffe_doors.py adds the underscore to a function that shares its name with a room.
+    lines += ["## Functions", "", *(f"::: embedrt.{name}{'_' * (name in rooms)}\n" for name in functions)]
     return "\n".join(lines)
 
 
