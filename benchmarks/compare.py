@@ -1,44 +1,44 @@
-"""Compares embedrt with other libraries that make sentence embeddings, on the same texts and weights, in one run.
+"""Compare embedrt with other libraries for sentence embeddings, on the same texts and weights, in one run.
 
     make bench                                   # makes the environment; about 20 minutes on 2 cores
     make bench ARGS="--texts 200 --engines sentence-transformers embedrt"
-    make bench ARGS="--model base"               # 12 layers, 768 wide, random weights: speed and error only
-    make bench ARGS="--engines all --soak 20000 --output result.json"
+    make bench ARGS="--model base --output base.json"  # 12 layers, 768 wide, random weights
+    make bench ARGS="--engines all --soak 20000"
 
 `make bench` writes `benchmarks/results/DATE-MACHINE.json` and renders the README row, docs/measured.md and
 docs/speed.svg from the newest file of each machine.
 
-What is measured, for every engine that is installed:
+Measured for every engine that is installed:
 
-- Texts a second on short texts (8 to 16 tokens), mixed texts (dictionary entries as they are) and long ones (256 tokens
-  or more, of which every engine reads 256): median, minimum and maximum over the rounds.
-- The ratio to sentence-transformers in the same round, over the rounds in which neither of the two was disturbed by
-  what else runs on the machine, and how many of the rounds those are; if none, over all rounds.
-- Beside each speed: processor time a text; the most memory that the process has held so far (short, then mixed, then
-  long); cosine and largest error to sentence-transformers in fp32.
-- One short text at a time: p50 and p99 of 300 calls.
-- Start to first vector: a fresh process imports, loads and encodes one text; wall seconds, with files cached.
-- Search: dictionary entries are looked for by their headwords, which are not in what is searched; nDCG@10, and the
-  difference to sentence-transformers in points of 100. It is left out for peers whose vectors are the same to 1e-5.
-- One processor against all, for some engines: processes that are kept on so many processors, mixed texts. Linux only.
-- The rate at which ONNX Runtime multiplies fp32 matrices of the model's shapes, in every round of the mixed texts: the
-  machine's own limit. The share that embedrt reaches counts the arithmetic of the model for the tokens that texts have,
-  not for padding; see `models.Shape.flops`.
-- A stream of texts of any mix of lengths through `encode_iter`, in a process that does nothing else: peak memory.
+- Throughput on short texts (8 to 16 tokens), mixed texts (dictionary entries) and long texts (at least 256 tokens, of
+  which every engine reads 256): median, minimum and maximum over the rounds.
+- The ratio to sentence-transformers in the same round, over the rounds in which neither engine was disturbed by other
+  programs, and the number of those rounds; if there are none, over all rounds.
+- Beside each speed: CPU time per text; peak memory of the process so far (short, then mixed, then long); cosine
+  similarity and max absolute error against sentence-transformers in float32.
+- Latency of one short text: p50 and p99 of 300 calls.
+- Cold start: a fresh process imports, loads and encodes one text; wall seconds, with files cached.
+- Search: headwords of dictionary entries are queries, the entries without them documents; nDCG@10, and the difference
+  to sentence-transformers in points of 100. Left out for peers whose vectors are equal to 1e-5.
+- One core against all, for some engines: processes bound to that many cores, mixed texts. Linux only.
+- The rate at which ONNX Runtime multiplies float32 matrices of the model's shapes, in every round of the mixed texts:
+  the limit of the machine. The share that embedrt reaches counts the arithmetic for the tokens of the texts, without
+  padding; see `models.Shape.flops`.
+- A stream of texts of mixed lengths through `encode_iter`, in a process of its own: peak memory.
 
-In the end the targets, each with what was reached and whether that is enough. "Fast" is embedrt's fastest engine on
-mixed texts that keeps the vectors (`targets.MEAN_COSINE` and what follows it). Numbers there are cut off, never rounded
-up, and the verdict goes by the number that was measured.
+The targets come last, each with the value reached and a verdict. "Fast" is embedrt's fastest engine on mixed texts with
+sufficient quality (`targets.MEAN_COSINE` and below). Displayed numbers are rounded down, the verdict uses the measured
+value.
 
-Each engine has a process of its own that lives for the whole comparison; they take turns in every round, and only one
-works at a time. A turn of up to 15 seconds during which others used more than a twentieth of the machine is repeated,
-`--retries` times at most, and the least disturbed try counts. The column "others" has the processors that others used
-in the worst round. That is known on Linux only; elsewhere no turn counts as disturbed.
+Each engine has a process of its own for the whole comparison. They take turns in every round; one works at a time. A
+turn of up to 15 seconds during which other programs used more than a twentieth of the machine is repeated, `--retries` times
+at most, and the least disturbed try counts. The column "others" has the cores that other programs used in the worst
+round. This is known on Linux only; elsewhere no turn counts as disturbed.
 
-Memory is in MB of 10^6 bytes and counts mapped files. The exit status is 1 if an engine that is installed fails. Some
-engines are left out unless they are named, as they would take most of the time: larger batches of libraries that do not
-sort by length; fastembed's default also wants 9 GB of memory. The ONNX backend of sentence-transformers cannot live in
-the same environment; `make .venv-bench-onnx/.ready` makes one for it, and the next `make bench` has it.
+Memory is in MB of 10^6 bytes and includes mapped files. The exit status is 1 if an installed engine fails. Engines that
+would take most of the time run only if they are named: larger batches of libraries that do not sort by length;
+fastembed's default also needs 9 GB of memory. The ONNX backend of sentence-transformers cannot share the environment;
+`make .venv-bench-onnx/.ready` makes one for it, and the next `make bench` includes it.
 """
 
 import argparse
@@ -60,7 +60,7 @@ from benchmarks.measure import Measurement, Plan
 from benchmarks.models import MODELS, model_folder, read_shape
 from benchmarks.peers import Files
 from benchmarks.prepare import prepare
-from benchmarks.record import file_name, machine_name, record
+from benchmarks.record import file_name, machine_name, machine_title, record
 from benchmarks.report import tables, target_table
 from benchmarks.results import never_quiet
 from benchmarks.retrieval import Search, search
@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, metavar="PATH", help="write the results: a .json file, or a folder for DATE-MACHINE.json"
     )
     parser.add_argument("--machine", metavar="NAME", help="machine name in the file (default: from the CPU)")
-    parser.add_argument("--title", help="machine name in the docs (default: the CPU's own name and the cores)")
+    parser.add_argument("--title", help="machine name in the docs (default: from the CPU and its instruction sets)")
     parser.add_argument("--note", help="remark that the docs show with the results")
     return parser
 
@@ -236,8 +236,7 @@ def _lengths(tokens: list[int]) -> dict[str, float]:
 def _machine(options: argparse.Namespace) -> dict[str, Any]:
     found = machine()
     name = options.machine or machine_name(found)
-    title = options.title or f"{found['cpu']}, {found['usable_cores']} cores"
-    return {"name": name, "title": title, **found}
+    return {"name": name, "title": options.title or machine_title(found), **found}
 
 
 def _write(written: dict[str, Any], output: Path) -> None:

@@ -30,7 +30,7 @@ _SOAK_REPEATS = 10  # of the texts of the long stream, so that the texts themsel
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured, and how often.
+    """Workloads, and the number of rounds.
 
     Attributes:
         workloads: Texts by name: "short", "mixed", "long".

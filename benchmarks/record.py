@@ -94,10 +94,22 @@ def file_name(date: str, machine: str) -> str:
 
 def machine_name(machine: Mapping[str, Any]) -> str:
     """Name for files, such as `amd-epyc-9b45-f26m17-2c`, from the CPU, its family and model, and the usable cores."""
-    words = re.sub(r"\((R|TM)\)|\bprocessor\b|\bcpu\b|@.*|[0-9]+-core", " ", machine["cpu"], flags=re.IGNORECASE)
-    name = "-".join(re.findall(r"[a-z0-9]+", words.lower())) or "cpu"
+    name = "-".join(re.findall(r"[a-z0-9]+", _cpu(machine).lower()))
     family = f"-f{machine['family']}m{machine['model']}" if machine.get("family") else ""
     return f"{name}{family}-{machine['usable_cores']}c"
+
+
+def machine_title(machine: Mapping[str, Any]) -> str:
+    """Title for tables, such as `Intel Xeon with AMX, 2 cores`."""
+    known = {"amx_int8": "AMX", "avx512_vnni": "AVX-512 VNNI", "avx512f": "AVX-512", "avx2": "AVX2"}
+    best = next((f" with {title}" for flag, title in known.items() if flag in machine["instruction_sets"]), "")
+    cores = machine["usable_cores"]
+    return f"{_cpu(machine)}{best}, {cores} core{'s' * (cores != 1)}"
+
+
+def _cpu(machine: Mapping[str, Any]) -> str:
+    noise = r"\((R|TM)\)|\bprocessor\b|\bcpu\b|@.*|[0-9]+-core"
+    return " ".join(re.sub(noise, " ", machine["cpu"], flags=re.IGNORECASE).split()) or "CPU"
 
 
 def _workload(run: Run, reference: Run | None) -> dict[str, Any]:

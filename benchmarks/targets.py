@@ -1,4 +1,4 @@
-"""The targets, and whether a run reached them. Everything is computed from what was measured; nothing is rounded up."""
+"""Targets, and the verdict on each. Verdicts use the measured values; nothing is rounded in our favor."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -20,8 +20,8 @@ class Verdict:
 
     Attributes:
         target: In words, with its bound.
-        reached: What was measured, cut off in the direction that flatters less; "not measured" where it was not.
-        met: Whether the target is met; None where nothing was measured.
+        reached: The measured value, rounded in the direction that flatters less, or "not measured".
+        met: True if the target is met; None if nothing was measured.
     """
 
     target: str
@@ -36,11 +36,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Fast:
-    """The fastest embedrt engine that keeps the quality.
+    """The fastest embedrt engine of sufficient quality.
 
     Attributes:
         name: The engine; None if none does.
-        reached: What was found of each candidate.
+        reached: Quality of each candidate.
     """
 
     name: str | None
@@ -109,7 +109,7 @@ def verdicts(
     note = fast.name if fast is not None and fast.name is not None else ""
 
     def of_fast(judged: Verdict) -> Verdict:
-        """Where no dtype keeps the quality, every target of the fast one is missed."""
+        """Miss every target of the fast dtype if no dtype keeps the quality."""
         missed = fast is not None and fast.name is None
         return Verdict(judged.target, "no dtype keeps the quality", False) if missed else judged
 

@@ -1,4 +1,4 @@
-"""The parts of the benchmarks that compute: arithmetic, retrieval, verdicts, labels."""
+"""Arithmetic of the benchmarks: FLOPs, retrieval, verdicts, records and the pages made from them."""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ from benchmarks.engines import ENGINES, OPENVINO_BFLOAT16, OWN_FLOAT32, REFERENC
 from benchmarks.gemm import products
 from benchmarks.models import Shape
 from benchmarks.plot import bars, cosine, draw
-from benchmarks.record import file_name, machine_name, record, spread
+from benchmarks.record import file_name, machine_name, machine_title, record, spread
 from benchmarks.render import BEGIN, END, between, machine_tables, newest, pages, readme_table
 from benchmarks.report import tables, target_table
 from benchmarks.results import Gemm, Result, Run, Soak, by_round, never_quiet
@@ -143,7 +143,7 @@ def run(speed: float, cosine: float = 1.0, error: float = 1e-7, rss: float = 100
 
 
 def result(name: str, speed: float, cosine: float = 1.0, p50: float = 1.0, ndcg: float | None = 80.0) -> Result:
-    """What an engine could have reached."""
+    """Plausible measurements of an engine."""
     return Result(
         "1",
         ENGINES[name].dtype,
@@ -367,6 +367,8 @@ def test_spread_keeps_four_digits() -> None:
 def test_names_of_files() -> None:
     cpu = {"cpu": "Intel(R) Xeon(R) Processor @ 2.60GHz", "family": "6", "model": "143", "usable_cores": 2}
     assert machine_name(cpu) == "intel-xeon-f6m143-2c"
+    assert machine_title({**cpu, "instruction_sets": ["avx2", "avx512f", "amx_int8"]}) == "Intel Xeon with AMX, 2 cores"
+    assert machine_title({"cpu": "CPU", "instruction_sets": [], "usable_cores": 1}) == "CPU, 1 core"
     assert machine_name({"cpu": "arm64", "family": None, "usable_cores": 8}) == "arm64-8c"
     assert file_name("2026-11-26T10:00:00+00:00", "arm64-8c") == "2026-11-26-arm64-8c.json"
 
