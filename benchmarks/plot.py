@@ -45,6 +45,7 @@ def _panel(record: Mapping[str, Any], top: int) -> tuple[list[str], int]:
         _text(10, top + 20, f"Mixed texts per second, {machine['title']}", "#0f172a", weight="bold", size=14),
         _text(10, top + 36, f"{record['model']}; {record['date'][:10]}", "#64748b"),
     ]
+    labels = {**_COLORS, "peer": "#475569"}
     fastest = max((run["texts_per_s"]["median"] for _, run in shown), default=1.0)
     for row, (name, run) in enumerate(shown):
         speed = run["texts_per_s"]["median"]
@@ -54,7 +55,14 @@ def _panel(record: Mapping[str, Any], top: int) -> tuple[list[str], int]:
         label = f"{name} ({record['engines'][name]['dtype']})"
         ratio = f"{run['ratio']['median']:.2f}x, " if run["ratio"] else ""
         parts += [
-            _text(_LEFT - 8, y + 14, label, color, weight="bold" if role(name) == "own" else "normal", anchor="end"),
+            _text(
+                _LEFT - 8,
+                y + 14,
+                label,
+                labels[role(name)],
+                weight="bold" if role(name) == "own" else "normal",
+                anchor="end",
+            ),
             f'<rect x="{_LEFT}" y="{y + 3}" width="{width}" height="{_BAR - 6}" rx="2" fill="{color}"/>',
             _text(
                 _LEFT + width + 6,
