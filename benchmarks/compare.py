@@ -32,8 +32,8 @@ value.
 
 Each engine has a process of its own for the whole comparison. They take turns in every round; one works at a time. A
 turn of up to 15 seconds during which other programs used more than a twentieth of the machine is repeated, `--retries`
-times at most, and the least disturbed try counts. The column "others" has the cores that other programs used in the worst
-round. This is known on Linux only; elsewhere no turn counts as disturbed.
+times at most, and the least disturbed try counts. The column "others" has the cores that other programs used in the
+worst round. This is known on Linux only; elsewhere no turn counts as disturbed.
 
 Memory is in MB of 10^6 bytes and includes mapped files. The exit status is 1 if an installed engine fails. Engines that
 would take most of the time run only if they are named: larger batches of libraries that do not sort by length;
