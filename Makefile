@@ -15,7 +15,7 @@ RUN := $(VENV)/$(BIN)/python -m
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEW_PIP := "pip>=25.1" # knows dependency groups
 
-.PHONY: help quickstart test test-reference test-optimum lint fix bench golden table build clean
+.PHONY: help quickstart test test-reference test-optimum lint fix bench docs docs-serve golden table build clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -47,8 +47,17 @@ fix: $(VENV)/.develop  ## format, and mend what ruff can mend
 
 # With `make .venv-bench-onnx/.ready` before it, also with the ONNX backend of sentence-transformers.
 bench: export EMBEDRT_ST_ONNX_PYTHON := $(if $(wildcard $(BENCH_ONNX)/.ready),$(abspath $(BENCH_ONNX)/$(BIN)/python))
-bench: $(BENCH)/.ready  ## side by side with the peers; ARGS="--texts 200" for a shorter run
-	$(BENCH)/$(BIN)/python -m benchmarks.compare --keep $(BENCH)/kept $(ARGS)
+bench: $(BENCH)/.ready  ## compare with the peers, write benchmarks/results and the docs; ARGS="--texts 200" for a short run
+	$(BENCH)/$(BIN)/python -m benchmarks.compare --keep $(BENCH)/kept --output benchmarks/results $(ARGS); \
+	status=$$?; $(BENCH)/$(BIN)/python -m benchmarks.render && exit $$status # 1 if an engine failed; the others count
+
+# The theme advertises its successor otherwise.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(VENV)/.docs  ## build the docs into site/; every warning is an error
+	$(RUN) mkdocs build --strict --quiet
+
+docs-serve: $(VENV)/.docs  ## serve the docs on this machine while they are edited
+	$(RUN) mkdocs serve
 
 golden: $(REFERENCE)/.ready  ## make the golden vectors and token ids again
 	$(REFERENCE)/$(BIN)/python tests/reference/make_golden.py
@@ -64,7 +73,7 @@ build: $(VENV)/.develop  ## wheel and sdist into dist/
 	$(RUN) build
 
 clean:  ## delete environments and what was built
-	rm -rf $(VENV) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(OPTIMUM) dist
+	rm -rf $(VENV) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(OPTIMUM) dist site
 
 $(VENV)/.runtime: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(VENV)
@@ -75,6 +84,10 @@ $(VENV)/.runtime: pyproject.toml examples/model.txt
 
 $(VENV)/.develop: $(VENV)/.runtime
 	$(VENV)/$(BIN)/python $(PIP_INSTALL) --group test --group lint
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.develop
+	$(VENV)/$(BIN)/python $(PIP_INSTALL) --group docs
 	@touch $@
 
 $(REFERENCE)/.ready: pyproject.toml examples/model.txt

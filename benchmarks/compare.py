@@ -1,46 +1,47 @@
-"""Compares embedrt with other libraries that make sentence embeddings, on the same texts and weights, in one run.
+"""Compare embedrt with other libraries for sentence embeddings, on the same texts and weights, in one run.
 
     make bench                                   # makes the environment; about 20 minutes on 2 cores
     make bench ARGS="--texts 200 --engines sentence-transformers embedrt"
-    make bench ARGS="--model base"               # 12 layers, 768 wide, random weights: speed and error only
-    make bench ARGS="--engines all --soak 20000 --json result.json"
-    python -m benchmarks.plot result.json docs/speed.svg
+    make bench ARGS="--model base --output base.json"  # 12 layers, 768 wide, random weights
+    make bench ARGS="--engines all --soak 20000"
 
-What is measured, for every engine that is installed:
+`make bench` writes `benchmarks/results/DATE-MACHINE.json` and renders the README row, docs/measured.md and
+docs/speed.svg from the newest file of each machine.
 
-- Texts a second on short texts (8 to 16 tokens), mixed texts (dictionary entries as they are) and long ones (256 tokens
-  or more, of which every engine reads 256): median, minimum and maximum over the rounds.
-- The ratio to sentence-transformers in the same round, over the rounds in which neither of the two was disturbed by
-  what else runs on the machine, and how many of the rounds those are; if none, over all rounds.
-- Beside each speed: processor time a text; the most memory that the process has held so far (short, then mixed, then
-  long); cosine and largest error to sentence-transformers in fp32.
-- One short text at a time: p50 and p99 of 300 calls.
-- Start to first vector: a fresh process imports, loads and encodes one text; wall seconds, with files cached.
-- Search: dictionary entries are looked for by their headwords, which are not in what is searched; nDCG@10, and the
-  difference to sentence-transformers in points of 100. It is left out for peers whose vectors are the same to 1e-5.
-- One processor against all, for some engines: processes that are kept on so many processors, mixed texts. Linux only.
-- The rate at which ONNX Runtime multiplies fp32 matrices of the model's shapes, in every round of the mixed texts: the
-  machine's own limit. The share that embedrt reaches counts the arithmetic of the model for the tokens that texts have,
-  not for padding; see `models.Shape.flops`.
-- A stream of texts of any mix of lengths through `encode_iter`, in a process that does nothing else: peak memory.
+Measured for every engine that is installed:
 
-In the end the targets, each with what was reached and whether that is enough. "Fast" is embedrt's fastest engine on
-mixed texts that keeps the vectors (`targets.MEAN_COSINE` and what follows it). Numbers there are cut off, never rounded
-up, and the verdict goes by the number that was measured.
+- Throughput on short texts (8 to 16 tokens), mixed texts (dictionary entries) and long texts (at least 256 tokens, of
+  which every engine reads 256): median, minimum and maximum over the rounds.
+- The ratio to sentence-transformers in the same round, over the rounds in which neither engine was disturbed by other
+  programs, and the number of those rounds; if there are none, over all rounds.
+- Beside each speed: CPU time per text; peak memory of the process so far (short, then mixed, then long); cosine
+  similarity and max absolute error against sentence-transformers in float32.
+- Latency of one short text: p50 and p99 of 300 calls.
+- Cold start: a fresh process imports, loads and encodes one text; wall seconds, with files cached.
+- Search: headwords of dictionary entries are queries, the entries without them documents; nDCG@10, and the difference
+  to sentence-transformers in points of 100. Left out for peers whose vectors are equal to 1e-5.
+- One core against all, for some engines: processes bound to that many cores, mixed texts. Linux only.
+- The rate at which ONNX Runtime multiplies float32 matrices of the model's shapes, in every round of the mixed texts:
+  the limit of the machine. The share that embedrt reaches counts the arithmetic for the tokens of the texts, without
+  padding; see `models.Shape.flops`.
+- A stream of texts of mixed lengths through `encode_iter`, in a process of its own: peak memory.
 
-Each engine has a process of its own that lives for the whole comparison; they take turns in every round, and only one
-works at a time. A turn of up to 15 seconds during which others used more than a twentieth of the machine is repeated,
-`--retries` times at most, and the least disturbed try counts. The column "others" has the processors that others used
-in the worst round. That is known on Linux only; elsewhere no turn counts as disturbed.
+The targets come last, each with the value reached and a verdict. "Fast" is embedrt's fastest engine on mixed texts with
+sufficient quality (`targets.MEAN_COSINE` and below). Displayed numbers are rounded down, the verdict uses the measured
+value.
 
-Memory is in MB of 10^6 bytes and counts mapped files. The exit status is 1 if an engine that is installed fails. Some
-engines are left out unless they are named, as they would take most of the time: larger batches of libraries that do not
-sort by length; fastembed's default also wants 9 GB of memory. The ONNX backend of sentence-transformers cannot live in
-the same environment; `make .venv-bench-onnx/.ready` makes one for it, and the next `make bench` has it.
+Each engine has a process of its own for the whole comparison. They take turns in every round; one works at a time. A
+turn of up to 15 seconds during which other programs used more than a twentieth of the machine is repeated, `--retries`
+times at most, and the least disturbed try counts. The column "others" has the cores that other programs used in the
+worst round. This is known on Linux only; elsewhere no turn counts as disturbed.
+
+Memory is in MB of 10^6 bytes and includes mapped files. The exit status is 1 if an installed engine fails. Engines that
+would take most of the time run only if they are named: larger batches of libraries that do not sort by length;
+fastembed's default also needs 9 GB of memory. The ONNX backend of sentence-transformers cannot share the environment;
+`make .venv-bench-onnx/.ready` makes one for it, and the next `make bench` includes it.
 """
 
 import argparse
-import dataclasses
 import datetime
 import hashlib
 import json
@@ -54,11 +55,12 @@ from typing import Any
 
 from benchmarks.corpus import FOLDOC, dictionary, load_corpus, workloads
 from benchmarks.engines import ENGINES
-from benchmarks.environment import describe, load_average
+from benchmarks.environment import commit, load_average, machine, versions
 from benchmarks.measure import Measurement, Plan
 from benchmarks.models import MODELS, model_folder, read_shape
 from benchmarks.peers import Files
 from benchmarks.prepare import prepare
+from benchmarks.record import file_name, machine_name, machine_title, record
 from benchmarks.report import tables, target_table
 from benchmarks.results import never_quiet
 from benchmarks.retrieval import Search, search
@@ -84,9 +86,12 @@ def main() -> int:
         count_tokens = _token_counter(model)
         texts = workloads(corpus.texts, count_tokens, mixed=options.texts, seed=options.seed)
         about: dict[str, Any] = {
-            "command": " ".join(["python -m benchmarks.compare", *sys.argv[1:]]),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "machine": describe(),
+            "command": " ".join(["python -m benchmarks.compare", *sys.argv[1:]]),
+            "commit": commit(),
+            "note": options.note,
+            "machine": _machine(options),
+            "versions": versions(),
             "model": MODELS[options.model],
             "corpus": corpus.origin,
             "workloads": {name: _lengths([count_tokens(text) for text in some]) for name, some in texts.items()},
@@ -110,16 +115,10 @@ def main() -> int:
     about["search"] = looked_for and {"queries": len(looked_for.queries), "documents": len(looked_for.documents)}
     about["not_installed"] = missing
     about["export_refused"] = refused
-    about["gemm"] = dataclasses.asdict(gemm)
-    about["flops_per_mixed_text"] = statistics.mean(map(plan.shape.flops, lengths))
-    about["engines"] = {name: dataclasses.asdict(result) for name, result in results.items()}
-    about["targets"] = [
-        {"target": row.target, "reached": row.reached, "verdict": row.verdict, "met": row.met} for row in judged
-    ]
-
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    about["gflop_per_mixed_text"] = round(statistics.mean(map(plan.shape.flops, lengths)) / 1e9, 3)
+    written = record(about, results, gemm, judged)
+    if options.output is not None:
+        _write(written, options.output)
     targets = target_table(judged, never_quiet(results))
     print("\n".join([*_head(about), "", *tables(results, gemm, missing), "", *targets]))
     return 1 if any(result.error for result in results.values()) else 0
@@ -148,7 +147,12 @@ def _parser() -> argparse.ArgumentParser:
         "--engines", nargs="+", choices=["all", *ENGINES], metavar="NAME", help="which, or all (default: but slow ones)"
     )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what is made for the peers, for the next run")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument(
+        "--output", type=Path, metavar="PATH", help="write the results: a .json file, or a folder for DATE-MACHINE.json"
+    )
+    parser.add_argument("--machine", metavar="NAME", help="machine name in the file (default: from the CPU)")
+    parser.add_argument("--title", help="machine name in the docs (default: from the CPU and its instruction sets)")
+    parser.add_argument("--note", help="remark that the docs show with the results")
     return parser
 
 
@@ -185,7 +189,7 @@ def _export(model: Path, folder: Path, engines: list[str]) -> tuple[Path, str | 
     """Exports in another process: it may import torch, whose memory this one should not hold meanwhile.
 
     Returns:
-        The bundle, and why it lacks a precision. Without fp32 there is nothing to compare.
+        The bundle, and why it lacks a dtype. Without float32 there is nothing to compare.
     """
     command = [sys.executable, "-m", "embedrt", "export", str(model), "--output", str(folder)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -221,7 +225,7 @@ def _token_counter(model: Path) -> Any:
 
 
 def _lengths(tokens: list[int]) -> dict[str, float]:
-    """Texts, and tokens a text: as the engines read them, and without their limit."""
+    """Number of texts and mean tokens per text, truncated at 256 as the engines read them, and whole."""
     return {
         "texts": len(tokens),
         "mean_tokens_256": round(statistics.mean(min(count, 256) for count in tokens), 1),
@@ -229,16 +233,31 @@ def _lengths(tokens: list[int]) -> dict[str, float]:
     }
 
 
+def _machine(options: argparse.Namespace) -> dict[str, Any]:
+    found = machine()
+    name = options.machine or machine_name(found)
+    return {"name": name, "title": options.title or machine_title(found), **found}
+
+
+def _write(written: dict[str, Any], output: Path) -> None:
+    """Write the results; into a folder under the day and the machine's name."""
+    if output.suffix != ".json":
+        output /= file_name(written["date"], written["machine"]["name"])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    print(f"written: {output}")
+
+
 def _head(about: dict[str, Any]) -> list[str]:
-    machine = about["machine"]
-    processors = f"{machine['usable_processors']} of {machine['processors']} processors"
-    versions = ", ".join(f"{package} {found}" for package, found in machine["versions"].items())
+    found = about["machine"]
+    packages = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
     lines = [
         f"{about['date']}  {about['command']}",
-        f"{machine['cpu']}, {processors}, {machine['memory_gb']} GB, {machine['system']}",
-        f"Python {machine['python']}, commit {machine['commit']}, {versions}",
+        f"{found['cpu']} ({', '.join(found['instruction_sets'])})",
+        f"{found['usable_cores']} of {found['cores']} cores, {found['memory_gb']} GB, {found['system']}",
+        f"Python {found['python']}, commit {about['commit']}, {packages}",
         f"load average before {about['load_average_before']}, after {about['load_average_after']}",
-        f"model: {about['model']}; {about['flops_per_mixed_text'] / 1e9:.2f} GFLOP a mixed text",
+        f"model: {about['model']}; {about['gflop_per_mixed_text']:.2f} GFLOP a mixed text",
         f"texts: {about['corpus']}",
         *(
             f"  {name}: {lengths['texts']} texts, mean {lengths['mean_tokens_256']} tokens cut at 256, "

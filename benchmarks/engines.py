@@ -28,7 +28,7 @@ class Engine:
 
     Attributes:
         distribution: The package that pip installs.
-        precision: What it computes in: "fp32", "bf16", "int8", or another word for what is none of these.
+        dtype: Number format of the computation: "float32", "bfloat16", "int8", "8-bit", or "static".
         settings: What a reader must know to judge the numbers.
         load: From files to the loaded engine. Imports happen inside, so that a process pays only for the engine that it
             runs.
@@ -40,7 +40,7 @@ class Engine:
     """
 
     distribution: str
-    precision: str
+    dtype: str
     settings: str
     load: Callable[[Files], Loaded]
     needs: str | None = None
@@ -66,27 +66,27 @@ class Engine:
 
 
 REFERENCE = "sentence-transformers"
-# embedrt's engine in fp32 on the CPU, and its strongest rival that computes in bf16.
-OWN_FP32 = "embedrt"
-OPENVINO_BF16 = "openvino-bf16"
+# embedrt's engine in float32 on the CPU, and its strongest rival that computes in bf16.
+OWN_FLOAT32 = "embedrt"
+OPENVINO_BFLOAT16 = "openvino-bf16"
 
 ENGINES: dict[str, Engine] = {
     REFERENCE: Engine(
         "sentence-transformers",
-        "fp32",
+        "float32",
         "torch, batch size 32 (default)",
         peers.sentence_transformers("float32"),
         scales=True,
     ),
     "sentence-transformers-bf16": Engine(
         "sentence-transformers",
-        "bf16",
+        "bfloat16",
         'torch, model_kwargs={"dtype": "bfloat16"}, batch size 32 (default)',
         peers.sentence_transformers("bfloat16"),
     ),
     "sentence-transformers-onnx": Engine(
         "sentence-transformers",
-        "fp32",
+        "float32",
         'backend="onnx" of release 5, batch size 32 (default), in an environment of its own: optimum-onnx 0.1.0 wants '
         "transformers < 4.58, release 6 wants 5 or later. EMBEDRT_ST_ONNX_PYTHON names its interpreter",
         peers.sentence_transformers_onnx,
@@ -95,28 +95,28 @@ ENGINES: dict[str, Engine] = {
     ),
     "onnxruntime": Engine(
         "onnxruntime",
-        "fp32",
+        "float32",
         "by hand: embedrt's graph, one session with default options, sorted by length, batches of 32",
         peers.onnxruntime,
         scales=True,
     ),
     "openvino": Engine(
         "openvino",
-        "fp32",
+        "float32",
         "by hand: embedrt's graph, sorted by length, batches of at most 512 tokens (its best here), a stream a "
         "processor, AsyncInferQueue; compiled once more for latency, for one text",
         peers.openvino("f32"),
         scales=True,
     ),
-    OPENVINO_BF16: Engine(
+    OPENVINO_BFLOAT16: Engine(
         "openvino",
-        "bf16",
+        "bfloat16",
         "the same with INFERENCE_PRECISION_HINT bf16",
         peers.openvino("bf16"),
     ),
     "fastembed": Engine(
         "fastembed",
-        "fp32",
+        "float32",
         "embedrt's graph, batch size 256 (default): wants 9 GB of memory",
         peers.fastembed(256),
         needs="limited",
@@ -124,7 +124,7 @@ ENGINES: dict[str, Engine] = {
     ),
     "fastembed-32": Engine(
         "fastembed",
-        "fp32",
+        "float32",
         "embedrt's graph, batch size 32",
         peers.fastembed(32),
         needs="limited",
@@ -132,14 +132,14 @@ ENGINES: dict[str, Engine] = {
     ),
     "fastembed-1": Engine(
         "fastembed",
-        "fp32",
+        "float32",
         "embedrt's graph, batch size 1, its best here: it does not sort by length",
         peers.fastembed(1),
         needs="limited",
     ),
     "light-embed": Engine(
         "light-embed",
-        "fp32",
+        "float32",
         "embedrt's graph, batch size 32 (default)",
         peers.light_embed(32),
         needs="limited",
@@ -147,14 +147,14 @@ ENGINES: dict[str, Engine] = {
     ),
     "light-embed-1": Engine(
         "light-embed",
-        "fp32",
+        "float32",
         "embedrt's graph, batch size 1, its best here",
         peers.light_embed(1),
         needs="limited",
     ),
     "candding": Engine(
         "candding",
-        "fp32",
+        "float32",
         "candle, batch size 1, its best here",
         peers.candding,
         needs="hub",
@@ -162,14 +162,14 @@ ENGINES: dict[str, Engine] = {
     ),
     "llama.cpp": Engine(
         "llama-cpp-python",
-        "fp32",
-        "a GGUF file of the weights in fp32, batches of 256 tokens (its best here)",
+        "float32",
+        "a GGUF file of the weights in float32, batches of 256 tokens (its best here)",
         peers.llama_cpp("F32"),
         needs="gguf-F32",
     ),
     "llama.cpp-q8": Engine(
         "llama-cpp-python",
-        "8 bit",
+        "8-bit",
         "a GGUF file of the weights in Q8_0, batches of 256 tokens",
         peers.llama_cpp("Q8_0"),
         needs="gguf-Q8_0",
@@ -182,16 +182,18 @@ ENGINES: dict[str, Engine] = {
         needs="static",
         models=("minilm",),
     ),
-    OWN_FP32: Engine("embedrt", "fp32", "batch size 32 (default), planned by tokens", peers.embedrt(), scales=True),
-    "embedrt-int8": Engine(
-        "embedrt", "int8", 'precision="int8": the bundle\'s int8 graph', peers.embedrt(precision="int8"), scales=True
+    OWN_FLOAT32: Engine(
+        "embedrt", "float32", "batch size 32 (default), planned by tokens", peers.embedrt(), scales=True
     ),
-    "embedrt-openvino": Engine("embedrt", "fp32", 'device="openvino"', peers.embedrt(device="openvino")),
+    "embedrt-int8": Engine(
+        "embedrt", "int8", 'dtype="int8": the bundle\'s int8 variant', peers.embedrt(dtype="int8"), scales=True
+    ),
+    "embedrt-openvino": Engine("embedrt", "float32", 'device="openvino"', peers.embedrt(device="openvino")),
     "embedrt-openvino-bf16": Engine(
         "embedrt",
-        "bf16",
-        'device="openvino", precision="bf16"',
-        peers.embedrt(device="openvino", precision="bf16"),
+        "bfloat16",
+        'device="openvino", dtype="bfloat16"',
+        peers.embedrt(device="openvino", dtype="bfloat16"),
         scales=True,
     ),
 }

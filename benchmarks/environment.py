@@ -1,4 +1,4 @@
-"""What the numbers were measured with: machine, versions, commit."""
+"""Machine, versions and commit of a measurement."""
 
 import os
 import platform
@@ -29,36 +29,47 @@ _PACKAGES = (
 )
 
 
-def describe() -> dict[str, Any]:
-    """Machine and versions, for the head of the report and for the JSON file."""
+# Those that decide which matrix multiplication kernels run.
+_INSTRUCTION_SETS = (
+    "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8",
+    "asimddp", "i8mm", "bf16", "sve",
+)  # fmt: skip
+
+
+def machine() -> dict[str, Any]:
+    """The machine: CPU with family and model, instruction sets, cores, memory, system."""
+    fields = _cpuinfo()
+    flags = (fields.get("flags") or fields.get("Features") or "").split()
     return {
-        "cpu": _cpu(),
-        "processors": os.cpu_count(),
-        "usable_processors": available_threads(),
+        "cpu": fields.get("model name") or platform.processor() or platform.machine(),
+        "family": fields.get("cpu family"),
+        "model": fields.get("model"),
+        "instruction_sets": [name for name in _INSTRUCTION_SETS if name in flags],
+        "cores": os.cpu_count(),
+        "usable_cores": available_threads(),
         "memory_gb": _memory_gb(),
         "system": f"{platform.system()} {platform.release().split('-')[0]} {platform.machine()}",
         "python": platform.python_version(),
-        "commit": _commit(),
-        "versions": {package: found for package in _PACKAGES if (found := _version(package))},
     }
 
 
+def versions() -> dict[str, str]:
+    """Versions of what is compared and of what it runs on."""
+    return {package: found for package in _PACKAGES if (found := _version(package))}
+
+
 def load_average() -> list[float] | None:
-    """Processes that wanted to run over the last 1, 5 and 15 minutes; None on Windows."""
+    """Load average of the last 1, 5 and 15 minutes; None on Windows."""
     return [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 
-def _cpu() -> str:
-    """Name, and on Linux the family, which tells machines apart whose names are the same."""
+def _cpuinfo() -> dict[str, str]:
+    """Fields of the first core on Linux: names of virtual machines are vague, family and model are not."""
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.is_file():
-        return platform.processor() or platform.machine()
+        return {}
     pairs = (line.partition(":") for line in cpuinfo.read_text().partition("\n\n")[0].splitlines())
-    fields = {key.strip(): value.strip() for key, _, value in pairs}
-    names = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
-    vectors = [name for name in names if name in fields.get("flags", "").split()]
-    family = f"family {fields.get('cpu family', '?')} model {fields.get('model', '?')}"
-    return f"{fields.get('model name', platform.machine())} ({family}; {', '.join(vectors) or 'no AVX'})"
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def _memory_gb() -> float | None:
@@ -67,7 +78,8 @@ def _memory_gb() -> float | None:
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
+    """Revision of the working tree, or None outside a clone."""
     command = ["git", "describe", "--always", "--dirty", "--tags"]
     try:
         found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""How fast this machine multiplies float32 matrices: ONNX Runtime's own product, at the shapes of a model.
+"""Rate of float32 matrix multiplication in ONNX Runtime on this machine, at the shapes of a model.
 
 A process of its own, `python -m benchmarks.gemm LAYERS HIDDEN INNER`, that answers requests as engines do.
 """

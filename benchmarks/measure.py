@@ -30,7 +30,7 @@ _SOAK_REPEATS = 10  # of the texts of the long stream, so that the texts themsel
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured, and how often.
+    """Workloads, and the number of rounds.
 
     Attributes:
         workloads: Texts by name: "short", "mixed", "long".
@@ -69,7 +69,7 @@ class Measurement:
         self._workers: dict[str, Worker] = {}
         self._gemm = Gemm()
         self._results = {
-            name: Result(ENGINES[name].version, ENGINES[name].precision, ENGINES[name].settings, failed.get(name))
+            name: Result(ENGINES[name].version, ENGINES[name].dtype, ENGINES[name].settings, failed.get(name))
             for name in names
         }
 

@@ -20,7 +20,7 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Shape:
-    """What decides the arithmetic of a BERT.
+    """Sizes that decide the arithmetic of a BERT.
 
     Attributes:
         layers: How many.

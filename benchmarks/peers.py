@@ -1,4 +1,4 @@
-"""How each engine is used: as its documentation shows, by somebody who cares for speed.
+"""Use of each engine, as its documentation shows it to somebody who cares for speed.
 
 Runs in the process of the engine, also in interpreters that have neither embedrt nor its dependencies, so nothing but
 numpy is imported at the top.
@@ -24,7 +24,7 @@ _LLAMA_TOKENS = 256  # of a batch; 512 took 1.6 times as long, and every text is
 
 @dataclass(frozen=True)
 class Files:
-    """What engines load.
+    """Files that engines load.
 
     Attributes:
         model: The model folder, as on the hub.
@@ -53,13 +53,13 @@ class Loaded:
 Load = Callable[[Files], Loaded]
 
 
-def embedrt(device: str = "cpu", precision: str = "fp32") -> Load:
-    """embedrt with one device and precision."""
+def embedrt(device: str = "cpu", dtype: str = "float32") -> Load:
+    """Embedrt with one device and dtype."""
 
     def load(files: Files) -> Loaded:
         from embedrt import Embedder
 
-        model = Embedder(files.bundle, device=device, dtype=precision)
+        model = Embedder(files.bundle, device=device, dtype=dtype)
         return Loaded(model.encode, model.encode_iter)
 
     return load
@@ -95,7 +95,7 @@ def sentence_transformers_onnx(files: Files) -> Loaded:
 
 
 def onnxruntime(files: Files) -> Loaded:
-    """What one writes without a library."""
+    """Code that one writes without a library."""
     import onnxruntime as engine
 
     tokenizer = _tokenizer(files)
@@ -233,7 +233,7 @@ def llama_cpp(kind: str) -> Load:
         )
 
         def cut(text: str) -> str:
-            """Where it cuts a text itself, the token that ends a text is lost."""
+            """Truncate before the engine does: its own truncation loses the final special token."""
             encoded = tokenizer.encode(text)
             return text if len(encoded.ids) <= limit else text[: encoded.offsets[limit - 2][1]]
 

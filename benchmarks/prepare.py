@@ -1,4 +1,4 @@
-"""What some engines need beside the model folder and the bundle. Made of these two, without a network.
+"""Files that some engines need beside the model folder and the bundle, made from these two without a network.
 
 Each is made in a process of its own, as `python -m benchmarks.prepare NAME MODEL BUNDLE PREPARED`.
 """

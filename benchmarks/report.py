@@ -40,10 +40,10 @@ def tables(results: dict[str, Result], gemm: Gemm, missing: Sequence[str]) -> It
     yield from _search(results, width)
     yield from _soak(results, width)
     if gemm.all:
-        yield f"products in fp32, GFLOP/s: one processor {_spread(gemm.one, '.0f')}, all {_spread(gemm.all, '.0f')}"
+        yield f"products in float32, GFLOP/s: one processor {_spread(gemm.one, '.0f')}, all {_spread(gemm.all, '.0f')}"
         yield ""
     for name, result in results.items():
-        yield f"  {name:{width}} {result.version}, {result.precision}: {result.settings}"
+        yield f"  {name:{width}} {result.version}, {result.dtype}: {result.settings}"
         if result.error is not None:
             yield f"  {name:{width}} FAILED: {result.error}"
     for name in missing:

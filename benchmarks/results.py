@@ -1,4 +1,4 @@
-"""What was measured, and how two engines compare by it."""
+"""Measurements of each engine, and the comparison of two engines."""
 
 import os
 from collections.abc import Sequence
@@ -49,13 +49,13 @@ class Soak:
 
 @dataclass
 class Result:
-    """What was measured of one engine.
+    """Measurements of one engine.
 
     Attributes:
-        version: The installed version.
-        precision: See `Engine`.
+        version: Installed version.
+        dtype: See `Engine`.
         settings: See `Engine`.
-        error: Why it failed, or None. What was measured before is kept.
+        error: Reason of a failure, or None. Earlier measurements are kept.
         start_seconds: From starting a process to its first vector, by round.
         loaded_rss_mb: The most memory that the process held up to its first vector, in 10^6 bytes.
         one_text_ms: Time of each call with one short text, by block of calls.
@@ -69,7 +69,7 @@ class Result:
     """
 
     version: str | None
-    precision: str
+    dtype: str
     settings: str
     error: str | None = None
     start_seconds: list[float] = field(default_factory=list)
@@ -106,7 +106,7 @@ class Result:
 
 @dataclass
 class Gemm:
-    """How fast the machine multiplies fp32 matrices of the model's shapes.
+    """Rate of float32 matrix multiplication at the shapes of the model.
 
     Attributes:
         one: GFLOP/s on one processor, by round of the mixed workload.
@@ -120,7 +120,7 @@ class Gemm:
 
 
 def disturbed(other_cores: float | None) -> bool:
-    """Whether something else on the machine used too much of it for the numbers to be the engine's own."""
+    """True if other programs used so much of the machine that the numbers are not the engine's own."""
     return other_cores is not None and other_cores > _DISTURBED * (os.cpu_count() or 1)
 
 

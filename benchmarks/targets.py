@@ -1,15 +1,15 @@
-"""The targets, and whether a run reached them. Everything is computed from what was measured; nothing is rounded up."""
+"""Targets, and the verdict on each. Verdicts use the measured values; nothing is rounded in our favor."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.engines import OPENVINO_BF16, OWN_FP32, REFERENCE, role
+from benchmarks.engines import OPENVINO_BFLOAT16, OWN_FLOAT32, REFERENCE, role
 from benchmarks.models import Shape
 from benchmarks.results import Gemm, Result, by_round, latency_ratio, speed_ratio
 
-# What an embedrt precision must keep to count as "fast", and what a peer must keep to count as a rival for one text.
+# What an embedrt dtype must keep to count as "fast", and what a peer must keep to count as a rival for one text.
 MEAN_COSINE, MIN_COSINE, NDCG_POINTS = 0.999, 0.995, 0.3
 _RIVAL_COSINE = 0.99
 
@@ -20,8 +20,8 @@ class Verdict:
 
     Attributes:
         target: In words, with its bound.
-        reached: What was measured, cut off in the direction that flatters less; "not measured" where it was not.
-        met: Whether the target is met; None where nothing was measured.
+        reached: The measured value, rounded in the direction that flatters less, or "not measured".
+        met: True if the target is met; None if nothing was measured.
     """
 
     target: str
@@ -36,11 +36,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Fast:
-    """The fastest embedrt engine that keeps the quality.
+    """The fastest embedrt engine of sufficient quality.
 
     Attributes:
         name: The engine; None if none does.
-        reached: What was found of each candidate.
+        reached: Quality of each candidate.
     """
 
     name: str | None
@@ -84,18 +84,18 @@ def verdicts(
         trained: Whether the weights are those of a real model. If not, there is no retrieval to compare, and the bounds
             of memory and start, which are about all-MiniLM-L6-v2, are left out.
     """
-    own, reference = _of(results, OWN_FP32), _of(results, REFERENCE)
+    own, reference = _of(results, OWN_FLOAT32), _of(results, REFERENCE)
     error = own.max_abs_error
     yield Verdict(
-        "fp32: largest error to sentence-transformers <= 2e-06",
+        "float32: largest error to sentence-transformers <= 2e-06",
         "not measured" if error is None else f"{error:.2e}",
         None if error is None else error <= 2e-6,
     )
-    yield at_least("fp32: mixed texts/s to sentence-transformers", 2.2, speed_ratio(own, reference))
+    yield at_least("float32: mixed texts/s to sentence-transformers", 2.2, speed_ratio(own, reference))
     value, peer = _closest_speed(results, own)
-    yield at_least("fp32: mixed texts/s to the best fp32 peer", 1.1, value, peer)
+    yield at_least("float32: mixed texts/s to the best float32 peer", 1.1, value, peer)
     yield at_least(
-        "fp32: % of the machine's rate of fp32 products", 80, _gemm_share(own, gemm, shape, lengths), digits=1
+        "float32: % of the machine's float32 matmul rate", 80, _gemm_share(own, gemm, shape, lengths), digits=1
     )
 
     fast = fastest_good(results, search=trained)
@@ -109,33 +109,35 @@ def verdicts(
     note = fast.name if fast is not None and fast.name is not None else ""
 
     def of_fast(judged: Verdict) -> Verdict:
-        """Where no precision keeps the quality, every target of the fast one is missed."""
+        """Miss every target of the fast dtype if no dtype keeps the quality."""
         missed = fast is not None and fast.name is None
-        return Verdict(judged.target, "no precision keeps the quality", False) if missed else judged
+        return Verdict(judged.target, "no dtype keeps the quality", False) if missed else judged
 
-    yield of_fast(at_least("fast: mixed texts/s to sentence-transformers fp32", 6, speed_ratio(found, reference), note))
-    rival = _of(results, OPENVINO_BF16)
-    yield of_fast(at_least("fast: mixed texts/s to OpenVINO bf16 by hand", 1.2, speed_ratio(found, rival), note))
+    yield of_fast(
+        at_least("fast: mixed texts/s to sentence-transformers float32", 6, speed_ratio(found, reference), note)
+    )
+    rival = _of(results, OPENVINO_BFLOAT16)
+    yield of_fast(at_least("fast: mixed texts/s to OpenVINO bfloat16 by hand", 1.2, speed_ratio(found, rival), note))
 
-    yield at_most("one short text, p50 to sentence-transformers: fp32", 0.35, latency_ratio(own, reference))
+    yield at_most("one short text, p50 to sentence-transformers: float32", 0.35, latency_ratio(own, reference))
     yield of_fast(
         at_most("one short text, p50 to sentence-transformers: fast", 0.2, latency_ratio(found, reference), note)
     )
-    value, peer = _closest_latency(results, own, fp32=True)
-    yield at_most("one short text, p50 to the best fp32 peer: fp32", 0.8, value, peer)
-    value, peer = _closest_latency(results, found, fp32=False)
+    value, peer = _closest_latency(results, own, float32=True)
+    yield at_most("one short text, p50 to the best float32 peer: float32", 0.8, value, peer)
+    value, peer = _closest_latency(results, found, float32=False)
     yield of_fast(at_most("one short text, p50 to the best peer: fast", 0.8, value, f"{note} to {peer}"))
 
     if trained:
-        yield at_most("fp32: process start to first vector, s", 0.5, _start(own))
+        yield at_most("float32: process start to first vector, s", 0.5, _start(own))
         yield of_fast(at_most("fast: process start to first vector, s", 0.5, _start(found), note))
-        yield at_most("fp32: peak RSS, MB", 350, own.peak_rss_mb, digits=0)
+        yield at_most("float32: peak RSS, MB", 350, own.peak_rss_mb, digits=0)
         yield at_most("int8: peak RSS, MB", 200, _of(results, "embedrt-int8").peak_rss_mb, digits=0)
-    yield at_least("fp32: mixed texts/s with all processors to one", 1.85, _scaling(own), _processors(own))
+    yield at_least("float32: mixed texts/s with all cores to one", 1.85, _scaling(own), _processors(own))
 
 
 def fastest_good(results: dict[str, Result], *, search: bool) -> Fast | None:
-    """Among embedrt's engines but fp32 on the CPU: the fastest on mixed texts that keeps the quality.
+    """Among embedrt's engines but float32 on the CPU: the fastest on mixed texts that keeps the quality.
 
     Returns:
         None if none of them was measured, or not what the quality goes by.
@@ -144,7 +146,7 @@ def fastest_good(results: dict[str, Result], *, search: bool) -> Fast | None:
     candidates = [
         (name, result)
         for name, result in results.items()
-        if role(name) == "own" and name != OWN_FP32 and "mixed" in result.runs
+        if role(name) == "own" and name != OWN_FLOAT32 and "mixed" in result.runs
     ]
     if not candidates or reference is None or (search and reference.ndcg is None):
         return None
@@ -182,17 +184,17 @@ def _peers(results: dict[str, Result]) -> Iterator[tuple[str, Result]]:
 
 
 def _closest_speed(results: dict[str, Result], own: Result) -> tuple[float | None, str]:
-    """The smallest ratio to a peer in fp32, and which peer that is."""
-    fp32 = ((name, result) for name, result in _peers(results) if result.precision == "fp32")
+    """The smallest ratio to a float32 peer, and which peer that is."""
+    fp32 = ((name, result) for name, result in _peers(results) if result.dtype == "float32")
     return min(_known((speed_ratio(own, peer), name) for name, peer in fp32), default=(None, ""))
 
 
-def _closest_latency(results: dict[str, Result], own: Result, *, fp32: bool) -> tuple[float | None, str]:
-    """The largest ratio to a peer, and which peer that is. In any precision, those with other vectors are no peers."""
+def _closest_latency(results: dict[str, Result], own: Result, *, float32: bool) -> tuple[float | None, str]:
+    """The largest ratio to a peer, and which peer that is. In any dtype, those with other vectors are no peers."""
     rivals = (
         (name, result)
         for name, result in _peers(results)
-        if (result.precision == "fp32" if fp32 else (result.mean_cosine or 0.0) >= _RIVAL_COSINE)
+        if (result.dtype == "float32" if float32 else (result.mean_cosine or 0.0) >= _RIVAL_COSINE)
     )
     return max(_known((latency_ratio(own, peer), name) for name, peer in rivals), default=(None, ""))
 
@@ -231,4 +233,4 @@ def _scaling(own: Result) -> float | None:
 
 def _processors(own: Result) -> str:
     counts = list(own.by_processors)
-    return f"{counts[1]} processors" if len(counts) == 2 else ""
+    return f"{counts[1]} cores" if len(counts) == 2 else ""

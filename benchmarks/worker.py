@@ -111,7 +111,7 @@ def restrict(processors: int) -> None:
 
 
 def _be_killed_first() -> None:
-    """Where memory runs out, Linux shall end the benchmark and not what else runs on the machine."""
+    """Make Linux end the benchmark first when memory runs out, not other programs."""
     if sys.platform == "linux":
         Path("/proc/self/oom_score_adj").write_text("1000")
 

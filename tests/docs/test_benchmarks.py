@@ -1,20 +1,22 @@
-"""The parts of the benchmarks that compute: arithmetic, retrieval, verdicts, labels."""
+"""Arithmetic of the benchmarks: FLOPs, retrieval, verdicts, records and the pages made from them."""
 
 import gzip
+import json
 import math
-from itertools import pairwise
+import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from benchmarks.corpus import dictionary
-from benchmarks.engines import ENGINES, OPENVINO_BF16, OWN_FP32, REFERENCE
+from benchmarks.engines import ENGINES, OPENVINO_BFLOAT16, OWN_FLOAT32, REFERENCE
 from benchmarks.gemm import products
 from benchmarks.models import Shape
-from benchmarks.plot import points, spread
+from benchmarks.plot import bars, cosine, draw
+from benchmarks.record import file_name, machine_name, machine_title, record, spread
+from benchmarks.render import BEGIN, END, between, machine_tables, newest, pages, readme_table
 from benchmarks.report import tables, target_table
 from benchmarks.results import Gemm, Result, Run, Soak, by_round, never_quiet
 from benchmarks.retrieval import definition, ndcg_at_10, search
@@ -141,10 +143,10 @@ def run(speed: float, cosine: float = 1.0, error: float = 1e-7, rss: float = 100
 
 
 def result(name: str, speed: float, cosine: float = 1.0, p50: float = 1.0, ndcg: float | None = 80.0) -> Result:
-    """What an engine could have reached."""
+    """Plausible measurements of an engine."""
     return Result(
         "1",
-        ENGINES[name].precision,
+        ENGINES[name].dtype,
         "",
         start_seconds=[0.4],
         one_text_ms=[[p50] * 3],
@@ -170,34 +172,34 @@ def test_table_of_a_run_that_reaches_everything() -> None:
     results = {
         REFERENCE: result(REFERENCE, 10, p50=10),
         "openvino": result("openvino", 20, p50=5),
-        OPENVINO_BF16: result(OPENVINO_BF16, 60, p50=3, cosine=0.9999),
+        OPENVINO_BFLOAT16: result(OPENVINO_BFLOAT16, 60, p50=3, cosine=0.9999),
         "model2vec": result("model2vec", 9999, p50=0.01, cosine=0.4, ndcg=70),
-        OWN_FP32: result(OWN_FP32, 80, p50=2),
+        OWN_FLOAT32: result(OWN_FLOAT32, 80, p50=2),
         "embedrt-int8": result("embedrt-int8", 90, p50=1, cosine=0.9992, ndcg=79.9),
     }
-    results[OWN_FP32].by_processors = {"1": run(40), "2": run(76)}
+    results[OWN_FLOAT32].by_processors = {"1": run(40), "2": run(76)}
     table = judged(results)
     assert all(row.met for row in table.values()), [row for row in table.values() if not row.met]
-    assert line(table, "fp32: mixed texts/s to the best fp32 peer").reached == "4.00  (openvino)"
+    assert line(table, "float32: mixed texts/s to the best float32 peer").reached == "4.00  (openvino)"
     assert line(table, "fast: mixed texts/s to OpenVINO").reached == "1.50  (embedrt-int8)"
-    assert line(table, "fp32: mixed texts/s with all").reached == "1.90  (2 processors)"
+    assert line(table, "float32: mixed texts/s with all").reached == "1.90  (2 cores)"
     # 80 texts a second of 100 tokens, against 200 GFLOP/s.
-    share = float(line(table, "fp32: % of the machine's").reached)
+    share = float(line(table, "float32: % of the machine's").reached)
     assert share == pytest.approx(80 * MINILM.flops(100) / 200e9 * 100, abs=0.1)
 
 
-def test_only_peers_in_fp32_count_for_fp32_and_only_alike_ones_for_fast() -> None:
+def test_only_peers_in_float32_count_for_float32_and_only_alike_ones_for_fast() -> None:
     results = {
         REFERENCE: result(REFERENCE, 10, p50=10),
-        OPENVINO_BF16: result(OPENVINO_BF16, 60, p50=1, cosine=0.9999),
+        OPENVINO_BFLOAT16: result(OPENVINO_BFLOAT16, 60, p50=1, cosine=0.9999),
         "model2vec": result("model2vec", 9999, p50=0.01, cosine=0.4),
-        OWN_FP32: result(OWN_FP32, 40, p50=2),
+        OWN_FLOAT32: result(OWN_FLOAT32, 40, p50=2),
         "embedrt-int8": result("embedrt-int8", 90, p50=1),
     }
     table = judged(results)
-    assert line(table, "fp32: mixed texts/s to the best").reached == f"4.00  ({REFERENCE})"
-    assert line(table, "one short text, p50 to the best fp32 peer").reached == f"0.20  ({REFERENCE})"
-    assert line(table, "one short text, p50 to the best peer").reached == f"1.00  (embedrt-int8 to {OPENVINO_BF16})"
+    assert line(table, "float32: mixed texts/s to the best").reached == f"4.00  ({REFERENCE})"
+    assert line(table, "one short text, p50 to the best float32 peer").reached == f"0.20  ({REFERENCE})"
+    assert line(table, "one short text, p50 to the best peer").reached == f"1.00  (embedrt-int8 to {OPENVINO_BFLOAT16})"
 
 
 def test_fast_is_the_fastest_that_keeps_the_quality() -> None:
@@ -221,10 +223,10 @@ def test_fast_is_the_fastest_that_keeps_the_quality() -> None:
     assert fastest_good(results, search=True) is None
 
 
-def test_without_a_precision_that_keeps_the_quality_the_fast_targets_are_missed() -> None:
+def test_without_a_dtype_that_keeps_the_quality_the_fast_targets_are_missed() -> None:
     results = {
         REFERENCE: result(REFERENCE, 10),
-        OPENVINO_BF16: result(OPENVINO_BF16, 20),
+        OPENVINO_BFLOAT16: result(OPENVINO_BFLOAT16, 20),
         "embedrt-int8": result("embedrt-int8", 900, cosine=0.99),
     }
     table = judged(results)
@@ -245,17 +247,19 @@ def test_random_weights_are_not_judged_by_search_memory_or_start() -> None:
 
 
 def test_memory_counts_the_long_stream() -> None:
-    results = {OWN_FP32: result(OWN_FP32, 10)}
-    assert line(judged(results), "fp32: peak RSS").met
-    results[OWN_FP32].soak = Soak(10, 1.0, 350.4)
-    assert line(judged(results), "fp32: peak RSS") == Verdict("fp32: peak RSS, MB <= 350", "351", False)
+    results = {OWN_FLOAT32: result(OWN_FLOAT32, 10)}
+    assert line(judged(results), "float32: peak RSS").met
+    results[OWN_FLOAT32].soak = Soak(10, 1.0, 350.4)
+    assert line(judged(results), "float32: peak RSS") == Verdict("float32: peak RSS, MB <= 350", "351", False)
 
 
 def test_disturbed_products_do_not_flatter() -> None:
-    results = {OWN_FP32: result(OWN_FP32, 80)}
+    results = {OWN_FLOAT32: result(OWN_FLOAT32, 80)}
     gemm = Gemm([100.0] * 2, [20.0, 200.0], [BUSY, BUSY])
     (row,) = (
-        row for row in verdicts(results, gemm, MINILM, [100], trained=True) if row.target.startswith("fp32: % of the")
+        row
+        for row in verdicts(results, gemm, MINILM, [100], trained=True)
+        if row.target.startswith("float32: % of the")
     )
     assert float(row.reached) == pytest.approx(80 * MINILM.flops(100) / 200e9 * 100, abs=0.1)
 
@@ -268,7 +272,7 @@ def test_disturbed_rounds_make_no_ratio_unless_all_are() -> None:
 
 
 def test_the_table_names_engines_without_a_quiet_round() -> None:
-    results = {REFERENCE: result(REFERENCE, 10), OWN_FP32: result(OWN_FP32, 30)}
+    results = {REFERENCE: result(REFERENCE, 10), OWN_FLOAT32: result(OWN_FLOAT32, 30)}
     results[REFERENCE].runs["mixed"].other_cores = [QUIET, BUSY]
     assert never_quiet(results) == []
     results[REFERENCE].runs["mixed"].other_cores = [BUSY, BUSY]
@@ -277,36 +281,136 @@ def test_the_table_names_engines_without_a_quiet_round() -> None:
 
 
 def test_report_of_an_engine_that_failed_says_so() -> None:
-    results = {REFERENCE: result(REFERENCE, 10), OWN_FP32: Result("1", "fp32", "how", error="no such precision")}
+    results = {REFERENCE: result(REFERENCE, 10), OWN_FLOAT32: Result("1", "float32", "how", error="no such dtype")}
     text = "\n".join(tables(results, Gemm(), ["fastembed"]))
-    assert "FAILED: no such precision" in text
+    assert "FAILED: no such dtype" in text
     assert "not installed" in text
     rows = list(target_table([Verdict("a >= 1", "2", True), Verdict("b", "not measured", None)], []))
     assert [row.split(" | ")[-1] for row in rows] == ["verdict", "met", "-"]
 
 
-@given(st.lists(st.floats(0, 1000), max_size=20))
-def test_labels_are_apart_and_keep_their_order(positions: list[float]) -> None:
-    falling = sorted(positions, reverse=True)
-    moved = spread(falling, 10)
-    assert len(moved) == len(falling)
-    assert all(above - below >= 10 - 1e-6 for above, below in pairwise(moved))
+MACHINE = {
+    "name": "some-2c",
+    "title": "Some CPU, 2 cores",
+    "cpu": "Some CPU",
+    "instruction_sets": ["avx2"],
+    "cores": 4,
+    "usable_cores": 2,
+    "memory_gb": 8.2,
+    "system": "Linux 6 x86_64",
+    "python": "3.11.9",
+}
 
 
-def test_labels_with_room_stay_where_they_are() -> None:
-    assert spread([100, 80, 50], 10) == [100, 80, 50]
-    assert spread([100, 100, 20], 10) == [105, 95, 20]
-
-
-def test_plot_has_engines_that_were_measured_fastest_first() -> None:
+def made(results: dict[str, Result], date: str = "2026-11-26T10:00:00+00:00", **changes: Any) -> dict[str, Any]:
+    """A record of a run, as it comes back from the file."""
     about = {
-        "engines": {
-            "slow": {"precision": "fp32", "runs": {"mixed": {"texts_per_second": [1, 3, 2], "mean_cosine": 1.0}}},
-            "quick": {"precision": "int8", "runs": {"mixed": {"texts_per_second": [9], "mean_cosine": 0.999}}},
-            "failed": {"precision": "fp32", "runs": {}},
-        }
+        "date": date,
+        "command": "make bench",
+        "note": None,
+        "machine": MACHINE,
+        "versions": {"embedrt": "1"},
+        "model": "all-MiniLM-L6-v2",
+        "corpus": "a dictionary",
+        "workloads": {"mixed": {"texts": 400, "mean_tokens_256": 103.2, "mean_tokens": 120.0}},
+        "search": None,
+        "not_installed": ["fastembed"],
+        "export_refused": None,
+    } | changes
+    written = record(about, results, Gemm([100.0] * 2, [200.0] * 2, [QUIET] * 2), [Verdict("a >= 1", "0.9", False)])
+    return {**json.loads(json.dumps(written)), "file": "f.json"}
+
+
+RESULTS = {REFERENCE: result(REFERENCE, 10), OWN_FLOAT32: result(OWN_FLOAT32, 30, cosine=0.99996)}
+
+
+def test_a_record_has_quality_and_memory_beside_each_speed() -> None:
+    engine = made(RESULTS)["engines"][OWN_FLOAT32]
+    mixed = engine["workloads"]["mixed"]
+    assert mixed["texts_per_s"] == {"median": 30, "low": 30, "high": 30}
+    assert mixed["ratio"]["median"] == 3
+    assert (mixed["mean_cosine"], mixed["peak_rss_mb"], mixed["rounds"], mixed["undisturbed_rounds"]) == (
+        0.99996,
+        100,
+        2,
+        2,
+    )
+    assert (engine["one_text"]["p50_ms"], engine["ndcg_difference"], engine["peak_rss_mb"]) == (1, 0, 100)
+
+
+def test_every_figure_names_its_unit_or_is_explained() -> None:
+    written = made(RESULTS)
+    known = tuple(unit.removeprefix("*") for unit in written["units"])
+    figures = {
+        key
+        for engine in written["engines"].values()
+        for run in [*engine["workloads"].values(), engine["one_text"]]
+        for key in run
     }
-    found = points(about)
-    assert [(point.name, point.speed) for point in found] == [("quick", 9), ("slow", 2)]
-    assert found[0].distance == pytest.approx(1e-3)
-    assert found[1].distance == 1e-7
+    assert len(figures) > 8
+    plain = {"rounds", "undisturbed_rounds"}
+    assert [key for key in figures if not key.endswith(known) and key not in plain] == []
+
+
+def test_an_engine_that_failed_stays_in_the_record() -> None:
+    failed = made({**RESULTS, "embedrt-int8": Result("1", "int8", "how", error="no | such\nthing")})
+    assert failed["engines"]["embedrt-int8"]["workloads"] == {}
+    assert "| **embedrt-int8** | int8 | failed: no \\| such thing |" in "\n".join(machine_tables([failed]))
+
+
+def test_spread_keeps_four_digits() -> None:
+    assert spread([1234.56, 0.00123456, 7]) == {"median": 7, "low": 0.001235, "high": 1235}
+    assert spread([]) is None
+    assert spread([0.0]) == {"median": 0, "low": 0, "high": 0}
+
+
+def test_names_of_files() -> None:
+    cpu = {"cpu": "Intel(R) Xeon(R) Processor @ 2.60GHz", "family": "6", "model": "143", "usable_cores": 2}
+    assert machine_name(cpu) == "intel-xeon-f6m143-2c"
+    assert machine_title({**cpu, "instruction_sets": ["avx2", "avx512f", "amx_int8"]}) == "Intel Xeon with AMX, 2 cores"
+    assert machine_title({"cpu": "CPU", "instruction_sets": [], "usable_cores": 1}) == "CPU, 1 core"
+    assert machine_name({"cpu": "arm64", "family": None, "usable_cores": 8}) == "arm64-8c"
+    assert file_name("2026-11-26T10:00:00+00:00", "arm64-8c") == "2026-11-26-arm64-8c.json"
+
+
+def test_the_newest_file_of_each_machine_counts(tmp_path: Path) -> None:
+    for date, name in (("2026-01-02", "a"), ("2026-03-04", "a"), ("2025-12-31", "b")):
+        written = made(RESULTS, date, machine={**MACHINE, "name": name})
+        (tmp_path / file_name(date, name)).write_text(json.dumps(written), encoding="utf-8")
+    assert [(found["date"], found["file"]) for found in newest(tmp_path)] == [
+        ("2026-03-04", "2026-03-04-a.json"),
+        ("2025-12-31", "2025-12-31-b.json"),
+    ]
+    (tmp_path / "2027-01-01-c.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match="expected format 1, found None"):
+        newest(tmp_path)
+
+
+def test_the_text_between_the_markers_is_replaced() -> None:
+    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    assert between(page, iter(["new"])) == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+
+
+def test_the_row_of_the_readme() -> None:
+    row = list(readme_table([made(RESULTS)]))[2]
+    assert row.startswith("| Some CPU, 2 cores | 30.0 (3.00x) | - | 1.0e-07 | - | 0.40 s (0.40 s) | 100 MB (100 MB) |")
+
+
+def test_cosines_are_rounded_down() -> None:
+    assert (cosine(0.99996), cosine(1.0), cosine(0.9992), cosine(None)) == ("0.9999", "1.0000", "0.9992", "-")
+
+
+def test_the_plot_has_a_bar_for_each_engine_with_such_vectors_fastest_first() -> None:
+    written = made({**RESULTS, "model2vec": result("model2vec", 9999, cosine=0.4)})
+    assert [name for name, _ in bars(written)] == [OWN_FLOAT32, REFERENCE]
+    tree = ET.fromstring(draw([written, written]))
+    widths = [int(found.attrib["width"]) for found in tree.iter("{http://www.w3.org/2000/svg}rect")][1:]
+    assert len(widths) == 4
+    assert widths[0] == widths[2] == pytest.approx(3 * widths[1], abs=2)
+
+
+def test_readme_docs_and_plot_are_those_of_the_committed_files() -> None:
+    records = newest()
+    assert records
+    for path, text in pages(records).items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `python -m benchmarks.render`"

@@ -1,4 +1,4 @@
-"""What the runtime must not touch: other frameworks, the network, telemetry. Each in a fresh process."""
+"""Isolation of the runtime from other frameworks, the network and telemetry, each in a fresh process."""
 
 import ast
 import os

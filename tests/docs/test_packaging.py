@@ -1,4 +1,4 @@
-"""What is shipped: wheel and sdist built from this tree, and the wheel at work in an empty environment."""
+"""Wheel and sdist built from this tree, and the wheel at work in an empty environment."""
 
 import json
 import os

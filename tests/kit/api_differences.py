@@ -404,11 +404,11 @@ WITHOUT_TORCH = Difference(
 )
 
 _HEAD = (
-    "# Calls that differ from sentence-transformers on purpose",
+    "# Differences to sentence-transformers",
     "",
-    "All other calls of the encode API give what sentence-transformers 6.2 gives: `tests/api_cases.py` has those that",
-    "are compared, one by one. `tests/api_differences.py` writes this table, and a call that does anything else is a",
-    "failed test.",
+    "These calls differ on purpose. All other calls of the encode API give the results of sentence-transformers 6.2:",
+    "`tests/kit/api_cases.py` lists the calls that are compared, one by one. This table is generated from",
+    "`tests/kit/api_differences.py`; a call that behaves in any other way fails a test.",
     "",
     "| call | sentence-transformers | embedrt | why |",
     "|---|---|---|---|",
@@ -416,7 +416,7 @@ _HEAD = (
 
 
 def page() -> str:
-    """The table as docs/differences.md has it."""
+    """The page docs/reference/differences.md."""
     rows = [f"| {row.what} | {row.theirs} | {row.ours} | {row.reason} |" for row in [*DIFFERENCES, WITHOUT_TORCH]]
     return "\n".join([*_HEAD, *rows, ""])
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 TARGET = Path(__file__).parents[2] / "docs" / "models.md"
 HEAD = """\
-# What is covered, and how exactly
+# Tested models
 
-Every row is a test: a seeded random small model of the architecture, or a chain of modules on the weights of the real
-all-MiniLM-L6-v2, exported and compared with {versions},
-as whole vectors of texts of many lengths and scripts. The
-error is the largest absolute difference of a coordinate, for vectors of length 1: alone, in planned batches, and (for
-architectures) in one batch padded on the left and on the right. "By batch" is the difference between a text alone and
-among others. The tests allow 1e-5 for architectures and 2e-6 for modules. `make table` writes this file.
+Each row is a test: a small model of the architecture with seeded random weights, or a chain of modules on the weights
+of all-MiniLM-L6-v2, exported and compared with {versions},
+on texts of many lengths and scripts. The error is the max absolute error
+of a coordinate, for vectors of length 1: alone, in planned batches and, for architectures, in one batch padded on the
+left and on the right. "By batch" is the difference between a text encoded alone and among others. The tolerance is
+1e-5 for architectures and 2e-6 for modules. `make table` writes this file.
 """
 
 

@@ -1,0 +1,213 @@
+"""README row, docs/measured.md and docs/speed.svg, generated from the newest results file of each machine.
+
+python -m benchmarks.render        # `make bench` ends with it
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.engines import OWN_FLOAT32, REFERENCE, role
+from benchmarks.plot import cosine, draw
+from benchmarks.record import FORMAT
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- generated from benchmarks/results: begin -->", "<!-- generated from benchmarks/results: end -->"
+_NONE = "-"
+
+
+def newest(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """The newest record of each machine, by the machine's name.
+
+    Raises:
+        ValueError: A file has another format version.
+    """
+    records: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.json")):  # the date comes first in the name
+        record = json.loads(path.read_bytes())
+        if record.get("format") != FORMAT:
+            raise ValueError(f"{path.name}: expected format {FORMAT}, found {record.get('format')!r}; run `make bench`")
+        records[record["machine"]["name"]] = {**record, "file": path.name}
+    return [records[name] for name in sorted(records)]
+
+
+def pages(records: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
+    """Contents of every file that shows measured numbers, by path."""
+    readme, measured = ROOT / "README.md", ROOT / "docs" / "measured.md"
+    return {
+        readme: between(readme.read_text(encoding="utf-8"), readme_table(records)),
+        measured: between(measured.read_text(encoding="utf-8"), machine_tables(records)),
+        ROOT / "docs" / "speed.svg": draw(records),
+    }
+
+
+def between(page: str, generated: Iterator[str]) -> str:
+    """The page with the text between its markers replaced."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return "\n".join([before + BEGIN, "", *generated, "", END]) + after
+
+
+def readme_table(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A row for each machine: speed, accuracy, cold start and memory of both dtypes against sentence-transformers."""
+    yield (
+        "| machine | float32 texts/s | int8 texts/s | max abs error of float32 | mean cosine of int8 "
+        "| time to first vector | peak memory (RSS) |"
+    )
+    yield "|---|---|---|---|---|---|---|"
+    for record in records:
+        engines = record["engines"]
+        own, int8, theirs = (engines.get(name) for name in (OWN_FLOAT32, "embedrt-int8", REFERENCE))
+        error = max((run["max_abs_error"] or 0.0 for run in own["workloads"].values()), default=0.0) if own else 0.0
+        yield (
+            f"| {record['machine']['title']} | {_speed(own)} | {_speed(int8)} | {error:.1e} | {_mean_cosine(int8)} "
+            f"| {_start(own)} ({_start(theirs)}) | {_memory(own)} ({_memory(theirs)}) |"
+        )
+
+
+def machine_tables(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """For each machine: the circumstances, a table of engines and a table of targets."""
+    for record in records:
+        yield from _head(record)
+        yield ""
+        yield from _engines(record)
+        yield ""
+        yield "### Targets"
+        yield ""
+        yield "| target | reached | verdict |"
+        yield "|---|---|---|"
+        for row in record["targets"]:
+            verdict = {True: "met", False: "**missed**", None: _NONE}[row["met"]]
+            yield f"| {row['target']} | {row['reached']} | {verdict} |"
+        yield ""
+        yield from _settings(record)
+        yield ""
+
+
+def _head(record: Mapping[str, Any]) -> Iterator[str]:
+    machine = record["machine"]
+    memory = f"{machine['memory_gb']} GB" if machine["memory_gb"] else "memory size not recorded"
+    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+    mixed = record["workloads"].get("mixed")
+    yield f"## {machine['title']}"
+    yield ""
+    cores = f"{machine['usable_cores']} of {machine['cores']} cores"
+    yield f"- Machine: {machine['cpu']}, {cores}, {memory}, {machine['system']}"
+    yield f"- Instruction sets: {', '.join(machine['instruction_sets']) or 'none recorded'}"
+    yield f"- Versions: Python {machine['python']}, {versions}"
+    yield f"- Measured {record['date'][:10]} with `{record['command']}`; file `benchmarks/results/{record['file']}`"
+    yield f"- Model: {record['model']}. Texts: {record['corpus']}"
+    if mixed:
+        yield "- Workloads: " + "; ".join(
+            f"{name}: {some['texts']} texts of {some['mean_tokens_256']} tokens on average"
+            for name, some in record["workloads"].items()
+        )
+    if record["search"]:
+        yield f"- Search: {record['search']['queries']} queries among {record['search']['documents']} documents"
+    one, every = (record["matmul"][f"{cores}_gflop_per_s"] for cores in ("one_core", "all_cores"))
+    if one and every:
+        yield (
+            f"- float32 matrix multiplication in ONNX Runtime: {one['median']:.0f} GFLOP/s on one core, "
+            f"{every['median']:.0f} on all"
+        )
+    yield from _scaling(record)
+    yield from _streams(record)
+    if record["note"]:
+        yield f"- Note: {record['note']}"
+    if record["export_refused"]:
+        yield f"- Export: {record['export_refused']}"
+
+
+def _engines(record: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        "| engine | dtype | mixed texts/s (ratio) | short | long | one text p50 / p99, ms | cold start, s "
+        "| peak memory, MB | mean cosine | min cosine | max abs error | nDCG@10, points |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
+    order = {"own": 0, "reference": 1, "peer": 2}
+    for name, engine in sorted(record["engines"].items(), key=lambda item: order[role(item[0])]):
+        shown = f"**{name}**" if role(name) == "own" else name
+        if engine["error"]:
+            yield f"| {shown} | {engine['dtype']} | failed: {_cell(engine['error'])} |" + " |" * 9
+            continue
+        runs = [run for run in engine["workloads"].values() if run["mean_cosine"] is not None]
+        one = engine["one_text"]
+        lost = engine["ndcg_difference"]
+        yield " | ".join(
+            [
+                f"| {shown}",
+                engine["dtype"],
+                *(_speed(engine, workload) for workload in ("mixed", "short", "long")),
+                f"{one['p50_ms']:.2f} / {one['p99_ms']:.2f}" if one else _NONE,
+                _start(engine).removesuffix(" s"),
+                _memory(engine).removesuffix(" MB"),
+                cosine(min((run["mean_cosine"] for run in runs), default=None)),
+                cosine(min((run["min_cosine"] for run in runs), default=None)),
+                f"{max(run['max_abs_error'] for run in runs):.1e}" if runs else _NONE,
+                f"{lost:+.2f} |" if lost is not None else f"{_NONE} |",
+            ]
+        )
+
+
+def _scaling(record: Mapping[str, Any]) -> Iterator[str]:
+    scaled = {name: found for name, engine in record["engines"].items() if (found := engine["scaling"])}
+    if scaled:
+        most = next(iter(scaled.values()))["cores"][1]
+        ratios = ", ".join(f"{name} {found['ratio']['median']:.2f}x" for name, found in scaled.items())
+        yield f"- Throughput of {most} cores over one: {ratios}"
+
+
+def _streams(record: Mapping[str, Any]) -> Iterator[str]:
+    for name, engine in record["engines"].items():
+        if stream := engine["stream"]:
+            yield (
+                f"- Stream of {stream['texts']} texts through `encode_iter`, {name}: "
+                f"{stream['texts_per_s']:.0f} texts/s, peak memory {stream['peak_rss_mb']:.0f} MB"
+            )
+
+
+def _settings(record: Mapping[str, Any]) -> Iterator[str]:
+    yield '??? note "Settings of each engine"'
+    yield ""
+    for name, engine in record["engines"].items():
+        yield f"    - {name} {engine['version']}: {engine['settings']}"
+    for name in record["not_installed"]:
+        yield f"    - {name}: not installed"
+
+
+def _speed(engine: Mapping[str, Any] | None, workload: str = "mixed") -> str:
+    run = engine and engine["workloads"].get(workload)
+    if not run:
+        return _NONE
+    speed = run["texts_per_s"]["median"]
+    shown = f"{speed:.1f}" if speed < 100 else f"{speed:.0f}"
+    return f"{shown} ({run['ratio']['median']:.2f}x)" if run["ratio"] else shown
+
+
+def _mean_cosine(engine: Mapping[str, Any] | None) -> str:
+    found = [run["mean_cosine"] for run in engine["workloads"].values()] if engine else []
+    return cosine(min((value for value in found if value is not None), default=None))
+
+
+def _start(engine: Mapping[str, Any] | None) -> str:
+    return f"{engine['cold_start_s']['median']:.2f} s" if engine and engine["cold_start_s"] else _NONE
+
+
+def _memory(engine: Mapping[str, Any] | None) -> str:
+    return f"{engine['peak_rss_mb']:.0f} MB" if engine and engine["peak_rss_mb"] else _NONE
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")[:200]
+
+
+def main() -> None:
+    """Write the files."""
+    for path, text in pages(newest()).items():
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

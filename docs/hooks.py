@@ -1,0 +1,148 @@
+"""Pages of the site that are generated from the code, so that they cannot fall behind it."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the tests read the generated pages without MkDocs
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+
+ROOT = Path(__file__).resolve().parents[1]
+# Files of the repository that are pages of the site, and where a link to them leads.
+_ROOT_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+
+
+def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
+    """Add the generated pages."""
+    from mkdocs.structure.files import File
+
+    for path, content in generated().items():
+        files.append(File.generated(config, path, content=content))
+    return files
+
+
+def generated() -> dict[str, str]:
+    """Contents of the generated pages, by path."""
+    root_pages = {page: site_links((ROOT / name).read_text(encoding="utf-8")) for name, page in _ROOT_PAGES.items()}
+    return root_pages | {
+        "examples.md": examples(),
+        "how-it-works/rooms.md": rooms(),
+        "reference/api.md": api(),
+        "reference/cli.md": command_line(),
+        "reference/errors.md": errors(),
+    }
+
+
+def site_links(page: str) -> str:
+    """A page of the repository with links that work on the site."""
+    page = page.replace("](docs/", "](")
+    page = re.sub(r"\]\(examples/(\w+)\.py\)", r"](examples.md#\1)", page)
+    for name, target in _ROOT_PAGES.items():
+        page = page.replace(f"]({name})", f"]({target})")
+    return page
+
+
+def examples() -> str:
+    """The programs in `examples/`, with their code."""
+    lines = ["# Examples", "", "Small complete programs. Each one runs in the tests.", ""]
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        code = path.read_text(encoding="utf-8")
+        lines += [f"## {path.stem}", "", _summary(path), "", "```python", code.rstrip(), "```", ""]
+    return "\n".join(lines)
+
+
+def rooms() -> str:
+    """Each room with its purpose and files."""
+    lines = [
+        "# Map of the code",
+        "",
+        "Each folder is a room with one purpose, which its `__init__.py` states. This page is generated from them.",
+        "",
+    ]
+    for title, package in (("Runtime", "embedrt"), ("Export", "export/embedrt_export")):
+        lines += [f"## {title}: `{package}/`", "", "| room | purpose | files |", "|---|---|---|"]
+        for folder, purpose, names in package_rooms(ROOT / package):
+            lines.append(f"| `{folder}` | {purpose} | {', '.join(f'`{name}`' for name in names) or '-'} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def package_rooms(package: Path) -> Iterator[tuple[str, str, list[str]]]:
+    """Every folder of a package: its path, its purpose and its files."""
+    for init in sorted(package.rglob("__init__.py")):
+        folder = init.parent
+        names = sorted(path.name for path in folder.glob("*.py") if path != init)
+        yield f"{folder.relative_to(package.parent)}/", _summary(init), names
+
+
+def api() -> str:
+    """Everything that `embedrt` exports: classes, then functions."""
+    names = ast.literal_eval(
+        next(
+            node.value
+            for node in ast.parse((ROOT / "embedrt" / "__init__.py").read_text(encoding="utf-8")).body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        )
+    )
+    names = [name for name in names if not name.endswith(("Error", "Warning", "__"))]
+    classes = sorted((name for name in names if name[0].isupper()), key=lambda name: (name != "Embedder", name))
+    functions = [name for name in names if not name[0].isupper()]
+    lines = ["# Python API", "", "Errors have [a page of their own](errors.md).", "", "## Classes", ""]
+    lines += [f"::: embedrt.{name}\n" for name in classes]
+    rooms = {path.parent.name for path in (ROOT / "embedrt").glob("*/__init__.py")}
+    # griffe_doors.py adds the underscore to a function that shares its name with a room.
+    lines += ["## Functions", "", *(f"::: embedrt.{name}{'_' * (name in rooms)}\n" for name in functions)]
+    return "\n".join(lines)
+
+
+def command_line() -> str:
+    """The help of every command."""
+    lines = ["# Command line", "", "```text", command_help().rstrip(), "```", ""]
+    for name in commands():
+        lines += [f"## embedrt {name}", "", "```text", command_help(name).rstrip(), "```", ""]
+    return "\n".join(lines)
+
+
+def commands() -> list[str]:
+    """Names of the commands, as the help lists them."""
+    return re.findall(r"^ {2,4}([a-z]+)(?: {2,}\S|$)", command_help(), re.MULTILINE)
+
+
+@cache
+def command_help(*command: str) -> str:
+    """The output of `embedrt COMMAND --help`."""
+    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
+    arguments = [sys.executable, "-m", "embedrt", *command, "--help"]
+    return subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def errors() -> str:
+    """The tree of errors, each below the one that it is a kind of."""
+    tree = ast.parse((ROOT / "embedrt" / "errors.py").read_text(encoding="utf-8"))
+    found = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    bases = {name: [ast.unparse(base) for base in node.bases] for name, node in found.items()}
+    lines = [
+        "# Errors",
+        "",
+        "Wrong arguments raise the built-in `ValueError` and `TypeError`. Everything else is an `EmbedrtError`:",
+        "`except embedrt.EmbedrtError` catches it. Each message has what was expected, what was found and the remedy.",
+        "",
+        "| error | kind of | raised when |",
+        "|---|---|---|",
+    ]
+    for name, node in found.items():
+        described = " ".join((ast.get_docstring(node) or "").split())
+        lines.append(f"| `{name}` | {', '.join(f'`{base}`' for base in bases[name])} | {described} |")
+    return "\n".join([*lines, ""])
+
+
+def _summary(path: Path) -> str:
+    """The first line of a module's docstring."""
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
