@@ -251,7 +251,7 @@ BAD_BUNDLES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "org/flipped-tokenizer": (lambda repo: flip(repo / "tokenizer.json"), "tokenizer.json: SHA-256"),
     "org/flipped-config": (lambda repo: flip(repo / "modules.json"), "modules.json: SHA-256"),
     "org/longer": (lambda repo: (repo / "tokenizer.json").write_bytes(b" " * 9999), "tokenizer.json: 9999 bytes"),
-    "org/incomplete": (lambda repo: (repo / "tokenizer.json").unlink(), "listed in embedrt.json, but missing"),
+    "org/incomplete": (lambda repo: (repo / "tokenizer.json").unlink(), "listed in the manifest, but missing"),
     "org/outside": (lambda repo: add_file(repo, "../../evil"), "'../../evil' is not a plain path inside the bundle"),
     "org/absolute": (
         lambda repo: add_file(repo, "/a/evil"),
