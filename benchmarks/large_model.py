@@ -118,7 +118,7 @@ def anonymous_mb() -> float:
 def step(name: str, model: str, bundle: str) -> str:
     """Does one step of the life of a bundle; returns a word about it."""
     import embedrt
-    from embedrt.verify.parity import verify
+    from embedrt.verify.bundle import verify
     from embedrt_export import export
 
     if name == "export":

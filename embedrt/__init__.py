@@ -2,28 +2,34 @@
 
 import os
 import threading
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
+from embedrt._version import __version__
+from embedrt.bundle.reports import ParityReport, QualityReport
 from embedrt.embedder import Embedder
 from embedrt.errors import (
     BundleError,
     DeviceError,
     EmbeddingsError,
     EmbedrtError,
+    EngineError,
     ExportError,
     InferenceError,
     MissingDependencyError,
     ModelNotFoundError,
     NonFiniteError,
+    OutOfMemory,
     ParityError,
     PoolError,
+    QualityError,
     TruncationError,
     TruncationWarning,
     UnsupportedModelError,
     UploadError,
 )
-from embedrt.tune.ranges import calibrate
-from embedrt.tune.search import tune
+from embedrt.tune.result import Tuning
 from embedrt.types import like
 from embedrt.vectors.files import Embeddings, load_embeddings, save_embeddings
 from embedrt.vectors.quantization import dequantize_embeddings, quantize_embeddings, vector_ranges
@@ -41,32 +47,45 @@ from embedrt.vectors.similarity import (
     truncate_embeddings,
 )
 
+# The functions `tune` and `verify` below share the names of two rooms. Python sets a room's attribute once, when it is
+# first imported; so both rooms are imported here, and the functions take the names afterwards.
+from embedrt.verify.difference import Difference
+
 __all__ = [
     "BundleError",
     "DeviceError",
+    "Difference",
     "Embedder",
     "Embeddings",
     "EmbeddingsError",
     "EmbedrtError",
+    "EngineError",
     "ExportError",
     "InferenceError",
     "MissingDependencyError",
     "ModelNotFoundError",
     "NonFiniteError",
+    "OutOfMemory",
     "ParityError",
+    "ParityReport",
     "PoolError",
+    "QualityError",
+    "QualityReport",
     "TruncationError",
     "TruncationWarning",
+    "Tuning",
     "UnsupportedModelError",
     "UploadError",
-    "calibrate",
+    "__version__",
     "community_detection",
     "cos_sim",
     "default_model",
     "dequantize_embeddings",
+    "diff",
     "dot_score",
     "encode",
     "euclidean_sim",
+    "export",
     "load_embeddings",
     "manhattan_sim",
     "normalize_embeddings",
@@ -77,14 +96,14 @@ __all__ = [
     "paraphrase_mining",
     "paraphrase_mining_embeddings",
     "quantize_embeddings",
+    "ranges",
     "save_embeddings",
     "semantic_search",
     "truncate_embeddings",
     "tune",
     "vector_ranges",
+    "verify",
 ]
-
-__version__ = "0.1.0"
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -93,7 +112,7 @@ _loading = threading.Lock()
 
 
 def default_model() -> str:
-    """What `embedrt.encode` and the command line use: `EMBEDRT_MODEL`, else all-MiniLM-L6-v2."""
+    """The model of `embedrt.encode` and of the command line: `EMBEDRT_MODEL`, else all-MiniLM-L6-v2."""
     return os.environ.get("EMBEDRT_MODEL") or DEFAULT_MODEL
 
 
@@ -108,8 +127,265 @@ def _default() -> Embedder:
 
 @like(Embedder.encode, bound=True)
 def encode(*arguments: Any, **options: Any) -> Any:
-    """Encodes with the default model, which is loaded at the first call and kept for the life of the process.
+    """Encode texts with the default model, which is loaded at the first call and kept for the life of the process.
 
     The arguments, the result and the errors are those of `Embedder.encode`.
+
+    Example:
+        >>> embedrt.encode(["The cat sat.", "A dog ran."]).shape
+        (2, 384)
     """
     return _default().encode(*arguments, **options)
+
+
+def export(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    task: str | None = None,
+    dtype: str | Sequence[str] = "float32",
+    calibration_texts: str | Path | None = None,
+    overwrite: bool = False,
+    via: Literal["auto", "native", "onnx", "optimum"] = "auto",
+    onnx_file: str | None = None,
+    reference: Literal["auto", "sentence-transformers", "golden", "onnx"] = "auto",
+) -> Path:
+    """Turn a model into a bundle, without torch, and prove that the bundle computes the same vectors.
+
+    The extra `export` must be installed.
+
+    Args:
+        source: Hub id, local model folder, or `package:NAME` for an installed Python package that carries a model.
+        output: Folder of the bundle; None puts it into the local store under its name.
+        name: Name of the bundle; None takes the hub id, or the name of the folder or package.
+        revision: Branch, tag or commit of a hub repo.
+        token: Hub token; None uses `HF_TOKEN` or the saved login.
+        task: The LoRA adapter to merge, for models that have one for each task; None merges none.
+        dtype: Number format of the model, or several: "float32", "int8", `["float32", "int8"]`.
+        calibration_texts: File of texts to calibrate int8 with, one a line, UTF-8; None takes embedrt's own texts.
+        overwrite: Replace a bundle that is there already.
+        via: How the graph is made: "native" builds it from config and safetensors; "onnx" takes an ONNX file of the
+            repo and adds the modules after the transformer; "optimum" runs optimum-onnx, with torch, in another
+            process; "auto" takes the first that fits.
+        onnx_file: Which ONNX file of the repo, such as "onnx/model_O3.onnx"; it must be a float32 model.
+        reference: Source of the reference vectors: "sentence-transformers" on this machine, "golden" vectors that
+            embedrt has of this very model, or "onnx", the same graph in onnx's own evaluator. "auto" takes the first
+            that is available.
+
+    Returns:
+        The bundle's folder. It exists whole and proved, or not at all.
+
+    Raises:
+        ModelNotFoundError: The source cannot be found.
+        UnsupportedModelError: The model uses something that embedrt does not support; the message names it.
+        ExportError: A file of the model is missing or damaged.
+        ParityError: The bundle's vectors differ from the reference.
+        QualityError: The int8 vectors are too far from the float32 vectors.
+        BundleError: Something else is where the bundle should go.
+        MissingDependencyError: The extra `export` is not installed, or `via="optimum"` and optimum-onnx is not.
+        ValueError: Another argument is out of range, or does not fit the others.
+
+    Example:
+        >>> folder = embedrt.export("sentence-transformers/all-MiniLM-L6-v2", "bundle")
+        >>> embedrt.Embedder(folder).encode("The cat sat.").shape
+        (384,)
+    """
+    from embedrt.hub.resolve import exporter
+
+    folder: Path = exporter().export(
+        source,
+        output,
+        name=name,
+        revision=revision,
+        token=token,
+        task=task,
+        dtype=dtype,
+        calibration_texts=calibration_texts,
+        overwrite=overwrite,
+        via=via,
+        onnx_file=onnx_file,
+        reference=reference,
+    )
+    return folder
+
+
+def verify(
+    bundle: str | Path | Embedder,
+    *,
+    reference: Literal["bundle", "sentence-transformers"] = "bundle",
+    source: str | Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+) -> Mapping[str, ParityReport | QualityReport]:
+    """Check every file of a bundle, and its vectors on this machine against reference vectors.
+
+    Args:
+        bundle: Bundle folder, name in the local store, or a loaded `Embedder`.
+        reference: "bundle" compares with the reference vectors in the bundle; "sentence-transformers" loads the model
+            that the bundle was made of once more, which needs sentence-transformers and the extra `export`.
+        source: That model, as `export` takes it; None takes it from the place where the bundle's came from.
+        device: As in `Embedder`.
+        dtype: As in `Embedder`.
+        threads: As in `Embedder`.
+
+    Returns:
+        A report for every route by name; most bundles have one, "default". A `ParityReport` holds the max absolute
+        error in a coordinate of vectors of length 1, a `QualityReport` the cosine similarity to float32.
+
+    Raises:
+        ModelNotFoundError: The bundle, or the model for the reference, cannot be found.
+        BundleError: A file of the bundle is missing or damaged.
+        ParityError: A vector is beyond the tolerance; the message has the worst texts.
+        QualityError: The vectors of a lossy dtype are worse here than where the bundle was exported.
+        DeviceError: The device is unknown or not available.
+        MissingDependencyError: The reference needs the extra `export`, which is not installed.
+        ValueError: Another argument is out of range, or does not fit the others.
+
+    Example:
+        >>> embedrt.verify("bundle")["default"].max_abs_error < 1e-5
+        True
+    """
+    from embedrt.verify import bundle as bundles
+
+    if isinstance(bundle, Embedder):
+        if any(option is not None for option in (device, dtype, threads)):
+            raise ValueError("device, dtype, threads: an Embedder has its own; leave them out")
+        return bundles.verify(bundle, reference, source)
+    return bundles.verify(_open(bundle, device, dtype, threads), reference, source)
+
+
+def diff(
+    a: str | Path | Embedder,
+    b: str | Path | Embedder,
+    texts: Iterable[str] | None = None,
+    *,
+    task: str | None = None,
+) -> Difference:
+    """Compare the vectors of two bundles, dtypes or devices, and the results of a search with them.
+
+    Args:
+        a: Bundle folder, name in the local store, or a loaded `Embedder`, with any device and dtype.
+        b: Another one, or the same with another device or dtype.
+        texts: At least two texts; None takes those of the proof in `a`. They are encoded without a prompt, with all
+            coordinates.
+        task: Kind of the texts, such as "query" or "document", for models that treat these differently.
+
+    Returns:
+        Arrays with one entry for each text: cosine similarity, max absolute error in a coordinate, difference of the
+        norms, and the overlap of the first ten search results.
+
+    Raises:
+        ModelNotFoundError: A name leads to no bundle here.
+        BundleError: A bundle is damaged.
+        ValueError: The vectors have different dimensions, there are fewer than two texts, or the task is unknown.
+
+    Example:
+        >>> embedrt.diff("before", "after").cosine.min() > 0.999
+        True
+    """
+    from embedrt.verify import bundle as bundles
+
+    return bundles.diff(_open(a), _open(b), texts, task)
+
+
+def _open(
+    bundle: str | Path | Embedder, device: str | None = None, dtype: str | None = None, threads: int | None = None
+) -> Embedder:
+    """A bundle of this machine, loaded."""
+    if isinstance(bundle, Embedder):
+        return bundle
+    return Embedder(bundle, device, dtype=dtype, threads=threads, local_files_only=True)
+
+
+def ranges(
+    bundle: str | Path,
+    texts: Iterable[str],
+    prompt_name: str | None = None,
+    *,
+    task: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    show_progress_bar: bool | None = None,
+) -> Path:
+    """Measure the range of every coordinate of the vectors over texts, and keep the ranges in the bundle.
+
+    `encode(..., precision="int8")` and "uint8" use them, so that these vectors do not depend on the call. The vectors
+    are those of `Embedder.encode` with all coordinates. Nothing else in the bundle changes, its fingerprint included;
+    ranges that it has are replaced.
+
+    Args:
+        bundle: Bundle folder, or name in the local store.
+        texts: At least 100 texts like those to encode later, better thousands.
+        prompt_name: As in `Embedder.encode`.
+        task: As in `Embedder.encode`.
+        device: As in `Embedder`.
+        threads: As in `Embedder`.
+        show_progress_bar: As in `Embedder.encode`.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        ValueError: Too few texts, or an unknown prompt name or task.
+        ModelNotFoundError: The name leads to no bundle here.
+        BundleError: The bundle is damaged, or was changed meanwhile.
+
+    Example:
+        >>> embedrt.ranges("bundle", texts)
+        PosixPath('bundle')
+        >>> embedrt.Embedder("bundle").encode("The cat sat.", precision="int8").dtype
+        dtype('int8')
+    """
+    from embedrt.tune.ranges import ranges as measure
+
+    return measure(
+        bundle,
+        texts,
+        prompt_name,
+        task=task,
+        device=device,
+        threads=threads,
+        show_progress_bar=show_progress_bar,
+    )
+
+
+def tune(
+    bundle: str | Path,
+    texts: Iterable[str] | None = None,
+    *,
+    seconds: float = 60.0,
+    show_progress_bar: bool | None = None,
+) -> Tuning:
+    """Measure the fastest settings on this machine, and keep them with the bundle in `embedrt.tuned.json`.
+
+    From then on `Embedder` takes device, threads and token budget from there where its arguments leave them open, as
+    long as CPU, software and bundle stay the same. Tuning never changes results: the dtype stays float32 unless you
+    choose another one, or "auto".
+
+    Args:
+        bundle: Bundle folder, or name in the local store.
+        texts: At least 20 texts like those to encode later. None takes those of the bundle's proof, and random ones of
+            mixed lengths made of their words.
+        seconds: Time to spend, roughly. A large model on many devices may take longer.
+        show_progress_bar: None shows a bar where the logger "embedrt" is at level INFO or below.
+
+    Returns:
+        The measurements, as they are stored.
+
+    Raises:
+        ValueError: Too few texts, or no time.
+        ModelNotFoundError: The name leads to no bundle here.
+        BundleError: The bundle is damaged, or its folder cannot be written.
+        ParityError: The float32 vectors are wrong on every device.
+
+    Example:
+        >>> embedrt.tune("bundle", texts).device_for("float32")
+        'cpu'
+    """
+    from embedrt.tune.search import tune as search
+
+    return search(bundle, texts, seconds=seconds, show_progress_bar=show_progress_bar)

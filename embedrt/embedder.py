@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
@@ -13,25 +14,29 @@ from numpy.typing import ArrayLike, NDArray
 from embedrt.bundle.manifest import Manifest
 from embedrt.hub import remote
 from embedrt.hub.card import ModelCardData, model_card
-from embedrt.hub.local import copy_bundle, resolve
+from embedrt.hub.local import copy_bundle
+from embedrt.hub.resolve import resolve
 from embedrt.inputs.text import check_texts
+from embedrt.inputs.windows import Span
 from embedrt.loaded import Loaded
-from embedrt.run.runner import SENTENCE, TOKENS, Answer, Runner
+from embedrt.run.request import Run
+from embedrt.run.runner import Runner
 from embedrt.tasks import long_texts, stream
-from embedrt.tasks.arguments import (
-    coordinates,
-    deprecated,
-    device_name,
-    length_for,
-    positive,
-    prompt_for,
-    refuse,
-    route_for,
-    task_prompt,
+from embedrt.tasks.arguments import coordinates, deprecated, device_name, length_for, positive, refuse
+from embedrt.tasks.call import call_for, prompt_for, route_for, task_prompt
+from embedrt.tasks.embed import embed
+from embedrt.tasks.long_texts import Combine
+from embedrt.types import (
+    SENTENCE,
+    LongOptions,
+    OnTruncation,
+    OutputValue,
+    Precision,
+    Texts,
+    Vectors,
+    async_like,
+    typed,
 )
-from embedrt.tasks.call import Call, call_for
-from embedrt.tasks.long_texts import Combine, Span
-from embedrt.types import LongOptions, OnTruncation, OutputValue, Precision, Texts, Vectors, async_like, typed
 from embedrt.vectors.similarity import find_similarity
 from embedrt.vectors.torch_tensors import to_tensors, torch
 
@@ -51,7 +56,8 @@ class Embedder:
             `embedrt tune` measured if it did. Never another than the one named.
         prompts: Texts that go before an input, by name; they win over the model's own of the same name.
         default_prompt_name: The prompt for calls that name none; None takes the model's, if any.
-        cache_folder: The store's folder; None takes `EMBEDRT_HOME`, `SENTENCE_TRANSFORMERS_HOME` or the user's cache.
+        cache_folder: A folder that is searched before the store, and takes new models; None takes the store alone:
+            `EMBEDRT_HOME`, `SENTENCE_TRANSFORMERS_HOME` or the user's cache folder.
         trust_remote_code: Has no effect: nothing from a model repo is ever run, trusted or not.
         revision: Branch, tag or commit of a hub repo.
         local_files_only: Never touch the network.
@@ -358,7 +364,7 @@ class Embedder:
             pool: What `start_multi_process_pool` gave: its processes work instead of this one, wherever `device` is.
             chunk_size: Texts that a process of the pool takes at a time.
             ranges: `[2, dim]`, smallest and largest value of every coordinate, for "int8" and "uint8". None takes the
-                bundle's, if it is calibrated (`embedrt calibrate`), else those of the call's own vectors.
+                bundle's, if it has them (`embedrt ranges`), else those of the call's own vectors.
             task: What the texts are, such as "query" or "document", for models that treat these differently.
             on_truncation: What to do when a text is longer than the model reads: cut it off without a word, with a
                 `TruncationWarning`, or raise a `TruncationError` before the model runs on it. The number of texts that
@@ -381,26 +387,24 @@ class Embedder:
         texts, single = check_texts(inputs)
         call = call_for(
             self,
-            prompt_name,
-            prompt,
-            batch_size,
-            output_value,
-            precision,
-            normalize_embeddings,
-            truncate_dim,
-            ranges,
-            task,
-            on_truncation,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            batch_size=batch_size,
+            output_value=output_value,
+            precision=precision,
+            normalize_embeddings=normalize_embeddings,
+            truncate_dim=truncate_dim,
+            ranges=ranges,
+            task=task,
+            on_truncation=on_truncation,
         )
         tensors = convert_to_tensor or not convert_to_numpy
         if tensors:
             torch()
-        answer = self._answer(texts, call, device, pool, chunk_size, show_progress_bar)
-        call.report(answer.truncated, len(texts))
-        values: Any = answer.values
-        if output_value == TOKENS:
-            values = [features[TOKENS] for features in values]
-        values = call.stored(values)
+        with self._place(call.route, len(texts), device, pool, chunk_size, show_progress_bar) as run:
+            result = embed(run, texts, call)
+        call.report(result.truncated, len(texts))
+        values: Any = result.values
         if tensors:
             values = to_tensors(values)
             if not convert_to_tensor and output_value == SENTENCE:
@@ -844,27 +848,30 @@ class Embedder:
         """Stop the processes of a pool."""
         pool.close()
 
-    def _answer(
+    @contextmanager
+    def _place(
         self,
-        texts: list[str],
-        call: Call,
+        route: str,
+        total: int,
         device: str | Sequence[str] | None,
         pool: "ProcessPool | None",
         chunk_size: int | None,
         show_progress_bar: bool | None,
-    ) -> Answer:
+    ) -> Iterator[Run]:
+        """The place where a call is computed, with its progress bar."""
         if chunk_size is not None:
-            positive(chunk_size, "chunk_size")
+            chunk_size = positive(chunk_size, "chunk_size")
         if show_progress_bar is None:
             show_progress_bar = logger.isEnabledFor(logging.INFO)
         with ExitStack() as stack:
             if pool is None and isinstance(device, list | tuple):
                 pool = stack.enter_context(self.start_multi_process_pool(device))
-            advance = stack.enter_context(_progress(len(texts), show_progress_bar))
+            advance = stack.enter_context(_progress(total, show_progress_bar))
             if pool is not None:
                 self._check_pool(pool)
-                return pool.answer(call.route, texts, call.request, chunk_size=chunk_size, advance=advance)
-            return self.loaded.runners(device_name(device))[call.route].answer(texts, call.request, advance=advance)
+                yield partial(pool.run, route=route, chunk_size=chunk_size, advance=advance)
+            else:
+                yield partial(self.loaded.runners(device_name(device))[route].run, advance=advance)
 
     def _check_pool(self, pool: "ProcessPool") -> None:
         from embedrt.run.processes import ProcessPool

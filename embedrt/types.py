@@ -44,6 +44,10 @@ def dtype_name(name: object) -> str:
     raise ValueError(f"dtype: expected one of {', '.join(map(repr, DTYPES))}, got {name!r}")
 
 
+SENTENCE: Literal["sentence_embedding"] = "sentence_embedding"
+TOKENS: Literal["token_embeddings"] = "token_embeddings"
+
+
 class Options(TypedDict, total=False):
     """The arguments of `encode` that do not change the type of its result."""
 

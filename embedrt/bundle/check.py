@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import stat
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -64,11 +63,9 @@ def user_cache() -> Path:
     """The folder for what embedrt keeps between runs: `EMBEDRT_HOME`, or its part of the user's cache folder."""
     if chosen := os.environ.get("EMBEDRT_HOME"):
         return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local")).expanduser() / "embedrt" / "Cache"
-    if sys.platform == "darwin":
-        return Path("~/Library/Caches/embedrt").expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "embedrt"
+    from platformdirs import user_cache_path
+
+    return user_cache_path("embedrt", appauthor=False)
 
 
 def check_files(folder: Path, files: Mapping[str, FileRecord], verify: Verify) -> None:

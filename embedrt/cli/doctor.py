@@ -1,18 +1,21 @@
-"""`embedrt doctor`: what embedrt finds on this machine, what is wrong with it, and the remedy."""
+"""`embedrt doctor`: versions, devices, threads and the store of this machine, with a remedy for each problem."""
 
 import os
 import platform
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 
+import click
+
 import embedrt
+from embedrt._version import __version__
 from embedrt.bundle.atomic import unfinished
 from embedrt.bundle.facts import headline
 from embedrt.bundle.manifest import Manifest, read_bundle
+from embedrt.cli import options
 from embedrt.engine import openvino
 from embedrt.engine.devices import DEVICES
 from embedrt.engine.machine import affinity, available_threads, quota
@@ -29,9 +32,9 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        topic: What was looked at.
-        found: What is there.
-        problem: What is wrong and what to do about it, or None.
+        topic: Part of the machine.
+        found: Its state.
+        problem: Its problem and the remedy, or None.
     """
 
     topic: str
@@ -39,9 +42,25 @@ class Finding:
     problem: str | None = None
 
 
+@click.command(epilog=options.examples("embedrt doctor"))
+def doctor() -> int:
+    """Show the state of this machine, and a remedy for each problem.
+
+    Versions, devices, threads and the local store are examined. Nothing is changed, and nothing is downloaded. The exit
+    status is 1 if there is a problem.
+    """
+    healthy = True
+    for finding in examine():
+        print(f"{finding.topic:20} {finding.found}")
+        if finding.problem is not None:
+            healthy = False
+            print(f"{'':20} ! {finding.problem}")
+    return 0 if healthy else 1
+
+
 def examine() -> Iterator[Finding]:
-    """Looks at versions, providers, threads and the store. Nothing is changed and nothing is downloaded."""
-    yield Finding("embedrt", embedrt.__version__)
+    """Examine versions, providers, threads and the store; change nothing and download nothing."""
+    yield Finding("embedrt", __version__)
     yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for name in ("numpy", "tokenizers", "huggingface-hub"):
         yield Finding(name, version(name))
@@ -57,7 +76,7 @@ def examine() -> Iterator[Finding]:
     yield Finding(
         "threads",
         f"{available_threads()} in use: {affinity()} by affinity, {granted}",
-        "less than one processor is granted; expect long waits" if limit is not None and limit < 1 else None,
+        "less than one CPU core is granted; expect long waits" if limit is not None and limit < 1 else None,
     )
     yield from _store()
 
@@ -135,15 +154,3 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def report() -> bool:
-    """Prints the findings; returns whether all is well."""
-    healthy = True
-    for finding in examine():
-        print(f"{finding.topic:20} {finding.found}")
-        if finding.problem is not None:
-            healthy = False
-            print(f"{'':20} ! {finding.problem}")
-    sys.stdout.flush()
-    return healthy

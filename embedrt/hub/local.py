@@ -1,10 +1,9 @@
-"""The local store of bundles, and the way from a model's name to a bundle folder."""
+"""The local store of bundles."""
 
 import os
 import re
 import shutil
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 
 from embedrt.bundle.atomic import UNFINISHED, publish, staging
@@ -16,18 +15,22 @@ from embedrt.errors import BundleError, ModelNotFoundError
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _NAME = rf"(?![^@]*--){_PART}(?:/{_PART})?"
 _REFERENCE = re.compile(rf"(?P<name>{_NAME})(?:@(?P<revision>[^@]+))?")
-# Whose models sentence-transformers takes where a name has no organization.
-_ORGANIZATION = "sentence-transformers"
 
 
 def home(chosen: str | Path | None = None) -> Path:
-    """The store's folder: what is chosen, `EMBEDRT_HOME`, `SENTENCE_TRANSFORMERS_HOME`, or the user's cache folder."""
+    """The store's folder: `chosen`, `EMBEDRT_HOME`, `SENTENCE_TRANSFORMERS_HOME`, or the user's cache folder."""
     chosen = chosen or os.environ.get("EMBEDRT_HOME") or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
     return Path(chosen).expanduser() if chosen else user_cache()
 
 
+def parse(name: str) -> tuple[str, str | None] | None:
+    """Split `name` or `name@revision`; None if it is not a model name."""
+    match = _REFERENCE.fullmatch(name)
+    return (match["name"], match["revision"]) if match else None
+
+
 def stored_path(name: str, revision: str | None = None, cache_folder: str | Path | None = None) -> Path:
-    """Where the store keeps a bundle: `org/model` at revision `v2` is the folder `org--model@v2`.
+    """Folder of a bundle in the store: `org/model` at revision `v2` is in `org--model@v2`.
 
     Args:
         name: The bundle's name.
@@ -49,11 +52,11 @@ def stored_path(name: str, revision: str | None = None, cache_folder: str | Path
 
 
 def stored() -> dict[str, Manifest | BundleError]:
-    """Every bundle in the store by the name that loads it; a damaged one as the error that tells what is wrong."""
+    """Every bundle in the store by the name that loads it; a damaged one as the error that says what is wrong."""
     found: dict[str, Manifest | BundleError] = {}
     for folder in sorted((home() / "bundles").glob("[!.]*")):
         name = folder.name.replace("--", "/", 1)
-        if find(name) != folder:  # nothing of ours
+        if find(name) != folder:  # not a bundle of the store
             continue
         try:
             found[name] = read_manifest(folder)
@@ -62,15 +65,25 @@ def stored() -> dict[str, Manifest | BundleError]:
     return found
 
 
+def stored_revisions(name: str) -> list[str]:
+    """Every name of the store that is `name` at some revision or at none."""
+    folder = stored_path(name)
+    return [
+        found.name.replace("--", "/", 1)
+        for found in [folder, *sorted(folder.parent.glob(f"{folder.name}@*"))]
+        if (found / MANIFEST).is_file()
+    ]
+
+
 def find(name: str) -> Path | None:
     """The folder of a stored bundle by `name` or `name@revision`; None if there is none."""
-    match = _REFERENCE.fullmatch(name)
-    folder = stored_path(match["name"], match["revision"]) if match else None
+    parsed = parse(name)
+    folder = stored_path(*parsed) if parsed else None
     return folder if folder is not None and folder.is_dir() else None
 
 
 def remove(name: str) -> Path:
-    """Deletes a bundle from the store and returns where it was. `name@revision` names one revision.
+    """Delete a bundle from the store and return the folder it was in. `name@revision` names one revision.
 
     Raises:
         ModelNotFoundError: The store does not have it.
@@ -124,73 +137,3 @@ def _holds(folder: Path, manifest: Manifest) -> bool:
         return read_bundle(folder) == manifest
     except BundleError:
         return False
-
-
-def resolve(
-    model: str | Path,
-    *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
-    cache_folder: str | Path | None = None,
-) -> Path:
-    """From a model's name to a bundle folder.
-
-    Tried in this order: a folder; the local store; a hub repo that is a bundle; an export of a hub repo on the spot, if
-    the extra `export` is installed. The last two put the bundle into the store, and neither is tried where
-    `local_files_only` or `HF_HUB_OFFLINE` is set. `name@revision` is another way to give the revision. A name without
-    an organization is also looked for among those of "sentence-transformers".
-
-    Raises:
-        ModelNotFoundError: None of these has it; the message says what to run.
-        ValueError: Two revisions are given.
-    """
-    if not isinstance(model, (str, Path)):
-        raise TypeError(f"model_name_or_path: expected a str or a Path, got {type(model).__name__}")
-    folder = os.path.expanduser(model)  # noqa: PTH111 - pathlib raises where there is no such user, and where a
-    if os.path.isdir(folder):  # noqa: PTH112 - name is too long
-        return Path(folder)
-    match = _REFERENCE.fullmatch(model) if isinstance(model, str) else None
-    if match is None:
-        raise ModelNotFoundError(f"{str(model)!r}: no such folder, and not a model name either")
-    if match["revision"] and revision not in {None, match["revision"]}:
-        raise ValueError(f"revision: {revision!r}, but {model!r} names another")
-    revision = match["revision"] or revision
-    names = [match["name"]] if "/" in match["name"] else [match["name"], f"{_ORGANIZATION}/{match['name']}"]
-    for name in names:
-        if (stored_path(name, revision, cache_folder) / MANIFEST).is_file():
-            return stored_path(name, revision, cache_folder)
-    name = names[-1]
-    command = f"embedrt export {name}" + (f" --revision {revision}" if revision else "")
-
-    from embedrt.hub import remote as hub
-
-    if local_files_only or hub.offline():
-        raise ModelNotFoundError(
-            f"{model!r} is not in the local store {home(cache_folder)}, and the network may not be used; where it may, "
-            f"run `{command} -o FOLDER` and copy the folder here"
-        )
-    try:
-        repo = hub.find(name, revision, token)
-    except ModelNotFoundError:
-        if name == names[0]:
-            raise
-        name = names[0]
-        repo = hub.find(name, revision, token)
-    target = stored_path(name, revision, cache_folder)
-    if MANIFEST in repo.files:
-        with staging(target) as fresh:
-            hub.download(repo, token, [MANIFEST], fresh)
-            hub.download(repo, token, read_manifest(fresh).files, fresh)
-            shutil.rmtree(fresh / ".cache", ignore_errors=True)  # the hub client's bookkeeping
-            read_bundle(fresh, "always")
-            publish(fresh, target)
-        return target
-    if find_spec("onnx") is None or find_spec("safetensors") is None:
-        raise ModelNotFoundError(
-            f"{model!r} is on the hub as a model, and not as a bundle; run `pip install 'embedrt[export]'`, "
-            f"then `{command}`"
-        )
-    from embedrt_export import export
-
-    return export(name, target, name=name, revision=revision, token=token)

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: downloads and uploads. `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` are honoured."""
+"""The Hugging Face hub: downloads and uploads. `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` are honored."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from embedrt.errors import ModelNotFoundError, UploadError
 from embedrt.hub.card import model_card
 
 _CARD = "README.md"
-# What to do, by the status of the answer.
+# Remedies by HTTP status.
 _REMEDIES: dict[int | None, str] = {
     401: "give a token that may write, by token=, HF_TOKEN or `hf auth login`; ",
     403: "this token may not write there, take another; ",
@@ -23,8 +23,8 @@ class Repo:
     """One model repo at one commit.
 
     Attributes:
-        id: Such as "sentence-transformers/all-MiniLM-L6-v2".
-        commit: The commit that the revision stood for; every file is taken from it.
+        id: Name, such as "sentence-transformers/all-MiniLM-L6-v2".
+        commit: Commit of the revision; every file is taken from it.
         files: Paths of its files.
     """
 
@@ -34,14 +34,14 @@ class Repo:
 
 
 def offline() -> bool:
-    """Whether `HF_HUB_OFFLINE` forbids the network."""
+    """Return True if `HF_HUB_OFFLINE` forbids the network."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
 
 
 def find(repo_id: str, revision: str | None, token: str | bool | None) -> Repo:
-    """Asks the hub for a repo.
+    """Ask the hub for a repo.
 
     Raises:
         ModelNotFoundError: The hub does not give it: unknown, private, gated or out of reach.
@@ -62,13 +62,13 @@ def find(repo_id: str, revision: str | None, token: str | bool | None) -> Repo:
 
 
 def download(repo: Repo, token: str | bool | None, files: Iterable[str], folder: Path | None = None) -> Path:
-    """Downloads files of a repo, with a progress bar.
+    """Download files of a repo, with a progress bar.
 
     Args:
-        repo: What `find` gave.
+        repo: The repo, from `find`.
         token: Hub token; None uses `HF_TOKEN` or the saved login.
-        files: Which files.
-        folder: Where to put plain files; None uses the hub's own cache, with links.
+        files: Paths of the files.
+        folder: Folder for plain files; None uses the hub's own cache, with links.
 
     Returns:
         The folder with the files.

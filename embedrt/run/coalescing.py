@@ -1,44 +1,57 @@
 """Small calls from many threads at once become one batch. A call that is alone waits for nobody."""
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from threading import Event, Lock
 from time import monotonic
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.types import Vectors
+from embedrt.bundle.manifest import Tokenization
+from embedrt.engine import Batch
+from embedrt.inputs.padding import pad
+from embedrt.inputs.text import Tokens
 
-Feeds = dict[str, NDArray[np.int64]]
+Results = Mapping[str, NDArray[np.float32]]
 
 # For so long after two batches ran at once, a batch is not taken for the only one.
 _QUIET_SECONDS = 0.05
 
 
+class _Engine(Protocol):
+    def run(self, batch: Batch, outputs: Sequence[str], /) -> Results: ...
+
+
 @dataclass(eq=False)
 class _Ask:
-    """One call's batch, and what comes of it.
+    """Rows of one call, and their results.
 
     Attributes:
-        feeds: The graph's inputs.
+        tokens: Texts of the call.
+        rows: Indexes of those that are in the batch.
+        length: Tokens to which they are padded, unless others with them are longer.
+        outputs: Outputs of the graph to compute; only calls for the same ones share a batch.
+        left_out: Tokens at the start of each row that are not pooled.
+        max_tokens: Upper bound of a joint batch's rows x longest.
         turn: Set when the result is there, or when it is this call's turn to run.
         leads: Whether it is this call's turn.
         failed: Whether it was in a joint batch that failed, so that it had better run alone.
-        result: Its vectors, once another call has computed them.
+        result: Its part of a joint batch, once another call has computed it.
     """
 
-    feeds: Feeds
+    tokens: Tokens
+    rows: NDArray[np.int64]
+    length: int
+    outputs: Sequence[str]
+    left_out: int
+    max_tokens: int
     turn: Event = field(default_factory=Event)
     leads: bool = False
     failed: bool = False
-    result: Vectors | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and tokens of the longest."""
-        rows, length = self.feeds["input_ids"].shape
-        return rows, length
+    result: tuple[Batch, Results] | None = None
 
 
 class Coalescer:
@@ -48,40 +61,47 @@ class Coalescer:
     those that wait, and that one takes with it all that fits.
 
     Args:
-        run: Computes the vectors of a batch, told whether it is the only one.
+        engine: Computes the batches.
+        tokenization: The padding, and the inputs that the graph has.
         slots: How many batches may run at once.
-        max_tokens: Upper bound of a joint batch's rows x longest.
         run_cost: What a batch costs before its first token, in tokens: so much padding is worth it for each call.
-        fill: What pads an input, by name; the others are padded with zeros.
-        left: Whether batches are padded on the left.
     """
 
-    def __init__(
-        self,
-        run: Callable[[Feeds, bool], Vectors],
-        *,
-        slots: int,
-        max_tokens: int,
-        run_cost: int,
-        fill: dict[str, int],
-        left: bool,
-    ) -> None:
-        self._run = run
+    def __init__(self, engine: _Engine, tokenization: Tokenization, *, slots: int, run_cost: int) -> None:
+        self._engine = engine
+        self._tokenization = tokenization
         self._free = self._slots = slots
-        self._max_tokens = max_tokens
         self._run_cost = run_cost
-        self._fill = fill
-        self._left = left
         self._lock = Lock()
         self._waiting: list[_Ask] = []
         self._shared_at = float("-inf")
 
-    def __call__(self, feeds: Feeds) -> Vectors:
-        """The vectors of one batch, computed alone or together with those of other threads.
+    def run(
+        self,
+        tokens: Tokens,
+        rows: NDArray[np.int64],
+        length: int,
+        outputs: Sequence[str],
+        *,
+        left_out: int = 0,
+        max_tokens: int,
+    ) -> tuple[Batch, Results]:
+        """Computes one batch, alone or together with those of other threads.
 
         If a joint batch fails, its calls run one by one, and the one that is at fault gets the error.
+
+        Args:
+            tokens: Texts of the call.
+            rows: Indexes of those that are in the batch.
+            length: Tokens to pad them to, unless others with them are longer.
+            outputs: Outputs of the graph to compute.
+            left_out: Tokens at the start of each row that are not pooled.
+            max_tokens: Upper bound of rows x longest of a joint batch. Each call in it keeps to its own.
+
+        Returns:
+            The padded rows of this call, and their outputs by name.
         """
-        ask = _Ask(feeds)
+        ask = _Ask(tokens, rows, length, outputs, left_out, max_tokens)
         with self._lock:
             ask.leads = self._free > 0
             if ask.leads:
@@ -97,23 +117,26 @@ class Coalescer:
         finally:
             self._leave(ask)
 
-    def _lead(self, ask: _Ask) -> Vectors:
+    def _lead(self, ask: _Ask) -> tuple[Batch, Results]:
         others, alone = self._companions(ask), self._is_alone()
         if others:
+            asks = [ask, *others]
             try:
-                vectors = self._run(self._joined([ask, *others]), alone)
+                batch = self._padded(asks, alone=alone)
+                results = self._engine.run(batch, ask.outputs)
             except Exception:  # noqa: BLE001 - whose it is shows when each runs alone
                 self._return(others)
             except BaseException:
                 self._return(others)
                 raise
             else:
-                bounds = np.cumsum([ask.shape[0], *(other.shape[0] for other in others)])
-                for other, start, end in zip(others, bounds, bounds[1:], strict=False):
-                    other.result = vectors[start:end]
+                parts = _split(batch, results, [len(one.rows) for one in asks])
+                for other, part in zip(others, parts[1:], strict=True):
+                    other.result = part
                     other.turn.set()
-                return vectors[: bounds[0]]
-        return self._run(ask.feeds, alone)
+                return parts[0]
+        batch = self._padded([ask], alone=alone)
+        return batch, self._engine.run(batch, ask.outputs)
 
     def _is_alone(self) -> bool:
         """Whether nothing else runs, or ran a moment ago: threads that take turns overlap again at once."""
@@ -125,31 +148,30 @@ class Coalescer:
 
     def _companions(self, ask: _Ask) -> list[_Ask]:
         """Takes those out of the queue that fit into one batch with this call, the first come first."""
-        rows, length = ask.shape
+        rows, length, limit = len(ask.rows), ask.length, ask.max_tokens
         tokens = rows * length
         found: list[_Ask] = []
         with self._lock:
             for other in self._waiting:
-                more, longest = rows + other.shape[0], max(length, other.shape[1])
-                real = tokens + other.shape[0] * other.shape[1]
-                padding = more * longest - real
-                fits = more * longest <= self._max_tokens and padding <= self._run_cost * (len(found) + 1)
-                if fits and not (ask.failed or other.failed):
+                more, longest = rows + len(other.rows), max(length, other.length)
+                real = tokens + len(other.rows) * other.length
+                bound, padding = min(limit, other.max_tokens), more * longest - real
+                fits = more * longest <= bound and padding <= self._run_cost * (len(found) + 1)
+                if fits and other.outputs == ask.outputs and not (ask.failed or other.failed):
                     found.append(other)
-                    rows, length, tokens = more, longest, real
+                    rows, length, tokens, limit = more, longest, real, bound
             for other in found:
                 self._waiting.remove(other)
         return found
 
-    def _joined(self, asks: list[_Ask]) -> Feeds:
-        longest = max(ask.shape[1] for ask in asks)
-
-        def padded(name: str, array: NDArray[np.int64]) -> NDArray[np.int64]:
-            missing = longest - array.shape[1]
-            widths = ((0, 0), (missing, 0) if self._left else (0, missing))
-            return np.pad(array, widths, constant_values=self._fill.get(name, 0))
-
-        return {name: np.concatenate([padded(name, ask.feeds[name]) for ask in asks]) for name in asks[0].feeds}
+    def _padded(self, asks: list[_Ask], *, alone: bool) -> Batch:
+        if len(asks) == 1:
+            (ask,) = asks
+            return Batch(pad(ask.tokens, ask.rows, ask.length, self._tokenization, ask.left_out), alone)
+        tokens = Tokens.joined([ask.tokens.take(ask.rows) for ask in asks])
+        left_out = np.repeat([ask.left_out for ask in asks], [len(ask.rows) for ask in asks])
+        longest = max(ask.length for ask in asks)
+        return Batch(pad(tokens, np.arange(len(tokens)), longest, self._tokenization, left_out), alone)
 
     def _return(self, others: list[_Ask]) -> None:
         with self._lock:
@@ -170,3 +192,14 @@ class Coalescer:
                 first.turn.set()
             else:
                 self._free += 1
+
+
+def _split(batch: Batch, results: Results, counts: list[int]) -> list[tuple[Batch, Results]]:
+    """Parts of a joint batch and of its outputs, with so many rows each."""
+    return [
+        (
+            Batch({name: array[start:end] for name, array in batch.feeds.items()}, batch.alone),
+            {name: array[start:end] for name, array in results.items()},
+        )
+        for start, end in pairwise(np.cumsum([0, *counts]))
+    ]

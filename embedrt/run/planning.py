@@ -1,22 +1,23 @@
 """From token counts to batches: pure functions, no engine."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
+from operator import add
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 
-@dataclass(frozen=True)
-class Batch:
+@dataclass(frozen=True, eq=False)
+class PlannedBatch:
     """Rows that go through the model together.
 
     Attributes:
-        rows: Indexes into the planned texts.
+        rows: Indexes into the planned texts, int64.
         length: Tokens of the longest of them, or some more; all are padded to it.
     """
 
-    rows: tuple[int, ...]
+    rows: NDArray[np.int64]
     length: int
 
 
@@ -38,14 +39,14 @@ def padded_length(length: int, step: int = 1, limit: int | None = None) -> int:
 
 
 def plan(
-    lengths: Sequence[int],
+    lengths: ArrayLike,
     *,
     token_budget: int,
     max_rows: int,
     run_cost: int = 0,
     step: int = 1,
     limit: int | None = None,
-) -> list[Batch]:
+) -> list[PlannedBatch]:
     """Cuts texts into the batches that cost least, longest first.
 
     A batch costs its `rows x length`, padding included, and `run_cost` on top. It has at most `max_rows` rows, and at
@@ -60,30 +61,24 @@ def plan(
         step: Batches have lengths of `padded_length`, which keeps an engine that compiles for shapes to few of them.
         limit: As there.
     """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    padded = [padded_length(lengths[row], step, limit) for row in order]
+    counts = np.asarray(lengths, np.int64)
+    if len(counts) == 1:  # a single query has nothing to weigh, and no time for it
+        return [PlannedBatch(np.zeros(1, np.int64), padded_length(int(counts[0]), step, limit))]
+    order = np.argsort(-counts, kind="stable")
+    padded = [padded_length(length, step, limit) for length in counts[order].tolist()]
     # From the end: what the texts from here on cost at least, and where the first of their batches ends.
-    cheapest = [0] * (len(order) + 1)
-    ends = [0] * len(order)
-    for start in range(len(order) - 1, -1, -1):
+    cheapest = [0] * (len(padded) + 1)
+    ends = [0] * len(padded)
+    for start in range(len(padded) - 1, -1, -1):
         length = padded[start]
-        most = min(max_rows, max(1, token_budget // max(1, length)), len(order) - start)
-        cost, ends[start] = min((length * rows + cheapest[start + rows], start + rows) for rows in range(1, most + 1))
+        most = min(max_rows, max(1, token_budget // max(1, length)), len(padded) - start)
+        costs = list(map(add, cheapest[start + 1 : start + 1 + most], count(length, length)))
+        cost = min(costs)
         cheapest[start] = cost + run_cost
+        ends[start] = start + 1 + costs.index(cost)
     batches = []
     start = 0
-    while start < len(order):
-        batches.append(Batch(tuple(order[start : ends[start]]), padded[start]))
+    while start < len(padded):
+        batches.append(PlannedBatch(order[start : ends[start]], padded[start]))
         start = ends[start]
     return batches
-
-
-def pad(sequences: Sequence[Sequence[int]], length: int, *, fill: int, left: bool) -> NDArray[np.int64]:
-    """Writes sequences into one int64 array `[len(sequences), length]`, the rest filled with `fill`."""
-    padded = np.full((len(sequences), length), fill, dtype=np.int64)
-    for row, sequence in zip(padded, sequences, strict=True):
-        if left:
-            row[length - len(sequence) :] = sequence
-        else:
-            row[: len(sequence)] = sequence
-    return padded

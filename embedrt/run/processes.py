@@ -1,10 +1,8 @@
 """`ProcessPool`: encodes on several processes, each with its own copy of the model."""
 
 import builtins
-import logging
 import os
 import signal
-import sys
 import threading
 import weakref
 from collections import deque
@@ -13,22 +11,17 @@ from contextlib import suppress
 from math import ceil
 from multiprocessing import get_context
 from multiprocessing.connection import wait
-from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
-from typing import Any, Self, cast
-
-import numpy as np
+from typing import Any, Self
 
 from embedrt import errors
 from embedrt.engine.devices import find_device
 from embedrt.engine.machine import available_threads, cuda_devices, require_process
 from embedrt.errors import PoolError
-from embedrt.run.runner import SENTENCE, Answer, Request
-from embedrt.run.worker import Chunk, Computed, Failure, Ready, Settings, serve, unpack
+from embedrt.run.request import Request, Result
+from embedrt.run.worker import Chunk, Failure, Ready, Settings, serve
 from embedrt.tune import result as tuned
 from embedrt.tune.result import Tuning
-
-logger = logging.getLogger("embedrt")
 
 # As sentence-transformers: ten chunks for each worker, and none larger than this.
 _CHUNKS_EACH, _LARGEST_CHUNK = 10, 5000
@@ -143,21 +136,21 @@ class ProcessPool:
     def __repr__(self) -> str:
         return f"ProcessPool({self.devices})"
 
-    def answer(
+    def run(
         self,
-        route: str,
         texts: list[str],
         request: Request,
         *,
+        route: str = "default",
         chunk_size: int | None = None,
         advance: Callable[[int], Any] = lambda _: None,
-    ) -> Answer:
-        """Computes what the request asks for, as `Runner.answer` does.
+    ) -> Result:
+        """Computes outputs of the graph and gathers them, as `Runner.run` does.
 
         Args:
-            route: Who computes it.
             texts: The texts, without the prompt.
-            request: What to compute.
+            request: The options.
+            route: The route that computes it.
             chunk_size: Texts that a process takes at a time; None takes ten chunks a process, of 5000 at most.
             advance: Called with the number of texts whenever a chunk is done.
 
@@ -178,10 +171,10 @@ class ProcessPool:
                 self._stop_busy()
                 raise
 
-    def _collect(self, chunks: list[Chunk], request: Request, advance: Callable[[int], Any]) -> Answer:
+    def _collect(self, chunks: list[Chunk], request: Request, advance: Callable[[int], Any]) -> Result:
         """Keeps every worker busy until all chunks are done."""
         total, left = sum(len(chunk.texts) for chunk in chunks), len(chunks)
-        values: Any = np.empty((total, request.dim), np.float32) if request.output_value == SENTENCE else [{}] * total
+        values = request.gather.start(total)
         truncated: list[int] = []
         waiting, suspects = deque(chunks), set[int]()
         for worker in self._working():
@@ -196,7 +189,7 @@ class ProcessPool:
                 chunk = worker.chunk
                 if chunk is None:
                     self._take_start(worker, message)
-                elif isinstance(message, Answer):
+                elif isinstance(message, Result):
                     worker.chunk = None
                     values[chunk.first : chunk.first + len(chunk.texts)] = message.values
                     truncated += message.truncated
@@ -212,12 +205,12 @@ class ProcessPool:
                     suspects.add(chunk.first)
                     waiting.appendleft(chunk)
                     self._start_missing()
-        return Answer(values, sorted(truncated))
+        return Result(values, sorted(truncated))
 
     def _working(self) -> list["_Worker"]:
         return [worker for worker in self._workers if worker is not None]
 
-    def _heard(self) -> Iterator[tuple["_Worker", "Ready | Answer | Failure | None"]]:
+    def _heard(self) -> Iterator[tuple["_Worker", "Ready | Result | Failure | None"]]:
         """Waits until some of the workers that owe a message send it or die."""
         sources = {
             source: worker
@@ -234,7 +227,7 @@ class ProcessPool:
             if worker is None:
                 self._workers[place] = _Worker(self._settings[place])
 
-    def _take_start(self, worker: "_Worker", message: "Ready | Answer | Failure | None") -> None:
+    def _take_start(self, worker: "_Worker", message: "Ready | Result | Failure | None") -> None:
         device = worker.settings.device
         if isinstance(message, Failure):
             raise _rebuilt(message, f"a worker on {device!r} could not start")
@@ -262,7 +255,7 @@ class ProcessPool:
 
 
 class _Worker:
-    """A process of the pool, with the pipe to it and the memory in which its results arrive.
+    """A process of the pool, with the pipe to it.
 
     Attributes:
         settings: What it loads.
@@ -277,8 +270,6 @@ class _Worker:
         self.settings = settings
         self.ready = False
         self.chunk: Chunk | None = None
-        self._memory: SharedMemory | None = None
-        self._named = False
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, settings), name="embedrt worker", daemon=True)
         try:
@@ -297,49 +288,13 @@ class _Worker:
         with suppress(OSError):
             self.connection.send(chunk)
 
-    def hear(self) -> "Ready | Answer | Failure | None":
+    def hear(self) -> "Ready | Result | Failure | None":
         """What the worker says; None if it is dead."""
         try:
-            message = self.connection.recv() if self.connection.poll() else None
-            return self._fetch(message) if isinstance(message, Computed) else message
+            message: Ready | Result | Failure | None = self.connection.recv() if self.connection.poll() else None
         except (EOFError, OSError):
             return None
-
-    def _fetch(self, computed: Computed) -> "Answer | Failure":
-        memory = self._reserve(computed.size)
-        self.connection.send(None if memory is None else memory.name)
-        reply = self.connection.recv()
-        if isinstance(reply, Failure):
-            return reply
-        self._unlink()  # both sides have it open
-        rows = unpack(computed.layout, self.connection.recv_bytes() if memory is None else cast(memoryview, memory.buf))
-        vectors = self.chunk is not None and self.chunk.request.output_value == SENTENCE
-        return Answer(rows[0][SENTENCE] if vectors else rows, computed.truncated)
-
-    def _reserve(self, size: int) -> SharedMemory | None:
-        """A block for a result, kept from one chunk to the next; None if the system has no room."""
-        if self._memory is None or self._memory.size < size:
-            self._release()
-            try:
-                self._memory = SharedMemory(create=True, size=max(1, size))
-                self._named = True
-                if sys.platform.startswith("linux"):
-                    _take_pages(self._memory, size)
-            except OSError as error:
-                logger.debug("no shared memory for %d bytes, the pipe takes them: %s", size, error)
-                self._release()
-        return self._memory
-
-    def _unlink(self) -> None:
-        if self._memory is not None and self._named:
-            self._named = False
-            self._memory.unlink()
-
-    def _release(self) -> None:
-        self._unlink()
-        if self._memory is not None:
-            self._memory.close()
-            self._memory = None
+        return message
 
     def stop(self, patience: float = 0.0) -> int:
         """Waits for so many seconds, then kills; returns the exit code."""
@@ -349,17 +304,7 @@ class _Worker:
         code = self.process.exitcode or 0
         self.process.close()
         self.connection.close()
-        self._release()
         return code
-
-
-def _take_pages(memory: SharedMemory, size: int) -> None:
-    """Makes the system find the pages now. Else a small /dev/shm, as in a container, is a bus error on writing."""
-    handle = os.open(f"/dev/shm/{memory.name}", os.O_RDWR)  # noqa: S108 - the block itself
-    try:
-        os.posix_fallocate(handle, 0, max(1, size))
-    finally:
-        os.close(handle)
 
 
 def _stop_all(workers: list[_Worker | None], process: int) -> None:

@@ -1,33 +1,23 @@
-"""The far side of a `ProcessPool`: a process that loads a bundle, then answers one chunk of texts after the other.
+"""The far side of a `ProcessPool`: a process that loads a bundle, then computes one chunk of texts after the other.
 
-The conversation on the pipe, the pool first: a `Chunk`; its `Computed`, which says how many bytes the arrays have; the
-name of a shared block of at least that size, or None if there is none to be had; `WRITTEN`, and if it was None the
-bytes. In place of what it owes the worker may send a `Failure`.
+The conversation on the pipe: the worker is `Ready`; then for each `Chunk` of the pool it sends a `Result`. In place of
+what it owes it may send a `Failure`.
 """
 
 import os
+import pickle
 import signal
-import sys
 import threading
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
-from math import prod
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
-from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
-from typing import Any, TypeAlias, cast
-
-import numpy as np
 
 from embedrt.bundle.manifest import read_bundle
-from embedrt.run.runner import SENTENCE, Answer, Request, Runner
-from embedrt.types import Features
-
-# For every dict of arrays: their names, dtypes and shapes. The arrays lie one after the other in this order.
-Layout: TypeAlias = list[dict[str, tuple[str, tuple[int, ...]]]]
-WRITTEN = "written"
+from embedrt.run.request import Request
+from embedrt.run.runner import Runner
 
 
 @dataclass(frozen=True)
@@ -69,15 +59,6 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Computed:
-    """A chunk is done. What it came to has this layout and size; `truncated` is that of `Answer`."""
-
-    layout: Layout
-    size: int
-    truncated: list[int]
-
-
-@dataclass(frozen=True)
 class Failure:
     """An exception in strings: whatever it holds, these can be sent.
 
@@ -116,7 +97,6 @@ def serve(connection: Connection, settings: Settings) -> None:
     if settings.threads is not None:  # the tokenizer's threads too, of which there are none yet
         os.environ.setdefault("RAYON_NUM_THREADS", str(settings.threads))
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    memory: SharedMemory | None = None
     with suppress(EOFError, OSError):  # the pool is gone
         try:
             manifest = read_bundle(settings.folder, "never")  # the pool's process has
@@ -139,8 +119,10 @@ def serve(connection: Connection, settings: Settings) -> None:
         while True:
             chunk: Chunk = connection.recv()
             try:
-                answer = runners[chunk.route].answer(chunk.texts, chunk.request, first=chunk.first)
-                memory = _deliver(connection, answer, memory)
+                indexes = range(chunk.first, chunk.first + len(chunk.texts))
+                result = runners[chunk.route].run(chunk.texts, chunk.request, indexes=indexes)
+                # Arrays are copied once in protocol 5, and twice in the one that `send` takes.
+                connection.send_bytes(pickle.dumps(result, protocol=5))
             except BaseException as error:  # noqa: BLE001 - the pool raises it
                 connection.send(Failure.of(error))
 
@@ -151,57 +133,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _deliver(connection: Connection, answer: Answer, memory: SharedMemory | None) -> SharedMemory | None:
-    """Hands the arrays over; returns the block that is attached now."""
-    rows: list[Features] = [{SENTENCE: answer.values}] if isinstance(answer.values, np.ndarray) else answer.values
-    layout: Layout = [{name: (array.dtype.str, array.shape) for name, array in row.items()} for row in rows]
-    size = sum(array.nbytes for row in rows for array in row.values())
-    connection.send(Computed(layout, size, answer.truncated))
-    name: str | None = connection.recv()
-    if name is None:
-        data = bytearray(size)
-        pack(rows, memoryview(data))
-        connection.send(WRITTEN)
-        connection.send_bytes(data)
-        return memory
-    if memory is None or memory.name != name:
-        if memory is not None:
-            memory.close()
-        memory = _attach(name)
-    pack(rows, cast(memoryview, memory.buf))
-    connection.send(WRITTEN)
-    return memory
-
-
-def _attach(name: str) -> SharedMemory:
-    # The pool unlinks it. Before Python 3.13 an attached block is tracked as well, by the tracker that the pool's
-    # process shares with its children: there the name is one entry, which the pool removes.
-    if sys.version_info >= (3, 13):
-        return SharedMemory(name, track=False)
-    return SharedMemory(name)
-
-
-def pack(rows: list[Features], buffer: memoryview) -> None:
-    """Puts arrays one after the other into the buffer."""
-    start = 0
-    for row in rows:
-        for array in row.values():
-            buffer[start : start + array.nbytes] = memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]  # a Buffer from Python 3.12
-            start += array.nbytes
-
-
-def unpack(layout: Layout, buffer: "memoryview | bytes") -> list[Features]:
-    """Copies of the arrays that `pack` put into the buffer."""
-    start = 0
-
-    def take(dtype: str, shape: tuple[int, ...]) -> "np.ndarray[Any, Any]":
-        nonlocal start
-        stop = start + np.dtype(dtype).itemsize * prod(shape)
-        # No array refers to the buffer itself, which could not be closed then.
-        array: np.ndarray[Any, Any] = np.ndarray(shape, dtype, bytearray(buffer[start:stop]))
-        start = stop
-        return array
-
-    return [{name: take(*what) for name, what in row.items()} for row in layout]

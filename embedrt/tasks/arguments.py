@@ -1,20 +1,11 @@
-"""What the arguments of a call mean: checked, and looked up in the bundle."""
+"""Checks of single arguments: each returns a valid value, or raises an error that names the argument."""
 
-import logging
+import operator
 import warnings
 from typing import Any, get_args
 
-import numpy as np
-from numpy.typing import NDArray
+from embedrt.run.runner import Runner
 
-from embedrt.bundle.manifest import Manifest
-from embedrt.inputs.text import check_texts
-from embedrt.run.runner import SENTENCE, Request, Runner
-
-logger = logging.getLogger("embedrt")
-
-# The prompts that `encode_query` and `encode_document` look for, the first that the model has.
-_TASK_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
 # Arguments of sentence-transformers that have no meaning without torch, and what to do instead.
 _INSTEAD = {
     "modules": "embedrt runs exported models: build it with sentence-transformers, save it, then `embedrt export`",
@@ -25,16 +16,6 @@ _INSTEAD = {
     "config_kwargs": "the config is fixed by the export; change it in the repo and export again",
     "model_card_data": "push_to_hub writes the card from the bundle",
 }
-
-
-def passages(spans: Any, text: str) -> list[tuple[int, int]]:
-    """Pairs of characters, from and to, within the text, or an error that names the first other one."""
-    found = list(spans)
-    for i, span in enumerate(found):
-        pair = tuple(span) if isinstance(span, (tuple, list)) else ()
-        if len(pair) != 2 or not all(type(end) is int for end in pair) or not 0 <= pair[0] < pair[1] <= len(text):
-            raise ValueError(f"spans[{i}]: expected (from, to) within 0 and {len(text)} characters, got {span!r}")
-    return [(span[0], span[1]) for span in found]
 
 
 def refuse(**arguments: object) -> None:
@@ -49,11 +30,22 @@ def deprecated(old: str, new: str) -> None:
     warnings.warn(f"{old} is the old name of {new}", DeprecationWarning, stacklevel=3)
 
 
+def integer(value: Any) -> int | None:
+    """An integer of Python or numpy as an int; None for anything else, bool included."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
 def positive(value: Any, name: str) -> int:
     """A positive integer, or a ValueError."""
-    if type(value) is not int or value < 1:
+    number = integer(value)
+    if number is None or number < 1:
         raise ValueError(f"{name}: expected a positive integer, got {value!r}")
-    return value
+    return number
 
 
 def one_of(value: Any, literal: Any, name: str) -> Any:
@@ -70,89 +62,34 @@ def device_name(device: Any) -> str | None:
 
 
 def coordinates(value: Any, dim: int) -> int:
-    """How many coordinates to keep of `dim`, or a ValueError."""
-    if type(value) is not int or not 1 <= value <= dim:
+    """A number of coordinates to keep of `dim`, or a ValueError."""
+    number = integer(value)
+    if number is None or not 1 <= number <= dim:
         raise ValueError(f"truncate_dim: expected 1 to {dim} or None, got {value!r}")
-    return value
+    return number
 
 
 def length_for(runner: Runner, value: Any, name: str = "max_seq_length") -> int | None:
-    """A number of tokens that this route can read, or a ValueError: room for text, and not beyond its positions."""
+    """A number of tokens that a route can read, or a ValueError: room for text, and not beyond its positions."""
     least, limit = runner.tokenize.special_tokens + 1, runner.route.position_limit
+    number = integer(value)
     if value is None:
         fits = limit is None
     else:
-        fits = type(value) is int and least <= value and (limit is None or value <= limit)
+        fits = number is not None and least <= number and (limit is None or number <= limit)
     if not fits:
         allowed = f"{least} or more, or None" if limit is None else f"{least} to {limit}, its positions"
         raise ValueError(f"{name}: expected {allowed}, got {value!r}")
-    length: int | None = value
-    return length
+    return number
 
 
-def route_for(manifest: Manifest, task: str | None) -> str:
-    """The route that a task takes, or a ValueError that lists the tasks."""
-    if task is not None and not isinstance(task, str):
-        raise TypeError(f"task: expected str or None, got {type(task).__name__}")
-    name = "" if task is None else task
-    if name not in manifest.tasks:
-        known = ", ".join(repr(known) for known in manifest.tasks if known)
-        raise ValueError(
-            f"task: {task!r} is unknown; known: {known}"
-            if task
-            else f"task: this model treats texts by task and has no default; one of {known} is needed"
-        )
-    return manifest.tasks[name]
-
-
-def task_prompt(prompts: dict[str, str], task: str, name: str | None, prompt: str | None) -> str | None:
-    """The name of the prompt for a task, where the call gives neither name nor prompt."""
-    if name is not None or prompt is not None:
-        return name
-    return next((name for name in _TASK_PROMPTS[task] if name in prompts), None)
-
-
-def prompt_for(prompts: dict[str, str], default: str | None, name: str | None, prompt: str | None) -> str:
-    """The prompt that goes before every text of a call.
-
-    Args:
-        prompts: The model's prompts by name.
-        default: The name of the one to take if the call gives neither.
-        name: `prompt_name` of the call.
-        prompt: `prompt` of the call, which wins.
-
-    Raises:
-        TypeError: It is not a str.
-        ValueError: The name is unknown.
-    """
-    if prompt is not None and name is not None:
-        logger.warning("both prompt and prompt_name are given; prompt wins")
-    if prompt is None:
-        name = default if name is None else name
-        if name is None:
-            return ""
-        if not isinstance(name, str) or name not in prompts:
-            raise ValueError(f"prompt_name: {name!r} is unknown; known: {', '.join(map(repr, prompts))}")
-        prompt = prompts[name]
-    if not isinstance(prompt, str):
-        raise TypeError(f"prompt: expected str or None, got {type(prompt).__name__}")
-    check_texts(prompt, "prompt")
-    return prompt
-
-
-def ranges_for(manifest: Manifest, ranges: NDArray[Any] | None, route: str, request: Request) -> NDArray[Any] | None:
-    """The ranges for int8 and uint8 vectors: the call's, else the bundle's; None if it has none.
-
-    Raises:
-        ValueError: The bundle's are of other vectors than the request's.
-    """
-    kept = manifest.vector_ranges
-    if ranges is not None or kept is None or request.output_value != SENTENCE:
-        return ranges
-    scaled = not manifest.routes[route].normalized or request.dim < manifest.dim
-    if request.normalize_embeddings and scaled:
-        raise ValueError(
-            "ranges: those in the bundle are of vectors as the model gives them, and normalize_embeddings scales them; "
-            "give the ranges of normalized vectors"
-        )
-    return np.asarray(kept, np.float32)[:, : request.dim]
+def passages(spans: Any, text: str) -> list[tuple[int, int]]:
+    """Pairs of characters, from and to, within the text, or an error that names the first other one."""
+    found = []
+    for i, span in enumerate(spans):
+        ends = [integer(end) for end in span] if isinstance(span, (tuple, list)) else []
+        start, end = ends if len(ends) == 2 else (None, None)
+        if start is None or end is None or not 0 <= start < end <= len(text):
+            raise ValueError(f"spans[{i}]: expected (from, to) within 0 and {len(text)} characters, got {span!r}")
+        found.append((start, end))
+    return found

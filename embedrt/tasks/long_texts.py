@@ -1,29 +1,29 @@
 """Texts that are longer than the model reads: split into windows, or read once and pooled by passages."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from embedrt.bundle.manifest import Route
-from embedrt.inputs.text import Reading, Tokens, check_texts
-from embedrt.run.runner import SENTENCE, TOKENS, Request, Runner, finished
-from embedrt.tasks.arguments import length_for, one_of, passages
-from embedrt.tasks.call import Call, Model, call_for
-from embedrt.types import Texts, Vectors
+from embedrt.inputs.text import check_texts
+from embedrt.inputs.windows import Span, Windows, cut
+from embedrt.run.runner import Runner
+from embedrt.tasks.arguments import integer, length_for, one_of, passages
+from embedrt.tasks.call import Call, Settings, call_for
+from embedrt.tasks.embed import finished, request_of
+from embedrt.types import SENTENCE, TOKENS, Texts, Vectors
 
 Combine = Literal["mean", "max", "none"]
-
-Span = tuple[int, int]
 
 # Texts whose windows are in memory at a time.
 _SLICE = 1024
 
 
 def encode_long(
-    model: Model,
+    model: Settings,
     texts: Texts,
     max_tokens: int | None = None,
     overlap: int = 0,
@@ -40,17 +40,23 @@ def encode_long(
     items, single = check_texts(texts)
     one_of(combine, Combine, "combine")
     call = call_for(
-        model, prompt_name, prompt, batch_size, SENTENCE, None, normalize_embeddings, truncate_dim, None, task, "ignore"
+        model,
+        prompt_name=prompt_name,
+        prompt=prompt,
+        batch_size=batch_size,
+        normalize_embeddings=normalize_embeddings,
+        truncate_dim=truncate_dim,
+        task=task,
     )
-    request = _windowed(model, call, max_tokens, overlap)
-    found = encode_windows(model.runners[call.route], items, request, overlap=overlap, combine=combine)
+    call, overlap = _windowed(model, call, max_tokens, overlap)
+    found = encode_windows(model.runners[call.route], items, call, overlap=overlap, combine=combine)
     if single:
         return found[0]
-    return found if combine == "none" else np.array(found, np.float32).reshape(len(items), request.dim)
+    return found if combine == "none" else np.array(found, np.float32).reshape(len(items), call.dim)
 
 
 def windows(
-    model: Model,
+    model: Settings,
     texts: Texts,
     max_tokens: int | None = None,
     overlap: int = 0,
@@ -61,17 +67,17 @@ def windows(
 ) -> list[Span] | list[list[Span]]:
     """The windows that `encode_long` cuts texts into; see `Embedder.windows`."""
     items, single = check_texts(texts)
-    call = call_for(model, prompt_name, prompt, 1, SENTENCE, None, False, None, None, task, "ignore")
-    request = _windowed(model, call, max_tokens, overlap)
-    cut = split(model.runners[call.route], items, request, overlap=overlap)
+    call = call_for(model, prompt_name=prompt_name, prompt=prompt, task=task)
+    call, overlap = _windowed(model, call, max_tokens, overlap)
+    parts = _cut(model.runners[call.route], items, call, overlap)
     found: list[list[Span]] = [[] for _ in items]
-    for owner, span in zip(cut.owners, cut.spans, strict=True):
+    for owner, span in zip(parts.owners, parts.spans, strict=True):
         found[owner].append(span)
     return found[0] if single else found
 
 
 def encode_chunks(
-    model: Model,
+    model: Settings,
     text: str,
     spans: Iterable[Span],
     prompt_name: str | None = None,
@@ -84,48 +90,36 @@ def encode_chunks(
     """One vector for each passage of a text; see `Embedder.encode_chunks`."""
     check_texts([text], "text")
     call = call_for(
-        model, prompt_name, prompt, 1, TOKENS, None, normalize_embeddings, truncate_dim, None, task, "error"
+        model,
+        prompt_name=prompt_name,
+        prompt=prompt,
+        output_value=TOKENS,
+        normalize_embeddings=normalize_embeddings,
+        truncate_dim=truncate_dim,
+        task=task,
+        on_truncation="error",
     )
     runner = model.runners[call.route]
     require_mean_pooling(runner.route)
-    return encode_spans(runner, text, passages(spans, text), call.request)
+    return encode_spans(runner, text, passages(spans, text), call)
 
 
-def _windowed(model: Model, call: Call, max_tokens: int | None, overlap: int) -> Request:
+def _windowed(model: Settings, call: Call, max_tokens: int | None, overlap: int) -> tuple[Call, int]:
     if max_tokens is not None:
-        length = length_for(model.runners[call.route], max_tokens, "max_tokens")
-        call = replace(call, request=replace(call.request, max_seq_length=length))
-    if type(overlap) is not int or overlap < 0:
+        call = replace(call, max_seq_length=length_for(model.runners[call.route], max_tokens, "max_tokens"))
+    number = integer(overlap)
+    if number is None or number < 0:
         raise ValueError(f"overlap: expected 0 or more, got {overlap!r}")
-    return call.request
+    return call, number
 
 
-@dataclass(frozen=True)
-class Windows:
-    """Texts cut into windows that the model can read.
-
-    Attributes:
-        tokens: The token ids of every window, each with the special tokens and the prompt.
-        owners: For every window the index of its text.
-        spans: For every window the characters of its text, from and to.
-        weights: For every window how many tokens of its text are in it.
-    """
-
-    tokens: Tokens
-    owners: list[int]
-    spans: list[Span]
-    weights: list[int]
-
-
-def encode_windows(
-    runner: Runner, texts: list[str], request: Request, *, overlap: int, combine: Combine
-) -> list[Vectors]:
+def encode_windows(runner: Runner, texts: list[str], call: Call, *, overlap: int, combine: Combine) -> list[Vectors]:
     """The vectors of texts of any length.
 
     Args:
         runner: The route.
         texts: The texts.
-        request: What is wanted; its `max_seq_length` is the length of a window.
+        call: The options; its `max_seq_length` is the length of a window.
         overlap: Tokens that a window shares with the one before.
         combine: "mean" of a text's windows, weighted by their tokens; "max" in every coordinate; or "none".
 
@@ -133,19 +127,20 @@ def encode_windows(
         For every text `[dim]`, or with "none" `[windows, dim]`.
     """
     found: list[Vectors] = []
-    raw = replace(request, dim=runner.dim, normalize_embeddings=False)
+    width = runner.widths[SENTENCE]
+    raw = request_of(replace(call, dim=width, normalize=False))
     for start in range(0, len(texts), _SLICE):
         part = texts[start : start + _SLICE]
-        cut = split(runner, part, request, overlap=overlap)
-        values: Any = runner.answer_tokens(cut.tokens, [start + i for i in cut.owners], raw).values
-        weights = np.asarray(cut.weights, np.float32)
-        for first, end in pairwise(np.searchsorted(cut.owners, range(len(part) + 1))):
+        windows = _cut(runner, part, call, overlap)
+        values: Vectors = runner.run(windows.tokens, raw, indexes=[start + i for i in windows.owners]).values
+        weights = np.asarray(windows.weights, np.float32)
+        for first, end in pairwise(np.searchsorted(windows.owners, range(len(part) + 1))):
             vectors: Vectors = values[first:end]
             if combine != "none":
                 vectors = vectors[0] if end - first == 1 else _combined(vectors, weights[first:end], combine)
                 if runner.route.normalized and end - first > 1:
-                    vectors = finished(vectors, runner.dim, normalize=True)
-            found.append(finished(vectors, request.dim, normalize=request.normalize_embeddings))
+                    vectors = finished(vectors, width, normalize=True)
+            found.append(finished(vectors, call.dim, normalize=call.normalize))
     return found
 
 
@@ -154,67 +149,9 @@ def _combined(vectors: Vectors, weights: Vectors, combine: Combine) -> Vectors:
     return one
 
 
-def split(runner: Runner, texts: list[str], request: Request, *, overlap: int) -> Windows:
-    """Cuts texts at token boundaries into windows of at most `max_seq_length` tokens; what fits is one window.
-
-    Raises:
-        ValueError: The prompt leaves no room for text, or the overlap no room to go on.
-    """
-    prompt, length = request.prompt, request.max_seq_length
-    whole = runner.tokenizer(None)
-    if length is not None:
-        _room(length, len(whole([prompt]).ids[0]), overlap)  # before any work
-    tokens = runner.tokenizer(length)([prompt + text for text in texts])
-    ids: list[list[int]] = []
-    type_ids: list[list[int]] = []
-    owners: list[int] = []
-    spans: list[Span] = []
-    weights: list[int] = []
-    is_long = set(tokens.truncated)
-    for i, text in enumerate(texts):
-        if i not in is_long:
-            ids.append(tokens.ids[i])
-            type_ids.append([] if tokens.type_ids is None else tokens.type_ids[i])
-            owners.append(i)
-            spans.append((0, len(text)))
-            weights.append(len(tokens.ids[i]))
-            continue
-        reading = whole.read(prompt + text)
-        for places, body in _windows(reading, len(prompt), length or 0, overlap):
-            ids.append([reading.ids[place] for place in places])
-            type_ids.append([reading.type_ids[place] for place in places])
-            owners.append(i)
-            spans.append((reading.spans[body[0]][0] - len(prompt), reading.spans[body[-1]][1] - len(prompt)))
-            weights.append(len(body))
-    return Windows(Tokens(ids, None if tokens.type_ids is None else type_ids, []), owners, spans, weights)
-
-
-def _room(length: int, others: int, overlap: int) -> int:
-    """Tokens of text in a window of so many, beside the others, if that lets windows go on."""
-    room = length - others
-    if room < 1:
-        raise ValueError(f"max_tokens: {length} leaves no room for text beside {others} tokens of prompt and model")
-    if overlap >= room:
-        raise ValueError(f"overlap: expected 0 to {room - 1}, as a window has {room} tokens of text, got {overlap}")
-    return room
-
-
-def _windows(reading: Reading, prompt: int, length: int, overlap: int) -> list[tuple[list[int], range]]:
-    """The places of the tokens of each window, and those of them that are of the text.
-
-    Args:
-        reading: The tokens of prompt and text.
-        prompt: Characters of the prompt.
-        length: Tokens of a window.
-        overlap: Tokens that a window shares with the one before.
-    """
-    text = [place for place, span in enumerate(reading.spans) if not reading.special[place] and span[1] > prompt]
-    first, end = text[0], text[-1] + 1
-    head, tail = list(range(first)), list(range(end, len(reading.ids)))
-    room = _room(length, len(head) + len(tail), overlap)
-    starts = range(first, max(first + 1, end - overlap), room - overlap)
-    bodies = [range(start, min(start + room, end)) for start in starts]
-    return [([*head, *body, *tail], body) for body in bodies]
+def _cut(runner: Runner, texts: list[str], call: Call, overlap: int) -> Windows:
+    whole, window = runner.tokenizer(None), runner.tokenizer(call.max_seq_length)
+    return cut(texts, call.prompt, whole=whole, window=window, overlap=overlap)
 
 
 def _first_character(text: str, start: int) -> int:
@@ -241,14 +178,14 @@ def require_mean_pooling(route: Route) -> None:
         )
 
 
-def encode_spans(runner: Runner, text: str, spans: Sequence[Span], request: Request) -> Vectors:
+def encode_spans(runner: Runner, text: str, spans: Sequence[Span], call: Call) -> Vectors:
     """Late chunking: the text is read once, and the tokens of each passage are averaged.
 
     Args:
         runner: The route; `require_mean_pooling` holds for it.
         text: The text.
         spans: Its passages, in characters from and to.
-        request: What is wanted.
+        call: The options.
 
     Returns:
         float32 `[len(spans), dim]`.
@@ -257,17 +194,15 @@ def encode_spans(runner: Runner, text: str, spans: Sequence[Span], request: Requ
         ValueError: A passage has no token.
         TruncationError: The text is longer than the model reads.
     """
-    reading = runner.tokenizer(request.max_seq_length).read(request.prompt + text)
-    features: Any = runner.answer([text], request).values
-    tokens = features[0][TOKENS]
-    starts = np.array([_first_character(text, span[0] - len(request.prompt)) for span in reading.spans])
-    is_text = np.array(reading.special) == 0
+    reading = runner.tokenizer(call.max_seq_length).read(call.prompt + text)
+    (tokens,) = runner.run(reading.tokens, request_of(call)).values
+    starts = np.array([_first_character(text, start - len(call.prompt)) for start in reading.spans[:, 0].tolist()])
     vectors = np.empty((len(spans), tokens.shape[1]), np.float32)
     for i, (start, end) in enumerate(spans):
-        inside = is_text & (starts >= start) & (starts < end)
+        inside = ~reading.special & (starts >= start) & (starts < end)
         if not inside.any():
             raise ValueError(f"spans[{i}]: no token begins in characters {start} to {end}: {text[start:end][:40]!r}")
         vectors[i] = tokens[inside].mean(axis=0, dtype=np.float64)
     if runner.route.normalized:
-        vectors = finished(vectors, runner.dim, normalize=True)
-    return finished(vectors, request.dim, normalize=request.normalize_embeddings)
+        vectors = finished(vectors, runner.widths[SENTENCE], normalize=True)
+    return finished(vectors, call.dim, normalize=call.normalize)

@@ -1,14 +1,16 @@
 """Texts one after the other: a stream in bounded memory."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from numpy.typing import NDArray
 
 from embedrt.inputs.text import check_texts
-from embedrt.run.runner import SENTENCE
-from embedrt.tasks.call import Model, call_for
+from embedrt.run.request import Run
+from embedrt.tasks.call import Settings, call_for
+from embedrt.tasks.embed import embed
 from embedrt.types import OnTruncation, Precision
 
 # Texts that `encode_iter` reads at a time: few at first, so that the first vectors come soon.
@@ -16,7 +18,7 @@ _FIRST_WINDOW, _LARGEST_WINDOW = 64, 4096
 
 
 def encode_iter(
-    model: Model,
+    model: Settings,
     inputs: Iterable[str],
     prompt_name: str | None = None,
     prompt: str | None = None,
@@ -34,31 +36,31 @@ def encode_iter(
         raise TypeError("inputs: expected an iterable of str, got one str; use encode")
     call = call_for(
         model,
-        prompt_name,
-        prompt,
-        batch_size,
-        SENTENCE,
-        precision,
-        normalize_embeddings,
-        truncate_dim,
-        ranges,
-        task,
-        on_truncation,
+        prompt_name=prompt_name,
+        prompt=prompt,
+        batch_size=batch_size,
+        precision=precision,
+        normalize_embeddings=normalize_embeddings,
+        truncate_dim=truncate_dim,
+        ranges=ranges,
+        task=task,
+        on_truncation=on_truncation,
     )
     if call.ranges is None and precision in {"int8", "uint8"}:
         raise ValueError(
             f"precision: {precision!r} of a stream needs ranges=, or a calibrated bundle; run "
-            f"`embedrt calibrate {model.folder} --texts FILE`"
+            f"`embedrt ranges {model.folder} --texts FILE`"
         )
 
     def windows() -> Iterator[NDArray[Any]]:
         texts, size, done = iter(inputs), _FIRST_WINDOW, 0
         while window := list(islice(texts, size)):
             check_texts(window, first=done)
-            answer = model.runners[call.route].answer(window, call.request, first=done)
+            run: Run = partial(model.runners[call.route].run, indexes=range(done, done + len(window)))
+            result = embed(run, window, call)
             done += len(window)
-            call.report(answer.truncated, done)
-            for vector in call.stored(answer.values):
+            call.report(result.truncated, done)
+            for vector in result.values:
                 yield vector.copy()  # so that one kept vector does not keep its whole window
             size = min(2 * size, _LARGEST_WINDOW)
 

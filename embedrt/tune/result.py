@@ -7,6 +7,7 @@ import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from embedrt._version import __version__
 from embedrt.bundle.atomic import replace_files, staging
 from embedrt.bundle.manifest import FLOAT32, TUNED, Manifest
 from embedrt.bundle.reports import MEAN_COSINE, MIN_COSINE
@@ -154,8 +155,6 @@ class Found:
 
 def conditions(manifest: Manifest) -> Conditions:
     """Those of this process and a bundle."""
-    from embedrt import __version__
-
     contents = {"fingerprint": manifest.fingerprint, "files": {n: r.sha256 for n, r in sorted(manifest.files.items())}}
     kind, instructions = processor()
     return Conditions(

@@ -21,9 +21,10 @@ from embedrt.engine import Device
 from embedrt.engine.devices import DEVICES, find_device
 from embedrt.engine.machine import available_threads
 from embedrt.errors import DeviceError, EmbedrtError
-from embedrt.hub.local import resolve
+from embedrt.hub.resolve import resolve
 from embedrt.inputs.text import check_texts
 from embedrt.run.runner import Runner
+from embedrt.tasks.embed import graph_vectors
 from embedrt.tune import result as tuned
 from embedrt.tune.candidates import (
     FEWEST_TEXTS,
@@ -249,9 +250,9 @@ class _Search:
             if dtype == FLOAT32 or FLOAT32 not in self._manifest.dtypes:
                 verify_route(runner)
             else:
-                runner.encode(texts[:FEWEST_TEXTS])
+                graph_vectors(runner, texts[:FEWEST_TEXTS])
             start = perf_counter()
-            vectors.append(runner.encode(texts))
+            vectors.append(graph_vectors(runner, texts))
             if name == self._route:
                 took = (perf_counter() - start) / len(texts)
         return np.concatenate(vectors), took
@@ -289,9 +290,8 @@ class _Search:
                     done += part / (visits * len(running))
                     try:
                         runner = runner or self._warm(engine)
-                        runner.max_tokens = candidate.max_tokens
                         start = perf_counter()
-                        runner.encode(texts)
+                        graph_vectors(runner.with_max_tokens(candidate.max_tokens), texts)
                         rates[candidate].append(len(texts) / (perf_counter() - start))
                     except EmbedrtError as error:
                         self._exclude(str(candidate), error)
@@ -302,15 +302,15 @@ class _Search:
         """A runner whose sessions are made. At the first time one text alone is timed too."""
         dtype, device, threads = engine
         runner = Runner(self._folder, self._manifest.routes[self._route], self._manifest, device, dtype, threads)
-        runner.max_tokens = 1  # every text is a batch, so that every thread gets some
-        runner.encode(list(islice(cycle(self._texts), max(FEWEST_TEXTS, 2 * threads))))
+        single = runner.with_max_tokens(1)  # every text is a batch, so that every thread gets some
+        graph_vectors(single, list(islice(cycle(self._texts), max(FEWEST_TEXTS, 2 * threads))))
         if engine not in self._singles:
             text = sorted(self._texts, key=len)[len(self._texts) // 2]
-            runner.encode([text])
+            graph_vectors(single, [text])
             times: list[float] = []
             while len(times) < _SINGLES and sum(times) < _SINGLES_SECONDS:
                 start = perf_counter()
-                runner.encode([text])
+                graph_vectors(single, [text])
                 times.append(perf_counter() - start)
             self._singles[engine] = 1000 * float(np.median(times))
         return runner

@@ -22,7 +22,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # Fewer vectors than these tell little of the range of a coordinate.
 _ENOUGH = 100
 _STEPS = 255
-_REMEDY = "pass ranges=, calibration_embeddings= of many vectors, or calibrate the model once: embedrt calibrate"
+_REMEDY = "pass ranges=, calibration_embeddings= of many vectors, or measure them once: embedrt ranges"
 
 
 @overload

@@ -1,4 +1,4 @@
-"""Two sets of vectors of the same texts: how far apart they are, and what a search would find differently."""
+"""Differences between two sets of vectors of the same texts, and between the search results with them."""
 
 from dataclasses import dataclass
 
@@ -14,16 +14,16 @@ _CHUNK = 512
 
 @dataclass(frozen=True)
 class Difference:
-    """How two vectors of every text differ.
+    """Differences between two vectors of every text.
 
-    In the retrieval, every text is searched among the others by cosine, once in each set of vectors.
+    Every text is searched for among the others by cosine similarity, once with each set of vectors.
 
     Attributes:
-        cosine: Per text the cosine between its two vectors, float64 `[texts]`; 1 where both are zero.
-        max_abs_error: Per text the largest difference of a coordinate.
-        norm_error: Per text the difference of the two lengths.
-        overlap: Per text the share of the first ten found that are the same, in any order.
-        first_changed: Per text whether another one is found first.
+        cosine: Cosine similarity of the two vectors of each text, float64 `[texts]`; 1 where both are zero.
+        max_abs_error: Largest difference in a coordinate, for each text.
+        norm_error: Difference of the two norms, for each text.
+        overlap: Share of the first ten search results that are the same in any order, for each text.
+        first_changed: True for each text whose first search result is another one.
     """
 
     cosine: NDArray[np.float64]
@@ -34,7 +34,7 @@ class Difference:
 
 
 def difference(a: Vectors, b: Vectors) -> Difference:
-    """Compares two sets of vectors `[texts, dim]` of the same texts.
+    """Compare two sets of vectors `[texts, dim]` of the same texts.
 
     Raises:
         ValueError: Their shapes differ, or there are fewer than two texts.

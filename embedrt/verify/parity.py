@@ -5,7 +5,6 @@ Dtypes that are not exact are judged by cosine instead, over texts that they wer
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -15,10 +14,10 @@ from numpy.typing import NDArray
 
 from embedrt.bundle.manifest import Route, Variant
 from embedrt.bundle.reports import MEAN_COSINE, MIN_COSINE, ParityReport, QualityReport
-from embedrt.embedder import Embedder
 from embedrt.errors import BundleError, ParityError, QualityError
 from embedrt.run.runner import Runner
-from embedrt.types import Vectors
+from embedrt.tasks.embed import graph_vectors, graph_vectors_together
+from embedrt.types import SENTENCE, Vectors
 
 TOLERANCE = 1e-5
 """What float32 vectors may differ from the reference, in any coordinate of a vector of length 1."""
@@ -56,28 +55,13 @@ def save_reference(folder: Path, route: Route, texts: list[str], vectors: Vector
     np.save(folder / route.parity_vectors, vectors.astype(np.float32), allow_pickle=False)
 
 
-def parity_texts(embedder: Embedder) -> list[str]:
-    """The texts of the proof, of the route that calls without a task take, or of the first."""
-    route = embedder.manifest.routes.get(embedder.manifest.tasks.get("", ""))
-    route = next(iter(embedder.manifest.routes.values())) if route is None else route
-    return read_texts(embedder.folder, route)
-
-
-def verify(embedder: Embedder) -> Mapping[str, ParityReport | QualityReport]:
-    """Computes the bundle's own texts on this machine and compares them with the reference vectors in the bundle.
-
-    Returns:
-        A report for every route.
+def verify_route(runner: Runner) -> ParityReport | QualityReport:
+    """Compute the proof's texts on this machine and compare them with the reference vectors in the bundle.
 
     Raises:
         ParityError: A vector is beyond the tolerance of the export, or that of the dtype computed in.
         QualityError: The dtype is not exact, and its vectors are worse here than where it was exported.
     """
-    return {name: verify_route(runner) for name, runner in embedder.runners.items()}
-
-
-def verify_route(runner: Runner) -> ParityReport | QualityReport:
-    """The same for one route, in the dtype of its runner."""
     made = runner.variant.proof
     if isinstance(made, QualityReport):
         return _verify_quality(runner, made)
@@ -135,9 +119,9 @@ def compare(
     Raises:
         ParityError: An error is above the tolerance, or a cosine too small.
     """
-    counts = [len(ids) for ids in runner.tokenize(texts).ids]
-    alone = np.concatenate([runner.encode([text]) for text in texts])
-    planned = runner.encode(texts)
+    counts: list[int] = runner.tokenize(texts).lengths.tolist()
+    alone = np.concatenate([graph_vectors(runner, [text]) for text in texts])
+    planned = graph_vectors(runner, texts)
     padded = _among_others(runner, texts, counts)
     scale = _scale(reference)
     errors = np.maximum(np.abs(planned - reference), np.abs(alone - reference)).max(axis=1) / scale
@@ -178,11 +162,11 @@ def compare(
 def _among_others(runner: Runner, texts: list[str], counts: list[int]) -> Vectors:
     """Every text in one batch with texts of all lengths, so that the short ones are mostly padding."""
     by_length = np.argsort(counts, kind="stable")
-    vectors = np.empty((len(texts), runner.dim), np.float32)
+    vectors = np.empty((len(texts), runner.widths[SENTENCE]), np.float32)
     groups = -(-len(texts) // 4)
     for start in range(groups):
         rows = by_length[start::groups]
-        vectors[rows] = runner.encode_together([texts[i] for i in rows])
+        vectors[rows] = graph_vectors_together(runner, [texts[i] for i in rows])
     return vectors
 
 
@@ -203,14 +187,14 @@ def judge(lossy: Runner, texts: list[str], expected: Vectors, method: str) -> Qu
         expected: Their vectors in float32, `[len(texts), dim]`.
         method: How the dtype was made.
     """
-    planned = lossy.encode(texts)
-    alone = np.concatenate([lossy.encode([text]) for text in texts])
+    planned = graph_vectors(lossy, texts)
+    alone = np.concatenate([graph_vectors(lossy, [text]) for text in texts])
     found = cosines(planned, expected)
     odd = _over_proof(lossy)
     return QualityReport(
         method=method,
         texts=len(texts),
-        max_tokens=max(len(ids) for ids in lossy.tokenize(texts).ids),
+        max_tokens=int(lossy.tokenize(texts).lengths.max()),
         mean_cosine=float(found.mean()),
         min_cosine=float(found.min()),
         mean_cosine_allowed=MEAN_COSINE,
@@ -253,7 +237,7 @@ def _verify_quality(runner: Runner, made: QualityReport) -> QualityReport:
 def _over_proof(runner: Runner) -> NDArray[np.float64]:
     """Cosines to the reference vectors in the bundle."""
     reference = np.load(runner.folder / runner.route.parity_vectors, allow_pickle=False)
-    return cosines(runner.encode(read_texts(runner.folder, runner.route)), reference)
+    return cosines(graph_vectors(runner, read_texts(runner.folder, runner.route)), reference)
 
 
 def _scale(vectors: Vectors) -> float:

@@ -4,6 +4,7 @@ from embedrt.errors import MissingDependencyError
 
 try:
     from embedrt_export.pipeline import export
+    from embedrt_export.proof.reference import verify_with_sentence_transformers
 except ModuleNotFoundError as error:
     if error.name in {"onnx", "safetensors", "ml_dtypes"}:
         raise MissingDependencyError(
@@ -11,4 +12,4 @@ except ModuleNotFoundError as error:
         ) from error
     raise
 
-__all__ = ["export"]
+__all__ = ["export", "verify_with_sentence_transformers"]

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import embedrt
+from embedrt._version import __version__
 from embedrt.bundle.atomic import publish, staging
 from embedrt.bundle.manifest import (
     FLOAT32,
@@ -200,7 +200,7 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, wi
         fingerprint=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
         vector_ranges=None,
         made_with={
-            "embedrt": embedrt.__version__,
+            "embedrt": __version__,
             "python": platform.python_version(),
             **{package: version(package) for package in ("numpy", "onnx", "safetensors", "tokenizers")},
         },

@@ -26,7 +26,7 @@ FOREIGN = {
     "scipy",
     "sklearn",
 }
-ALLOWED = {"numpy", "tokenizers", "onnxruntime", "huggingface_hub", "tqdm", "embedrt"}
+ALLOWED = {"numpy", "tokenizers", "onnxruntime", "huggingface_hub", "tqdm", "click", "platformdirs", "embedrt"}
 OPTIONAL = {
     "safetensors": "files",
     "pyarrow": "files",
@@ -71,9 +71,14 @@ def test_a_folder_needs_no_hub_client(tiny_bundle: Path) -> None:
 
 
 def test_importing_is_light() -> None:
-    loaded = set(python("import sys, embedrt, embedrt.cli.main" + LOADED).split())
+    slow = FOREIGN | {"onnxruntime", "tokenizers", "huggingface_hub", "tqdm", "platformdirs", "embedrt_export"}
+    loaded = set(python("import sys, embedrt" + LOADED).split())
     assert "numpy" in loaded
-    assert loaded & (FOREIGN | {"onnxruntime", "tokenizers", "huggingface_hub", "tqdm", "embedrt_export"}) == set()
+    assert loaded & (slow | {"click"}) == set()
+    commands = "; from embedrt.cli.main import main; main(['--version']); main(['--help'])"
+    loaded = set(python("import sys" + commands + LOADED).splitlines()[-1].split())
+    assert "click" in loaded
+    assert loaded & slow == set()
 
 
 @pytest.mark.parametrize("block", ["None", "absent"])
@@ -222,7 +227,9 @@ SOURCES = sorted(RUNTIME.rglob("*.py"))
 
 
 def test_the_sources_are_found() -> None:
-    assert {"__init__", "manifest", "main", "embedder", "session", "local"} <= {path.stem for path in SOURCES}
+    assert {"__init__", "manifest", "main", "embedder", "session", "local", "resolve"} <= {
+        path.stem for path in SOURCES
+    }
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(RUNTIME).as_posix())
@@ -231,14 +238,16 @@ def test_the_sources_import_what_the_package_depends_on_and_nothing_else(path: P
         top = name.partition(".")[0]
         if top == "embedrt_export":
             assert inside, f"{path.name} imports the exporter when it is imported"
-            assert path.stem in {"commands", "local"}
+            assert path.stem == "resolve"
         elif top == "torch":  # on request, and for annotations
             assert (path.stem, inside) in {("torch_tensors", True), ("types", False)}
         else:
             assert top in ALLOWED or OPTIONAL.get(top) == path.stem or top in sys.stdlib_module_names, (
                 f"{path.name} imports {name}"
             )
-        if top in {"onnxruntime", "tokenizers", "huggingface_hub", "tqdm", *OPTIONAL}:
+        if top == "click":
+            assert path.parent.name == "cli", f"{path.name} imports click"
+        if top in {"onnxruntime", "tokenizers", "huggingface_hub", "tqdm", "platformdirs", *OPTIONAL}:
             assert inside, f"{path.name} imports {name} when it is imported"
         if top == "onnxruntime":
             assert path.stem == "session"

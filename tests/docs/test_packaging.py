@@ -82,7 +82,14 @@ def test_wheel_metadata(built: Path) -> None:
     def names(extra: str) -> set[str]:
         return {line.split(">")[0] for line in needed if line.endswith(extra)}
 
-    assert {line.split(">")[0] for line in needed if ";" not in line} == {"numpy", "tokenizers", "huggingface-hub"}
+    assert {line.split(">")[0] for line in needed if ";" not in line} == {
+        "numpy",
+        "tokenizers",
+        "huggingface-hub",
+        "click",
+        "platformdirs",
+        "tqdm",
+    }
     assert names("extra == 'cpu'") == {"onnxruntime"}
     assert names("extra == 'gpu'") == {"onnxruntime-gpu"}
     assert names("extra == 'export'") == {"onnx", "safetensors", "ml-dtypes"}

@@ -12,7 +12,7 @@ import pytest
 
 from embedrt import Embedder
 from embedrt.bundle.manifest import read_bundle
-from embedrt.verify.parity import verify
+from embedrt.verify.bundle import verify
 from embedrt_export import export
 from tests.kit.bodies import body_of, write_body
 from tests.kit.edits import edit_json
@@ -334,7 +334,7 @@ def test_local_files_only_asks_nothing(hub: Hub, client: Client, bundle_repo: Pa
 def test_without_the_extra_the_message_says_what_to_install(hub: Hub, client: Client, tiny_source: Path) -> None:
     hub.add(REPO, tiny_source)
     code = (
-        "import importlib.util as u, embedrt.hub.local as s; find = u.find_spec\n"
+        "import importlib.util as u, embedrt.hub.resolve as s; find = u.find_spec\n"
         "s.find_spec = lambda name: None if name == 'onnx' else find(name)\n"
         "import embedrt; embedrt.Embedder('org/tiny')"
     )

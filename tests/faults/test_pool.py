@@ -1,7 +1,6 @@
 """`ProcessPool` with real processes: the same vectors, and every way in which a worker, a call or a parent may end."""
 
 import copy
-import errno
 import gc
 import os
 import pickle
@@ -31,14 +30,14 @@ from embedrt.engine import machine
 from embedrt.engine.devices import DEVICES
 from embedrt.run import processes as pool_module
 from embedrt.run.processes import ProcessPool, default_devices
-from embedrt.run.runner import Request
-from embedrt.run.worker import Layout, pack, unpack
-from embedrt.types import Features
+from embedrt.run.request import Request
+from embedrt.tasks.embed import SentenceVectors
 from tests.kit import faulty_workers
 from tests.kit.bundles import change, copy_bundle, poison
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="FIFOs, signals and /proc")
 
+REQUEST = Request(SentenceVectors(32), 8)
 CLOSE = 2e-6  # another chunk is another batch
 TEXTS = [f"{word} by the river " * (i % 7) + word for i, word in enumerate(["cat", "money", "千里", "", "a\0b"] * 5)]
 CPUS = ["cpu", "cpu"]
@@ -163,7 +162,7 @@ class TestAnswers:
         assert tiny.encode([], pool=pool, output_value=None) == []
 
     def test_results_belong_to_the_caller(self, tiny: Embedder, pool: ProcessPool) -> None:
-        """The memory that they came through is used again."""
+        """Another call leaves them alone, and the caller may write into them."""
         first = tiny.encode(TEXTS, pool=pool, output_value=None)
         kept = copy.deepcopy(first)
         tiny.encode(TEXTS[::-1], pool=pool, output_value=None)
@@ -212,7 +211,7 @@ class TestAnswers:
     )
     def test_chunks(self, pool: ProcessPool, texts: int, size: int | None, chunks: list[int]) -> None:
         done: list[int] = []
-        pool.answer("default", ["a"] * texts, Request(8, 32), chunk_size=size, advance=done.append)
+        pool.run(["a"] * texts, REQUEST, chunk_size=size, advance=done.append)
         assert sorted(done, reverse=True) == chunks
 
     def test_the_bar_counts_texts(self, tiny: Embedder, pool: ProcessPool, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,17 +224,6 @@ class TestAnswers:
                 TEXTS, pool, None, "that is ", 4, 3, False, "float32", normalize_embeddings=True, truncate_dim=6
             )
         assert_same(vectors, tiny.encode(TEXTS, prompt="that is ", normalize_embeddings=True, truncate_dim=6))
-
-    def test_arrays_of_no_elements(self) -> None:
-        rows: list[Features] = [
-            {"a": np.empty((0, 3), np.float32), "b": np.arange(3)},
-            {},
-            {"a": np.ones((2, 3), np.float32)},
-        ]
-        buffer = bytearray(48)
-        pack(rows, memoryview(buffer))
-        layout: Layout = [{name: (array.dtype.str, array.shape) for name, array in row.items()} for row in rows]
-        assert_same(unpack(layout, bytes(buffer)), rows)
 
 
 class TestDevices:
@@ -277,11 +265,11 @@ class TestDevices:
             assert [settings.threads for settings in pool._settings] == [share] * 2
             assert pool.devices == CPUS
             with pytest.raises(ValueError, match=rf"^{share}\b"):
-                pool.answer("default", ["!tell RAYON_NUM_THREADS"], Request(8, 32))
+                pool.run(["!tell RAYON_NUM_THREADS"], REQUEST)
 
 
 class TestDeath:
-    @pytest.mark.parametrize("fault", ["die", "exit 3", "half a message", "half a result"])
+    @pytest.mark.parametrize("fault", ["die", "exit 3", "half a message"])
     def test_the_chunk_is_tried_once_more(
         self, tiny: Embedder, faulty: ProcessPool, fault: str, tmp_path: Path
     ) -> None:
@@ -335,7 +323,8 @@ class TestDeath:
         monkeypatch.setattr(pool_module, "serve", faulty_workers.serve)
         with tiny.start_multi_process_pool(["cpu"] * 3) as pool:
             texts = [*orders, "one cat", "two"]
-            answer = pool.answer("default", texts, Request(tiny.max_seq_length, 32), chunk_size=1, advance=kill_both)
+            request = Request(SentenceVectors(32), tiny.max_seq_length)
+            answer = pool.run(texts, request, chunk_size=1, advance=kill_both)
             assert_same(answer.values, tiny.encode(texts))
 
     def test_an_idle_death_is_no_suspicion(self, tiny: Embedder, faulty: ProcessPool, tmp_path: Path) -> None:
@@ -355,12 +344,12 @@ class TestExceptions:
             (
                 "unpicklable",
                 PoolError,
-                "texts[0:1]: a worker on 'cpu' failed with faulty_workers.UnpicklableError: code 3, none",
+                "texts[0:1]: a worker on 'cpu' failed with tests.kit.faulty_workers.UnpicklableError: code 3, none",
             ),
             (
                 "speechless",
                 PoolError,
-                "texts[0:1]: a worker on 'cpu' failed with faulty_workers.SpeechlessError: an exception without a text",
+                "texts[0:1]: a worker on 'cpu' failed with tests.kit.faulty_workers.SpeechlessError: an exception",
             ),
             (
                 "unicode",
@@ -375,7 +364,7 @@ class TestExceptions:
     ) -> None:
         before = faulty.processes
         with pytest.raises(kind) as caught:
-            faulty.answer("default", [f"!{order}"], Request(8, 32))
+            faulty.run([f"!{order}"], REQUEST)
         assert type(caught.value) is kind
         assert str(caught.value).startswith(message)
         trace = str(caught.value.__cause__)
@@ -383,7 +372,7 @@ class TestExceptions:
         assert "in obey" in trace
         if kind is not PoolError:
             assert caught.value.__notes__ == ["texts[0:1]: a worker on 'cpu' failed"]
-        assert faulty.answer("default", ["a"], Request(8, 32)).truncated == []
+        assert faulty.run(["a"], REQUEST).truncated == []
         assert len(faulty.processes) == len(before)
 
     def test_a_model_that_returns_nan_names_the_text(self, model: Embedder) -> None:
@@ -402,7 +391,7 @@ class TestExceptions:
 
         busy: list[int] = []
         with pytest.raises(ZeroDivisionError):
-            faulty.answer("default", [fifo.order, "one cat"], Request(8, 32), chunk_size=1, advance=interrupt)
+            faulty.run([fifo.order, "one cat"], REQUEST, chunk_size=1, advance=interrupt)
         assert ended(busy[0])
         assert_same(tiny.encode(TEXTS, pool=faulty), tiny.encode(TEXTS))
 
@@ -495,29 +484,6 @@ class TestClose:
                 use()
 
 
-class TestMemory:
-    def test_a_system_without_room_sends_through_the_pipe(
-        self, tiny: Embedder, pool: ProcessPool, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def full(*_: object) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        texts = [*TEXTS, *(text + " long" * 60 for text in TEXTS)]
-        monkeypatch.setattr(os, "posix_fallocate", full)
-        for value in ("token_embeddings", "sentence_embedding", None):
-            got = tiny.encode(texts, pool=pool, output_value=value, chunk_size=50)
-            assert_same(got, tiny.encode(texts, output_value=value))
-        monkeypatch.undo()
-        assert_same(tiny.encode(texts, pool=pool), tiny.encode(texts))
-
-    def test_blocks_have_no_name_that_could_be_left_behind(self, tiny: Embedder, pool: ProcessPool) -> None:
-        tiny.encode(TEXTS, pool=pool)
-        blocks = [worker._memory for worker in pool._workers if worker is not None]
-        names = {block.name for block in blocks if block is not None}
-        assert names
-        assert not any(Path("/dev/shm", name).exists() for name in names)
-
-
 def run_script(folder: Path, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs a script in a process of its own."""
     return subprocess.run(
@@ -548,14 +514,14 @@ ROUNDS = """
     from tests.kit import faulty_workers
     from embedrt.run import processes as pool_module
     from embedrt.run.processes import ProcessPool
-    from embedrt.run.runner import Request
+    from embedrt.run.request import Request
+    from embedrt.tasks.embed import SentenceVectors
 
     def state():
         gc.collect()
         return (
             sorted(os.listdir("/proc/self/fd")), threading.active_count(), multiprocessing.active_children(),
             Path(f"/proc/self/task/{os.getpid()}/children").read_text().split(),
-            Path("/proc/self/maps").read_text().count("psm_"),
         )
 
     class Stop(BaseException):
@@ -567,7 +533,7 @@ ROUNDS = """
     def encode(round, pool):
         fault = {0: ["a"], 1: ["!value x"], 2: ["!die"], 3: ["!unpicklable"]}.get(round % 5, ["a", "b"])
         advance = stop if round % 5 == 4 else lambda _: None
-        pool.answer("default", fault, Request(8, 1000), chunk_size=1, advance=advance)
+        pool.run(fault, Request(SentenceVectors(1000), 8), chunk_size=1, advance=advance)
 
     if __name__ == "__main__":
         pool_module.serve = faulty_workers.serve_lightly
@@ -592,7 +558,7 @@ class TestParents:
     """What the process that has the pool may do, as scripts."""
 
     def test_nothing_piles_up(self, tiny_bundle: Path, tmp_path: Path) -> None:
-        """Of 50 pools; a block that is left behind is told by Python's tracker on stderr."""
+        """Of 50 pools."""
         done = run_script(tmp_path, ROUNDS, tiny_bundle, 50)
         assert (done.stdout, done.stderr) == ("40\n", "")
 
@@ -635,7 +601,8 @@ class TestParents:
 
     def test_ctrl_c(self, tiny_bundle: Path, tmp_path: Path, fifo: Fifo) -> None:
         code = """
-            import signal, sys, embedrt, faulty_workers
+            import signal, sys, embedrt
+            from tests.kit import faulty_workers
             from embedrt.run import processes as pool_module
             if __name__ == "__main__":
                 signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background too
@@ -674,7 +641,8 @@ class TestParents:
 
     def test_a_parent_that_is_killed(self, tiny_bundle: Path, tmp_path: Path, fifo: Fifo) -> None:
         code = """
-            import sys, embedrt, faulty_workers
+            import sys, embedrt
+            from tests.kit import faulty_workers
             from embedrt.run import processes as pool_module
             if __name__ == "__main__":
                 pool_module.serve = faulty_workers.serve

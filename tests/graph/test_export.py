@@ -26,7 +26,7 @@ from embedrt.bundle.check import VERIFIED
 from embedrt.bundle.manifest import MANIFEST, read_bundle
 from embedrt.bundle.reports import ParityReport
 from embedrt.hub.local import stored, stored_path
-from embedrt.verify.parity import verify
+from embedrt.verify.bundle import verify
 from embedrt_export import export, pipeline
 from embedrt_export.dtypes import float32
 from embedrt_export.graph.builder import GraphBuilder

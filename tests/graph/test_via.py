@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from embedrt import Embedder
 from embedrt.errors import EmbedrtError, ExportError, MissingDependencyError, UnsupportedModelError
-from embedrt.verify.parity import verify
+from embedrt.verify.bundle import verify
 from embedrt_export import export
 from embedrt_export.onnx_backbone import optimum
 from embedrt_export.proof.texts import parity_texts

@@ -6,15 +6,13 @@ import struct
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, Never
 
-import numpy as np
-
 from embedrt.errors import NonFiniteError
 from embedrt.run import worker
-from embedrt.run.runner import Answer, Request, Runner
+from embedrt.run.request import Request, Result
+from embedrt.run.runner import Runner
 from embedrt.run.worker import Settings
 
 
@@ -47,19 +45,13 @@ def fail(error: Exception) -> Never:
 
 
 def half_a_message(connection: Connection) -> None:
-    """Lets the worker die in the middle of its next message."""
+    """Lets the worker die in the middle of its next result."""
 
-    def send(message: Any) -> None:
-        data = bytes(ForkingPickler.dumps(message))
+    def send_bytes(data: bytes) -> None:
         os.write(connection.fileno(), struct.pack("!i", len(data)) + data[: len(data) // 2])
         die()
 
-    connection.send = send  # type: ignore[method-assign, assignment]
-
-
-def half_a_result(_: Connection) -> None:
-    """Lets the worker die when it has the memory for its next result."""
-    worker.pack = lambda *_: die()
+    connection.send_bytes = send_bytes  # type: ignore[method-assign, assignment]
 
 
 FAULTS: dict[str, Callable[[Connection, str], Any]] = {
@@ -68,7 +60,6 @@ FAULTS: dict[str, Callable[[Connection, str], Any]] = {
     "leave": lambda connection, code: fail(SystemExit(int(code))),  # type: ignore[arg-type]
     "hold": lambda connection, fifo: hold(fifo),
     "half a message": lambda connection, _: half_a_message(connection),
-    "half a result": lambda connection, _: half_a_result(connection),
     "unpicklable": lambda connection, _: fail(UnpicklableError(3, remedy="none")),
     "speechless": lambda connection, _: fail(SpeechlessError()),
     "value": lambda connection, text: fail(ValueError(text)),
@@ -95,14 +86,14 @@ def obey(connection: Connection, text: str) -> None:
 
 def serve(connection: Connection, settings: Settings) -> None:
     """A worker that obeys its texts, then computes them."""
-    plain = Runner.answer
+    plain = Runner.run
 
-    def answer(self: Runner, texts: list[str], request: Request, **rest: Any) -> Answer:
+    def run(self: Runner, texts: list[str], request: Request, **rest: Any) -> Result:
         for text in texts:
             obey(connection, text)
         return plain(self, texts, request, **rest)
 
-    Runner.answer = answer  # type: ignore[method-assign]
+    Runner.run = run  # type: ignore[method-assign, assignment]
     worker.serve(connection, settings)
 
 
@@ -114,10 +105,12 @@ class Light:
 
     answer_with: Callable[[str], Any] = staticmethod(lambda _: None)
 
-    def answer(self, texts: list[str], request: Request, **_: object) -> Answer:
+    def run(self, texts: list[str], request: Request, **_: object) -> Result:
         for text in texts:
             Light.answer_with(text)
-        return Answer(np.full((len(texts), request.dim), len(texts), np.float32), [])
+        values = request.gather.start(len(texts))
+        values[:] = len(texts)
+        return Result(values, [])
 
 
 def serve_lightly(connection: Connection, settings: Settings) -> None:

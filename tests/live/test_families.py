@@ -14,7 +14,8 @@ from sentence_transformers import SentenceTransformer
 
 from embedrt import Embedder
 from embedrt.engine.session import onnxruntime
-from embedrt.run.planning import pad
+from embedrt.inputs.padding import pad
+from embedrt.inputs.text import Tokens, flat, offsets_of
 from embedrt_export import export
 from tests.kit.family_models import FAMILIES, REFERENCE, Case, as_transformers, cases, texts_for, write_repo
 
@@ -82,13 +83,14 @@ def padded(
     """Vectors of one batch that is padded on the given side, by the bundle's graph and by torch on the same ids."""
     ids = [embedder.tokenize(text)["input_ids"][0].tolist() for text in texts[::3]]
     longest = max(map(len, ids))
-    feeds = {
-        "input_ids": pad(ids, longest, fill=embedder.manifest.routes["default"].tokenization.pad_id, left=left),
-        "attention_mask": pad([[1] * len(row) for row in ids], longest, fill=0, left=left),
-    }
+    tokens = Tokens(flat(ids), offsets_of(np.array([len(row) for row in ids], np.int64)), None, [])
+    how = dataclasses.replace(
+        embedder.manifest.routes["default"].tokenization, padding_side="left" if left else "right"
+    )
+    feeds = pad(tokens, np.arange(len(ids)), longest, how)
     session = onnxruntime().InferenceSession(embedder.folder / "onnx/model.onnx", providers=["CPUExecutionProvider"])
-    found, tokens = session.run(["sentence_embedding", "token_embeddings"], feeds)
-    assert np.isfinite(tokens).all()
+    found, by_token = session.run(["sentence_embedding", "token_embeddings"], feeds)
+    assert np.isfinite(by_token).all()
     with torch.no_grad():
         reference = model({name: torch.from_numpy(values) for name, values in feeds.items()})["sentence_embedding"]
     return found, reference.numpy()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from embedrt import Embedder
-from embedrt.verify.parity import verify
+from embedrt.verify.bundle import verify
 from embedrt_export import export
 from embedrt_export.families import FAMILIES
 from embedrt_export.proof.texts import parity_texts

@@ -17,13 +17,14 @@ import embedrt
 from embedrt import Embedder
 from embedrt.bundle.manifest import MANIFEST, read_bundle
 from embedrt.cli import doctor
+from embedrt.cli.main import COMMANDS as COMMAND_TABLE
 from embedrt.cli.main import main
 from embedrt.hub import local as store
 from embedrt_export import export
 from tests.kit.bundles import change, copy_bundle, rehash
 from tests.kit.models import make_model
 
-COMMANDS = ("export", "encode", "info", "verify", "calibrate", "tune", "list", "remove", "doctor")
+COMMANDS = ("export", "encode", "info", "verify", "diff", "ranges", "tune", "list", "remove", "doctor")
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -58,7 +59,7 @@ def shell(command: str, *arguments: object, **options: Any) -> subprocess.Comple
 @pytest.fixture
 def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     def feed(text: str) -> None:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(text, newline=""))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
 
     return feed
 
@@ -88,14 +89,16 @@ class TestUsage:
     def test_help_lists_the_commands(self, run: Run) -> None:
         status, out, err = run("--help")
         assert (status, err) == (0, "")
-        assert [command for command in COMMANDS if re.search(rf"\n    {command}\s", out)] == list(COMMANDS)
+        assert [command for command in COMMANDS if re.search(rf"\n  {command}\s", out)] == list(COMMANDS)
 
     @pytest.mark.parametrize("command", COMMANDS)
     def test_help_of_every_command_has_an_example(self, run: Run, command: str) -> None:
         status, out, err = run(command, "--help")
         assert (status, err) == (0, "")
-        examples = out.partition("example")[2]
-        assert f"\n  embedrt {command}" in examples
+        examples = out.partition("\n  Examples:\n")[2]
+        assert examples.startswith(f"    embedrt {command}")
+        for line in examples.splitlines():
+            assert f"embedrt {command}" in line
 
     @pytest.mark.parametrize(
         "arguments",
@@ -109,7 +112,7 @@ class TestUsage:
             ["info"],
             ["info", "a", "b"],
             ["remove"],
-            ["calibrate", "a"],
+            ["ranges", "a"],
             ["tune"],
             ["tune", "a", "--show", "--clear"],
             ["tune", "a", "--seconds", "x"],
@@ -118,7 +121,25 @@ class TestUsage:
     def test_wrong_usage(self, run: Run, arguments: list[str]) -> None:
         status, out, err = run(*arguments)
         assert (status, out) == (2, "")
-        assert err.startswith("usage: embedrt")
+        assert err.startswith("Usage: embedrt")
+
+    @pytest.mark.parametrize(
+        ("arguments", "suggestion"),
+        [
+            (["exprt"], r"No such command 'exprt'\. Did you mean 'export'\?"),
+            (["encode", "--normalise", "a"], "No such option.* '?--normalise'?.* Did you mean '?--normalize'?.*"),
+            (["xyzzy"], r"No such command 'xyzzy'\."),
+        ],
+    )
+    def test_a_typo(self, run: Run, arguments: list[str], suggestion: str) -> None:
+        status, out, err = run(*arguments)
+        assert (status, out) == (2, "")
+        assert re.search(f"\nError: {suggestion}\n$", err)
+
+    def test_every_file_of_the_room_is_listed(self) -> None:
+        modules = {target.partition(":")[0].rpartition(".")[2] for target in COMMAND_TABLE.values()}
+        files = {path.stem for path in Path(doctor.__file__).parent.glob("*.py")}
+        assert modules == files - {"__init__", "main", "options"}
 
     def test_the_installed_command(self, tiny_bundle: Path) -> None:
         script = Path(sys.executable).with_name("embedrt")
@@ -213,7 +234,7 @@ class TestEncode:
             (["--prompt-name", "x"], "prompt_name: 'x' is unknown"),
             (["--truncate-dim", "99"], "truncate_dim: expected 1 to 32"),
             (["--threads", "0"], "threads: expected a positive integer"),
-            (["--device", "gpu"], "device: 'gpu' is unknown; known: auto, cpu"),
+            (["--device", "gpu"], "device: 'gpu' is unknown (did you mean 'cuda'?); known: auto, cpu"),
             (["--output", "absent/x.npy"], "--output: absent is not a folder"),
             (["\udcff"], "texts[1]: lone surrogate"),
         ],
@@ -250,8 +271,15 @@ class TestEncode:
         done = shell(r"printf 'a\377\n' | $EMBEDRT encode -m $1 -", tiny_bundle)
         assert done.returncode == 1
         assert done.stdout == ""
-        assert done.stderr.startswith("embedrt: ")
-        assert done.stderr.count("\n") == 1
+        assert done.stderr == (
+            "embedrt: standard input:1: expected UTF-8, got byte 0xff; convert the file to UTF-8, one text per line\n"
+        )
+
+    def test_a_closed_output(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        """Cron jobs and daemons may run without one."""
+        done = shell("$EMBEDRT encode -m $1 a --output $2 >&-", tiny_bundle, tmp_path / "x.npy")
+        assert (done.returncode, done.stderr.count("\n")) == (0, 1)
+        assert np.load(tmp_path / "x.npy").shape == (1, 32)
 
     def test_ascii_as_the_encoding_of_the_terminal(self, tiny_bundle: Path) -> None:
         done = shell("LC_ALL=C PYTHONUTF8=0 PYTHONIOENCODING=ascii $EMBEDRT info --json $1", tiny_bundle)
@@ -468,7 +496,7 @@ class TestDoctor:
         monkeypatch.setattr(doctor, "quota", lambda: 0.5)
         status, out, _ = run("doctor")
         assert status == 1
-        assert self.problems(out) == ["less than one processor is granted; expect long waits"]
+        assert self.problems(out) == ["less than one CPU core is granted; expect long waits"]
         assert "0.5 by cgroup limit" in out
 
     def test_no_engine(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

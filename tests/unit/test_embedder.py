@@ -33,6 +33,7 @@ from embedrt.engine import Batch, Device, session
 from embedrt.engine.devices import find_device
 from embedrt.errors import EngineError, OutOfMemory
 from embedrt.run import runner as runner_module
+from embedrt.tasks.embed import graph_vectors_together
 from embedrt.types import Vectors
 from embedrt_export import export
 from tests.kit.bundles import change, copy_bundle, edit_graph, poison, replace_output
@@ -195,11 +196,18 @@ class TestBatches:
         assert max(rows * length for rows, length in batches) <= 512
         assert len(batches) > 10
 
-    @pytest.mark.parametrize("batch_size", [0, -1, 1.0, "8", None, True])
+    @pytest.mark.parametrize("batch_size", [0, -1, 1.0, "8", None, True, np.int64(0), np.float64(8), np.bool_(True)])
     def test_a_wrong_batch_size(self, tiny: Embedder, batch_size: Any) -> None:
         with pytest.raises(ValueError, match="batch_size: expected a positive integer, got ") as caught:
             tiny.encode(["a"], batch_size=batch_size)
         assert repr(batch_size) in str(caught.value)
+
+    def test_integers_of_numpy_are_integers(self, tiny: Embedder, batches: list[tuple[int, ...]]) -> None:
+        options: dict[str, Any] = {"batch_size": np.int64(2), "truncate_dim": np.uint8(5)}
+        expected = tiny.encode(TEXTS, batch_size=2, truncate_dim=5)
+        batches.clear()
+        np.testing.assert_array_equal(tiny.encode(TEXTS, **options), expected)
+        assert max(rows for rows, _ in batches) == 2
 
     @pytest.mark.parametrize("size", [1, 3, 8, 9])
     def test_slices_change_nothing(self, model: Embedder, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
@@ -209,7 +217,7 @@ class TestBatches:
         assert_close(model.encode(texts), expected)
 
     def test_together_and_alone(self, tiny: Embedder) -> None:
-        assert_close(tiny.runners["default"].encode_together(TEXTS), one_by_one(tiny, TEXTS))
+        assert_close(graph_vectors_together(tiny.runners["default"], TEXTS), one_by_one(tiny, TEXTS))
 
     def test_counted_tokens_are_those_that_the_model_gets(self, tiny: Embedder) -> None:
         texts = ["", "one", "one two", "one " * 46, "one " * 47, "one " * 5000]
@@ -217,22 +225,6 @@ class TestBatches:
         feeds = tiny.tokenize("one two")
         assert {name: array.shape for name, array in feeds.items()} == {"input_ids": (1, 4), "attention_mask": (1, 4)}
         assert {array.dtype for array in feeds.values()} == {np.dtype(np.int64)}
-
-    def test_padding_on_the_left_and_token_types_reach_the_graph(self) -> None:
-        from embedrt.bundle.manifest import Tokenization
-        from embedrt.inputs.text import Tokens
-        from embedrt.run.planning import Batch
-        from embedrt.run.runner import batch_feeds
-
-        how = Tokenization(pad_id=9, padding_side="left", token_type_ids=True, pooling_mask=True, embedding_rows=10)
-        tokens = Tokens(ids=[[1, 2], [3], [4, 5]], type_ids=[[0, 1], [1], [0, 0]], truncated=[])
-        feeds = batch_feeds(how, tokens, Batch((0, 1), 3), 1)
-        assert {name: array.tolist() for name, array in feeds.items()} == {
-            "input_ids": [[9, 1, 2], [9, 9, 3]],
-            "attention_mask": [[0, 1, 1], [0, 0, 1]],
-            "token_type_ids": [[0, 0, 1], [0, 0, 1]],
-            "pooling_mask": [[0, 0, 1], [0, 0, 0]],
-        }
 
 
 class TestPrompts:

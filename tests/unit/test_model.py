@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from enum import Enum
+from math import prod
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -91,7 +92,7 @@ class TestConstructor:
         run, sizes = model.runners["default"].engine.run, []
 
         def note(batch: Batch, outputs: Sequence[str]) -> Any:
-            sizes.append(batch.shape[0] * batch.shape[1])
+            sizes.append(prod(batch.shape))
             return run(batch, outputs)
 
         monkeypatch.setattr(model.runners["default"].engine, "run", note)

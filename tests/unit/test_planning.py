@@ -1,4 +1,4 @@
-"""Batches: what holds for any lengths, any budget and any number of rows."""
+"""Plans: properties of batches for any lengths, any budget and any number of rows."""
 
 from itertools import pairwise
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from embedrt.run.planning import Batch, pad, padded_length, plan
+from embedrt.run.planning import padded_length, plan
 
 LENGTHS = st.lists(st.integers(0, 600), max_size=80)
 BUDGETS = st.integers(1, 2000)
@@ -18,7 +18,7 @@ ROWS = st.integers(1, 40)
 def test_every_row_is_in_exactly_one_batch(lengths: list[int], budget: int, rows: int) -> None:
     batches = plan(lengths, token_budget=budget, max_rows=rows)
     assert sorted(row for batch in batches for row in batch.rows) == list(range(len(lengths)))
-    assert all(batch.rows for batch in batches)
+    assert all(len(batch.rows) for batch in batches)
 
 
 @given(LENGTHS, BUDGETS, ROWS)
@@ -31,7 +31,7 @@ def test_no_batch_exceeds_its_limits(lengths: list[int], budget: int, rows: int)
 
 @given(LENGTHS, BUDGETS, ROWS)
 def test_longest_first_and_equal_lengths_in_order(lengths: list[int], budget: int, rows: int) -> None:
-    order = [row for batch in plan(lengths, token_budget=budget, max_rows=rows) for row in batch.rows]
+    order = [row for batch in plan(lengths, token_budget=budget, max_rows=rows) for row in batch.rows.tolist()]
     for before, after in pairwise(order):
         assert (lengths[before], after) > (lengths[after], before)
 
@@ -65,42 +65,19 @@ def test_batches_that_cost_nothing_have_no_padding(lengths: list[int], budget: i
     ("lengths", "batches"),
     [
         ([], []),
-        ([5], [Batch((0,), 5)]),
-        ([900], [Batch((0,), 900)]),
-        ([900, 900], [Batch((0,), 900), Batch((1,), 900)]),
-        ([3, 8, 3], [Batch((1, 0, 2), 8)]),  # 10 tokens of padding, which is less than a batch costs
-        ([3, 30, 3], [Batch((1,), 30), Batch((0, 2), 3)]),
-        ([50, 51, 1], [Batch((1,), 51), Batch((0,), 50), Batch((2,), 1)]),
-        ([1, 1, 1, 1, 1, 1], [Batch((0,), 1), Batch((1, 2, 3, 4, 5), 1)]),
+        ([5], [((0,), 5)]),
+        ([900], [((0,), 900)]),
+        ([900, 900], [((0,), 900), ((1,), 900)]),
+        ([3, 8, 3], [((1, 0, 2), 8)]),  # 10 tokens of padding, which is less than a batch costs
+        ([3, 30, 3], [((1,), 30), ((0, 2), 3)]),
+        ([50, 51, 1], [((1,), 51), ((0,), 50), ((2,), 1)]),
+        ([1, 1, 1, 1, 1, 1], [((0,), 1), ((1, 2, 3, 4, 5), 1)]),
     ],
 )
-def test_by_hand(lengths: list[int], batches: list[Batch]) -> None:
-    assert plan(lengths, token_budget=100, max_rows=5, run_cost=12) == batches
-
-
-SEQUENCES = st.lists(st.lists(st.integers(1, 2**62), max_size=9), min_size=1, max_size=6)
-
-
-@given(SEQUENCES, st.integers(0, 5), st.integers(-3, 0), st.booleans())
-def test_pad_keeps_sequences_and_fills_the_rest(sequences: list[list[int]], extra: int, fill: int, left: bool) -> None:
-    length = max(map(len, sequences)) + extra
-    padded = pad(sequences, length, fill=fill, left=left)
-    assert padded.shape == (len(sequences), length)
-    assert padded.dtype == np.int64
-    for row, sequence in zip(padded.tolist(), sequences, strict=True):
-        filling = [fill] * (length - len(sequence))
-        assert row == (filling + sequence if left else sequence + filling)
-
-
-def test_pad_by_hand() -> None:
-    assert pad([[1, 2], [], [3]], 3, fill=9, left=False).tolist() == [[1, 2, 9], [9, 9, 9], [3, 9, 9]]
-    assert pad([[1, 2], [], [3]], 3, fill=9, left=True).tolist() == [[9, 1, 2], [9, 9, 9], [9, 9, 3]]
-
-
-@pytest.mark.parametrize("left", [False, True])
-def test_pad_refuses_a_sequence_that_is_too_long(left: bool) -> None:
-    with pytest.raises(ValueError, match="broadcast"):
-        pad([[1, 2, 3, 4]], 3, fill=0, left=left)
+def test_by_hand(lengths: list[int], batches: list[tuple[tuple[int, ...], int]]) -> None:
+    found = plan(lengths, token_budget=100, max_rows=5, run_cost=12)
+    assert [(tuple(batch.rows), batch.length) for batch in found] == batches
+    assert all(batch.rows.dtype == np.int64 for batch in found)
 
 
 @given(st.integers(0, 20_000), st.integers(2, 64), st.one_of(st.none(), st.integers(0, 20_000)))
@@ -109,7 +86,18 @@ def test_a_padded_length_is_little_more_and_within_the_limit(length: int, step: 
     padded = padded_length(length, step, limit)
     assert length <= padded <= max(length + step - 1, length * 9 / 8)
     assert limit is None or padded <= max(length, limit)
-    assert padded_length(padded, step, limit) == padded
+    assert padded_length(length + 1, step, limit) >= padded
+
+
+@given(st.integers(0, 20_000), st.integers(1, 6), st.one_of(st.none(), st.integers(0, 20_000)))
+@example(length=241, exponent=4, limit=None)
+def test_a_padded_length_stays_as_it_is_for_steps_that_are_powers_of_two(
+    length: int, exponent: int, limit: int | None
+) -> None:
+    """For another step it may grow once more: 241 by 20 is 260, and that is 288."""
+    padded = padded_length(length, 1 << exponent, limit)
+    assert padded_length(padded, 1 << exponent, limit) == padded
+    assert padded % (1 << exponent) == 0 or padded in {length, limit}
 
 
 def test_padded_lengths_are_few() -> None:

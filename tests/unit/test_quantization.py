@@ -136,7 +136,7 @@ def test_nothing_to_quantize(precision: Precision) -> None:
 @pytest.mark.parametrize("precision", SCALARS)
 @pytest.mark.parametrize("alone", [some()[0], some(1), [some(1)], list(some(1))], ids=["1-D", "2-D", "tokens", "list"])
 def test_one_vector_has_no_ranges(alone: Any, precision: Precision) -> None:
-    with pytest.raises(ValueError, match=r"1 vectors have no range of values; pass ranges=, .* embedrt calibrate"):
+    with pytest.raises(ValueError, match=r"1 vectors have no range of values; pass ranges=, .* embedrt ranges"):
         quantize_embeddings(alone, precision)
 
 

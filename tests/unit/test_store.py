@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 from embedrt import BundleError, Embedder, ModelNotFoundError
 from embedrt.bundle.atomic import publish, staging, unfinished
 from embedrt.bundle.manifest import MANIFEST, read_bundle, read_manifest
-from embedrt.hub import local as store
 from embedrt.hub import remote as hub
-from embedrt.hub.local import home, remove, resolve, stored, stored_path
+from embedrt.hub import resolve as resolving
+from embedrt.hub.local import home, remove, stored, stored_path
+from embedrt.hub.resolve import resolve
 from tests.kit.bundles import change, copy_bundle
 
 DAY = 24 * 3600
@@ -45,33 +47,31 @@ class TestHome:
         monkeypatch.setenv("HOME", str(tmp_path))
         assert home() == tmp_path / "x"
 
+    @pytest.mark.skipif(sys.platform in {"win32", "darwin"}, reason="other platforms keep caches elsewhere")
     @pytest.mark.parametrize(
-        ("platform", "environment", "expected"),
+        ("environment", "expected"),
         [
-            ("linux", {}, "HOME/.cache/embedrt"),
-            ("linux", {"XDG_CACHE_HOME": "/xdg"}, "/xdg/embedrt"),
-            ("linux", {"XDG_CACHE_HOME": ""}, "HOME/.cache/embedrt"),
-            ("linux", {"EMBEDRT_HOME": ""}, "HOME/.cache/embedrt"),
-            ("darwin", {"XDG_CACHE_HOME": "/xdg"}, "HOME/Library/Caches/embedrt"),
-            ("win32", {"LOCALAPPDATA": "/local"}, "/local/embedrt/Cache"),
-            ("win32", {}, "HOME/AppData/Local/embedrt/Cache"),
+            ({}, "HOME/.cache/embedrt"),
+            ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/embedrt"),
+            ({"XDG_CACHE_HOME": ""}, "HOME/.cache/embedrt"),
+            ({"EMBEDRT_HOME": ""}, "HOME/.cache/embedrt"),
+            ({"EMBEDRT_HOME": "", "SENTENCE_TRANSFORMERS_HOME": "/st"}, "/st"),
         ],
     )
-    def test_each_platform_has_its_place(
-        self,
-        monkeypatch: pytest.MonkeyPatch,
-        tmp_path: Path,
-        platform: str,
-        environment: dict[str, str],
-        expected: str,
+    def test_the_place_on_linux(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, environment: dict[str, str], expected: str
     ) -> None:
-        for name in ("EMBEDRT_HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        for name in ("EMBEDRT_HOME", "SENTENCE_TRANSFORMERS_HOME", "XDG_CACHE_HOME"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("HOME", str(tmp_path))
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(sys, "platform", platform)
         assert home() == Path(expected.replace("HOME", str(tmp_path)))
+
+    def test_the_place_on_any_platform(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("EMBEDRT_HOME", "SENTENCE_TRANSFORMERS_HOME"):
+            monkeypatch.delenv(name, raising=False)
+        assert home() == platformdirs.user_cache_path("embedrt", appauthor=False)
 
 
 PART = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,6}[A-Za-z0-9_])?", fullmatch=True)
@@ -412,6 +412,50 @@ class TestResolve:
         assert resolve("org/bundle", revision="v2") == resolve("org/bundle@v2") == other
         assert fake_hub.asked == []
 
+    def test_a_cache_folder_comes_before_the_store(self, tiny_bundle: Path, tmp_path: Path, fake_hub: FakeHub) -> None:
+        """Clients that pass a folder of their own find what `embedrt export` put into the store."""
+        stored_one = put(tiny_bundle, "org/bundle")
+        assert resolve("org/bundle", cache_folder=tmp_path / "other") == stored_one
+        assert not (tmp_path / "other").exists()
+        own = stored_path("org/bundle", None, tmp_path / "other")
+        own.parent.mkdir(parents=True)
+        copy_bundle(tiny_bundle, own)
+        assert resolve("org/bundle", cache_folder=tmp_path / "other") == own
+        assert fake_hub.asked == []
+
+    def test_a_cache_folder_and_the_store_are_named(self, tmp_path: Path, own_store: Path) -> None:
+        with pytest.raises(
+            ModelNotFoundError, match=rf"is not in {tmp_path / 'other'} or the local store {own_store}, "
+        ):
+            resolve("org/model", cache_folder=tmp_path / "other", local_files_only=True)
+
+    def test_a_download_goes_to_the_cache_folder(self, tmp_path: Path, fake_hub: FakeHub) -> None:
+        folder = resolve("org/bundle", cache_folder=tmp_path / "other")
+        assert folder == stored_path("org/bundle", None, tmp_path / "other")
+        assert folder.is_relative_to(tmp_path / "other")
+        assert fake_hub.asked == ["org/bundle"]
+        assert stored() == {}
+
+    def test_a_revision_of_a_bundle_that_was_stored_without_one(self, tiny_bundle: Path, own_store: Path) -> None:
+        put(tiny_bundle, "org/model")
+        put(tiny_bundle, "org/model", "v2")
+        with pytest.raises(ModelNotFoundError) as caught:
+            resolve("org/model", revision="main", local_files_only=True)
+        assert str(caught.value) == (
+            f"'org/model' at revision 'main' is not in the local store {own_store} (it has 'org/model', "
+            "'org/model@v2'; leave out the revision to take it), and the network may not be used; where it may, run "
+            "`embedrt export org/model --revision main -o FOLDER` and copy the folder here"
+        )
+        with pytest.raises(
+            ModelNotFoundError, match=r"does not give it: .* \(it has 'org/model', 'org/model@v2'; leave"
+        ):
+            resolve("org/model@main")
+
+    def test_a_name_that_is_stored_at_a_revision_only(self, tiny_bundle: Path, own_store: Path) -> None:
+        put(tiny_bundle, "org/model", "v2")
+        with pytest.raises(ModelNotFoundError, match=rf"store {own_store} \(it has 'org/model@v2'\), and the network"):
+            resolve("org/model", local_files_only=True)
+
     def test_then_a_bundle_on_the_hub_which_is_stored(self, fake_hub: FakeHub, tiny: Embedder) -> None:
         folder = resolve("org/bundle")
         assert folder == stored_path("org/bundle")
@@ -453,7 +497,7 @@ class TestResolve:
     def test_without_the_extra_the_message_says_what_to_run(
         self, monkeypatch: pytest.MonkeyPatch, missing: str
     ) -> None:
-        monkeypatch.setattr(store, "find_spec", lambda name: None if name == missing else find_spec(name))
+        monkeypatch.setattr(resolving, "find_spec", lambda name: None if name == missing else find_spec(name))
         with pytest.raises(ModelNotFoundError) as caught:
             resolve("org/model")
         assert str(caught.value) == (

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from embedrt import BundleError, InferenceError
-from embedrt.inputs.text import TextTokenizer, check_texts, preview
+from embedrt.inputs.text import TextTokenizer, Tokens, check_texts, preview
 
 COLLECTIONS: dict[str, Callable[[list[str]], Any]] = {
     "list": list,
@@ -136,6 +136,11 @@ def test_preview_names_the_first_few() -> None:
     assert preview(range(10, 17)) == "texts[10], texts[11], texts[12], texts[13], texts[14] and 2 more"
 
 
+def rows_of(tokens: Tokens) -> list[list[int]]:
+    """The ids of each text, as a list."""
+    return [ids.tolist() for ids in np.split(tokens.ids, tokens.offsets[1:-1])] if len(tokens) else []
+
+
 Plain = Callable[[str], tuple[list[int], bool]]
 
 
@@ -214,9 +219,10 @@ def test_the_shortcut_for_long_texts_changes_nothing(both: tuple[TextTokenizer, 
     ours, plain = both
     tokens = ours(texts)
     expected = [plain(text) for text in texts]
-    assert tokens.ids == [ids for ids, _ in expected]
+    assert rows_of(tokens) == [ids for ids, _ in expected]
     assert tokens.truncated == [i for i, (_, cut) in enumerate(expected) if cut]
-    assert tokens.type_ids == [[0] * len(ids) for ids in tokens.ids]
+    assert tokens.type_ids is not None
+    assert tokens.type_ids.tolist() == [0] * len(tokens.ids)
 
 
 def spy(tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -275,8 +281,8 @@ def test_the_shortcut_is_not_taken_with_an_added_token_that_has_a_space(tiny_bun
     # As many tokens as fit; the head would end within the last of them, whose parts do not fit.
     texts = [" " * (HEAD - 18 - inside) + "a " * (LIMIT - 3) + "one two one" for inside in range(1, 11)]
     plain = plainly(path, LIMIT)
-    ids = TextTokenizer(path, max_seq_length=LIMIT, with_type_ids=False)(texts).ids
-    assert ids == [plain(text)[0] for text in texts]
+    tokens = TextTokenizer(path, max_seq_length=LIMIT, with_type_ids=False)(texts)
+    assert rows_of(tokens) == [plain(text)[0] for text in texts]
 
 
 @pytest.mark.parametrize("limit", [3, 8, 48])
@@ -285,14 +291,16 @@ def test_truncation_is_told_exactly(tokenizer_file: Path, limit: int) -> None:
     tokenizer = TextTokenizer(tokenizer_file, max_seq_length=limit, with_type_ids=False)
     texts = [" ".join(["one"] * count) for count in (limit - 3, limit - 2, limit - 1)]
     tokens = tokenizer(texts)
-    assert [len(ids) for ids in tokens.ids] == [limit - 1, limit, limit]
+    assert tokens.lengths.tolist() == [limit - 1, limit, limit]
     assert tokens.truncated == [2]
     assert tokens.type_ids is None
 
 
 def test_nothing_to_tokenize(tokenizer_file: Path) -> None:
     tokens = TextTokenizer(tokenizer_file, max_seq_length=8, with_type_ids=True)([])
-    assert (tokens.ids, tokens.type_ids, tokens.truncated) == ([], [], [])
+    assert tokens.type_ids is not None
+    assert (len(tokens), len(tokens.ids), len(tokens.type_ids), tokens.truncated) == (0, 0, 0, [])
+    assert (tokens.ids.dtype, tokens.offsets.tolist()) == (np.dtype(np.int32), [0])
 
 
 def test_what_the_file_says_about_padding_and_truncation_is_ignored(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -301,25 +309,23 @@ def test_what_the_file_says_about_padding_and_truncation_is_ignored(tiny_bundle:
     tokenizer.enable_truncation(4)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     tokens = TextTokenizer(tmp_path / "tokenizer.json", max_seq_length=8, with_type_ids=False)(["a", "a " * 20])
-    assert [len(ids) for ids in tokens.ids] == [3, 8]
+    assert tokens.lengths.tolist() == [3, 8]
 
 
 def test_truncation_on_the_left_keeps_the_end(tiny_bundle: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(tiny_bundle / "tokenizer.json"))
     tokenizer.enable_truncation(4, direction="left")
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    (ids,) = TextTokenizer(tmp_path / "tokenizer.json", max_seq_length=4, with_type_ids=False)(
-        ["one " * 300 + "two 3"]
-    ).ids
-    assert [tokenizer.id_to_token(i) for i in ids] == ["[CLS]", "two", "3", "[SEP]"]
+    tokens = TextTokenizer(tmp_path / "tokenizer.json", max_seq_length=4, with_type_ids=False)(["one " * 300 + "two 3"])
+    assert [tokenizer.id_to_token(i) for i in tokens.ids] == ["[CLS]", "two", "3", "[SEP]"]
 
 
 def test_eight_threads_at_once_equal_one(tokenizer_file: Path) -> None:
     tokenizer = TextTokenizer(tokenizer_file, max_seq_length=LIMIT, with_type_ids=True)
     texts = [[f"{'one two ' * (i % 40)} {i} {j}" for j in range(30)] for i in range(64)]
-    expected = [tokenizer(some) for some in texts]
+    expected = [rows_of(tokenizer(some)) for some in texts]
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(tokenizer, texts)) == expected
+        assert [rows_of(tokens) for tokens in pool.map(tokenizer, texts)] == expected
 
 
 class Panic(BaseException):
@@ -330,7 +336,7 @@ class Failing:
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
-    def encode_batch_fast(self, _: list[str]) -> list[Any]:
+    def encode_batch_fast(self, _: list[str], *, add_special_tokens: bool) -> list[Any]:
         raise self.error
 
 

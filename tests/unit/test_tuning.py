@@ -21,6 +21,7 @@ from embedrt.engine.devices import DEVICES
 from embedrt.engine.machine import available_threads
 from embedrt.engine.session import SessionEngine
 from embedrt.hub import local as store
+from embedrt.run.request import Request
 from embedrt.run.runner import Runner
 from embedrt.tune import result as tuned
 from embedrt.tune import search as tuning
@@ -99,13 +100,13 @@ class TestTune:
 
     def test_own_texts(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: set[str] = set()
-        encode: Any = Runner.encode
+        run: Any = Runner.run
 
-        def watched(self: Runner, texts: list[str]) -> Any:
+        def watched(self: Runner, texts: list[str], request: Request) -> Any:
             seen.update(texts)
-            return encode(self, texts)
+            return run(self, texts, request)
 
-        monkeypatch.setattr(Runner, "encode", watched)
+        monkeypatch.setattr(Runner, "run", watched)
         monkeypatch.setattr(tuning, "verify_route", lambda *_, **__: None)
         given = list(TEXTS)
         assert tuning.tune(bundle, given, seconds=QUICK).texts == 24
@@ -288,14 +289,14 @@ class TestDevices:
 
     def test_a_budget_that_fails_is_left_out(self, bundle: Path, twin: None, monkeypatch: pytest.MonkeyPatch) -> None:
         """As where a large batch does not fit into the memory of a GPU."""
-        answer: Any = Runner.encode
+        run: Any = Runner.run
 
-        def encode(self: Runner, texts: list[str]) -> Any:
+        def limited(self: Runner, texts: list[str], request: Request) -> Any:
             if self.engine.device.name == "twin" and self.max_tokens == 512:
                 raise InferenceError("out of memory\nand more")
-            return answer(self, texts)
+            return run(self, texts, request)
 
-        monkeypatch.setattr(Runner, "encode", encode)
+        monkeypatch.setattr(Runner, "run", limited)
         found = tuning.tune(bundle, TEXTS, seconds=QUICK)
         assert found.excluded == {f"float32 on twin, {available_threads()} threads, 512 tokens": "out of memory"}
         assert sorted(way.max_tokens for way in (*found.settings, *found.others) if way.device == "twin") == [

@@ -11,6 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from embedrt._version import __version__
+
 OPSET = 20  # has Gelu and LayerNormalization; every execution provider that embedrt names runs it
 _IR_VERSION = 9  # the one that opset 20 came with
 _INLINE_BYTES = 1024
@@ -191,8 +193,6 @@ class GraphBuilder:
         return names
 
     def _write(self, path: Path, nodes: list[onnx.NodeProto], outputs: list[onnx.ValueInfoProto]) -> None:
-        import embedrt
-
         self._data.flush()
         nodes = needed(nodes, [value.name for value in outputs])
         used = {name for node in nodes for name in names_read(node)}
@@ -204,7 +204,7 @@ class GraphBuilder:
             opset_imports=opsets,
             ir_version=max(_IR_VERSION, helper.find_min_ir_version_for(opsets, ignore_unknown=True)),
             producer_name="embedrt",
-            producer_version=embedrt.__version__,
+            producer_version=__version__,
         )
         onnx.save_model(model, path)
 

@@ -13,8 +13,9 @@ from onnx import TensorProto, helper
 from embedrt.engine import Batch
 from embedrt.engine.devices import find_device
 from embedrt.engine.session import SessionEngine
+from embedrt.inputs.padding import pad
 from embedrt.run.planning import plan
-from embedrt.run.runner import Runner, batch_feeds
+from embedrt.run.runner import Runner
 from embedrt_export.dtypes.int8.activations import Floats, Scheme
 from embedrt_export.graph.builder import DataFile, needed
 
@@ -112,10 +113,10 @@ def observe(
         engine = SessionEngine(path, find_device("cpu"))
         tokens = runner.tokenize(texts)
         rows: dict[str, list[Floats]] = {name: [] for name in values}
-        for batch in plan([len(ids) for ids in tokens.ids], token_budget=_BUDGET, max_rows=_BUDGET):
-            feeds = batch_feeds(runner.route.tokenization, tokens, batch)
-            real = feeds["attention_mask"].reshape(-1) == 1
-            for name, value in engine.run(Batch(feeds, alone=True), values).items():
+        for planned in plan(tokens.lengths, token_budget=_BUDGET, max_rows=_BUDGET):
+            batch = Batch(pad(tokens, planned.rows, planned.length, runner.route.tokenization), alone=True)
+            real = batch.feeds["attention_mask"].reshape(-1) == 1
+            for name, value in engine.run(batch, values).items():
                 if value.ndim == 2 and len(value) == len(real):
                     rows[name].append(value[real])
     finally:

@@ -106,7 +106,7 @@ def _enough(runner: Runner, texts: Sequence[str]) -> list[str]:
     for i in range(len(texts)):
         text = texts[i * step % len(texts)]
         chosen.append(text)
-        tokens += len(runner.tokenize([text]).ids[0])
+        tokens += len(runner.tokenize([text]).ids)
         if tokens >= _TOKENS:
             break
     return chosen
@@ -124,7 +124,7 @@ def _quantized(
     for product in products:
         readers.setdefault(product.x, []).append(product)
 
-    tokens = sum(map(len, runner.tokenize(texts).ids))
+    tokens = len(runner.tokenize(texts).ids)
     portions: list[list[str]] = []
     held = _HELD
     for x, (first, *_) in readers.items():

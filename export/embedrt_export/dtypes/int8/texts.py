@@ -7,6 +7,7 @@ from math import gcd
 from pathlib import Path
 
 from embedrt.errors import ExportError
+from embedrt.inputs.lines import read_lines
 
 OWN = Path(__file__).with_name("calibration.txt")
 FEWEST = 50
@@ -46,9 +47,9 @@ def read_texts(file: Path | None) -> Texts:
     """
     path = OWN if file is None else file
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        raise ExportError(f"{path}: not UTF-8: {error}; expected one text per line") from error
+        lines = [line.strip() for line in read_lines(path)]
+    except ValueError as error:
+        raise ExportError(str(error)) from error
     lines = [line for line in dict.fromkeys(lines) if line]
     if len(lines) < FEWEST:
         raise ExportError(f"{path}: {len(lines)} different lines; to calibrate takes {FEWEST} or more")

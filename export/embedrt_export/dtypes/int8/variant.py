@@ -8,6 +8,7 @@ from embedrt.bundle.manifest import Manifest, Route, Variant, record_files
 from embedrt.bundle.reports import QualityReport
 from embedrt.engine.int8_saturation import exact_config
 from embedrt.run.runner import Runner
+from embedrt.tasks.embed import graph_vectors
 from embedrt.types import Vectors
 from embedrt.verify.parity import judge
 from embedrt_export.dtypes.draft import Draft, Writer
@@ -24,7 +25,7 @@ def write(draft: Draft) -> Manifest:
     with DataFile(folder / DATA) as data:
         for name, route in manifest.routes.items():
             exact = Runner(folder, route, manifest, "cpu", proving=True)
-            judged = partial(_judge, folder, manifest, route, texts.held_back, exact.encode(texts.held_back))
+            judged = partial(_judge, folder, manifest, route, texts.held_back, graph_vectors(exact, texts.held_back))
             variant = quantize(folder, exact, texts, data, judged)
             routes[name] = dataclasses.replace(route, variants=(*route.variants, variant))
     written = {file for route in routes.values() for variant in route.variants_in(DTYPE) for file in variant.files}

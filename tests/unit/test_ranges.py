@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import embedrt
 from embedrt import BundleError, Embedder, ModelNotFoundError
 from embedrt.bundle.manifest import MANIFEST, Manifest, read_bundle, read_manifest, write_manifest
 from embedrt.cli.main import main
 from embedrt.hub import local as store
-from embedrt.tune.ranges import calibrate
 from embedrt_export import export
 from tests.kit.bundles import change, copy_bundle
 from tests.kit.models import make_model
@@ -36,21 +36,21 @@ def ranges_of(folder: Path) -> Any:
 
 
 def test_ranges_are_those_of_the_vectors(bundle: Path, tiny: Embedder) -> None:
-    assert calibrate(bundle, iter(TEXTS)) == bundle
+    assert embedrt.ranges(bundle, iter(TEXTS)) == bundle
     vectors = tiny.encode(TEXTS)
     np.testing.assert_array_equal(ranges_of(bundle), [vectors.min(axis=0), vectors.max(axis=0)])
 
 
 def test_nothing_else_changes(bundle: Path, tiny_bundle: Path, tiny: Embedder) -> None:
     before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file() and path.name != MANIFEST}
-    calibrate(bundle, TEXTS)
+    embedrt.ranges(bundle, TEXTS)
     assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file() and path.name != MANIFEST} == before
     assert dataclasses.replace(read_bundle(bundle), vector_ranges=None) == read_bundle(tiny_bundle)
     np.testing.assert_array_equal(Embedder(bundle).encode("the cat"), tiny.encode("the cat"))
 
 
 def test_an_int8_vector_does_not_depend_on_its_call(bundle: Path) -> None:
-    calibrate(bundle, TEXTS)
+    embedrt.ranges(bundle, TEXTS)
     embedder = Embedder(bundle)
     together = embedder.encode(TEXTS[:7], precision="int8")
     alone = np.stack([embedder.encode(text, precision="int8") for text in TEXTS[:7]])
@@ -64,11 +64,11 @@ def test_raw_vectors_before_truncation_with_the_prompt(tmp_path: Path) -> None:
     bundle = export(source, tmp_path / "b")
     change(bundle, lambda raw: raw.update(truncate_dim=16))
     embedder = Embedder(bundle)
-    calibrate(bundle, TEXTS)
+    embedrt.ranges(bundle, TEXTS)
     plain = embedder.encode(TEXTS, truncate_dim=32)
     assert not np.allclose(np.linalg.norm(plain, axis=1), 1)
     np.testing.assert_array_equal(ranges_of(bundle), [plain.min(axis=0), plain.max(axis=0)])
-    calibrate(bundle, TEXTS, "query")
+    embedrt.ranges(bundle, TEXTS, "query")
     queries = embedder.encode(TEXTS, "query", truncate_dim=32)
     np.testing.assert_array_equal(ranges_of(bundle), [queries.min(axis=0), queries.max(axis=0)])
     assert (queries.min(axis=0) != plain.min(axis=0)).any()
@@ -77,28 +77,28 @@ def test_raw_vectors_before_truncation_with_the_prompt(tmp_path: Path) -> None:
 @pytest.mark.parametrize("texts", [TEXTS[:99], [], "a text"])
 def test_too_few_texts(bundle: Path, texts: Any) -> None:
     count = 1 if isinstance(texts, str) else len(texts)
-    with pytest.raises(ValueError, match=f"texts: {count}, but ranges that hold for other texts need 100 or more"):
-        calibrate(bundle, texts)
+    with pytest.raises(ValueError, match=f"texts: expected at least 100, got {count}; ranges that hold"):
+        embedrt.ranges(bundle, texts)
     assert read_bundle(bundle).vector_ranges is None
 
 
 def test_just_enough_texts(bundle: Path) -> None:
-    calibrate(bundle, TEXTS[:100])
+    embedrt.ranges(bundle, TEXTS[:100])
     assert ranges_of(bundle).shape == (2, 32)
 
 
 def test_wrong_arguments(bundle: Path) -> None:
     with pytest.raises(ValueError, match="prompt_name: 'other' is unknown"):
-        calibrate(bundle, TEXTS, "other")
+        embedrt.ranges(bundle, TEXTS, "other")
     with pytest.raises(ModelNotFoundError, match="the network may not be used"):
-        calibrate("org/nothing", TEXTS)
+        embedrt.ranges("org/nothing", TEXTS)
 
 
 def test_a_name_in_the_store(tiny_bundle: Path) -> None:
     target = store.stored_path("org/tiny")
     target.parent.mkdir(parents=True)
     copy_bundle(tiny_bundle, target)
-    assert calibrate("org/tiny", TEXTS) == target
+    assert embedrt.ranges("org/tiny", TEXTS) == target
     assert ranges_of(target).shape == (2, 32)
 
 
@@ -111,8 +111,8 @@ def test_a_bundle_that_changed_meanwhile_is_left_alone(bundle: Path, monkeypatch
         return encode(self, *arguments, **options)
 
     monkeypatch.setattr(Embedder, "encode", replaced)
-    with pytest.raises(BundleError, match="was changed during the calibration; calibrate it again"):
-        calibrate(bundle, TEXTS)
+    with pytest.raises(BundleError, match="was changed while its ranges were measured; measure them again"):
+        embedrt.ranges(bundle, TEXTS)
     assert (read_bundle(bundle).name, read_bundle(bundle).vector_ranges) == ("another", None)
 
 
@@ -125,7 +125,7 @@ def test_the_manifest_is_replaced_whole_or_not_at_all(bundle: Path, monkeypatch:
 
     monkeypatch.setattr("embedrt.bundle.atomic.sync", full)
     with pytest.raises(OSError, match="disk full"):
-        calibrate(bundle, TEXTS)
+        embedrt.ranges(bundle, TEXTS)
     assert (bundle / MANIFEST).read_bytes() == before
     assert not list(bundle.glob(".*"))
 
@@ -185,7 +185,7 @@ def test_sound_ranges_are_drawn_too(tiny_bundle: Path, tmp_path: Path) -> None:
     ],
 )
 def test_damaged_ranges(bundle: Path, edit: Callable[[Any], Any], message: str) -> None:
-    calibrate(bundle, TEXTS)
+    embedrt.ranges(bundle, TEXTS)
     change(bundle, edit)
     with pytest.raises(BundleError, match=message):
         Embedder(bundle)
@@ -201,20 +201,20 @@ class TestCommand:
     def test_lines_of_a_file(
         self, bundle: Path, lines: Path, tiny: Embedder, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        assert main(["calibrate", str(bundle), "--texts", str(lines)]) == 0
-        assert capsys.readouterr() == (f"{bundle}: calibrated with 121 texts\n", "")
+        assert main(["ranges", str(bundle), "--texts", str(lines)]) == 0
+        assert capsys.readouterr() == (f"{bundle}: ranges measured over 121 texts\n", "")
         vectors = tiny.encode([*TEXTS, "漢字"])
         np.testing.assert_array_equal(ranges_of(bundle), [vectors.min(axis=0), vectors.max(axis=0)])
 
     def test_limit(self, bundle: Path, lines: Path, tiny: Embedder, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["calibrate", str(bundle), "--texts", str(lines), "--limit", "100"]) == 0
-        assert "calibrated with 100 texts" in capsys.readouterr().out
+        assert main(["ranges", str(bundle), "--texts", str(lines), "--limit", "100"]) == 0
+        assert "ranges measured over 100 texts" in capsys.readouterr().out
         np.testing.assert_array_equal(ranges_of(bundle)[1], tiny.encode(TEXTS[:100]).max(axis=0))
 
     def test_info_shows_it(self, bundle: Path, lines: Path, capsys: pytest.CaptureFixture[str]) -> None:
         main(["info", str(bundle)])
         assert "int8 ranges      not calibrated\n" in capsys.readouterr().out
-        main(["calibrate", str(bundle), "--texts", str(lines)])
+        main(["ranges", str(bundle), "--texts", str(lines)])
         main(["info", str(bundle)])
         assert "int8 ranges      calibrated\n" in capsys.readouterr().out
         main(["info", str(bundle), "--json"])
@@ -223,7 +223,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--limit", "99"], "texts: 99, but ranges"),
+            (["--limit", "99"], "texts: expected at least 100, got 99; ranges"),
             (["--limit", "0"], "--limit: expected a positive integer, got 0"),
             (["--prompt-name", "other"], "prompt_name: 'other' is unknown"),
             (["--task", "other"], "task: 'other' is unknown"),
@@ -232,10 +232,10 @@ class TestCommand:
     def test_errors(
         self, bundle: Path, lines: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
     ) -> None:
-        assert main(["calibrate", str(bundle), "--texts", str(lines), *options]) == 1
+        assert main(["ranges", str(bundle), "--texts", str(lines), *options]) == 1
         assert message in capsys.readouterr().err
         assert read_bundle(bundle).vector_ranges is None
 
     def test_no_such_file(self, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["calibrate", str(bundle), "--texts", "nowhere.txt"]) == 1
+        assert main(["ranges", str(bundle), "--texts", "nowhere.txt"]) == 1
         assert "nowhere.txt" in capsys.readouterr().err

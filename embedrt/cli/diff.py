@@ -1,0 +1,70 @@
+"""`embedrt diff`: the vectors of two bundles, dtypes or devices, compared."""
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+import embedrt
+from embedrt.cli import options
+from embedrt.inputs.lines import read_lines
+
+
+@click.command(
+    epilog=options.examples(
+        "embedrt diff before/ after/",
+        "embedrt diff bundle/ bundle/ --device cpu,cuda",
+        "embedrt diff bundle/ bundle/ --dtype float32,int8",
+        "embedrt diff before/ after/ --texts lines.txt",
+    )
+)
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@options.texts
+@options.task
+@click.option(
+    "--dtype",
+    metavar="DTYPE[,DTYPE]",
+    help="Of both bundles, or of A and of B.  [default: float32 where the bundle has it]",
+)
+@click.option(
+    "--device", default="auto", show_default=True, metavar="DEVICE[,DEVICE]", help="Of both bundles, or of A and of B."
+)
+@click.option("--worst", type=int, default=5, show_default=True, metavar="N", help="Texts to show.")
+def diff(a: str, b: str, texts: Path | None, task: str | None, dtype: str | None, device: str, worst: int) -> None:
+    """Compare the vectors of two bundles, dtypes or devices.
+
+    A and B are folders, or names in the local store; both may be the same. Without --texts, the texts of the proof in
+    A are taken. Every text is also searched for among the others, with the vectors of A and with those of B.
+    """
+    from embedrt.verify.bundle import parity_texts
+
+    dtypes = (None, None) if dtype is None else _pair(dtype, "--dtype")
+    first, second = (
+        embedrt.Embedder(name, on, dtype=number_format, local_files_only=True)
+        for name, on, number_format in zip((a, b), _pair(device, "--device"), dtypes, strict=True)
+    )
+    items = parity_texts(first) if texts is None else read_lines(texts)
+    found = embedrt.diff(first, second, items, task=task)
+    same = first.manifest.fingerprint == second.manifest.fingerprint
+    for label, model in (("A", first), ("B", second)):
+        print(f"{label}             {model.manifest.name}, {model.dtype} on {model.engine}")
+    print(f"fingerprints  {'equal' if same else 'different'}")
+    print(f"texts         {len(items)}")
+    print(f"cosine        min {found.cosine.min():.6f}, mean {found.cosine.mean():.6f}")
+    print(f"max error     {found.max_abs_error.max():.1e} in a coordinate")
+    print(f"norms         differ by up to {found.norm_error.max():.1e}")
+    print(f"top 10        {found.overlap.mean():.2%} the same; first one changed for {found.first_changed.mean():.2%}")
+    for i in np.argsort(found.cosine, kind="stable")[: max(worst, 0)]:
+        print(
+            f"  cosine {found.cosine[i]:.6f}, error {found.max_abs_error[i]:.1e}, top 10 {found.overlap[i]:.0%}: "
+            f"texts[{i}] = {items[i][:60]!r}"
+        )
+
+
+def _pair(value: str, name: str) -> tuple[str, str]:
+    """One value for both bundles, or one for each."""
+    parts = value.split(",")
+    if len(parts) > 2 or not all(parts):
+        raise ValueError(f"{name}: expected one value or two with a comma between them, got {value!r}")
+    return parts[0], parts[-1]

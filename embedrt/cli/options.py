@@ -1,0 +1,45 @@
+"""Options that several commands share, and the layout of examples in their help."""
+
+from pathlib import Path
+
+import click
+
+from embedrt import DEFAULT_MODEL
+
+FILE = click.Path(path_type=Path)
+
+bundle = click.argument("bundle", metavar="BUNDLE")
+model = click.option(
+    "-m",
+    "--model",
+    metavar="MODEL",
+    help=f"Bundle folder or model name.  [default: EMBEDRT_MODEL, else {DEFAULT_MODEL}]",
+)
+device = click.option(
+    "--device",
+    metavar="DEVICE",
+    help="auto, cpu, cuda, cuda:INDEX, coreml, mps, openvino, openvino:GPU or openvino:NPU.  [default: auto]",
+)
+threads = click.option(
+    "--threads", type=int, metavar="N", help="Threads to use.  [default: the cores that this process may use]"
+)
+dtype = click.option(
+    "--dtype",
+    metavar="DTYPE",
+    help="float32, float16, bfloat16, int8, or auto, the fastest that `embedrt tune` found good enough.  "
+    "[default: float32]",
+)
+task = click.option(
+    "--task",
+    metavar="TASK",
+    help="Kind of the texts, such as query or document, for models that treat them differently.",
+)
+_TEXTS = "Texts, one per line, UTF-8."
+texts = click.option("--texts", type=FILE, metavar="FILE", help=_TEXTS)
+required_texts = click.option("--texts", type=FILE, metavar="FILE", required=True, help=_TEXTS)
+prompt_name = click.option("--prompt-name", metavar="NAME", help="Prompt of the model to put before every text.")
+
+
+def examples(*commands: str) -> str:
+    """The end of a help text: one example a line, as written."""
+    return "\n".join(["\b", "Examples:", *(f"  {command}" for command in commands)])

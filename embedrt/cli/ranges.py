@@ -1,0 +1,52 @@
+"""`embedrt ranges`: ranges for int8 vectors, measured and kept in the bundle."""
+
+import sys
+from pathlib import Path
+
+import click
+
+import embedrt
+from embedrt.cli import options
+from embedrt.inputs.lines import read_lines
+
+
+@click.command(
+    epilog=options.examples(
+        "embedrt ranges bundle/ --texts lines.txt",
+        "embedrt ranges org/model --texts queries.txt --prompt-name query --limit 10000",
+    )
+)
+@options.bundle
+@options.required_texts
+@options.prompt_name
+@options.task
+@click.option("--limit", type=int, metavar="N", help="Take the first N lines.")
+@options.device
+@options.threads
+def ranges(
+    bundle: str,
+    texts: Path,
+    prompt_name: str | None,
+    task: str | None,
+    limit: int | None,
+    device: str | None,
+    threads: int | None,
+) -> None:
+    """Measure the ranges that int8 vectors need.
+
+    The range of every coordinate over these texts is written into the bundle, so that int8 and uint8 vectors do not
+    depend on the call. Take at least 100 texts like those to encode later. Nothing else in the bundle changes.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit: expected a positive integer, got {limit}")
+    items = read_lines(texts, limit)
+    folder = embedrt.ranges(
+        bundle,
+        items,
+        prompt_name,
+        task=task,
+        device=device,
+        threads=threads,
+        show_progress_bar=sys.stderr.isatty(),
+    )
+    print(f"{folder}: ranges measured over {len(items)} texts")

@@ -1,0 +1,32 @@
+"""`embedrt list` and `embedrt remove`: the bundles in the local store."""
+
+import sys
+
+import click
+
+from embedrt.bundle.manifest import Manifest
+from embedrt.cli import options
+from embedrt.hub import local as store
+
+
+@click.command("list", epilog=options.examples("embedrt list"))
+def list_bundles() -> None:
+    """List the bundles in the local store."""
+    found = store.stored()
+    if not found:
+        print(f"the store {store.home()} is empty; `embedrt export SOURCE` puts a bundle there", file=sys.stderr)
+    for name, manifest in found.items():
+        if isinstance(manifest, Manifest):
+            print(f"{name:50} {manifest.dim:5} dimensions  {', '.join(manifest.dtypes)}")
+        else:
+            print(f"{name:50} damaged: {manifest}")
+
+
+@click.command(epilog=options.examples("embedrt remove org/model", "embedrt remove org/model@v2"))
+@click.argument("name", metavar="NAME")
+def remove(name: str) -> None:
+    """Delete a bundle from the local store.
+
+    NAME is a name that `embedrt list` shows.
+    """
+    print(f"removed {store.remove(name)}")

@@ -1,0 +1,49 @@
+"""`embedrt verify`: files and vectors of a bundle, checked on this machine."""
+
+from typing import Literal
+
+import click
+
+import embedrt
+from embedrt.bundle.facts import of_route
+from embedrt.cli import options
+
+
+@click.command(
+    epilog=options.examples(
+        "embedrt verify bundle/",
+        "embedrt verify bundle/ --dtype int8 --device cpu",
+        "embedrt verify bundle/ --reference sentence-transformers",
+        "embedrt verify bundle/ --reference sentence-transformers --source ./my-model",
+    )
+)
+@options.bundle
+@click.option(
+    "--reference",
+    type=click.Choice(["bundle", "sentence-transformers"]),
+    default="bundle",
+    show_default=True,
+    help="Source of the reference vectors.",
+)
+@click.option("--source", metavar="SOURCE", help="Model for the reference.  [default: where the bundle's came from]")
+@options.device
+@options.dtype
+@options.threads
+def verify(
+    bundle: str,
+    reference: Literal["bundle", "sentence-transformers"],
+    source: str | None,
+    device: str | None,
+    dtype: str | None,
+    threads: int | None,
+) -> None:
+    """Check a bundle's files, and its vectors on this machine.
+
+    The vectors are compared with the reference vectors in the bundle, or with those of sentence-transformers. The
+    latter must be installed here, and the extra `export` too; the model that the bundle was made of is loaded again.
+    """
+    embedder = embedrt.Embedder(bundle, device, dtype=dtype, threads=threads, local_files_only=True)
+    reports = embedrt.verify(embedder, reference=reference, source=source)
+    print(f"files: {len(embedder.manifest.files)} as listed")
+    for name, report in reports.items():
+        print(f"{of_route(embedder.dtype, name)}: {report.summary}")

@@ -1,0 +1,136 @@
+"""From a model name to a bundle folder: a folder, the local store, the hub, or an export on the spot."""
+
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+from embedrt.bundle.atomic import publish, staging
+from embedrt.bundle.manifest import MANIFEST, read_bundle, read_manifest
+from embedrt.errors import ModelNotFoundError
+from embedrt.hub.local import home, parse, stored_path, stored_revisions
+
+# sentence-transformers looks here for names without an organization.
+_ORGANIZATION = "sentence-transformers"
+
+
+def resolve(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    cache_folder: str | Path | None = None,
+) -> Path:
+    """Find the bundle folder of a model; download or export it if need be.
+
+    Tried in this order: a folder; `cache_folder`, if given; the local store; a hub repo that is a bundle; an export of
+    a hub repo on the spot, if the extra `export` is installed. The last two put the bundle into `cache_folder` or the
+    store, and neither is tried where `local_files_only` or `HF_HUB_OFFLINE` is set. `name@revision` is another way to
+    give the revision. A name without an organization is also looked for among those of "sentence-transformers".
+
+    Args:
+        model: Folder or model name.
+        revision: Branch, tag or commit of a hub repo.
+        token: Hub token; None uses `HF_TOKEN` or the saved login.
+        local_files_only: Never use the network.
+        cache_folder: Another folder for bundles, in front of the local store.
+
+    Raises:
+        ModelNotFoundError: None of these has the model; the message says what to run.
+        ValueError: Two different revisions are given.
+    """
+    if not isinstance(model, (str, Path)):
+        raise TypeError(f"model_name_or_path: expected a str or a Path, got {type(model).__name__}")
+    folder = os.path.expanduser(model)  # noqa: PTH111 - pathlib raises where there is no such user, and where a
+    if os.path.isdir(folder):  # noqa: PTH112 - name is too long
+        return Path(folder)
+    parsed = parse(model) if isinstance(model, str) else None
+    if parsed is None:
+        raise ModelNotFoundError(f"{str(model)!r}: no such folder, and not a model name either")
+    base, named_revision = parsed
+    if named_revision and revision not in {None, named_revision}:
+        raise ValueError(f"revision: {revision!r}, but {model!r} names another")
+    revision = named_revision or revision
+    names = [base] if "/" in base else [base, f"{_ORGANIZATION}/{base}"]
+    for name in names:
+        for place in dict.fromkeys([home(cache_folder), home()]):
+            if ((found := stored_path(name, revision, place)) / MANIFEST).is_file():
+                return found
+    return _fetch(model, names, revision, token, local_files_only=local_files_only, cache_folder=cache_folder)
+
+
+def _fetch(
+    model: str | Path,
+    names: list[str],
+    revision: str | None,
+    token: str | bool | None,
+    *,
+    local_files_only: bool,
+    cache_folder: str | Path | None,
+) -> Path:
+    """Download the bundle, or export the model, of the first of these names that the hub has."""
+    from embedrt.hub import remote as hub
+
+    name = names[-1]
+    command = f"embedrt export {name}" + (f" --revision {revision}" if revision else "")
+    others = _other_revisions(names, revision)
+    if local_files_only or hub.offline():
+        raise ModelNotFoundError(
+            f"{_shown(model, revision)} is not in {_places(cache_folder)}{others}, and the network may "
+            f"not be used; where it may, run `{command} -o FOLDER` and copy the folder here"
+        )
+    try:
+        repo = hub.find(name, revision, token)
+    except ModelNotFoundError as error:
+        if name == names[0]:
+            raise ModelNotFoundError(f"{error}{others}") from error
+        name = names[0]
+        repo = hub.find(name, revision, token)
+    target = stored_path(name, revision, cache_folder)
+    if MANIFEST in repo.files:
+        with staging(target) as fresh:
+            hub.download(repo, token, [MANIFEST], fresh)
+            hub.download(repo, token, read_manifest(fresh).files, fresh)
+            shutil.rmtree(fresh / ".cache", ignore_errors=True)  # the hub client's bookkeeping
+            read_bundle(fresh, "always")
+            publish(fresh, target)
+        return target
+    if find_spec("onnx") is None or find_spec("safetensors") is None:
+        raise ModelNotFoundError(
+            f"{model!r} is on the hub as a model, and not as a bundle; run `pip install 'embedrt[export]'`, "
+            f"then `{command}`"
+        )
+    exported: Path = exporter().export(name, target, name=name, revision=revision, token=token)
+    return exported
+
+
+def _shown(model: str | Path, revision: str | None) -> str:
+    at = "" if revision is None or str(model).endswith(f"@{revision}") else f" at revision {revision!r}"
+    return f"{str(model)!r}{at}"
+
+
+def _places(cache_folder: str | Path | None) -> str:
+    store = f"the local store {home()}"
+    return store if home(cache_folder) == home() else f"{home(cache_folder)} or {store}"
+
+
+def _other_revisions(names: list[str], revision: str | None) -> str:
+    """A remark for a model that the store has, but under another revision."""
+    known = [name for base in names for name in stored_revisions(base)]
+    if not known:
+        return ""
+    remedy = "; leave out the revision to take it" if revision and known[0] in names else ""
+    return f" (it has {', '.join(map(repr, known))}{remedy})"
+
+
+def exporter() -> ModuleType:
+    """Import the export package; the runtime imports it nowhere else.
+
+    Raises:
+        MissingDependencyError: The extra `export` is not installed.
+    """
+    import embedrt_export
+
+    return embedrt_export

@@ -1,0 +1,174 @@
+"""`Tokenizer`: a bundle's tokenizer for scripts that were written for transformers."""
+
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedrt.bundle.manifest import Tokenization
+from embedrt.engine.machine import require_process
+from embedrt.inputs.padding import pad
+from embedrt.inputs.text import Tokens, check_texts, encode_batch, tokens_of
+
+_Padding = bool | Literal["longest", "max_length", "do_not_pad"]
+
+
+class Tokenizer:
+    """The part of a transformers tokenizer that scripts around sentence-transformers use. Safe to use from threads.
+
+    It tokenizes as the model does, prompts aside, and never changes what the model reads. Everything else that the
+    Rust tokenizer can do is at `backend_tokenizer`.
+
+    Args:
+        path: A `tokenizer.json`.
+        tokenization: The padding, and the inputs that the graph has.
+        model_max_length: Tokens to truncate to where a call names no number; None truncates nothing.
+
+    Attributes:
+        backend_tokenizer: The `tokenizers.Tokenizer`, a copy of this object's own.
+        model_max_length: As above.
+        padding_side: "left" or "right".
+        pad_token_id: The id of the padding.
+    """
+
+    def __init__(self, path: Path, tokenization: Tokenization, model_max_length: int | None) -> None:
+        import tokenizers
+
+        self.backend_tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        self._tokenizer.no_padding()
+        self._direction = (self._tokenizer.truncation or {}).get("direction", "right")
+        self._tokenization = tokenization
+        self._process = os.getpid()
+        self._lock = threading.Lock()  # the Rust object holds the length to truncate to
+        self.model_max_length = model_max_length
+        self.padding_side = tokenization.padding_side
+        self.pad_token_id = tokenization.pad_id
+
+    def __len__(self) -> int:
+        return len(self.get_vocab())
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens of the vocabulary, without the added ones."""
+        size: int = self._tokenizer.get_vocab_size(with_added_tokens=False)
+        return size
+
+    @property
+    def pad_token(self) -> str | None:
+        """The token of the padding; None if the vocabulary has none of its id."""
+        token: str | None = self._tokenizer.id_to_token(self.pad_token_id)
+        return token
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the arrays that a call returns."""
+        return ["input_ids", *(["token_type_ids"] if self._tokenization.token_type_ids else []), "attention_mask"]
+
+    def __call__(
+        self,
+        text: str | Iterable[str],
+        *,
+        padding: _Padding = False,
+        truncation: bool = False,
+        max_length: int | None = None,
+        add_special_tokens: bool = True,
+        return_tensors: Literal["np"] | None = None,
+    ) -> dict[str, Any]:
+        """Tokenizes texts for the model.
+
+        Args:
+            text: One str, or an iterable of str.
+            padding: True or "longest" pads to the longest text, "max_length" to `max_length`.
+            truncation: Whether to truncate to `max_length`.
+            max_length: Tokens of a text, special tokens included; None takes `model_max_length`.
+            add_special_tokens: Whether to add those of the model.
+            return_tensors: "np" gives int64 arrays `[texts, tokens]`; None gives lists.
+
+        Returns:
+            "input_ids", "attention_mask" and, if the model reads them, "token_type_ids".
+
+        Raises:
+            ValueError: An argument has another value, or arrays are asked for rows of different lengths.
+        """
+        texts, single = check_texts(text, "text")
+        if return_tensors not in (None, "np"):
+            raise ValueError(
+                f"return_tensors: expected 'np' or None, got {return_tensors!r}; torch.from_numpy converts"
+            )
+        if padding not in (True, False, "longest", "max_length", "do_not_pad"):
+            raise ValueError(f"padding: expected True, False, 'longest' or 'max_length', got {padding!r}")
+        if truncation not in (True, False):
+            raise ValueError(f"truncation: expected True or False, got {truncation!r}")
+        least = self._tokenizer.num_special_tokens_to_add(is_pair=False) + 1
+        if max_length is not None and (type(max_length) is not int or max_length < least):
+            raise ValueError(f"max_length: expected {least} or more, or None, got {max_length!r}")
+        limit = self.model_max_length if max_length is None else max_length
+        if padding == "max_length" and limit is None:
+            raise ValueError("max_length: expected a number for padding='max_length', as the model has no limit")
+        tokens = self._tokens(texts, limit if truncation else None, special=add_special_tokens)
+        length = int(tokens.lengths.max(initial=0))
+        if padding == "max_length":
+            length = max(length, limit or 0)
+        padded = pad(tokens, np.arange(len(tokens)), length, self._tokenization)
+        arrays = {name: padded[name] for name in self.model_input_names}
+        pads = padding not in (False, "do_not_pad")
+        if return_tensors == "np":
+            if not pads and len(set(tokens.lengths.tolist())) > 1:
+                raise ValueError("return_tensors: texts of different lengths are no array; use padding=True")
+            return arrays
+        real = padded["attention_mask"] == 1
+        found = {
+            name: [row.tolist() if pads else row[is_real].tolist() for row, is_real in zip(array, real, strict=True)]
+            for name, array in arrays.items()
+        }
+        return {name: rows[0] for name, rows in found.items()} if single else found
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of a text, without truncation."""
+        ids: list[int] = self._tokens([text], None, special=add_special_tokens).ids.tolist()
+        return ids
+
+    def tokenize(self, text: str) -> list[str | None]:
+        """The tokens of a text, without special ones."""
+        return self.convert_ids_to_tokens(self.encode(text, add_special_tokens=False))
+
+    def decode(self, token_ids: Sequence[int] | NDArray[np.integer[Any]], *, skip_special_tokens: bool = False) -> str:
+        """The text of token ids."""
+        text: str = self._tokenizer.decode([int(i) for i in token_ids], skip_special_tokens=skip_special_tokens)
+        return text
+
+    def batch_decode(
+        self, sequences: Iterable[Sequence[int] | NDArray[np.integer[Any]]], *, skip_special_tokens: bool = False
+    ) -> list[str]:
+        """The texts of several rows of token ids."""
+        return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in sequences]
+
+    def get_vocab(self) -> dict[str, int]:
+        """Ids by token, the added ones included."""
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        return vocabulary
+
+    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
+        """The id of a token, or a list with those of several; None for one that is not in the vocabulary."""
+        if isinstance(tokens, str):
+            return self._tokenizer.token_to_id(tokens)
+        return [self._tokenizer.token_to_id(token) for token in tokens]
+
+    def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str | None]:
+        """The tokens of ids; None for one that is not in the vocabulary."""
+        return [self._tokenizer.id_to_token(int(i)) for i in ids]
+
+    def _tokens(self, texts: list[str], limit: int | None, *, special: bool) -> Tokens:
+        require_process(self._process)
+        with self._lock:
+            if limit is None:
+                self._tokenizer.no_truncation()
+            else:
+                self._tokenizer.enable_truncation(limit, direction=self._direction)
+            encodings = encode_batch(self._tokenizer, texts, add_special_tokens=special)
+        return tokens_of(encodings, [], with_type_ids=self._tokenization.token_type_ids)

@@ -1,0 +1,198 @@
+"""`Runner`: how short the way to the engine is, and what its calls share."""
+
+import pickle
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import embedrt
+from embedrt import Embedder
+from embedrt.engine import Batch
+from embedrt.inputs.text import TextTokenizer
+from embedrt.run import runner as runner_module
+from embedrt.run.request import Request
+from embedrt.run.runner import Runner
+from embedrt.tasks.embed import AllFeatures, SentenceVectors, TokenVectors
+
+WAIT = 30.0
+OURS = str(Path(embedrt.__file__).parent)
+ENGINE = str(Path(onnxruntime.__file__).parent)
+SENTENCES = Request(SentenceVectors(32), 48)
+# More tokens than fit one batch.
+MANY = ["one two three"] * 300
+
+
+@pytest.fixture
+def runner(tiny_bundle: Path) -> Runner:
+    """A runner of the test's own, whose engine has one thread."""
+    return Embedder(tiny_bundle, threads=1).runners["default"]
+
+
+def frames_to_the_engine(call: Any) -> list[list[str]]:
+    """The functions of embedrt that are on the stack whenever ONNX Runtime's `run` begins, innermost first."""
+    found: list[list[str]] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        code = frame.f_code
+        if event != "call" or code.co_name != "run" or not code.co_filename.startswith(ENGINE):
+            return
+        names, caller = [], frame.f_back
+        while caller is not None:
+            if caller.f_code.co_filename.startswith(OURS):
+                names.append(caller.f_code.co_name)
+            caller = caller.f_back
+        found.append(names)
+
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+class TestTheWay:
+    @pytest.mark.parametrize("texts", ["one cat", ["one cat", "two dogs"]])
+    def test_from_encode_to_the_engine_is_seven_frames_at_most(self, tiny: Embedder, texts: Any) -> None:
+        (names,) = frames_to_the_engine(lambda: tiny.encode(texts))
+        assert names[-1] == "encode"
+        assert len(names) <= 7
+
+    @pytest.mark.parametrize("texts", [[], ["one cat"], ["one cat", "two dogs " * 20]])
+    def test_a_call_that_fits_one_batch_starts_no_threads(
+        self, tiny: Embedder, monkeypatch: pytest.MonkeyPatch, texts: list[str]
+    ) -> None:
+        def none(*_: object, **__: object) -> None:
+            raise AssertionError("threads were started")
+
+        monkeypatch.setattr(runner_module, "ThreadPoolExecutor", none)
+        assert tiny.encode(texts).shape == (len(texts), 32)
+        with pytest.raises(AssertionError, match="threads were started"):
+            tiny.encode(MANY)
+
+    def test_token_ids_are_computed_as_their_texts(self, runner: Runner) -> None:
+        for texts in (["one cat"], MANY):
+            by_ids = runner.run(runner.tokenize(texts), SENTENCES, indexes=range(len(texts)))
+            np.testing.assert_array_equal(by_ids.values, runner.run(texts, SENTENCES).values)
+
+    def test_late_chunking_reads_its_text_once(self, tiny: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+        tiny.encode_chunks("one cat", [(0, 3)])  # has the tokenizer loaded
+        read, seen = TextTokenizer.read, []
+
+        def note(self: TextTokenizer, text: str) -> Any:
+            seen.append(text)
+            return read(self, text)
+
+        monkeypatch.setattr(TextTokenizer, "read", note)
+        monkeypatch.setattr(TextTokenizer, "__call__", lambda _, texts: seen.extend(texts))
+        assert tiny.encode_chunks("one cat", [(0, 3)]).shape == (1, 32)
+        assert seen == ["one cat"]
+
+
+class Still:
+    """An engine's `run` that stands still until it is let go, and notes the shapes of its batches."""
+
+    def __init__(self, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shapes: list[tuple[int, int]] = []
+        self.entered, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
+        self._run = runner.engine.run
+        monkeypatch.setattr(runner.engine, "run", self.run)
+
+    def run(self, batch: Batch, outputs: Sequence[str]) -> Any:
+        self.shapes.append(batch.shape)
+        self.entered.release()
+        assert self.go_on.acquire(timeout=WAIT)
+        return self._run(batch, outputs)
+
+
+class TestBudget:
+    @pytest.fixture
+    def threads(self) -> Iterator[ThreadPoolExecutor]:
+        with ThreadPoolExecutor(8) as pool:
+            yield pool
+
+    def test_another_budget_over_the_same_engine(self, runner: Runner) -> None:
+        other = runner.with_max_tokens(8)
+        assert (other.max_tokens, other.engine) == (8, runner.engine)
+        assert runner.max_tokens == 512
+        np.testing.assert_allclose(other.run(MANY, SENTENCES).values, runner.run(MANY, SENTENCES).values, atol=2e-6)
+
+    def test_it_cannot_be_changed(self, runner: Runner) -> None:
+        with pytest.raises(AttributeError):
+            runner.max_tokens = 8  # type: ignore[misc]
+
+    @pytest.mark.parametrize(("budget", "joint"), [(512, [(3, 4)]), (8, [(1, 4), (2, 4)]), (4, [(1, 4)] * 3)])
+    def test_small_calls_of_many_threads_keep_to_it(
+        self,
+        runner: Runner,
+        threads: ThreadPoolExecutor,
+        monkeypatch: pytest.MonkeyPatch,
+        budget: int,
+        joint: list[tuple[int, int]],
+    ) -> None:
+        still, limited = Still(runner, monkeypatch), runner.with_max_tokens(budget)
+        calls = []
+        for _ in range(2):  # as many as the engine takes at a time
+            calls.append(threads.submit(runner.run, ["one"], SENTENCES))
+            assert still.entered.acquire(timeout=WAIT)
+        calls += [threads.submit(limited.run, ["one cat"], SENTENCES) for _ in range(3)]
+        turns = threading.Event()
+        for _ in range(3000):
+            if len(runner._coalescer._waiting) == 3:
+                break
+            turns.wait(0.01)
+        still.go_on.release()
+        assert still.entered.acquire(timeout=WAIT)  # one call takes along all that fit
+        still.go_on.release(9)
+        vectors = np.concatenate([call.result(WAIT).values for call in calls])
+        assert np.abs(vectors[2:] - runner.run(["one cat"], SENTENCES).values).max() <= 2e-6
+        assert sorted(still.shapes[2:-1]) == joint
+
+
+class TestTokenizers:
+    def test_each_length_is_loaded_once_by_many_threads(self, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+        load, loaded, together = runner._load_tokenizer, [], Barrier(8)
+
+        def note(max_seq_length: int | None) -> TextTokenizer:
+            loaded.append(max_seq_length)
+            return load(max_seq_length)
+
+        monkeypatch.setattr(runner, "_load_tokenizer", note)
+
+        def ask(number: int) -> TextTokenizer:
+            together.wait(WAIT)
+            return runner.tokenizer(20 + number % 2)
+
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(ask, range(8)))
+        assert [found[number].max_seq_length for number in range(2)] == [20, 21]
+        assert all(found[number] is found[number % 2] for number in range(8))
+        assert len(loaded) == 2
+        assert set(loaded) == {20, 21}
+
+    def test_the_last_two_lengths_are_kept(self, runner: Runner) -> None:
+        first, second = runner.tokenizer(20), runner.tokenizer(None)
+        assert runner.tokenizer(20) is first
+        third = runner.tokenizer(21)
+        assert runner.tokenizer(None) is second
+        assert runner.tokenizer(21) is third
+        assert runner.tokenizer(20) is not first
+        assert runner.tokenizer(48) is runner.tokenize
+
+
+@pytest.mark.parametrize("gather", [SentenceVectors(3, normalize=True), TokenVectors(), AllFeatures(3)])
+def test_a_request_goes_to_other_processes(runner: Runner, gather: Any) -> None:
+    request = Request(gather, 20, prompt="one ", batch_size=7, refuse_truncation=True)
+    copied = pickle.loads(pickle.dumps(request))
+    assert copied == request
+    ours, theirs = (runner.run(["cat", "two dogs"], one).values for one in (request, copied))
+    assert len(ours) == len(theirs) == 2
