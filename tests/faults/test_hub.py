@@ -258,7 +258,7 @@ BAD_BUNDLES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "'/a/evil' is not a plain path inside the bundle",
     ),
     "org/windows": (lambda repo: add_file(repo, "a\\evil"), "is not a plain path inside the bundle"),
-    "org/later": (lambda repo: edit_json(repo / "embedrt.json", format_version=3), "format version 3"),
+    "org/later": (lambda repo: edit_json(repo / "embedrt.json", format_version=4), "format version 4"),
     "org/not-json": (lambda repo: (repo / "embedrt.json").write_bytes(b"{"), "not valid JSON"),
 }
 
