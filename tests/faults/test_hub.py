@@ -251,14 +251,14 @@ BAD_BUNDLES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "org/flipped-tokenizer": (lambda repo: flip(repo / "tokenizer.json"), "tokenizer.json: SHA-256"),
     "org/flipped-config": (lambda repo: flip(repo / "modules.json"), "modules.json: SHA-256"),
     "org/longer": (lambda repo: (repo / "tokenizer.json").write_bytes(b" " * 9999), "tokenizer.json: 9999 bytes"),
-    "org/incomplete": (lambda repo: (repo / "tokenizer.json").unlink(), "listed in embedrt.json, but missing"),
+    "org/incomplete": (lambda repo: (repo / "tokenizer.json").unlink(), "listed in the manifest, but missing"),
     "org/outside": (lambda repo: add_file(repo, "../../evil"), "'../../evil' is not a plain path inside the bundle"),
     "org/absolute": (
         lambda repo: add_file(repo, "/a/evil"),
         "'/a/evil' is not a plain path inside the bundle",
     ),
     "org/windows": (lambda repo: add_file(repo, "a\\evil"), "is not a plain path inside the bundle"),
-    "org/later": (lambda repo: edit_json(repo / "embedrt.json", format_version=3), "format version 3"),
+    "org/later": (lambda repo: edit_json(repo / "embedrt.json", format_version=4), "format version 4"),
     "org/not-json": (lambda repo: (repo / "embedrt.json").write_bytes(b"{"), "not valid JSON"),
 }
 

@@ -248,7 +248,7 @@ class TestDevices:
 
     @pytest.fixture
     def twin(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        device = replace(cpu.DEVICE, kind="twin", token_budget=256)
+        device = replace(cpu.DEVICE, kind="twin", token_budget=256, parallel=False)
         monkeypatch.setitem(DEVICES, "twin", device)
 
     def test_every_device_that_is_there(self, bundle: Path, twin: None, monkeypatch: pytest.MonkeyPatch) -> None:
