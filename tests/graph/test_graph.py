@@ -16,12 +16,14 @@ from embedrt import Embedder, UnsupportedModelError
 from embedrt.engine.session import onnxruntime
 from embedrt_export import export
 from embedrt_export.graph.builder import INT64, OPSET, DataFile, GraphBuilder
-from embedrt_export.heads.pooling import POOLERS, Masks, normalize, pool
+from embedrt_export.heads.normalize import normalize
+from embedrt_export.heads.pooling import POOLERS, Masks, pool
+from embedrt_export.layers.activations import ACTIVATIONS, activation
 from embedrt_export.layers.attention import attention_bias
-from embedrt_export.layers.linear import ACTIVATIONS, activation, text_inputs
 from embedrt_export.layers.relative import bucket
 from tests.kit.formulas import ACTIVATION_FORMULAS, mpnet_bucket
 from tests.kit.models import make_model
+from tests.kit.scopes import scope_of
 
 Array = NDArray[Any]
 Engine = Callable[[Path, dict[str, Array]], Array]
@@ -147,7 +149,7 @@ def test_normalize(tmp_path: Path, engine: Engine) -> None:
 def test_padding_bias(tmp_path: Path, engine: Engine) -> None:
     with DataFile(tmp_path / "m.onnx.data") as data:
         graph = GraphBuilder(data)
-        graph.output("y", attention_bias(graph, text_inputs(graph, token_type_ids=False)), ["batch", 1, 1, "sequence"])
+        graph.output("y", attention_bias(scope_of(graph)), ["batch", 1, 1, "sequence"])
         graph.save(tmp_path / "m.onnx")
     result = engine(tmp_path / "m.onnx", {"input_ids": MASKS, "attention_mask": MASKS})
     assert result.shape == (6, 1, 1, 5)

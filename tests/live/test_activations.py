@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from transformers.activations import ACT2FN
 
 from embedrt_export.graph.builder import DataFile, GraphBuilder
-from embedrt_export.layers.linear import ACTIVATIONS
+from embedrt_export.layers.activations import ACTIVATIONS
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))

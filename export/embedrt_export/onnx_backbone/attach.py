@@ -18,7 +18,7 @@ from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt.verify.parity import TOLERANCE
 from embedrt_export.graph.builder import INT32, INT64, OPSET, GraphBuilder, names_read, needed, subgraphs
 from embedrt_export.graph.opsets import STANDARD, upgrade
-from embedrt_export.layers.linear import TextInputs
+from embedrt_export.layers.inputs import TextInputs
 from embedrt_export.onnx_backbone.read import Body, tensor_values
 
 _SAMPLE_TOKENS = 1024

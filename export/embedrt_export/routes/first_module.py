@@ -9,7 +9,7 @@ from typing import Any
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt_export.families import FAMILIES, family_name
 from embedrt_export.graph.builder import GraphBuilder
-from embedrt_export.layers.linear import TextInputs, text_inputs
+from embedrt_export.layers.inputs import TextInputs, text_inputs
 from embedrt_export.onnx_backbone.attach import graft
 from embedrt_export.onnx_backbone.read import Body
 from embedrt_export.source import modules

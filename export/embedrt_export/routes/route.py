@@ -17,8 +17,13 @@ from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt_export.families import FAMILIES, choose_task, family_name
 from embedrt_export.graph.builder import DataFile, GraphBuilder
 from embedrt_export.graph.fuse_cpu import fuse
-from embedrt_export.heads.pooling import DENSE_ACTIVATIONS, Masks, normalize, pool, weighted_sum
-from embedrt_export.layers.linear import flatten, project, text_inputs, unflatten
+from embedrt_export.heads.dense import DENSE_ACTIVATIONS
+from embedrt_export.heads.layer_pooling import weighted_sum
+from embedrt_export.heads.normalize import normalize
+from embedrt_export.heads.pooling import Masks, pool
+from embedrt_export.layers.inputs import flatten, text_inputs, unflatten
+from embedrt_export.layers.linear import Linear, project
+from embedrt_export.layers.scope import Scope
 from embedrt_export.onnx_backbone import optimum
 from embedrt_export.onnx_backbone.attach import require_agreement, require_runs
 from embedrt_export.onnx_backbone.read import read_body
@@ -233,7 +238,7 @@ def _native(
     inputs = text_inputs(graph, token_type_ids=tokenizer.tokenization.token_type_ids)
     adapter = Adapter(folder, family.prefixes) if (folder / ADAPTER_CONFIG).is_file() else None
     with Weights(settings.base, family.prefixes, family.renames, adapter) as weights:
-        states = family.build(graph, config, weights, inputs)
+        states = family.build(Scope(graph, weights, inputs), config)
         if unread := weights.unread(family.backbone, family.ignored):
             shown = ", ".join(map(quote, unread[:5]))
             raise ExportError(
@@ -346,11 +351,11 @@ def _dense(step: _Step) -> None:
     flat = flatten(graph, x.value, x.width) if x.per_token else x.value
     with Weights(step.part.folder) as weights:
         bias = weights("linear.bias", settings.out_features) if settings.bias else None
-        y = project(graph, flat, f"{step.part.path}.linear", weights("linear.weight", *sizes), bias)
+        y = project(graph, flat, f"{step.part.path}.linear", Linear(weights("linear.weight", *sizes), bias))
         y = DENSE_ACTIVATIONS[settings.activation_function](graph, y)
         if settings.use_residual:
             if settings.in_features != settings.out_features:
-                flat = project(graph, flat, f"{step.part.path}.residual", weights("residual.weight", *sizes))
+                flat = project(graph, flat, f"{step.part.path}.residual", Linear(weights("residual.weight", *sizes)))
             y = graph.op("Add", y, flat)
         step.digests.append(weights.digest())
     if x.per_token:

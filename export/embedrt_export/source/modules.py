@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedrt.errors import ExportError, UnsupportedModelError
-from embedrt_export.heads.pooling import DENSE_ACTIVATIONS, POOLERS
 from embedrt_export.source.configs import pick, read_config, strict
 
 TRANSFORMER, STATIC = "Transformer", "StaticEmbedding"
@@ -26,6 +25,13 @@ _OLD_POOLING = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+POOLING_MODES = tuple(_OLD_POOLING.values())
+"""Modes of a Pooling module; `heads.pooling` adds them to a graph."""
+DENSE_ACTIVATIONS = tuple(
+    "CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh Identity LeakyReLU LogSigmoid Mish ReLU ReLU6 SELU SiLU "  # noqa: SIM905
+    "Sigmoid Softplus Softshrink Softsign Tanh Tanhshrink".split()
+)
+"""Activations of a Dense module by the name of torch's class; `heads.dense` adds them to a graph."""
 # The old and the new name of the settings that sentence-transformers hands on to transformers, and those among them
 # that may be there: they change no numbers, or are read below.
 _HANDED_ON = {
@@ -209,9 +215,9 @@ def _read_pooling(place: Path) -> Pooling:
     if pooling.embedding_dimension is None:
         raise ExportError(f"{where}: embedding_dimension: expected an integer, got null")
     for mode in pooling.pooling_mode:
-        if mode not in POOLERS:
+        if mode not in POOLING_MODES:
             raise UnsupportedModelError(
-                f"{where}: pooling mode {mode!r} is not supported; supported: {', '.join(POOLERS)}"
+                f"{where}: pooling mode {mode!r} is not supported; supported: {', '.join(POOLING_MODES)}"
             )
     if not pooling.pooling_mode:
         raise ExportError(f"{where}: pooling_mode is empty")
@@ -228,7 +234,7 @@ def _read_dense(place: Path) -> Dense:
     short = name.rpartition(".")[2] if name.startswith("torch.") else "Tanh"
     if short not in DENSE_ACTIVATIONS:
         raise UnsupportedModelError(
-            f"{where}: activation_function {name!r} is not supported; supported: {', '.join(sorted(DENSE_ACTIVATIONS))}"
+            f"{where}: activation_function {name!r} is not supported; supported: {', '.join(DENSE_ACTIVATIONS)}"
         )
     return strict(Dense, {**content, "activation_function": short}, where)
 
