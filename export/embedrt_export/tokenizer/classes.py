@@ -17,7 +17,9 @@ _QWEN2_WORDS = (
 
 @dataclass(frozen=True)
 class Options:
-    """What `tokenizer_config.json` can set in a class.
+    """Options of a class in `tokenizer_config.json`.
+
+    `trim_offsets` is not among them: it changes offsets alone, never ids, and every class here trims them.
 
     Attributes:
         add_prefix_space: None is the class's default.
@@ -30,7 +32,6 @@ class Options:
     split_by_punct: bool = False
     add_prefix_space: bool | None = None
     legacy: bool = False
-    trim_offsets: bool = True
     unk_id: int = 1
     extra_ids: int = 100
 
