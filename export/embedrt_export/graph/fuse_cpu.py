@@ -62,40 +62,33 @@ def fuse(model: onnx.ModelProto) -> onnx.ModelProto | None:
     Returns:
         A graph of opset 23, or None if there is nothing to replace, or something that may mean another thing there.
     """
-    version = _version(model)
     values = _Values(model)
     found = {node.output[0]: one for node in model.graph.node if (one := _find(values, node)) is not None}
     if not found:
         return None
-    copied = onnx.GraphProto()
-    copied.CopyFrom(model.graph)
+    upgraded = onnx.GraphProto()
     try:
-        nodes = upgrade(copied.node, version, OPSET, "the graph")
+        upgraded.node.extend(upgrade(model, OPSET, "the graph").node)
     except UnsupportedModelError:
         return None
     writer = _Writer(values)
-    for node in nodes:
+    for node in upgraded.node:
         if (one := found.get(node.output[0])) is not None:
             node.input[0] = writer.attention(one)
         writer.nodes.append(node)
-    nodes = needed(writer.nodes, [output.name for output in copied.output])
+    nodes = needed(writer.nodes, [output.name for output in model.graph.output])
     read = {name for node in nodes for name in names_read(node)}
-    tensors = [tensor for tensor in [*copied.initializer, *writer.tensors.values()] if tensor.name in read]
+    tensors = [tensor for tensor in [*model.graph.initializer, *writer.tensors.values()] if tensor.name in read]
     opsets = [
         helper.make_opsetid(one.domain, OPSET if one.domain in STANDARD else one.version) for one in model.opset_import
     ]
     return helper.make_model(
-        helper.make_graph(nodes, copied.name, copied.input, copied.output, tensors),
+        helper.make_graph(nodes, model.graph.name, model.graph.input, model.graph.output, tensors),
         opset_imports=opsets,
         ir_version=max(model.ir_version, helper.find_min_ir_version_for(opsets, ignore_unknown=True)),
         producer_name=model.producer_name,
         producer_version=model.producer_version,
     )
-
-
-def _version(model: onnx.ModelProto) -> int:
-    version: int = next(opset.version for opset in model.opset_import if opset.domain in STANDARD)
-    return version
 
 
 def _find(values: "_Values", last: onnx.NodeProto) -> _Found | None:

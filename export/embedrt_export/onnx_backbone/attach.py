@@ -57,14 +57,15 @@ def graft(graph: GraphBuilder, body: Body, inputs: TextInputs, architecture: str
     """
     names = _feeds(graph, body, inputs, architecture)
     target = max(OPSET, body.opset)
-    nodes = upgrade(body.model.graph.node, body.opset, target, body.name)
+    upgraded = upgrade(body.model, target, body.name)
+    stored = {tensor.name: tensor for tensor in body.model.graph.initializer}
     wanted = [body.tokens] + ([body.sentence] if body.sentence else [])
-    nodes = needed(nodes, wanted)
+    nodes = [_copied(node) for node in needed(list(upgraded.node), wanted)]
     digest = hashlib.sha256(f"opset {target} ".encode())
     used = set(wanted).union(*(names_read(node) for node in nodes))
-    for tensor in body.model.graph.initializer:
+    for tensor in upgraded.initializer:
         if tensor.name in used:
-            values = tensor_values(body, tensor)
+            values = tensor_values(body, stored.get(tensor.name, tensor))
             names[tensor.name] = graph.weight(_PREFIX + tensor.name, values)
             digest.update(f"{tensor.name} {values.dtype} {values.shape} ".encode())
             digest.update(np.asarray(values, order="C").reshape(-1).view(np.uint8).data)
@@ -190,6 +191,12 @@ def _feed(graph: GraphBuilder, name: str, inputs: TextInputs) -> str:
     # Tokens count from 0, whatever padding is before them.
     counted = graph.op("CumSum", inputs.attention_mask, graph.index(1))
     return graph.op("Max", graph.op("Sub", counted, graph.index(1)), graph.index(0))
+
+
+def _copied(node: onnx.NodeProto) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
 
 
 def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:

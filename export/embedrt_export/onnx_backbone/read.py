@@ -4,7 +4,7 @@ The file is as hostile as any other: what it says of sizes and places is checked
 """
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from embedrt.bundle.strict_json import LFS_POINTER
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt_export.graph.builder import subgraphs
-from embedrt_export.graph.opsets import OLDEST, STANDARD
+from embedrt_export.graph.opsets import OLDEST, STANDARD, all_nodes
 
 CANDIDATES = ("onnx/model.onnx", "model.onnx")
 """Where a repo has its float32 body. Others, such as `onnx/model_O3.onnx`, are taken when they are named."""
@@ -92,7 +92,7 @@ def read_body(folder: Path, name: str) -> Body:
         except Exception as error:  # a C++ library, which raises what it likes
             raise ExportError(f"{name}: its functions cannot be expanded: {error}") from error
     opset = _opset(model, name)
-    for node in _all_nodes(model.graph):
+    for node in all_nodes(model.graph.node):
         _check_node(node, name)
     for tensor in model.graph.initializer:
         _check_tensor(tensor, name)
@@ -196,13 +196,6 @@ def _opset(model: onnx.ModelProto, name: str) -> int:
             f"{name}: opset {found} of ONNX; supported: one of {OLDEST} to {newest}; export the ONNX file again"
         )
     return int(versions[0])
-
-
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for inner in subgraphs(node):
-            yield from _all_nodes(inner)
 
 
 def _check_node(node: onnx.NodeProto, name: str) -> None:
