@@ -29,11 +29,12 @@ from embedrt_export.dtypes.int8 import quantize as int8
 from embedrt_export.dtypes.int8.quantize import PRECISION as INT8
 from embedrt_export.dtypes.int8.texts import Texts, read_texts
 from embedrt_export.families import is_native
-from embedrt_export.graph.builder import DataFile
+from embedrt_export.graph.data_file import DataFile
+from embedrt_export.options import ExportOptions, Wanted
 from embedrt_export.proof.reference import ReferenceKind, find_reference
 from embedrt_export.proof.texts import parity_texts
 from embedrt_export.routes.route import DATA, PRECISION, BuiltRoute, build_route
-from embedrt_export.source.decide import Wanted, Wish
+from embedrt_export.source.decide import Decisions, decide
 from embedrt_export.source.files import check_files, copy_config
 from embedrt_export.source.locate import Located, locate
 from embedrt_export.source.modules import Transformer
@@ -101,19 +102,19 @@ def export(
         MissingDependencyError: The way is "optimum", and optimum-onnx is not installed.
         ValueError: `via` is unknown, or does not fit `onnx_file`; `precision` is unknown, or needs no calibration.
     """
-    wish = Wish(via, onnx_file, task)
+    options = ExportOptions(via, onnx_file, task)
     texts = _calibration(precision, calibrate)
     target = None if output is None else Path(output).expanduser()
     if target is not None and target.exists():
         _require_bundle(target, overwrite=overwrite)
-    located = locate(source, revision, token, wish)
+    located = locate(source, revision, token)
     name = located.name if name is None else name
     target = store.stored_path(name, revision) if target is None else target
     check_files(located.folder)
     spec = read_repo(located.folder, is_local=located.source.kind != "hub", token=token)
     logger.info("%s: %s in %s", name, _chains(spec), located.folder)
     with store.staging(target) as folder:
-        manifest = _write_bundle(folder, located, spec, name, wish)
+        manifest = _write_bundle(folder, located, spec, name, decide(spec, located, options, token))
         manifest = _prove(folder, manifest, spec, reference)
         if texts is not None:
             manifest = _add_int8(folder, manifest, texts)
@@ -149,11 +150,11 @@ def _chains(spec: ModelSpec) -> str:
     return ", ".join(" > ".join(part.kind for part in chain) for chain in spec.chains.values())
 
 
-def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, wish: Wish) -> Manifest:
+def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, decisions: Decisions) -> Manifest:
     """Writes graphs, tokenizers and configs; the manifest lacks the proof."""
     (folder / "onnx").mkdir()
     with DataFile(folder / DATA) as data:
-        built = {route: build_route(folder, data, route, chain, wish) for route, chain in spec.chains.items()}
+        built = {route: build_route(folder, data, route, chain, decisions) for route, chain in spec.chains.items()}
     routes = {route: one.record for route, one in built.items()}
     written = {file for route in routes.values() for file in (route.tokenizer, *route.graphs[PRECISION].files)}
     dim = _common_dim(built)
@@ -173,7 +174,7 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, wi
         default_prompt_name=spec.default_prompt_name,
         truncate_dim=spec.truncate_dim,
         similarity_fn_name=spec.similarity_fn_name,
-        files=record_files(folder, [*written, *_copy_configs(spec, folder)]),
+        files=record_files(folder, [*written - {DATA}, *_copy_configs(spec, folder)]) | {DATA: data.record},
         fingerprint=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
         vector_ranges=None,
         made_with={

@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 from embedrt import Embedder, ExportError, UnsupportedModelError
 from embedrt_export import export
 from embedrt_export.families import FAMILIES, roformer
-from embedrt_export.graph.builder import DataFile, GraphBuilder
+from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.graph.data_file import DataFile
 from embedrt_export.layers.inputs import text_inputs
 from embedrt_export.layers.scope import Scope
 from embedrt_export.source.weights import Weights

@@ -15,7 +15,8 @@ from onnx.reference import ReferenceEvaluator
 from embedrt import Embedder, ParityError
 from embedrt.engine.session import DEVICES, Device, onnxruntime
 from embedrt_export import export, pipeline
-from embedrt_export.graph.builder import DataFile, GraphBuilder
+from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.graph.data_file import DataFile
 from embedrt_export.graph.fuse_cpu import OPSET, fuse
 from embedrt_export.layers.attention import AttentionWindow, Heads, attend, attention_bias, split_heads
 from embedrt_export.layers.relative import bucket_bias

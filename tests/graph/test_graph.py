@@ -1,5 +1,6 @@
 """Graph pieces against formulas in float64, by two engines, and the file that the builder writes."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -13,9 +14,11 @@ from onnx.external_data_helper import uses_external_data
 from onnx.reference import ReferenceEvaluator
 
 from embedrt import Embedder, UnsupportedModelError
+from embedrt.bundle.manifest import FileRecord
 from embedrt.engine.session import onnxruntime
 from embedrt_export import export
-from embedrt_export.graph.builder import INT64, OPSET, DataFile, GraphBuilder
+from embedrt_export.graph.builder import INT64, OPSET, GraphBuilder
+from embedrt_export.graph.data_file import DataFile
 from embedrt_export.heads.normalize import normalize
 from embedrt_export.heads.pooling import POOLERS, Masks, pool
 from embedrt_export.layers.activations import ACTIVATIONS, activation
@@ -289,3 +292,15 @@ def test_graph_of_a_bundle(tmp_path: Path, architecture: str) -> None:
 def signature(value: onnx.ValueInfoProto) -> tuple[int, list[str | int]]:
     kind = value.type.tensor_type
     return kind.elem_type, [axis.dim_param or axis.dim_value for axis in kind.shape.dim]
+
+
+def test_the_data_file_is_hashed_while_it_is_written(tmp_path: Path) -> None:
+    """Small and large tensors, an equal one, and the gaps between them."""
+    random = np.random.default_rng(0)
+    large = random.normal(size=(600, 500)).astype(np.float32)
+    with DataFile(tmp_path / "m.onnx.data") as data:
+        for i, values in enumerate((random.normal(size=300).astype(np.float32), large, large, large.T)):
+            data.tensor(f"t{i}", values)
+    content = (tmp_path / "m.onnx.data").read_bytes()
+    assert len(content) > 2 * large.nbytes
+    assert data.record == FileRecord(len(content), hashlib.sha256(content).hexdigest())

@@ -9,7 +9,8 @@ import torch
 from onnx import TensorProto, helper
 from transformers.activations import ACT2FN
 
-from embedrt_export.graph.builder import DataFile, GraphBuilder
+from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.graph.data_file import DataFile
 from embedrt_export.layers.activations import ACTIVATIONS
 
 

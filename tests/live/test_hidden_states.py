@@ -12,7 +12,8 @@ import transformers
 
 from embedrt.engine.session import onnxruntime
 from embedrt_export.families import FAMILIES
-from embedrt_export.graph.builder import DataFile, GraphBuilder
+from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.graph.data_file import DataFile
 from embedrt_export.layers.inputs import text_inputs, unflatten
 from embedrt_export.layers.scope import Scope
 from embedrt_export.source.weights import Weights

@@ -6,7 +6,7 @@ import pytest
 
 from embedrt.errors import UnsupportedModelError
 from embedrt_export.families import FAMILIES, family_name
-from embedrt_export.source.unsupported import refuse
+from embedrt_export.source.unsupported import check_supported
 
 NOMIC = {
     "n_embd": 32,
@@ -111,4 +111,4 @@ def test_families_of_repos_that_call_themselves_otherwise(config: dict[str, Any]
 def test_mixtures_of_experts() -> None:
     config = {"model_type": "nomic_bert", **NOMIC, "num_experts": 8, "moe_every_n_layers": 2, "moe_top_k": 2}
     with pytest.raises(UnsupportedModelError, match="num_experts 8: a mixture of experts cannot be exported"):
-        refuse(config, FAMILIES)
+        check_supported(config, FAMILIES)

@@ -28,7 +28,7 @@ class Rope:
         attention_factor: Factor of cosine and sine ("yarn"); None derives it from `factor`.
         beta_fast: Where "yarn" begins to scale, in rotations over the training's positions.
         beta_slow: Where it scales in full.
-        mscale: Part of the formula for `attention_factor` ("yarn").
+        mscale: ModuleSpec of the formula for `attention_factor` ("yarn").
         mscale_all_dim: Likewise.
         truncate: True if "yarn" rounds its range to whole dimensions.
         low_freq_factor: Where "llama3" scales in full.

@@ -19,7 +19,7 @@ from embedrt.verify.parity import TOLERANCE
 from embedrt_export.graph.builder import INT32, INT64, OPSET, GraphBuilder, names_read, needed, subgraphs
 from embedrt_export.graph.opsets import STANDARD, upgrade
 from embedrt_export.layers.inputs import TextInputs
-from embedrt_export.onnx_backbone.read import Body, tensor_values
+from embedrt_export.onnx_backbone.read import Backbone, tensor_values
 
 _SAMPLE_TOKENS = 1024
 _PREFIX = "body/"  # tells the body's values from ours
@@ -28,7 +28,7 @@ _OFFSET_POSITIONS = {"camembert", "data2vec-text", "longformer", "mpnet", "rober
 
 
 @dataclass(frozen=True)
-class Grafted:
+class Attached:
     """What a body gives.
 
     Attributes:
@@ -42,7 +42,7 @@ class Grafted:
     digest: str
 
 
-def graft(graph: GraphBuilder, body: Body, inputs: TextInputs, architecture: str) -> Grafted:
+def attach(graph: GraphBuilder, body: Backbone, inputs: TextInputs, architecture: str) -> Attached:
     """Adds a body to a graph.
 
     Args:
@@ -81,12 +81,12 @@ def graft(graph: GraphBuilder, body: Body, inputs: TextInputs, architecture: str
         _rename(node, names)
     versions = {entry.domain: entry.version for entry in body.model.opset_import}
     domains = {node.domain for node in kept if node.domain not in STANDARD}
-    graph.graft(kept, {"": target, **{domain: versions.get(domain, 1) for domain in domains}})
+    graph.attach(kept, {"": target, **{domain: versions.get(domain, 1) for domain in domains}})
     sentence = _renamed(body.sentence, names) if body.sentence else None
-    return Grafted(_renamed(body.tokens, names), sentence, digest.hexdigest())
+    return Attached(_renamed(body.tokens, names), sentence, digest.hexdigest())
 
 
-def require_runs(path: Path, body: Body, rows: int, longest: int) -> None:
+def require_runs(path: Path, body: Backbone, rows: int, longest: int) -> None:
     """Runs a graph with a body in it once.
 
     Args:
@@ -102,7 +102,7 @@ def require_runs(path: Path, body: Body, rows: int, longest: int) -> None:
 
 
 def require_agreement(
-    graph: GraphBuilder, body: Body, sentence: str, stages: Mapping[str, str], folder: Path, rows: int, longest: int
+    graph: GraphBuilder, body: Backbone, sentence: str, stages: Mapping[str, str], folder: Path, rows: int, longest: int
 ) -> str:
     """Compares the vectors that a body pools by itself with what our modules make of its token embeddings.
 
@@ -141,7 +141,7 @@ def require_agreement(
     return best
 
 
-def _run(path: Path, outputs: list[str], body: Body, rows: int, longest: int) -> list[NDArray[np.float32]]:
+def _run(path: Path, outputs: list[str], body: Backbone, rows: int, longest: int) -> list[NDArray[np.float32]]:
     """Outputs for random tokens, in rows of different lengths."""
     random, width = np.random.default_rng(0), min(longest, _SAMPLE_TOKENS)
     mask = (np.arange(width) < np.array([[width], [1], [-(-width // 2)]])).astype(np.int64)
@@ -161,7 +161,7 @@ def _run(path: Path, outputs: list[str], body: Body, rows: int, longest: int) ->
     return found
 
 
-def _feeds(graph: GraphBuilder, body: Body, inputs: TextInputs, architecture: str) -> dict[str, str]:
+def _feeds(graph: GraphBuilder, body: Backbone, inputs: TextInputs, architecture: str) -> dict[str, str]:
     """The value for each of the body's inputs."""
     if inputs.token_type_ids is not None and "token_type_ids" not in body.inputs:
         raise UnsupportedModelError(

@@ -52,7 +52,7 @@ def interpreter() -> str | None:
     return sys.executable
 
 
-def export_body(folder: Path, target: Path) -> str:
+def export_backbone(folder: Path, target: Path) -> str:
     """Makes an ONNX body of a transformer, in float32 on the CPU.
 
     Args:

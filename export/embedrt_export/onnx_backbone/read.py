@@ -40,7 +40,7 @@ _PLAIN |= {TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64}
 
 
 @dataclass(frozen=True)
-class Body:
+class Backbone:
     """A body whose inputs and outputs are understood.
 
     Attributes:
@@ -68,12 +68,12 @@ class Body:
     rows: int | None
 
 
-def find_body(files: Collection[str]) -> str | None:
+def find_backbone(files: Collection[str]) -> str | None:
     """The body among the files of a repo, as paths with forward slashes."""
     return next((name for name in CANDIDATES if name in files), None)
 
 
-def read_body(folder: Path, name: str) -> Body:
+def read_backbone(folder: Path, name: str) -> Backbone:
     """Reads and checks a body.
 
     Args:
@@ -98,14 +98,14 @@ def read_body(folder: Path, name: str) -> Body:
         _check_tensor(tensor, name)
     inputs = _inputs(model.graph, name)
     tokens, sentence, width = _outputs(model, name)
-    return Body(path, name, folder, model, opset, inputs, tokens, sentence, width, _embedding_rows(model.graph))
+    return Backbone(path, name, folder, model, opset, inputs, tokens, sentence, width, _embedding_rows(model.graph))
 
 
-def data_files(folder: Path, name: str) -> set[str]:
-    """The files with weights that an ONNX file names, relative to the folder; they need not be there yet."""
-    tensors = read_body(folder, name).model.graph.initializer
+def data_files(backbone: Backbone) -> set[str]:
+    """Files with the weights of an ONNX file, relative to the folder; they need not be there yet."""
+    tensors = backbone.model.graph.initializer
     locations = {e.value for tensor in tensors for e in tensor.external_data if e.key == "location"}
-    return {(PurePosixPath(name).parent / location).as_posix() for location in locations}
+    return {(PurePosixPath(backbone.name).parent / location).as_posix() for location in locations}
 
 
 def plain_file(folder: Path, start: Path, location: str, where: str) -> Path:
@@ -137,7 +137,7 @@ def plain_file(folder: Path, start: Path, location: str, where: str) -> Path:
     return path
 
 
-def tensor_values(body: Body, tensor: TensorProto) -> NDArray[Any]:
+def tensor_values(body: Backbone, tensor: TensorProto) -> NDArray[Any]:
     """The content of a tensor; from another file it is mapped, not read.
 
     Raises:

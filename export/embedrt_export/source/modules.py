@@ -126,7 +126,7 @@ Settings = Transformer | StaticEmbedding | Pooling | Dense | LayerNorm | Normali
 
 
 @dataclass(frozen=True)
-class Part:
+class ModuleSpec:
     """One module of a chain, as the repo describes it.
 
     Attributes:
@@ -140,6 +140,12 @@ class Part:
     folder: Path
     path: str
     settings: Settings
+
+    @property
+    def transformer(self) -> Transformer:
+        """Settings of a Transformer module."""
+        assert isinstance(self.settings, Transformer)  # noqa: S101 - for callers that know the kind
+        return self.settings
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ _EXPERTS = re.compile(r"(num|n)_(local_|routed_)?experts")
 
 @dataclass(frozen=True)
 class Refusal:
-    """One reason to refuse.
+    """One reason to check_supported.
 
     Attributes:
         keys: Which keys of config.json it is about.
@@ -73,7 +73,7 @@ REFUSALS = (
 )
 
 
-def refuse(config: Mapping[str, Any], supported: Collection[str]) -> None:
+def check_supported(config: Mapping[str, Any], supported: Collection[str]) -> None:
     """Refuses a config by the first entry of the table that it meets, then by its `model_type`.
 
     Args:

@@ -50,7 +50,7 @@ class _ModelConfig:
 
 
 @dataclass(frozen=True)
-class SettledTokenizer:
+class BuiltTokenizer:
     """A tokenizer whose every setting is in its definition.
 
     Attributes:
@@ -66,9 +66,9 @@ class SettledTokenizer:
     tokenization: Tokenization
 
 
-def settle_tokenizer(
+def build_tokenizer(
     folder: Path, architecture: str, embedding_rows: int, *, do_lower_case: bool, special_tokens: bool = True
-) -> SettledTokenizer:
+) -> BuiltTokenizer:
     """Builds the tokenizer that transformers builds from the files of a folder.
 
     Args:
@@ -118,7 +118,7 @@ def _settled(
     pad_token: str | None,
     embedding_rows: int,
     do_lower_case: bool,
-) -> SettledTokenizer:
+) -> BuiltTokenizer:
     """The last steps, that all tokenizers share."""
     if do_lower_case:
         definition["normalizer"] = _lowercased(definition.get("normalizer"))
@@ -142,7 +142,7 @@ def _settled(
         type_ids = tokenizer.encode("a b").type_ids
     uses_types = any(type_ids) and "token_type_ids" in config.model_input_names
     pad_id = tokenizer.token_to_id(pad_token) if pad_token else None
-    return SettledTokenizer(
+    return BuiltTokenizer(
         definition=text,
         model_max_length=config.model_max_length if config.model_max_length is not None else config.max_len,
         special_tokens=tokenizer.num_special_tokens_to_add(is_pair=False),
