@@ -1,4 +1,4 @@
-"""A graph in the shape that ONNX Runtime runs fastest on a processor: attention as one node.
+"""The graph that ONNX Runtime runs fastest on a CPU: attention as one node.
 
 `attention.attend` writes attention from plain operators, which every execution provider and every other tool runs. The
 operator `Attention`, which ONNX has since opset 23, computes the same without the four transposed copies. Measured in
@@ -38,7 +38,7 @@ class _Found:
         value: `[batch, sequence, key heads, size of values]`.
         bias: Added to the scores, `[batch or 1, heads or 1, sequence or 1, sequence]`.
         heads: Query heads.
-        key_heads: Heads of keys and values; as many neighbouring query heads share one.
+        key_heads: Heads of keys and values; as many neighboring query heads share one.
     """
 
     context: str
@@ -53,7 +53,7 @@ class _Found:
 def fuse(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """The same graph with `Attention` nodes; the weights stay in their data file.
 
-    Only what is exactly as `attention.attend` writes it is replaced. Where `Attention` needs a bias for each query,
+    Only attention exactly as `attention.attend` writes it is replaced. Where `Attention` needs a bias for each query,
     one that is for all is expanded, once for all layers that share it.
 
     Args:
@@ -136,7 +136,7 @@ def _unrepeated(values: "_Values", name: str) -> str:
 
 
 class _Values:
-    """What is known of a graph's values: what makes them, how often they are read, shapes, constants."""
+    """Values of a graph: the nodes that compute them, number of reads, shapes, constants."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         typed = onnx.ModelProto()
@@ -207,7 +207,7 @@ class _Values:
         return [int(value) for value in numpy_helper.to_array(tensor)]
 
     def split_of(self, name: str) -> tuple[str, str] | None:
-        """What `attention.split_heads` made a value of: `[tokens, width]`, and batch and sequence, int64 `[2]`."""
+        """Inputs of `attention.split_heads` for a value: `[tokens, width]`, and batch and sequence, int64 `[2]`."""
         try:
             flat, shape = self.inputs_of(name, "Reshape", reads=None)
             batch_and_sequence, head_shape = self.inputs_of(shape, "Concat", reads=None, axis=0)
@@ -219,7 +219,7 @@ class _Values:
 
 
 class _Writer:
-    """Collects the nodes of the new graph, in an order in which they can be computed."""
+    """Collect the nodes of the new graph, in an order in which they can be computed."""
 
     def __init__(self, values: _Values) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -228,7 +228,7 @@ class _Writer:
         self._made: set[str] = set()
 
     def attention(self, found: _Found) -> str:
-        """Adds an `Attention` node; returns its result `[batch, sequence, heads x size of values]`."""
+        """Add an `Attention` node; returns its result `[batch, sequence, heads x size of values]`."""
         inputs = [self._rows(name) for name in (found.query, found.key, found.value)]
         # Queries are scaled already.
         return self._add(

@@ -1,6 +1,6 @@
-"""An ONNX file that a repo ships: found, read and checked. It computes token embeddings and is called the body.
+"""The ONNX file of a repo, found, read and checked: its backbone, which computes token embeddings.
 
-The file is as hostile as any other: what it says of sizes and places is checked before it is believed.
+The file is untrusted: its sizes and locations are checked before they are used.
 """
 
 import math
@@ -16,13 +16,13 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from embedrt.bundle.strict_json import LFS_POINTER
+from embedrt.bundle.strict_json import is_lfs_pointer
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt_export.graph.builder import subgraphs
 from embedrt_export.graph.opsets import OLDEST, STANDARD, all_nodes
 
 CANDIDATES = ("onnx/model.onnx", "model.onnx")
-"""Where a repo has its float32 body. Others, such as `onnx/model_O3.onnx`, are taken when they are named."""
+"""Paths of the float32 backbone in a repo. Others, such as `onnx/model_O3.onnx`, are taken when they are named."""
 
 _MAX_BYTES = 2**31 - 1  # of any protobuf message
 _CONTRIBUTED = "com.microsoft"  # operators that every build of ONNX Runtime brings
@@ -41,11 +41,11 @@ _PLAIN |= {TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64}
 
 @dataclass(frozen=True)
 class Backbone:
-    """A body whose inputs and outputs are understood.
+    """A backbone with known inputs and outputs.
 
     Attributes:
         path: The ONNX file.
-        name: How messages name it.
+        name: Its name in messages.
         folder: The folder that all its files must lie in.
         model: What is in it. The content of tensors in other files is not.
         opset: Its opset of standard operators.
@@ -69,12 +69,12 @@ class Backbone:
 
 
 def find_backbone(files: Collection[str]) -> str | None:
-    """The body among the files of a repo, as paths with forward slashes."""
+    """The backbone among the files of a repo, as paths with forward slashes."""
     return next((name for name in CANDIDATES if name in files), None)
 
 
 def read_backbone(folder: Path, name: str) -> Backbone:
-    """Reads and checks a body.
+    """Read and checks a backbone.
 
     Args:
         folder: The folder that all its files must lie in.
@@ -137,20 +137,20 @@ def plain_file(folder: Path, start: Path, location: str, where: str) -> Path:
     return path
 
 
-def tensor_values(body: Backbone, tensor: TensorProto) -> NDArray[Any]:
+def tensor_values(backbone: Backbone, tensor: TensorProto) -> NDArray[Any]:
     """The content of a tensor; from another file it is mapped, not read.
 
     Raises:
         ExportError: There is less of it, or more, than its shape says.
     """
-    where = f"{body.name}: tensor {tensor.name!r}"
+    where = f"{backbone.name}: tensor {tensor.name!r}"
     if tensor.data_location != TensorProto.EXTERNAL:
         try:
             return numpy_helper.to_array(tensor)
         except (ValueError, TypeError) as error:
             raise ExportError(f"{where}: {error}") from error
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    path = plain_file(body.folder, body.path.parent, entries.get("location", ""), where)
+    path = plain_file(backbone.folder, backbone.path.parent, entries.get("location", ""), where)
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type).newbyteorder("<")
     shape = tuple(tensor.dims)
     size = math.prod(shape) * dtype.itemsize
@@ -162,9 +162,7 @@ def tensor_values(body: Backbone, tensor: TensorProto) -> NDArray[Any]:
     if length != size:
         raise ExportError(f"{where}: {length} bytes for the shape {list(shape)}, which takes {size}")
     if offset < 0 or offset + size > path.stat().st_size:
-        with path.open("rb") as file:
-            pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
-        remedy = "it is a Git LFS pointer, run `git lfs pull`" if pointer else "get the model again"
+        remedy = "it is a Git LFS pointer, run `git lfs pull`" if is_lfs_pointer(path) else "get the model again"
         raise ExportError(f"{where}: bytes {offset} to {offset + size} are not in {path.name}; {remedy}")
     if not size:
         return np.empty(shape, dtype)
@@ -175,11 +173,10 @@ def tensor_values(body: Backbone, tensor: TensorProto) -> NDArray[Any]:
 def _parse(path: Path, name: str) -> onnx.ModelProto:
     if (size := path.stat().st_size) > _MAX_BYTES:
         raise ExportError(f"{name}: {size} bytes, more than an ONNX file may have; its weights belong beside it")
-    content = path.read_bytes()
-    if content.startswith(LFS_POINTER):
+    if is_lfs_pointer(path):
         raise ExportError(f"{name}: a Git LFS pointer instead of the file; run `git lfs pull`")
     try:
-        model: onnx.ModelProto = onnx.ModelProto.FromString(content)
+        model: onnx.ModelProto = onnx.ModelProto.FromString(path.read_bytes())
     except DecodeError as error:
         raise ExportError(f"{name}: not a whole ONNX file: {error}; get the model again") from error
     if not model.graph.node:
@@ -257,7 +254,7 @@ def _inputs(graph: onnx.GraphProto, name: str) -> dict[str, int]:
 
 
 def _outputs(model: onnx.ModelProto, name: str) -> tuple[str, str | None, int | None]:
-    """Token embeddings, vectors pooled by the body itself, and the width of a token embedding."""
+    """Token embeddings, vectors pooled by the backbone itself, and the width of a token embedding."""
     outputs = {value.name: value for value in model.graph.output}
     ranks: dict[int, list[str]] = {}
     for output, value in outputs.items():

@@ -15,7 +15,7 @@ _MAX_LAYERS = 10_000
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
+    """Read a JSON object.
 
     Raises:
         ExportError: The file is missing, damaged or not an object.
@@ -36,7 +36,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def strict(kind: type[Config], content: Any, where: str) -> Config:
-    """Decodes a config whose every key matters: an unknown key may change the numbers, so it is refused.
+    """Decode a config whose every key matters: an unknown key may change the numbers and is an error.
 
     Raises:
         UnsupportedModelError: Names the key, what it holds and what is known.

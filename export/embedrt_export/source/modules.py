@@ -1,6 +1,6 @@
-"""The modules of sentence-transformers: what each one's config says, in both generations of configs.
+"""Configs of the modules of sentence-transformers, in both generations of the format.
 
-A key that is not known may change the numbers, so it is refused.
+An unknown key may change the numbers, so it is an error.
 """
 
 from collections.abc import Callable
@@ -166,7 +166,7 @@ class _TransformerConfig:
 
 
 def read_transformer(place: Path, base: Path) -> Transformer:
-    """Reads the configs of a Transformer module; that of sentence-transformers may be missing.
+    """Read the configs of a Transformer module; that of sentence-transformers may be missing.
 
     Args:
         place: The module's folder.

@@ -40,7 +40,7 @@ _TASKS = ("query", "document")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model folder says of its model.
+    """A model, as its folder describes it.
 
     Attributes:
         folder: The model folder.
@@ -97,14 +97,14 @@ class _SentenceTransformer:
 
 @dataclass(frozen=True)
 class _Access:
-    """Where a repo may reach: other folders of this machine, if it lies here itself, and the hub."""
+    """Access of a repo: to other folders of this machine, if it is local itself, and to the hub."""
 
     is_local: bool
     token: str | bool | None
 
 
 def read_repo(folder: Path, *, is_local: bool = True, token: str | bool | None = None) -> ModelSpec:
-    """Reads the module chains of a model folder, with or without `modules.json`.
+    """Read the module chains of a model folder, with or without `modules.json`.
 
     Args:
         folder: The model folder.
@@ -144,7 +144,7 @@ def transformers(spec: ModelSpec) -> list[ModuleSpec]:
 
 
 def _default_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
-    """What sentence-transformers makes of a repo of transformers: the mean, or the last token of a language model."""
+    """Chain that sentence-transformers makes of a transformers repo: mean, or last token of a language model."""
     transformer = _transformer(folder, access)
     config = transformer.config
     names = config.get("architectures")

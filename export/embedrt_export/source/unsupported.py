@@ -1,4 +1,4 @@
-"""What a `config.json` says of models that no graph here can be, as a table: key, what it means, what to do."""
+"""Config keys that make a model unsupported, with the reason and the remedy."""
 
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -74,7 +74,7 @@ REFUSALS = (
 
 
 def check_supported(config: Mapping[str, Any], supported: Collection[str]) -> None:
-    """Refuses a config by the first entry of the table that it meets, then by its `model_type`.
+    """Check that a config has no key of an unsupported model, and a supported `model_type`.
 
     Args:
         config: The parsed `config.json`.

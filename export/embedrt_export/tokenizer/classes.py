@@ -38,7 +38,7 @@ class Options:
 
 @dataclass(frozen=True)
 class TokenizerClass:
-    """How a class builds its tokenizer.
+    """Parts of the tokenizer that a class builds.
 
     Attributes:
         algorithm: `WordPiece`, `BPE` or `Unigram`; None takes what the vocabulary is.
