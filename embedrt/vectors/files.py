@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from embedrt.bundle.strict_json import decode, is_lfs_pointer, parse_json
+from embedrt.bundle.strict_json import LFS_POINTER, decode, parse_json
 from embedrt.errors import EmbeddingsError, EmbedrtError, MissingDependencyError
 from embedrt.hub.local import replace_files, staging
 from embedrt.inputs.text import check_texts
@@ -192,8 +192,9 @@ def _check_file(path: Path) -> None:
     if not path.is_file():
         os.stat(path)  # noqa: PTH116 - says what is missing
         raise EmbeddingsError(f"{path}: not a plain file")
-    if is_lfs_pointer(path):
-        raise EmbeddingsError(f"{path}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise EmbeddingsError(f"{path}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
 
 
 def _check_comparable(path: Path, found: Embeddings, name: str, fingerprint: str) -> None:
