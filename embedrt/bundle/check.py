@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
-from embedrt.bundle.strict_json import LFS_POINTER, RecordError, decode, read_json
+from embedrt.bundle.strict_json import RecordError, decode, is_lfs_pointer, read_json
 from embedrt.errors import BundleError
 
 Verify = Literal["once", "always", "never"]
@@ -82,9 +82,8 @@ def check_files(folder: Path, files: Mapping[str, FileRecord], verify: Verify) -
     for name, record in files.items():
         path = folder / name
         if (size := plain_file_size(folder, name)) != record.size:
-            with path.open("rb") as file:
-                if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                    raise BundleError(f"{path}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
+            if is_lfs_pointer(path):
+                raise BundleError(f"{path}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
             raise BundleError(f"{path}: {size} bytes, the manifest says {record.size}; get the bundle again")
         if verify == "never":
             continue

@@ -19,6 +19,12 @@ class RecordError(ValueError):
     """A JSON document does not have the shape that was asked for."""
 
 
+def is_lfs_pointer(path: Path) -> bool:
+    """True if Git LFS left a pointer in place of the file."""
+    with path.open("rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
+
+
 def read_json(path: Path) -> Any:
     """Parses one JSON file. Huge files, and what `parse_json` refuses, are errors.
 

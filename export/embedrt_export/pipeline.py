@@ -27,10 +27,11 @@ from embedrt.hub.local import stored_path
 from embedrt.types import dtype_name
 from embedrt_export.dtypes import WRITERS, Draft
 from embedrt_export.dtypes.int8.texts import Texts, read_texts
-from embedrt_export.graph.builder import DataFile
+from embedrt_export.graph.data_file import DataFile
+from embedrt_export.options import ExportOptions, Wanted
 from embedrt_export.proof.reference import ReferenceKind
 from embedrt_export.routes.route import DATA, BuiltRoute, build_route
-from embedrt_export.source.decide import Wanted, Wish
+from embedrt_export.source.decide import Decisions, decide
 from embedrt_export.source.files import check_files, copy_config
 from embedrt_export.source.locate import Located, locate
 from embedrt_export.source.repo import ModelSpec, read_repo
@@ -101,20 +102,20 @@ def export(
         MissingDependencyError: The way is "optimum", and optimum-onnx is not installed.
         ValueError: `via` is unknown, or does not fit `onnx_file`; `dtype` is unknown, or takes no calibration texts.
     """
-    wish = Wish(via, onnx_file, task)
+    options = ExportOptions(via, onnx_file, task)
     dtypes = _dtypes(dtype)
     texts = _calibration(dtypes, calibration_texts)
     target = None if output is None else Path(output).expanduser()
     if target is not None and target.exists():
         _require_bundle(target, overwrite=overwrite)
-    located = locate(source, revision, token, wish)
+    located = locate(source, revision, token)
     name = located.name if name is None else name
     target = stored_path(name, revision) if target is None else target
     check_files(located.folder)
     spec = read_repo(located.folder, is_local=located.source.kind != "hub", token=token)
     logger.info("%s: %s in %s", name, _chains(spec), located.folder)
     with staging(target) as folder:
-        manifest = _write_bundle(folder, located, spec, name, wish)
+        manifest = _write_bundle(folder, located, spec, name, decide(spec, located, options, token))
         draft = Draft(folder, manifest, spec, reference, texts)
         for name in dict.fromkeys([FLOAT32, *dtypes]):
             draft = dataclasses.replace(draft, manifest=WRITERS[name].write(draft))
@@ -172,11 +173,11 @@ def _chains(spec: ModelSpec) -> str:
     return ", ".join(" > ".join(part.kind for part in chain) for chain in spec.chains.values())
 
 
-def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, wish: Wish) -> Manifest:
+def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, decisions: Decisions) -> Manifest:
     """Writes graphs, tokenizers and configs; the manifest lacks the proof."""
     (folder / "onnx").mkdir()
     with DataFile(folder / DATA) as data:
-        built = {route: build_route(folder, data, route, chain, wish) for route, chain in spec.chains.items()}
+        built = {route: build_route(folder, data, route, chain, decisions) for route, chain in spec.chains.items()}
     routes = {route: one.record for route, one in built.items()}
     written = {file for route in routes.values() for file in (route.tokenizer, *route.variants[0].files)}
     dim = _common_dim(built)
@@ -196,7 +197,7 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, wi
         default_prompt_name=spec.default_prompt_name,
         truncate_dim=spec.truncate_dim,
         similarity_fn_name=spec.similarity_fn_name,
-        files=record_files(folder, [*written, *_copy_configs(spec, folder)]),
+        files=record_files(folder, [*written - {DATA}, *_copy_configs(spec, folder)]) | {DATA: data.record},
         fingerprint=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
         vector_ranges=None,
         made_with={

@@ -13,8 +13,10 @@ from safetensors.numpy import save_file
 from embedrt import Embedder, ExportError, UnsupportedModelError
 from embedrt_export import export
 from embedrt_export.families import FAMILIES, roformer
-from embedrt_export.graph.builder import DataFile, GraphBuilder
-from embedrt_export.layers.linear import parameter
+from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.graph.data_file import DataFile
+from embedrt_export.layers.inputs import text_inputs
+from embedrt_export.layers.scope import Scope
 from embedrt_export.source.weights import Weights
 from tests.kit.edits import edit_json, edit_weights
 from tests.kit.family_models import REFERENCE, cases, write_repo
@@ -230,9 +232,10 @@ def test_parameters_are_shared_within_one_model_only(tmp_path: Path) -> None:
         save_file({"norm.weight": np.full(3, value, np.float32)}, tmp_path / name / "model.safetensors")
     with DataFile(tmp_path / "data") as data, Weights(tmp_path / "one") as one, Weights(tmp_path / "two") as two:
         graph = GraphBuilder(data)
-        assert parameter(graph, one, "norm.weight", 3) == parameter(graph, one, "norm.weight", 3)
+        first, second = (Scope(graph, weights, text_inputs(graph, token_type_ids=False)) for weights in (one, two))
+        assert first.parameter("norm.weight", 3) == first.at("norm").parameter("weight", 3)
         with pytest.raises(ValueError, match=r"two tensors named 'norm\.weight'"):
-            parameter(graph, two, "norm.weight", 3)
+            second.parameter("norm.weight", 3)
 
 
 def test_a_padding_id_of_the_tokenizer_that_the_config_has_not(tmp_path: Path) -> None:

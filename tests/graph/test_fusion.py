@@ -20,32 +20,32 @@ from embedrt.engine.devices import DEVICES
 from embedrt.engine.session import onnxruntime
 from embedrt_export import export
 from embedrt_export.dtypes import float32
-from embedrt_export.graph.builder import DataFile, GraphBuilder
+from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.graph.data_file import DataFile
 from embedrt_export.graph.fuse_cpu import OPSET, fuse
-from embedrt_export.layers.attention import attend, attention_bias, split_heads
-from embedrt_export.layers.linear import TextInputs, text_inputs
+from embedrt_export.layers.attention import AttentionWindow, Heads, attend, attention_bias, split_heads
 from embedrt_export.layers.relative import bucket_bias
+from embedrt_export.layers.scope import Scope
 from embedrt_export.proof.reference import Reference
 from tests.kit.chains import write_static
+from tests.kit.scopes import scope_of
 
 WORDS, HEADS, SIZE = 11, 6, 8
 RANDOM = np.random.default_rng(0)
-Bias = Callable[[GraphBuilder, TextInputs], str]
+Bias = Callable[[Scope], str]
 
 
-def by_offset(graph: GraphBuilder, inputs: TextInputs) -> str:
+def by_offset(scope: Scope) -> str:
     table = np.random.default_rng(1).normal(size=(32, HEADS)).astype(np.float32)
-    return bucket_bias(graph, table, "table", inputs, 128)
+    return bucket_bias(scope, table, "table", 128)
 
 
 BIASES: dict[str, Bias] = {
     "padding": attention_bias,
-    "causal": lambda graph, inputs: attention_bias(graph, inputs, after=0),
-    "window": lambda graph, inputs: attention_bias(graph, inputs, before=1, after=1),
+    "causal": lambda scope: attention_bias(scope, AttentionWindow(after=0)),
+    "window": lambda scope: attention_bias(scope, AttentionWindow(before=1, after=1)),
     "by offset": by_offset,
-    "by offset, padding": lambda graph, inputs: graph.op(
-        "Add", by_offset(graph, inputs), attention_bias(graph, inputs)
-    ),
+    "by offset, padding": lambda scope: scope.op("Add", by_offset(scope), attention_bias(scope)),
 }
 
 
@@ -65,8 +65,8 @@ def write(
     """
     with DataFile(folder / "m.onnx_data") as data:
         graph = GraphBuilder(data)
-        inputs = text_inputs(graph, token_type_ids=False)
-        added = bias(graph, inputs)
+        scope = scope_of(graph)
+        added = bias(scope)
         results = []
         for layer in range(layers):
             parts = []
@@ -76,12 +76,12 @@ def write(
                 ("v", HEADS // groups, value_size),
             ):
                 table = RANDOM.normal(size=(WORDS, heads * size)).astype(np.float32)
-                rows = graph.op("Gather", graph.weight(f"{name}{layer}", table), inputs.input_ids)
+                rows = graph.op("Gather", graph.weight(f"{name}{layer}", table), scope.inputs.input_ids)
                 rows = graph.op("Reshape", rows, graph.ints(-1, heads * size))
-                part = split_heads(graph, rows, inputs, heads, size)
+                part = split_heads(scope, rows, heads, size)
                 parts.append(graph.op("Neg", part) if turned else part)
             query, key, value = parts
-            attended = attend(graph, query, key, value, added, heads=HEADS, size=value_size, groups=groups)
+            attended = attend(graph, query, key, value, added, Heads(HEADS, value_size, groups))
             results.append(attended)
         graph.output("y", graph.op("Concat", *results, axis=-1), ["tokens", layers * HEADS * value_size])
         graph.save(folder / "m.onnx")

@@ -1,5 +1,6 @@
 """Graph pieces against formulas in float64, by two engines, and the file that the builder writes."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -13,15 +14,19 @@ from onnx.external_data_helper import uses_external_data
 from onnx.reference import ReferenceEvaluator
 
 from embedrt import Embedder, UnsupportedModelError
+from embedrt.bundle.check import FileRecord
 from embedrt.engine.session import onnxruntime
 from embedrt_export import export
-from embedrt_export.graph.builder import INT64, OPSET, DataFile, GraphBuilder
-from embedrt_export.heads.pooling import POOLERS, Masks, normalize, pool
+from embedrt_export.graph.builder import INT64, OPSET, GraphBuilder
+from embedrt_export.graph.data_file import DataFile
+from embedrt_export.heads.normalize import normalize
+from embedrt_export.heads.pooling import POOLERS, Masks, pool
+from embedrt_export.layers.activations import ACTIVATIONS, activation
 from embedrt_export.layers.attention import attention_bias
-from embedrt_export.layers.linear import ACTIVATIONS, activation, text_inputs
 from embedrt_export.layers.relative import bucket
 from tests.kit.formulas import ACTIVATION_FORMULAS, mpnet_bucket
 from tests.kit.models import make_model
+from tests.kit.scopes import scope_of
 
 Array = NDArray[Any]
 Engine = Callable[[Path, dict[str, Array]], Array]
@@ -147,7 +152,7 @@ def test_normalize(tmp_path: Path, engine: Engine) -> None:
 def test_padding_bias(tmp_path: Path, engine: Engine) -> None:
     with DataFile(tmp_path / "m.onnx_data") as data:
         graph = GraphBuilder(data)
-        graph.output("y", attention_bias(graph, text_inputs(graph, token_type_ids=False)), ["batch", 1, 1, "sequence"])
+        graph.output("y", attention_bias(scope_of(graph)), ["batch", 1, 1, "sequence"])
         graph.save(tmp_path / "m.onnx")
     result = engine(tmp_path / "m.onnx", {"input_ids": MASKS, "attention_mask": MASKS})
     assert result.shape == (6, 1, 1, 5)
@@ -287,3 +292,15 @@ def test_graph_of_a_bundle(tmp_path: Path, architecture: str) -> None:
 def signature(value: onnx.ValueInfoProto) -> tuple[int, list[str | int]]:
     kind = value.type.tensor_type
     return kind.elem_type, [axis.dim_param or axis.dim_value for axis in kind.shape.dim]
+
+
+def test_the_data_file_is_hashed_while_it_is_written(tmp_path: Path) -> None:
+    """Small and large tensors, an equal one, and the gaps between them."""
+    random = np.random.default_rng(0)
+    large = random.normal(size=(600, 500)).astype(np.float32)
+    with DataFile(tmp_path / "m.onnx.data") as data:
+        for i, values in enumerate((random.normal(size=300).astype(np.float32), large, large, large.T)):
+            data.tensor(f"t{i}", values)
+    content = (tmp_path / "m.onnx.data").read_bytes()
+    assert len(content) > 2 * large.nbytes
+    assert data.record == FileRecord(len(content), hashlib.sha256(content).hexdigest())

@@ -32,7 +32,7 @@ from embedrt_export.dtypes.int8.embeddings import replace_tables
 from embedrt_export.dtypes.int8.gptq import round_weights
 from embedrt_export.dtypes.int8.linear import Quantized, find_products, observe, replace_products
 from embedrt_export.dtypes.int8.texts import FEWEST, OWN, read_texts
-from embedrt_export.graph.builder import DataFile
+from embedrt_export.graph.data_file import DataFile
 from tests.kit.bundles import Json, change, copy_bundle, edit_graph, read_raw
 from tests.kit.models import make_model
 

@@ -15,7 +15,9 @@ from safetensors.numpy import save_file
 from embedrt import Embedder, ExportError, UnsupportedModelError
 from embedrt.engine.session import onnxruntime
 from embedrt_export import export
-from embedrt_export.heads.pooling import DENSE_ACTIVATIONS, POOLERS
+from embedrt_export.heads.dense import DENSE_ACTIVATIONS
+from embedrt_export.heads.pooling import POOLERS
+from embedrt_export.source import modules
 from tests.kit.chains import Entry, draw, module_type, pooling, write_chain, write_static
 from tests.kit.edits import edit_json
 from tests.kit.formulas import erf, sigmoid
@@ -99,6 +101,11 @@ ACTIVATIONS: dict[str, Callable[[Floats], Any]] = {
     "Tanh": np.tanh,
     "Tanhshrink": lambda x: x - np.tanh(x),
 }
+
+
+def test_configs_and_graphs_know_the_same_names() -> None:
+    assert tuple(POOLERS) == modules.POOLING_MODES
+    assert tuple(DENSE_ACTIVATIONS) == modules.DENSE_ACTIVATIONS
 
 
 @pytest.mark.parametrize("name", DENSE_ACTIVATIONS)

@@ -21,8 +21,9 @@ from embedrt.errors import EmbedrtError, ExportError, MissingDependencyError, Un
 from embedrt.verify.bundle import verify
 from embedrt_export import export
 from embedrt_export.onnx_backbone import optimum
+from embedrt_export.options import ExportOptions
 from embedrt_export.proof.texts import parity_texts
-from embedrt_export.source.decide import Wish, choose
+from embedrt_export.source.decide import choose
 from tests.kit.bodies import (
     TOKENS,
     add_input,
@@ -511,7 +512,9 @@ def test_the_exporter_ends_with_an_interrupt(tmp_path: Path, interrupts: None) -
 
 
 def test_the_exporter_ends_with_its_parent() -> None:
-    code = "import threading\nfrom embedrt_export.optimum_script import end_with_parent\nend_with_parent()"
+    code = (
+        "import threading\nfrom embedrt_export.onnx_backbone.optimum_script import end_with_parent\nend_with_parent()"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.close()
@@ -532,7 +535,7 @@ def test_the_exporter_ends_with_its_parent() -> None:
 )
 def test_which_way(model_type: str, files: set[str], via: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(optimum.PYTHON, sys.executable)
-    assert choose(Wish(), model_type, files).via == via
+    assert choose(ExportOptions(), model_type, files).via == via
 
 
 def test_arguments(tiny_source: Path, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import torch
 from onnx import TensorProto, helper
 from transformers.activations import ACT2FN
 
-from embedrt_export.graph.builder import DataFile, GraphBuilder
-from embedrt_export.layers.linear import ACTIVATIONS
+from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.graph.data_file import DataFile
+from embedrt_export.layers.activations import ACTIVATIONS
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))

@@ -12,8 +12,10 @@ import transformers
 
 from embedrt.engine.session import onnxruntime
 from embedrt_export.families import FAMILIES
-from embedrt_export.graph.builder import DataFile, GraphBuilder
-from embedrt_export.layers.linear import text_inputs, unflatten
+from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.graph.data_file import DataFile
+from embedrt_export.layers.inputs import text_inputs, unflatten
+from embedrt_export.layers.scope import Scope
 from embedrt_export.source.weights import Weights
 from tests.kit.family_models import FAMILIES as TESTED
 from tests.kit.family_models import REFERENCE, cases, write_repo
@@ -84,7 +86,7 @@ def write_graph(source: Path, family: str, folder: Path, *, token_type_ids: bool
     ):
         graph = GraphBuilder(data)
         inputs = text_inputs(graph, token_type_ids=token_type_ids)
-        for i, state in enumerate(FAMILIES[family].build(graph, config, weights, inputs)):
+        for i, state in enumerate(FAMILIES[family].build(Scope(graph, weights, inputs), config)):
             value = unflatten(graph, state, inputs.shape, config.hidden_size)
             graph.output(f"state_{i}", value, ["batch", "sequence", config.hidden_size])
         graph.save(folder / "states.onnx")

@@ -21,7 +21,8 @@ from tokenizers import Tokenizer
 
 from embedrt import Embedder
 from embedrt_export import export
-from embedrt_export.heads.pooling import DENSE_ACTIVATIONS, POOLERS
+from embedrt_export.heads.dense import DENSE_ACTIVATIONS
+from embedrt_export.heads.pooling import POOLERS
 from tests.kit.family_models import texts_for
 from tests.kit.models import write_tokenizer
 

@@ -15,8 +15,8 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from embedrt import EmbedrtError
 from embedrt_export.proof.texts import parity_texts
+from embedrt_export.tokenizer import build_tokenizer
 from embedrt_export.tokenizer import names as tokenizer_names
-from embedrt_export.tokenizer import settle_tokenizer
 from tests.kit.tokenizer_cases import CASES, SOURCES, TEXTS, Case, token, typed, write_case
 
 ROWS = 1 << 30
@@ -90,7 +90,7 @@ def encode(tokenizer: Any, text: str) -> list[int] | str:
 
 def compare(folder: Path, architecture: str, texts: list[str]) -> None:
     reference = AutoTokenizer.from_pretrained(folder)
-    settled = settle_tokenizer(folder, architecture, ROWS, do_lower_case=False)
+    settled = build_tokenizer(folder, architecture, ROWS, do_lower_case=False)
     tokenizer = tokenizers.Tokenizer.from_str(settled.definition)
     ours, theirs = json.loads(tokenizer.to_str()), json.loads(reference.backend_tokenizer.to_str())
     if isinstance(theirs["model"]["vocab"], list):
@@ -200,7 +200,7 @@ def test_random_settings(tmp_path: Path) -> None:
         folder = tmp_path / str(seed)
         write_case(folder, case)
         try:
-            settle_tokenizer(folder, case.architecture, ROWS, do_lower_case=False)
+            build_tokenizer(folder, case.architecture, ROWS, do_lower_case=False)
         except EmbedrtError:
             outcomes["refused"] += 1
             continue

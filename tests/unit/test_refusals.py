@@ -9,7 +9,7 @@ import pytest
 
 from embedrt import Embedder, ExportError, UnsupportedModelError
 from embedrt_export import export
-from embedrt_export.source.unsupported import refuse
+from embedrt_export.source.unsupported import check_supported
 from tests.kit.edits import edit_json, edit_weights
 from tests.kit.models import make_model
 
@@ -80,9 +80,9 @@ def test_what_says_no_changes_nothing(tmp_path: Path, changes: dict[str, Any]) -
 
 
 def test_an_encoder_of_a_pair_that_has_a_family() -> None:
-    refuse({"model_type": "t5", "is_encoder_decoder": True}, {"t5"})
+    check_supported({"model_type": "t5", "is_encoder_decoder": True}, {"t5"})
     with pytest.raises(UnsupportedModelError, match="model_type 't5' is not supported"):
-        refuse({"model_type": "t5", "is_encoder_decoder": True}, {"bert"})
+        check_supported({"model_type": "t5", "is_encoder_decoder": True}, {"bert"})
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from embedrt import Embedder, EmbedrtError, ExportError, UnsupportedModelError
 from embedrt_export import export
-from embedrt_export.source.modules import Part, Pooling, Transformer
+from embedrt_export.source.modules import ModuleSpec, Pooling, Transformer
 from embedrt_export.source.repo import ModelSpec, read_repo
 from tests.kit.edits import edit_json
 from tests.kit.models import make_model, write_json
@@ -34,7 +34,7 @@ def model(tmp_path: Path) -> Path:
     return make_model(tmp_path / "model", prompts={"query": "q: "})
 
 
-def chain(folder: Path) -> tuple[Part, ...]:
+def chain(folder: Path) -> tuple[ModuleSpec, ...]:
     """The modules of the one route."""
     return read_repo(folder).chains["default"]
 

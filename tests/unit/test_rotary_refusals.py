@@ -6,7 +6,7 @@ import pytest
 
 from embedrt.errors import UnsupportedModelError
 from embedrt_export.families import FAMILIES, family_name
-from embedrt_export.source.unsupported import refuse
+from embedrt_export.source.unsupported import check_supported
 
 NOMIC = {
     "n_embd": 32,
@@ -43,7 +43,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "sliding_attention.rope_type: expected one of",
     ),
     ("nomic_bert", {"hidden_size": 770}, "not a multiple of num_attention_heads"),
-    ("nomic_bert", {"hidden_size": 36}, "heads of width 3: rotary positions turn pairs"),
+    ("nomic_bert", {"hidden_size": 36}, "heads of width 3: rotary positions rotate pairs"),
     ("nomic_bert", {"num_hidden_layers": 0}, "num_hidden_layers: expected a positive integer, got 0"),
     ("nomic_bert", {"type_vocab_size": -1}, "type_vocab_size: expected 0 or more"),
     ("nomic_bert", {"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters.rope_type: expected one of"),
@@ -61,7 +61,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("nomic_bert", {**NOMIC, "rotary_head_dim": True}, "rotary_head_dim: expected one of False"),
     ("nomic_bert", {**NOMIC, "rotary_emb_base": None}, "missing field 'rotary_emb_base'"),
     ("eurobert", {"num_attention_heads": 12, "num_key_value_heads": 5}, "not a multiple of num_key_value_heads 5"),
-    ("eurobert", {"num_hidden_layers": 0}, "num_hidden_layers: expected a positive number"),
+    ("eurobert", {"num_hidden_layers": 0}, "num_hidden_layers: expected a positive integer"),
     ("eurobert", {"num_hidden_layers": 10**12}, "num_hidden_layers: 1000000000000, no model has more than 10000"),
     ("modernbert", {"num_hidden_layers": 10**12}, "num_hidden_layers: 1000000000000, no model has more than 10000"),
     ("eurobert", {"head_dim": 7}, "head_dim 7"),
@@ -111,4 +111,4 @@ def test_families_of_repos_that_call_themselves_otherwise(config: dict[str, Any]
 def test_mixtures_of_experts() -> None:
     config = {"model_type": "nomic_bert", **NOMIC, "num_experts": 8, "moe_every_n_layers": 2, "moe_top_k": 2}
     with pytest.raises(UnsupportedModelError, match="num_experts 8: a mixture of experts cannot be exported"):
-        refuse(config, FAMILIES)
+        check_supported(config, FAMILIES)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedrt import EmbedrtError, ExportError, UnsupportedModelError
-from embedrt_export.tokenizer import SettledTokenizer, settle_tokenizer
+from embedrt_export.tokenizer import BuiltTokenizer, build_tokenizer
 from tests.kit.edits import edit_json
 from tests.kit.models import make_model, vocabulary, write_json
 
@@ -27,16 +27,16 @@ def model(tmp_path: Path) -> Path:
 
 def settle(
     folder: Path, architecture: str = "bert", rows: int = ROWS, *, do_lower_case: bool = False
-) -> SettledTokenizer:
-    return settle_tokenizer(folder, architecture, rows, do_lower_case=do_lower_case)
+) -> BuiltTokenizer:
+    return build_tokenizer(folder, architecture, rows, do_lower_case=do_lower_case)
 
 
-def tokens(settled: SettledTokenizer, text: str) -> list[str]:
+def tokens(settled: BuiltTokenizer, text: str) -> list[str]:
     found: list[str] = tokenizers.Tokenizer.from_str(settled.definition).encode(text, add_special_tokens=False).tokens
     return found
 
 
-def definition(settled: SettledTokenizer) -> dict[str, Any]:
+def definition(settled: BuiltTokenizer) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(settled.definition)
     return content
 

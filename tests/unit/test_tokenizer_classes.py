@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedrt import EmbedrtError, ExportError, UnsupportedModelError
-from embedrt_export.tokenizer import SettledTokenizer, settle_tokenizer
+from embedrt_export.tokenizer import BuiltTokenizer, build_tokenizer
 from embedrt_export.tokenizer.names import tokenizer_class
 from embedrt_export.tokenizer.scores import score_text
 from embedrt_export.tokenizer.sentencepiece import merges_of, read_sentencepiece
@@ -28,11 +28,11 @@ ROWS = 10_000
 STORED = json.loads(GOLDEN.read_text(encoding="utf-8"))
 
 
-def settle(folder: Path, architecture: str = "llama", **keywords: Any) -> SettledTokenizer:
-    return settle_tokenizer(folder, architecture, ROWS, do_lower_case=False, **keywords)
+def settle(folder: Path, architecture: str = "llama", **keywords: Any) -> BuiltTokenizer:
+    return build_tokenizer(folder, architecture, ROWS, do_lower_case=False, **keywords)
 
 
-def encoder(settled: SettledTokenizer) -> Any:
+def encoder(settled: BuiltTokenizer) -> Any:
     tokenizer = tokenizers.Tokenizer.from_str(settled.definition)
     tokenizer.no_truncation()
     return tokenizer
@@ -113,8 +113,8 @@ def test_a_token_that_the_vocabulary_lacks(write: Callable[[str], Path]) -> None
     edit_json(folder / CONFIG, pad_token="[NEW]")
     rows = len(plain("bert")["model"]["vocab"])
     with pytest.raises(ExportError, match=rf"token '\[NEW\]' has id {rows}, but the model has only {rows} word emb"):
-        settle_tokenizer(folder, "bert", rows, do_lower_case=False)
-    settled = settle_tokenizer(folder, "bert", rows + 1, do_lower_case=False)
+        build_tokenizer(folder, "bert", rows, do_lower_case=False)
+    settled = build_tokenizer(folder, "bert", rows + 1, do_lower_case=False)
     assert settled.tokenization.pad_id == rows
     assert encoder(settled).encode("a[NEW]b", add_special_tokens=False).tokens == ["a", "[NEW]", "b"]
 
@@ -401,7 +401,7 @@ def _pieces(count: int) -> bytes:
     return model
 
 
-def _scores_read_back(settled: SettledTokenizer) -> list[float]:
+def _scores_read_back(settled: BuiltTokenizer) -> list[float]:
     vocabulary = json.loads(tokenizers.Tokenizer.from_str(settled.definition).to_str())["model"]["vocab"]
     return [score for _, score in vocabulary]
 

@@ -1,6 +1,6 @@
 """The decoder-only stack of Llama and its descendants: pre-norm layers with rotary positions and a gated feed-forward.
 
-Which of its variants a model has is data: a `Decoder`.
+The variants are data: a `Decoder` describes one model.
 """
 
 from collections.abc import Mapping
@@ -8,41 +8,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedrt.errors import UnsupportedModelError
-from embedrt_export.graph.builder import GraphBuilder
-from embedrt_export.layers.attention import attend, attention_bias, split_heads
-from embedrt_export.layers.linear import TextInputs, activation, flatten, linear, rms_norm
-from embedrt_export.layers.rotary import Rope, Rotation, read_rope, rotate, rotation, with_trained_length
-from embedrt_export.source.configs import check_layers, check_positive
-from embedrt_export.source.weights import Weights
+from embedrt_export.layers.attention import AttentionWindow, Heads, attend, attention_bias, split_heads
+from embedrt_export.layers.rotary import Rope, read_rope, rotate, rotation, with_trained_length
+from embedrt_export.layers.scope import Scope
+from embedrt_export.source.configs import check_multiple
 
 PREFIXES = ("model.",)
 BACKBONE = ("embed_tokens.", "layers.", "norm.")
 IGNORED = (r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq",)  # angles, which repos of older versions store
-_SIZES = (  # what the configs of all have, and no model without
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "max_position_embeddings",
-)
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What a layer sees and how its positions turn.
+class DecoderLayer:
+    """Differences between the layers of one model.
 
     Attributes:
-        before: How many tokens back a token sees; None is all.
-        after: How many ahead.
+        window: The tokens that a token attends to.
         rope: The rotary positions.
     """
 
-    before: int | None
-    after: int | None
+    window: AttentionWindow
     rope: Rope
 
 
@@ -53,21 +39,21 @@ class Decoder:
     Attributes:
         vocab_size: Rows of the embeddings.
         hidden_size: Width of the hidden states.
-        heads: Query heads.
-        key_heads: Heads of keys and values; neighbouring query heads share one.
+        heads: Number of query heads.
+        key_heads: Number of heads of keys and values; neighboring query heads share one.
         head_size: Width of a head.
         inner_size: Width of the feed-forward.
-        activation: That of the feed-forward's gate.
-        epsilon: Of every norm.
-        layers: What each layer sees.
-        query_scale: What queries are multiplied with.
-        embedding_scale: What embeddings are multiplied with.
+        activation: Activation of the feed-forward's gate.
+        epsilon: Added to the variance in every norm.
+        layers: Attention window and rotary positions of each layer.
+        query_scale: Factor of the queries.
+        embedding_scale: Factor of the embeddings.
         norm_offset: Added to the weight of every norm.
-        input_bias: Whether queries, keys and values have a bias.
-        output_bias: Whether the attention's output has.
-        inner_bias: Whether the feed-forward has.
-        head_norms: Whether queries and keys are normalized per head.
-        sandwich: Whether attention and feed-forward are normalized after them too, before they are added.
+        input_bias: True if queries, keys and values have a bias.
+        output_bias: True if the attention's output has one.
+        inner_bias: True if the feed-forward has one.
+        head_norms: True if queries and keys are normalized per head.
+        sandwich: True if the outputs of attention and feed-forward are normalized too, before they are added.
     """
 
     vocab_size: int
@@ -78,7 +64,7 @@ class Decoder:
     inner_size: int
     activation: str
     epsilon: float
-    layers: tuple[Sight, ...]
+    layers: tuple[DecoderLayer, ...]
     query_scale: float
     embedding_scale: float = 1.0
     norm_offset: float = 0.0
@@ -90,33 +76,29 @@ class Decoder:
 
 
 def check(decoder: Decoder) -> Decoder:
-    """Returns the model if its sizes go together.
+    """Return the model if its sizes fit each other.
 
     Raises:
         UnsupportedModelError: Names the keys that do not.
     """
-    if decoder.heads % decoder.key_heads:
-        raise UnsupportedModelError(
-            f"config.json: num_attention_heads {decoder.heads} is not a multiple of "
-            f"num_key_value_heads {decoder.key_heads}"
-        )
+    check_multiple("num_attention_heads", decoder.heads, "num_key_value_heads", decoder.key_heads)
     if decoder.head_size < 2 or decoder.head_size % 2:
         raise UnsupportedModelError(
-            f"config.json: head_dim {decoder.head_size}: rotary positions turn pairs, so an even number is needed"
+            f"config.json: head_dim {decoder.head_size}: rotary positions rotate pairs, so an even number is needed"
         )
-    for seen in decoder.layers:
-        if seen.rope.partial_rotary_factor != 1.0 and seen.rope.rope_type != "proportional":
+    for layer in decoder.layers:
+        if layer.rope.partial_rotary_factor != 1.0 and layer.rope.rope_type != "proportional":
             raise UnsupportedModelError(
-                f"config.json: partial_rotary_factor {seen.rope.partial_rotary_factor}: this architecture turns whole "
-                "heads; only rope_type 'proportional' may turn less"
+                f"config.json: partial_rotary_factor {layer.rope.partial_rotary_factor}: this architecture rotates "
+                "whole heads; only rope_type 'proportional' may rotate less"
             )
     return decoder
 
 
 def require_plain_code(config: Mapping[str, Any]) -> None:
-    """Refuses repos whose own code stands in for the architecture, unless the config says what that code changes.
+    """Require that the architecture is not replaced by the repo's own code, unless the config states the change.
 
-    Embedding models bring code that lets every token see those after it, too; `is_causal` false says the same.
+    Embedding models bring code for bidirectional attention; `is_causal` false states the same.
 
     Raises:
         UnsupportedModelError: There is such code and no such key, or `is_causal` is null.
@@ -133,7 +115,7 @@ def require_plain_code(config: Mapping[str, Any]) -> None:
 
 
 def layer_types(given: tuple[str, ...] | None, default: tuple[str, ...]) -> tuple[str, ...]:
-    """The kind of attention of each layer.
+    """Kind of attention of each layer.
 
     Raises:
         UnsupportedModelError: A kind is unknown, or there is not one for each layer.
@@ -151,14 +133,13 @@ def layer_types(given: tuple[str, ...] | None, default: tuple[str, ...]) -> tupl
     return types
 
 
-def sight(rope: Rope, window: int | None, *, causal: bool) -> Sight:
-    """What a layer sees.
+def attention_window(window: int | None, *, causal: bool) -> AttentionWindow:
+    """Attention window of a layer.
 
     Args:
-        rope: The rotary positions.
-        window: `sliding_window`, or None. In a causal model it counts the token itself, in both directions it does
+        window: `sliding_window`, or None. In a causal model it includes the token itself, in both directions it does
             not.
-        causal: Whether a token sees only what is before it.
+        causal: True if a token attends only to itself and the tokens before it.
 
     Raises:
         UnsupportedModelError: The window is not a length.
@@ -166,14 +147,14 @@ def sight(rope: Rope, window: int | None, *, causal: bool) -> Sight:
     if window is not None and window < 1:
         raise UnsupportedModelError(f"config.json: sliding_window {window} is not a length")
     if causal:
-        return Sight(before=None if window is None else window - 1, after=0, rope=rope)
-    return Sight(before=window, after=window, rope=rope)
+        return AttentionWindow(before=None if window is None else window - 1, after=0)
+    return AttentionWindow(before=window, after=window)
 
 
 def read_positions(
     parameters: Mapping[str, Any], where: str, *, theta: float, longest: int, trained: int | None = None
 ) -> Rope:
-    """Reads rotary positions with what transformers fills in from the rest of the config.
+    """Read rotary positions, with the values that transformers fills in from the rest of the config.
 
     "dynamic" is "default" up to `longest`, see `reach`.
 
@@ -194,112 +175,82 @@ def read_positions(
 
 
 def reach(parameters: Mapping[str, Any], longest: int) -> int | None:
-    """How many tokens the rotary positions reach, or None without limit.
+    """Number of tokens that the rotary positions reach, or None without limit.
 
-    "dynamic" turns by other angles as soon as a batch is longer than `longest`, whatever is in it; up to there it is
-    "default".
+    "dynamic" rotates by other angles as soon as a batch is longer than `longest`, whatever its content; up to there it
+    is "default".
     """
     return longest if parameters.get("rope_type", parameters.get("type")) == "dynamic" else None
 
 
-def check_sizes(config: Any, *more: str) -> None:
-    """Checks the sizes that all decoders have, and the fields named, before anything is computed of them.
+def build(scope: Scope, decoder: Decoder) -> list[str]:
+    """Add the model; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer.
 
-    Raises:
-        UnsupportedModelError: No model has such a size; the message names the key.
+    The final norm is applied to the last of them.
     """
-    check_positive(config, *_SIZES, *more)
-    check_layers(config.num_hidden_layers)
-
-
-def build(graph: GraphBuilder, decoder: Decoder, weights: Weights, inputs: TextInputs) -> list[str]:
-    """Adds the graph; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer.
-
-    The last ones are those after the final norm.
-    """
-    words = weights("embed_tokens.weight", decoder.vocab_size, decoder.hidden_size)
+    words = scope.read("embed_tokens.weight", decoder.vocab_size, decoder.hidden_size)
     if decoder.embedding_scale != 1.0:
         words = words * words.dtype.type(decoder.embedding_scale)
-    x = graph.op("Gather", graph.weight("embed_tokens.weight", words), inputs.input_ids)
-    states = [flatten(graph, x, decoder.hidden_size)]
-    for i, seen in enumerate(decoder.layers):
-        states.append(_layer(graph, decoder, weights, states[-1], inputs, seen, f"layers.{i}"))
-    states[-1] = _norm(graph, decoder, weights, states[-1], "norm")
+    x = scope.op("Gather", scope.add("embed_tokens.weight", words), scope.inputs.input_ids)
+    states = [scope.flatten(x, decoder.hidden_size)]
+    for i, layer in enumerate(decoder.layers):
+        states.append(_layer(scope.at(f"layers.{i}"), states[-1], decoder, layer))
+    states[-1] = _norm(scope, states[-1], decoder, "norm")
     return states
 
 
-def _layer(
-    graph: GraphBuilder, decoder: Decoder, weights: Weights, x: str, inputs: TextInputs, seen: Sight, layer: str
-) -> str:
+def _layer(scope: Scope, x: str, decoder: Decoder, layer: DecoderLayer) -> str:
     after_attention, before_inner, after_inner = (
         ("post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
         if decoder.sandwich
         else (None, "post_attention_layernorm", None)
     )
-    inside = _norm(graph, decoder, weights, x, f"{layer}.input_layernorm")
-    inside = _attention(graph, decoder, weights, inside, inputs, seen, f"{layer}.self_attn")
+    inside = _norm(scope, x, decoder, "input_layernorm")
+    inside = _attention(scope.at("self_attn"), inside, decoder, layer)
     if after_attention:
-        inside = _norm(graph, decoder, weights, inside, f"{layer}.{after_attention}")
-    x = graph.op("Add", x, inside)
-    inside = _norm(graph, decoder, weights, x, f"{layer}.{before_inner}")
-    inside = _feed_forward(graph, decoder, weights, inside, f"{layer}.mlp")
+        inside = _norm(scope, inside, decoder, after_attention)
+    x = scope.op("Add", x, inside)
+    inside = _norm(scope, x, decoder, before_inner)
+    inside = _feed_forward(scope.at("mlp"), inside, decoder)
     if after_inner:
-        inside = _norm(graph, decoder, weights, inside, f"{layer}.{after_inner}")
-    return graph.op("Add", x, inside)
+        inside = _norm(scope, inside, decoder, after_inner)
+    return scope.op("Add", x, inside)
 
 
-def _attention(
-    graph: GraphBuilder, decoder: Decoder, weights: Weights, x: str, inputs: TextInputs, seen: Sight, name: str
-) -> str:
+def _attention(scope: Scope, x: str, decoder: Decoder, layer: DecoderLayer) -> str:
     heads, key_heads, size = decoder.heads, decoder.key_heads, decoder.head_size
-    turned = rotation(graph, inputs, seen.rope, size)
-    # The scale goes into what comes last before the rotation, which keeps lengths.
+    by = rotation(scope, layer.rope, size)
+
+    def split(name: str, heads: int, scale: float = 1.0) -> str:
+        """Project `[tokens, hidden]` to `[batch, sequence, heads, size]`."""
+        hidden, bias = decoder.hidden_size, decoder.input_bias
+        return split_heads(scope, scope.linear(x, name, hidden, heads * size, bias=bias, scale=scale), heads, size)
+
+    def rotated(part: str, norm: str, scale: float = 1.0) -> str:
+        if decoder.head_norms:
+            offset = decoder.norm_offset
+            part = scope.rms_norm(part, norm, size, decoder.epsilon, offset=offset, scale=scale)
+        return rotate(scope.graph, part, by, size)
+
+    # The scale goes into the last step before the rotation, which keeps lengths.
     scale, norm_scale = (1.0, decoder.query_scale) if decoder.head_norms else (decoder.query_scale, 1.0)
-    query = _heads(graph, decoder, weights, x, inputs, f"{name}.q", heads, scale)
-    key = _heads(graph, decoder, weights, x, inputs, f"{name}.k", key_heads)
-    value = _heads(graph, decoder, weights, x, inputs, f"{name}.v", key_heads)
-    query = _turned(graph, decoder, weights, query, turned, f"{name}.q_norm", norm_scale)
-    key = _turned(graph, decoder, weights, key, turned, f"{name}.k_norm")
-    bias = attention_bias(graph, inputs, before=seen.before, after=seen.after)
-    attended = attend(graph, query, key, value, bias, heads=heads, size=size, groups=heads // key_heads)
-    return linear(
-        graph, weights, attended, f"{name}.o_proj", heads * size, decoder.hidden_size, bias=decoder.output_bias
-    )
+    query = split("q_proj", heads, scale)
+    key = split("k_proj", key_heads)
+    value = split("v_proj", key_heads)
+    query = rotated(query, "q_norm", norm_scale)
+    key = rotated(key, "k_norm")
+    bias = attention_bias(scope, layer.window)
+    attended = attend(scope.graph, query, key, value, bias, Heads(heads, size, heads // key_heads))
+    return scope.linear(attended, "o_proj", heads * size, decoder.hidden_size, bias=decoder.output_bias)
 
 
-def _heads(
-    graph: GraphBuilder,
-    decoder: Decoder,
-    weights: Weights,
-    x: str,
-    inputs: TextInputs,
-    name: str,
-    heads: int,
-    scale: float = 1.0,
-) -> str:
-    """`[tokens, hidden]` to `[batch, sequence, heads, size]`."""
-    hidden, size, bias = decoder.hidden_size, decoder.head_size, decoder.input_bias
-    x = linear(graph, weights, x, f"{name}_proj", hidden, heads * size, bias=bias, scale=scale)
-    return split_heads(graph, x, inputs, heads, size)
-
-
-def _turned(
-    graph: GraphBuilder, decoder: Decoder, weights: Weights, x: str, turned: Rotation, norm: str, scale: float = 1.0
-) -> str:
-    if decoder.head_norms:
-        x = rms_norm(graph, weights, x, norm, decoder.head_size, decoder.epsilon, decoder.norm_offset, scale)
-    return rotate(graph, x, turned, decoder.head_size)
-
-
-def _feed_forward(graph: GraphBuilder, decoder: Decoder, weights: Weights, x: str, name: str) -> str:
-    """`down(activation(gate(x)) * up(x))`."""
+def _feed_forward(scope: Scope, x: str, decoder: Decoder) -> str:
+    """Add `down(activation(gate(x)) * up(x))`."""
     hidden, inner, bias = decoder.hidden_size, decoder.inner_size, decoder.inner_bias
-    gate = activation(
-        graph, decoder.activation, linear(graph, weights, x, f"{name}.gate_proj", hidden, inner, bias=bias)
-    )
-    up = linear(graph, weights, x, f"{name}.up_proj", hidden, inner, bias=bias)
-    return linear(graph, weights, graph.op("Mul", gate, up), f"{name}.down_proj", inner, hidden, bias=bias)
+    gate = scope.activation(decoder.activation, scope.linear(x, "gate_proj", hidden, inner, bias=bias))
+    up = scope.linear(x, "up_proj", hidden, inner, bias=bias)
+    return scope.linear(scope.op("Mul", gate, up), "down_proj", inner, hidden, bias=bias)
 
 
-def _norm(graph: GraphBuilder, decoder: Decoder, weights: Weights, x: str, name: str) -> str:
-    return rms_norm(graph, weights, x, name, decoder.hidden_size, decoder.epsilon, decoder.norm_offset)
+def _norm(scope: Scope, x: str, decoder: Decoder, name: str) -> str:
+    return scope.rms_norm(x, name, decoder.hidden_size, decoder.epsilon, offset=decoder.norm_offset)

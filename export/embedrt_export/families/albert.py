@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from embedrt_export.blocks.bert import LayerNames, check_sizes, encoder_layer
-from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.blocks.bert import LayerNames, encoder_layer
+from embedrt_export.families.family import Family
 from embedrt_export.layers.attention import attention_bias
-from embedrt_export.layers.embeddings import embed
-from embedrt_export.layers.linear import TextInputs, layer_norm, linear
-from embedrt_export.source.configs import pick
-from embedrt_export.source.weights import Weights
+from embedrt_export.layers.embeddings import Tables, embed
+from embedrt_export.layers.scope import Scope
+from embedrt_export.source.configs import check_sizes, pick
 
 LAYER = LayerNames(
     query="attention.query",
@@ -26,7 +25,7 @@ LAYER = LayerNames(
 
 @dataclass(frozen=True)
 class Config:
-    """The keys of config.json that change the numbers, with the defaults of transformers."""
+    """Keys of config.json that change the numbers, with the defaults of transformers."""
 
     vocab_size: int = 30000
     embedding_size: int = 128
@@ -44,40 +43,42 @@ class Config:
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
-    """Reads config.json, refusing variants that the graph does not have."""
+    """Read config.json; variants that the graph does not have are an error."""
     read = pick(Config, config)
     check_sizes(read)
     return read
 
 
 def positions(config: Config) -> int:
-    """Tokens that have a position embedding."""
+    """Number of tokens that have a position embedding."""
     return config.max_position_embeddings
 
 
-def build(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> list[str]:
-    """Adds the graph; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer."""
-    bias = attention_bias(graph, inputs)
-    states = [_embeddings(graph, config, weights, inputs)]
+def build(scope: Scope, config: Config) -> list[str]:
+    """Add the model; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer."""
+    bias = attention_bias(scope)
+    states = [_embeddings(scope, config)]
     for i in range(config.num_hidden_layers):
         # As transformers divides: the groups follow one another, each for about as many layers.
         group = int(i / (config.num_hidden_layers / config.num_hidden_groups))
         for inner in range(config.inner_group_num):
-            layer = f"encoder.albert_layer_groups.{group}.albert_layers.{inner}"
-            states.append(encoder_layer(graph, config, weights, states[-1], bias, inputs, layer, LAYER))
+            layer = scope.at(f"encoder.albert_layer_groups.{group}.albert_layers.{inner}")
+            states.append(encoder_layer(layer, states[-1], bias, config, LAYER))
     return states
 
 
-def _embeddings(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> str:
+def _embeddings(scope: Scope, config: Config) -> str:
     width = config.embedding_size
-    x = embed(
-        graph,
-        weights,
-        inputs,
-        width,
-        words=config.vocab_size,
-        positions=config.max_position_embeddings,
-        types=config.type_vocab_size,
-    )
-    x = layer_norm(graph, weights, x, "embeddings.LayerNorm", width, config.layer_norm_eps)
-    return linear(graph, weights, x, "encoder.embedding_hidden_mapping_in", width, config.hidden_size)
+    tables = Tables(config.vocab_size, positions=config.max_position_embeddings, types=config.type_vocab_size)
+    x = embed(scope, width, tables)
+    x = scope.layer_norm(x, "embeddings.LayerNorm", width, config.layer_norm_eps)
+    return scope.linear(x, "encoder.embedding_hidden_mapping_in", width, config.hidden_size)
+
+
+FAMILY = Family(
+    read_config=read_config,
+    prefixes=("albert.",),
+    backbone=("embeddings.", "encoder."),
+    positions=positions,
+    build=build,
+)

@@ -6,16 +6,16 @@ and a linear layer after them; ERNIE may have task types; BERT for generation ha
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from embedrt.errors import UnsupportedModelError
-from embedrt_export.blocks.bert import LayerNames, check_sizes, encoder_layer
-from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.blocks.bert import LayerNames, encoder_layer
+from embedrt_export.families.family import Family
 from embedrt_export.layers.attention import attention_bias
-from embedrt_export.layers.embeddings import embed, positions_left
-from embedrt_export.layers.linear import TextInputs, layer_norm, linear
-from embedrt_export.source.configs import pick
-from embedrt_export.source.weights import Weights
+from embedrt_export.layers.embeddings import Tables, embed, positions_left
+from embedrt_export.layers.scope import Scope
+from embedrt_export.source.configs import check_sizes, pick
 
 LAYER = LayerNames(
     query="attention.self.query",
@@ -28,9 +28,9 @@ LAYER = LayerNames(
 
 @dataclass(frozen=True)
 class Config:
-    """The keys of config.json that change the numbers, with the defaults of transformers for BERT.
+    """Keys of config.json that change the numbers, with the defaults of transformers for BERT.
 
-    Of these, some architectures have no `type_vocab_size`, and others one of the keys that BERT has not; None is none.
+    Optional keys, which some architectures lack, are None there.
     """
 
     vocab_size: int = 30522
@@ -53,75 +53,90 @@ class Config:
 
 _OPTIONAL = ("type_vocab_size", "pad_token_id", "embedding_size", "use_task_id", "task_type_vocab_size")
 
-# What differs from the defaults of BERT.
-BERT: dict[str, Any] = {}
-ROBERTA: dict[str, Any] = {"vocab_size": 50265, "pad_token_id": 1}
-XLM_ROBERTA: dict[str, Any] = {"pad_token_id": 1}
-ELECTRA: dict[str, Any] = {
-    "embedding_size": 128,
-    "hidden_size": 256,
-    "num_attention_heads": 4,
-    "intermediate_size": 1024,
-}
-ERNIE: dict[str, Any] = {"use_task_id": False, "task_type_vocab_size": 3}
-BERT_GENERATION: dict[str, Any] = {
-    "vocab_size": 50358,
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "type_vocab_size": None,
-}
+ROBERTA_DEFAULTS: dict[str, Any] = {"vocab_size": 50265, "pad_token_id": 1}
 
 
 def read_config(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Config:
-    """Reads config.json, refusing variants that the graph does not have.
+    """Read config.json; variants that the graph does not have are an error.
 
     Args:
         config: The parsed file.
-        defaults: What differs from the defaults of BERT, such as the tables above. An optional key that has no value
-            after that belongs to other architectures and is not read.
+        defaults: Defaults that differ from those of BERT. An optional key without a value after that belongs to other
+            architectures and is not read.
     """
-    settled = {**{name: getattr(Config, name) for name in _OPTIONAL}, **defaults}
-    foreign: dict[str, Any] = {name: None for name in _OPTIONAL if settled[name] is None}
-    stored = {key: value for key, value in config.items() if key not in foreign and value is not None}
+    defaults = {**{name: getattr(Config, name) for name in _OPTIONAL}, **defaults}
+    foreign: dict[str, Any] = {name: None for name in _OPTIONAL if defaults[name] is None}
     if "pad_token_id" not in foreign and config.get("pad_token_id", 1) is None:
         raise UnsupportedModelError(
             "config.json: pad_token_id null: positions count from it on; "
             "enter the id of the tokenizer's padding token, 1 in nearly all such models"
         )
-    read = replace(pick(Config, {**settled, **stored}), **foreign)
+    stated = {key: value for key, value in config.items() if key not in foreign}
+    read = replace(pick(Config, stated, defaults=defaults), **foreign)
     check_sizes(read)
     positions(read)
     return read
 
 
 def positions(config: Config) -> int:
-    """Tokens that have a position embedding."""
+    """Number of tokens that have a position embedding."""
     return positions_left(config.max_position_embeddings, config.pad_token_id)
 
 
-def build(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> list[str]:
-    """Adds the graph; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer."""
-    bias = attention_bias(graph, inputs)
-    states = [_embeddings(graph, config, weights, inputs)]
+def build(scope: Scope, config: Config) -> list[str]:
+    """Add the model; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer."""
+    bias = attention_bias(scope)
+    states = [_embeddings(scope, config)]
     for i in range(config.num_hidden_layers):
-        states.append(encoder_layer(graph, config, weights, states[-1], bias, inputs, f"encoder.layer.{i}", LAYER))
+        states.append(encoder_layer(scope.at(f"encoder.layer.{i}"), states[-1], bias, config, LAYER))
     return states
 
 
-def _embeddings(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> str:
-    hidden, width = config.hidden_size, config.embedding_size or config.hidden_size
-    x = embed(
-        graph,
-        weights,
-        inputs,
-        width,
+def tables(config: Config) -> Tables:
+    """Rows of the embedding tables."""
+    return Tables(
         words=config.vocab_size,
         positions=config.max_position_embeddings,
         padding_id=config.pad_token_id,
         types=config.type_vocab_size,
         tasks=config.task_type_vocab_size if config.use_task_id else None,
     )
-    x = layer_norm(graph, weights, x, "embeddings.LayerNorm", width, config.layer_norm_eps)
-    return x if width == hidden else linear(graph, weights, x, "embeddings_project", width, hidden)
+
+
+def _embeddings(scope: Scope, config: Config) -> str:
+    hidden, width = config.hidden_size, config.embedding_size or config.hidden_size
+    x = embed(scope, width, tables(config))
+    x = scope.layer_norm(x, "embeddings.LayerNorm", width, config.layer_norm_eps)
+    return x if width == hidden else scope.linear(x, "embeddings_project", width, hidden)
+
+
+def _family(prefix: str, defaults: Mapping[str, Any]) -> Family:
+    return Family(
+        read_config=partial(read_config, defaults=defaults),
+        prefixes=(prefix,),
+        backbone=("embeddings.", "embeddings_project.", "encoder."),
+        positions=positions,
+        build=build,
+    )
+
+
+_PADDED = {"pad_token_id": 1}
+BERT = _family("bert.", {})
+BERT_GENERATION = _family(
+    "bert.",
+    {
+        "vocab_size": 50358,
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "type_vocab_size": None,
+    },
+)
+DATA2VEC_TEXT = _family("data2vec_text.", _PADDED)
+ELECTRA = _family(
+    "electra.", {"embedding_size": 128, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
+)
+ERNIE = _family("ernie.", {"use_task_id": False, "task_type_vocab_size": 3})
+ROBERTA = _family("roberta.", ROBERTA_DEFAULTS)
+XLM_ROBERTA = _family("roberta.", _PADDED)

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedrt.errors import UnsupportedModelError
-from embedrt_export.blocks.bert import LayerNames, check_sizes, encoder_layer
-from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.blocks.bert import LayerNames, encoder_layer
+from embedrt_export.families.family import Family
 from embedrt_export.layers.attention import attention_bias
-from embedrt_export.layers.embeddings import embed
-from embedrt_export.layers.linear import TextInputs, layer_norm
-from embedrt_export.source.configs import pick
-from embedrt_export.source.weights import Weights
+from embedrt_export.layers.embeddings import Tables, embed
+from embedrt_export.layers.scope import Scope
+from embedrt_export.source.configs import check_sizes, pick
 
 LAYER = LayerNames(
     query="attention.q_lin",
@@ -24,7 +23,7 @@ LAYER = LayerNames(
     output_norm="output_layer_norm",
 )
 _LAYER_NORM_EPS = 1e-12  # fixed in the architecture
-# What the architecture calls the sizes, and those that also go by the name which all others use.
+# The architecture's names of the sizes and the usual ones; some repos use the latter.
 _KEYS = {
     "dim": "hidden_size",
     "n_layers": "num_hidden_layers",
@@ -37,7 +36,7 @@ _ALIASED = ("dim", "n_layers", "n_heads")
 
 @dataclass(frozen=True)
 class Config:
-    """The keys of config.json that change the numbers, under the names that others use, with transformers' defaults.
+    """Keys of config.json that change the numbers, under their usual names, with transformers' defaults.
 
     `sinusoidal_pos_embds` is not among them: the positions are in the weights in any case.
     """
@@ -52,12 +51,12 @@ class Config:
 
     @property
     def layer_norm_eps(self) -> float:
-        """Of every norm."""
+        """Added to the variance in every norm."""
         return _LAYER_NORM_EPS
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
-    """Reads config.json under either name of a size, refusing two names that disagree."""
+    """Read config.json under either name of a size; two names that disagree are an error."""
     own = {"vocab_size": config.get("vocab_size"), "max_position_embeddings": config.get("max_position_embeddings")}
     for key, name in _KEYS.items():
         values = [config[k] for k in (key, *([name] if key in _ALIASED else [])) if config.get(k) is not None]
@@ -72,15 +71,24 @@ def read_config(config: Mapping[str, Any]) -> Config:
 
 
 def positions(config: Config) -> int:
-    """Tokens that have a position embedding."""
+    """Number of tokens that have a position embedding."""
     return config.max_position_embeddings
 
 
-def build(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> list[str]:
-    """Adds the graph; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer."""
-    hidden, bias = config.hidden_size, attention_bias(graph, inputs)
-    x = embed(graph, weights, inputs, hidden, words=config.vocab_size, positions=config.max_position_embeddings)
-    states = [layer_norm(graph, weights, x, "embeddings.LayerNorm", hidden, config.layer_norm_eps)]
+def build(scope: Scope, config: Config) -> list[str]:
+    """Add the model; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer."""
+    hidden, bias = config.hidden_size, attention_bias(scope)
+    x = embed(scope, hidden, Tables(config.vocab_size, positions=config.max_position_embeddings))
+    states = [scope.layer_norm(x, "embeddings.LayerNorm", hidden, config.layer_norm_eps)]
     for i in range(config.num_hidden_layers):
-        states.append(encoder_layer(graph, config, weights, states[-1], bias, inputs, f"transformer.layer.{i}", LAYER))
+        states.append(encoder_layer(scope.at(f"transformer.layer.{i}"), states[-1], bias, config, LAYER))
     return states
+
+
+FAMILY = Family(
+    read_config=read_config,
+    prefixes=("distilbert.",),
+    backbone=("embeddings.", "transformer."),
+    positions=positions,
+    build=build,
+)

@@ -1,4 +1,4 @@
-"""EuroBERT: the stack of Llama, in which every token sees every other."""
+"""EuroBERT: the stack of Llama with attention in both directions."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embedrt_export.blocks import decoder
-from embedrt_export.blocks.decoder import Decoder, Sight
-from embedrt_export.graph.builder import GraphBuilder
-from embedrt_export.layers.linear import TextInputs
+from embedrt_export.blocks.decoder import Decoder, DecoderLayer
+from embedrt_export.families.family import Family
+from embedrt_export.layers.attention import AttentionWindow
 from embedrt_export.layers.rotary import Rope, config_rope
-from embedrt_export.source.configs import pick
-from embedrt_export.source.weights import Weights
+from embedrt_export.layers.scope import Scope
+from embedrt_export.source.configs import check_sizes, pick
 
 
 @dataclass(frozen=True)
 class Config:
-    """The keys of config.json that change the numbers, with the defaults of transformers; `rope` stands for several."""
+    """Keys of config.json that change the numbers, with the defaults of transformers; `rope` stands for several."""
 
     vocab_size: int = 128256
     hidden_size: int = 768
@@ -34,10 +34,10 @@ class Config:
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
-    """Reads config.json, refusing variants that the graph does not have."""
+    """Read config.json; variants that the graph does not have are an error."""
     keys = pick(Config, {key: value for key, value in config.items() if key != "rope"})
     read = dataclasses.replace(keys, rope=config_rope(config, theta=10000.0))
-    decoder.check_sizes(read)
+    check_sizes(read)
     _decoder(read)
     return read
 
@@ -46,9 +46,9 @@ def positions(config: Config) -> None:
     """Rotary positions have no limit."""
 
 
-def build(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> list[str]:
-    """Adds the graph; returns the hidden states `[tokens, hidden]`, the last with the final norm."""
-    return decoder.build(graph, _decoder(config), weights, inputs)
+def build(scope: Scope, config: Config) -> list[str]:
+    """Add the model; returns the hidden states `[tokens, hidden]`, the last with the final norm."""
+    return decoder.build(scope, _decoder(config))
 
 
 def _decoder(config: Config) -> Decoder:
@@ -64,10 +64,20 @@ def _decoder(config: Config) -> Decoder:
             inner_size=config.intermediate_size,
             activation=config.hidden_act,
             epsilon=config.rms_norm_eps,
-            layers=(Sight(before=None, after=None, rope=config.rope),) * config.num_hidden_layers,
+            layers=(DecoderLayer(AttentionWindow(), config.rope),) * config.num_hidden_layers,
             query_scale=size**-0.5,
             input_bias=config.attention_bias,
             output_bias=config.attention_bias,
             inner_bias=config.mlp_bias,
         )
     )
+
+
+FAMILY = Family(
+    read_config=read_config,
+    prefixes=decoder.PREFIXES,
+    backbone=decoder.BACKBONE,
+    positions=positions,
+    build=build,
+    ignored=decoder.IGNORED,
+)

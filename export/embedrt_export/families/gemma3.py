@@ -6,17 +6,17 @@ from typing import Any
 
 from embedrt.errors import UnsupportedModelError
 from embedrt_export.blocks import decoder
-from embedrt_export.blocks.decoder import Decoder, Sight
-from embedrt_export.graph.builder import GraphBuilder
-from embedrt_export.layers.linear import TextInputs
+from embedrt_export.blocks.decoder import Decoder, DecoderLayer
+from embedrt_export.families.family import Family
+from embedrt_export.layers.attention import AttentionWindow
 from embedrt_export.layers.rotary import Rope
-from embedrt_export.source.configs import pick
-from embedrt_export.source.weights import Weights
+from embedrt_export.layers.scope import Scope
+from embedrt_export.source.configs import check_sizes, pick
 
 
 @dataclass(frozen=True)
 class Config:
-    """The keys of config.json that change the numbers, with the defaults of transformers."""
+    """Keys of config.json that change the numbers, with the defaults of transformers."""
 
     vocab_size: int = 262208
     hidden_size: int = 2304
@@ -42,7 +42,7 @@ class Config:
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
-    """Reads config.json, refusing variants that the graph does not have."""
+    """Read config.json; variants that the graph does not have are an error."""
     decoder.require_plain_code(config)
     if config.get("attn_logit_softcapping") is not None:
         raise UnsupportedModelError(
@@ -54,20 +54,24 @@ def read_config(config: Mapping[str, Any]) -> Config:
             f"config.json.rope_parameters: {', '.join(sorted(unknown))}: expected one object for each of "
             f"{', '.join(decoder.LAYER_TYPES)}"
         )
-    decoder.check_sizes(read, "query_pre_attn_scalar", "sliding_window_pattern")
+    check_sizes(read, unchecked=("sliding_window",))
+    if read.query_pre_attn_scalar <= 0:
+        raise UnsupportedModelError(
+            f"config.json.query_pre_attn_scalar: expected a positive number, got {read.query_pre_attn_scalar}"
+        )
     _decoder(read)
     return read
 
 
 def positions(config: Config) -> int | None:
-    """How many tokens the rotary positions reach."""
+    """Number of tokens that the rotary positions reach."""
     reaches = [decoder.reach(_rope_parameters(config, kind), config.max_position_embeddings) for kind in _types(config)]
     return next((longest for longest in reaches if longest is not None), None)
 
 
-def build(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> list[str]:
-    """Adds the graph; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer."""
-    return decoder.build(graph, _decoder(config), weights, inputs)
+def build(scope: Scope, config: Config) -> list[str]:
+    """Add the model; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer."""
+    return decoder.build(scope, _decoder(config))
 
 
 def _decoder(config: Config) -> Decoder:
@@ -81,7 +85,7 @@ def _decoder(config: Config) -> Decoder:
             inner_size=config.intermediate_size,
             activation=config.hidden_activation,
             epsilon=config.rms_norm_eps,
-            layers=tuple(_sight(config, kind) for kind in _types(config)),
+            layers=tuple(_layer(config, kind) for kind in _types(config)),
             query_scale=config.query_pre_attn_scalar**-0.5,
             embedding_scale=config.hidden_size**0.5,
             norm_offset=1.0,
@@ -101,20 +105,24 @@ def _types(config: Config) -> tuple[str, ...]:
     return decoder.layer_types(config.layer_types, default)
 
 
-def _sight(config: Config, kind: str) -> Sight:
+def _layer(config: Config, kind: str) -> DecoderLayer:
+    return DecoderLayer(_window(config, kind), _rope(config, kind))
+
+
+def _window(config: Config, kind: str) -> AttentionWindow:
     window = None
     if kind == "sliding_attention":
         if config.sliding_window is None:
             raise UnsupportedModelError("config.json: a layer has 'sliding_attention', but sliding_window is null")
         window = config.sliding_window
     if not config.use_bidirectional_attention:
-        return decoder.sight(_rope(config, kind), window, causal=config.is_causal)
+        return decoder.attention_window(window, causal=config.is_causal)
     if window is not None:
         # The window of the causal model is spread over both sides; `is_causal` false counts one token more.
         window = window // 2 + (0 if config.is_causal else 1)
-        if window == 0:  # each token sees itself
-            return Sight(before=0, after=0, rope=_rope(config, kind))
-    return decoder.sight(_rope(config, kind), window, causal=False)
+        if window == 0:
+            return AttentionWindow(before=0, after=0)
+    return decoder.attention_window(window, causal=False)
 
 
 def _rope_parameters(config: Config, kind: str) -> dict[str, Any]:
@@ -133,3 +141,13 @@ def _rope(config: Config, kind: str) -> Rope:
     if rope.rope_type == "yarn" and not rope.truncate:
         raise UnsupportedModelError(f"{where}: truncate false is not supported; transformers reads it elsewhere")
     return rope
+
+
+FAMILY = Family(
+    read_config=read_config,
+    prefixes=decoder.PREFIXES,
+    backbone=decoder.BACKBONE,
+    positions=positions,
+    build=build,
+    ignored=decoder.IGNORED,
+)

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from embedrt.errors import UnsupportedModelError
+from embedrt_export.blocks import rotary_encoder
 from embedrt_export.blocks.rotary_encoder import RotaryEncoder, check, from_keys
+from embedrt_export.families.family import Family
 from embedrt_export.layers.rotary import Rope, config_rope
 from embedrt_export.source.configs import pick, strict
 
-PREFIXES = ("gte.", "new.")
-RENAMES = (
+_PREFIXES = ("gte.", "new.")
+_RENAMES = (
     (r"encoder\.layer\.(\d+)\.attention\.(qkv_proj|[qkvo]_proj)\.(.*)", r"layers.\1.self_attn.\2.\3"),
     (r"encoder\.layer\.(\d+)\.attn_ln\.(.*)", r"layers.\1.post_attention_layernorm.\2"),
     (r"encoder\.layer\.(\d+)\.mlp_ln\.(.*)", r"layers.\1.post_mlp_layernorm.\2"),
@@ -55,7 +57,7 @@ class _Ntk:
 
 
 def read_config(config: Mapping[str, Any]) -> RotaryEncoder:
-    """Reads config.json of either kind, refusing variants that the graph does not have."""
+    """Read config.json of either kind; variants that the graph does not have are an error."""
     is_hub = config.get("model_type") == "new"
     pick(_Variant, config)
     model = from_keys(config, _HUB_DEFAULTS if is_hub else _DEFAULTS, Rope())
@@ -63,7 +65,7 @@ def read_config(config: Mapping[str, Any]) -> RotaryEncoder:
 
 
 def needs_own_code(config: Mapping[str, Any]) -> bool:
-    """Whether only the code of hub repos runs a model of this config."""
+    """True if only the code of hub repos runs a model of this config."""
     return config.get("model_type") == "new" or _is_ntk(config)
 
 
@@ -73,7 +75,7 @@ def _is_ntk(config: Mapping[str, Any]) -> bool:
 
 
 def _rope(config: Mapping[str, Any], width: int, *, is_hub: bool) -> Rope:
-    """Rotary positions; "ntk" (https://kexue.fm/archives/9706, formula 6) is a larger base with a linear stretch.
+    """Rotary positions; "ntk" (https://kexue.fm/archives/9706, formula 6) is a larger base with linear scaling.
 
     With a factor k and heads of width d: theta becomes k theta, and every angle is divided by k^(2 / d).
     """
@@ -89,3 +91,17 @@ def _rope(config: Mapping[str, Any], width: int, *, is_hub: bool) -> Rope:
     if is_hub and scaling is not None:
         raise UnsupportedModelError(f"config.json.rope_scaling: {scaling} is not supported; supported: type 'ntk'")
     return config_rope(config, theta=theta)
+
+
+FAMILY = Family(
+    read_config=read_config,
+    prefixes=_PREFIXES,
+    backbone=rotary_encoder.BACKBONE,
+    positions=rotary_encoder.positions,
+    build=rotary_encoder.build,
+    renames=_RENAMES,
+    ignored=rotary_encoder.IGNORED,
+    needs_own_code=needs_own_code,
+    tasks=lambda config: config.tasks,
+    aliases=("new",),
+)

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from embedrt_export.blocks import rotary_encoder
 from embedrt_export.blocks.rotary_encoder import RotaryEncoder, check, from_keys
+from embedrt_export.families.family import Family
 from embedrt_export.layers.rotary import Rope, config_rope
 from embedrt_export.source.configs import pick
 
-PREFIXES = ("roberta.",)
+_PREFIXES = ("roberta.",)
 _LAYERS = {
     r"mixer\.Wqkv": "self_attn.qkv_proj",
     r"mixer\.out_proj": "self_attn.o_proj",
@@ -26,7 +28,7 @@ _WEIGHT, _ADAPTER = (
     r"\.(?:parametrizations\.)?(?P<part>weight|bias)(?:\.original)?",
     r"\.parametrizations\.weight\.0\.(?P<part>lora_[AB])",
 )
-RENAMES = (
+_RENAMES = (
     (r"emb_ln\.(.*)", r"embeddings.LayerNorm.\1"),
     (r"layers\.(\d+)\.mlp\.fc2\.(.*)", r"layers.\1.mlp.down_proj.\2"),
     *(
@@ -56,7 +58,7 @@ _DEFAULTS = {
 
 @dataclass(frozen=True)
 class HubKeys:
-    """Those that only hub repos have. The base of the positions is required: there the code has another default."""
+    """Keys that only hub repos have. The base of the positions is required: there the code has another default."""
 
     rotary_emb_base: float
     position_embedding_type: Literal["rotary"] = "rotary"
@@ -67,7 +69,7 @@ class HubKeys:
 
 
 def read_config(config: Mapping[str, Any]) -> RotaryEncoder:
-    """Reads config.json of either kind, refusing variants that the graph does not have."""
+    """Read config.json of either kind; variants that the graph does not have are an error."""
     hub = pick(HubKeys, config) if is_hub(config) else None
     rope = Rope(rope_theta=hub.rotary_emb_base) if hub else config_rope(config, theta=20000.0)
     model = dataclasses.replace(from_keys(config, _DEFAULTS, rope), gated=False, input_bias=True)
@@ -79,9 +81,23 @@ def read_config(config: Mapping[str, Any]) -> RotaryEncoder:
 
 
 def is_hub(config: Mapping[str, Any]) -> bool:
-    """Whether a config of the type "xlm-roberta" is for the code of the hub repo and not for XLM-RoBERTa itself."""
+    """True if a config of the type "xlm-roberta" is for the code of the hub repo and not for XLM-RoBERTa itself."""
     own = config.get("auto_map")
     code = own.values() if isinstance(own, Mapping) else ()
     return config.get("model_type") == "xlm-roberta" and (
-        config.get("position_embedding_type") == "rotary" or any("xlm-roberta-flash" in str(place) for place in code)
+        config.get("position_embedding_type") == "rotary" or any("xlm-roberta-flash" in str(name) for name in code)
     )
+
+
+FAMILY = Family(
+    read_config=read_config,
+    prefixes=_PREFIXES,
+    backbone=rotary_encoder.BACKBONE,
+    positions=rotary_encoder.positions,
+    build=rotary_encoder.build,
+    renames=_RENAMES,
+    ignored=rotary_encoder.IGNORED,
+    needs_own_code=is_hub,
+    tasks=lambda config: config.tasks,
+    claims=is_hub,
+)

@@ -6,16 +6,15 @@ from typing import Any
 
 from embedrt.errors import UnsupportedModelError
 from embedrt_export.blocks import decoder
-from embedrt_export.blocks.decoder import Decoder, Sight
-from embedrt_export.graph.builder import GraphBuilder
-from embedrt_export.layers.linear import TextInputs
-from embedrt_export.source.configs import pick
-from embedrt_export.source.weights import Weights
+from embedrt_export.blocks.decoder import Decoder, DecoderLayer
+from embedrt_export.families.family import Family
+from embedrt_export.layers.scope import Scope
+from embedrt_export.source.configs import check_sizes, pick
 
 
 @dataclass(frozen=True)
 class Config:
-    """The keys of config.json that change the numbers, with the defaults of transformers for Llama.
+    """Keys of config.json that change the numbers, with the defaults of transformers for Llama.
 
     `attention_bias` stands for queries, keys and values, and but for Qwen2 for the attention's output too.
     """
@@ -47,7 +46,7 @@ class Config:
 
 @dataclass(frozen=True)
 class _Variant:
-    """What makes a model type: its other defaults, keys that it has fixed, and keys that it does not read."""
+    """A model type: defaults that differ from Llama's, keys with a fixed value, and keys that it does not read."""
 
     defaults: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
@@ -80,24 +79,24 @@ _VARIANTS = {
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
-    """Reads config.json, refusing variants that the graph does not have."""
+    """Read config.json; variants that the graph does not have are an error."""
     decoder.require_plain_code(config)
     variant = _VARIANTS[config["model_type"]]
     stated = {key: value for key, value in config.items() if key not in variant.unread}
     read = pick(Config, {**variant.defaults, **stated, **variant.fixed})
-    decoder.check_sizes(read)
+    check_sizes(read, unchecked=("sliding_window", "max_window_layers"))
     _decoder(read)
     return read
 
 
 def positions(config: Config) -> int | None:
-    """How many tokens the rotary positions reach."""
+    """Number of tokens that the rotary positions reach."""
     return decoder.reach(_rope_parameters(config), config.max_position_embeddings)
 
 
-def build(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> list[str]:
-    """Adds the graph; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer."""
-    return decoder.build(graph, _decoder(config), weights, inputs)
+def build(scope: Scope, config: Config) -> list[str]:
+    """Add the model; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer."""
+    return decoder.build(scope, _decoder(config))
 
 
 def _rope_parameters(config: Config) -> dict[str, Any]:
@@ -126,7 +125,7 @@ def _decoder(config: Config) -> Decoder:
     )
 
 
-def _layers(config: Config) -> list[Sight]:
+def _layers(config: Config) -> list[DecoderLayer]:
     rope = decoder.read_positions(
         _rope_parameters(config),
         "config.json.rope_scaling" if config.rope_scaling else "config.json.rope_parameters",
@@ -145,6 +144,15 @@ def _layers(config: Config) -> list[Sight]:
             "config.json: layer_types has 'sliding_attention', but there is no sliding_window, or use_sliding_window "
             "is false"
         )
-    return [
-        decoder.sight(rope, window if kind == "sliding_attention" else None, causal=config.is_causal) for kind in types
-    ]
+    windows = {"full_attention": None, "sliding_attention": window}
+    return [DecoderLayer(decoder.attention_window(windows[kind], causal=config.is_causal), rope) for kind in types]
+
+
+FAMILY = Family(
+    read_config=read_config,
+    prefixes=decoder.PREFIXES,
+    backbone=decoder.BACKBONE,
+    positions=positions,
+    build=build,
+    ignored=decoder.IGNORED,
+)

@@ -1,4 +1,4 @@
-"""ModernBERT (arXiv:2412.13663): pre-norm layers with gated feed-forward; most see a window, some see everything.
+"""ModernBERT (arXiv:2412.13663): pre-norm layers with gated feed-forward; most have an attention window.
 
 Rotary positions, with a base of their own for the layers with a window.
 """
@@ -8,20 +8,19 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from embedrt.errors import UnsupportedModelError
-from embedrt_export.blocks.bert import check_sizes
-from embedrt_export.graph.builder import GraphBuilder
-from embedrt_export.layers.attention import attend, attention_bias, split_heads
-from embedrt_export.layers.linear import TextInputs, activation, flatten, layer_norm, linear, project, unpack
+from embedrt_export.families.family import Family
+from embedrt_export.layers.attention import AttentionWindow, Heads, attend, attention_bias, split_heads
+from embedrt_export.layers.linear import Linear
 from embedrt_export.layers.rotary import Rope, Rotation, read_whole_rope, rotate, rotation
-from embedrt_export.source.configs import check_layers, pick
-from embedrt_export.source.weights import Weights
+from embedrt_export.layers.scope import Scope
+from embedrt_export.source.configs import check_sizes, pick
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 
 
 @dataclass(frozen=True)
 class Ropes:
-    """`rope_parameters`: how the layers of each type turn."""
+    """`rope_parameters`: the rotary positions of each type of layer."""
 
     full_attention: dict[str, Any] | None = None
     sliding_attention: dict[str, Any] | None = None
@@ -29,7 +28,7 @@ class Ropes:
 
 @dataclass(frozen=True)
 class Config:
-    """The keys of config.json that change the numbers, with the defaults of transformers.
+    """Keys of config.json that change the numbers, with the defaults of transformers.
 
     `layer_types` and `rope_parameters` go before the older `global_attn_every_n_layers` and `..._rope_theta`.
     """
@@ -55,7 +54,7 @@ class Config:
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
-    """Reads config.json, refusing variants that the graph does not have."""
+    """Read config.json; variants that the graph does not have are an error."""
     for key in ("global_rope_theta", "local_rope_theta"):
         if config.get(key, 0) is None:
             raise UnsupportedModelError(
@@ -66,7 +65,6 @@ def read_config(config: Mapping[str, Any]) -> Config:
         raise UnsupportedModelError("config.json: rope_scaling is not supported; write rope_parameters instead")
     read = pick(Config, config)
     check_sizes(read)
-    check_layers(read.num_hidden_layers)
     if (entries := len(_layer_types(read))) != read.num_hidden_layers:
         raise UnsupportedModelError(
             f"config.json: layer_types has {entries} entries, but num_hidden_layers is {read.num_hidden_layers}"
@@ -80,19 +78,21 @@ def positions(config: Config) -> None:
     """Rotary positions have no limit."""
 
 
-def build(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> list[str]:
-    """Adds the graph; returns the hidden states `[tokens, hidden]`, the last with the final norm."""
+def build(scope: Scope, config: Config) -> list[str]:
+    """Add the model; returns the hidden states `[tokens, hidden]`, the last with the final norm."""
     size, window = config.hidden_size // config.num_attention_heads, config.local_attention // 2
     types = _layer_types(config)
-    bias = {
-        _GLOBAL: attention_bias(graph, inputs),
-        _LOCAL: attention_bias(graph, inputs, before=window, after=window),
-    }
-    turned = {kind: rotation(graph, inputs, _rope(config, kind), size) for kind in sorted(set(types))}
-    states = [_embeddings(graph, config, weights, inputs)]
+    bias = {_GLOBAL: attention_bias(scope), _LOCAL: attention_bias(scope, AttentionWindow(window, window))}
+    rotations = {kind: rotation(scope, _rope(config, kind), size) for kind in sorted(set(types))}
+    states = [_embeddings(scope.at("embeddings"), config)]
     for i, kind in enumerate(types):
-        states.append(_layer(graph, config, weights, states[-1], bias[kind], turned[kind], inputs, i))
-    states[-1] = _norm(graph, config, weights, states[-1], "final_norm")
+        # The first layer reads the embeddings, which are normalized already.
+        layer, x = scope.at(f"layers.{i}"), states[-1]
+        normed = _norm(layer, x, config, "attn_norm") if i else x
+        x = scope.op("Add", x, _attention(layer.at("attn"), normed, bias[kind], rotations[kind], config))
+        normed = _norm(layer, x, config, "mlp_norm")
+        states.append(scope.op("Add", x, _feed_forward(layer.at("mlp"), normed, config)))
+    states[-1] = _norm(scope, states[-1], config, "final_norm")
     return states
 
 
@@ -106,57 +106,43 @@ def _rope(config: Config, kind: str) -> Rope:
     return read_whole_rope(getattr(config.rope_parameters, kind), f"config.json.rope_parameters.{kind}", theta=theta)
 
 
-def _norm(graph: GraphBuilder, config: Config, weights: Weights, x: str, name: str) -> str:
-    return layer_norm(graph, weights, x, name, config.hidden_size, config.norm_eps, bias=config.norm_bias)
+def _norm(scope: Scope, x: str, config: Config, name: str) -> str:
+    return scope.layer_norm(x, name, config.hidden_size, config.norm_eps, bias=config.norm_bias)
 
 
-def _embeddings(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> str:
-    name = "embeddings.tok_embeddings.weight"
-    table = graph.weight(name, weights(name, config.vocab_size, config.hidden_size))
-    x = flatten(graph, graph.op("Gather", table, inputs.input_ids), config.hidden_size)
-    return _norm(graph, config, weights, x, "embeddings.norm")
+def _embeddings(scope: Scope, config: Config) -> str:
+    name = "tok_embeddings.weight"
+    table = scope.add(name, scope.read(name, config.vocab_size, config.hidden_size))
+    x = scope.flatten(scope.op("Gather", table, scope.inputs.input_ids), config.hidden_size)
+    return _norm(scope, x, config, "norm")
 
 
-def _layer(
-    graph: GraphBuilder,
-    config: Config,
-    weights: Weights,
-    x: str,
-    bias: str,
-    turned: Rotation,
-    inputs: TextInputs,
-    number: int,
-) -> str:
-    name, hidden, inner = f"layers.{number}", config.hidden_size, config.intermediate_size
-    # The first layer reads the embeddings, which are normalized already.
-    normed = _norm(graph, config, weights, x, f"{name}.attn_norm") if number else x
-    attended = _attention(graph, config, weights, normed, bias, turned, inputs, f"{name}.attn")
-    x = graph.op("Add", x, attended)
-    normed = _norm(graph, config, weights, x, f"{name}.mlp_norm")
-    both = linear(graph, weights, normed, f"{name}.mlp.Wi", hidden, 2 * inner, bias=config.mlp_bias)
+def _feed_forward(scope: Scope, x: str, config: Config) -> str:
+    hidden, inner, graph = config.hidden_size, config.intermediate_size, scope.graph
+    both = scope.linear(x, "Wi", hidden, 2 * inner, bias=config.mlp_bias)
     content, gate = graph.ops("Split", 2, both, graph.ints(inner, inner), axis=-1)
-    gated = graph.op("Mul", activation(graph, config.hidden_activation, content), gate)
-    return graph.op("Add", x, linear(graph, weights, gated, f"{name}.mlp.Wo", inner, hidden, bias=config.mlp_bias))
+    gated = scope.op("Mul", scope.activation(config.hidden_activation, content), gate)
+    return scope.linear(gated, "Wo", inner, hidden, bias=config.mlp_bias)
 
 
-def _attention(
-    graph: GraphBuilder,
-    config: Config,
-    weights: Weights,
-    x: str,
-    bias: str,
-    turned: Rotation,
-    inputs: TextInputs,
-    name: str,
-) -> str:
+def _attention(scope: Scope, x: str, bias: str, by: Rotation, config: Config) -> str:
     hidden, heads = config.hidden_size, config.num_attention_heads
     size = hidden // heads
-    offset = weights(f"{name}.Wqkv.bias", 3 * hidden) if config.attention_bias else None
-    layers = unpack(weights(f"{name}.Wqkv.weight", 3 * hidden, hidden), offset, 3)
+    offset = scope.read("Wqkv.bias", 3 * hidden) if config.attention_bias else None
+    layers = Linear(scope.read("Wqkv.weight", 3 * hidden, hidden), offset).unpack(3)
     query, key, value = (
-        split_heads(graph, project(graph, x, f"{name}.{part}", *layer, scale=scale), inputs, heads, size)
-        for part, layer, scale in zip(("query", "key", "value"), layers, (size**-0.5, 1.0, 1.0), strict=True)
+        split_heads(scope, scope.project(x, name, layer.scaled(scale)), heads, size)
+        for name, layer, scale in zip(("query", "key", "value"), layers, (size**-0.5, 1.0, 1.0), strict=True)
     )
-    query, key = (rotate(graph, part, turned, size) for part in (query, key))
-    attended = attend(graph, query, key, value, bias, heads=heads, size=size)
-    return linear(graph, weights, attended, f"{name}.Wo", hidden, hidden, bias=config.attention_bias)
+    query, key = (rotate(scope.graph, part, by, size) for part in (query, key))
+    attended = attend(scope.graph, query, key, value, bias, Heads(heads, size))
+    return scope.linear(attended, "Wo", hidden, hidden, bias=config.attention_bias)
+
+
+FAMILY = Family(
+    read_config=read_config,
+    prefixes=("model.",),
+    backbone=("embeddings.", "layers.", "final_norm."),
+    positions=positions,
+    build=build,
+)

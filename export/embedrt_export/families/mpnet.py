@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedrt.errors import UnsupportedModelError
-from embedrt_export.blocks.bert import LayerNames, check_sizes, encoder_layer
-from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.blocks.bert import LayerNames, encoder_layer
+from embedrt_export.families.family import Family
 from embedrt_export.layers.attention import attention_bias
-from embedrt_export.layers.embeddings import embed, positions_left
-from embedrt_export.layers.linear import TextInputs, layer_norm
+from embedrt_export.layers.embeddings import Tables, embed, positions_left
 from embedrt_export.layers.relative import bucket_bias
-from embedrt_export.source.configs import pick
-from embedrt_export.source.weights import Weights
+from embedrt_export.layers.scope import Scope
+from embedrt_export.source.configs import check_sizes, pick
 
 _PADDING_ID = 1  # fixed in the architecture, whatever the tokenizer pads with
 _BUCKETS = 32  # the architecture uses so many, whatever relative_attention_num_buckets says
@@ -29,7 +28,7 @@ LAYER = LayerNames(
 
 @dataclass(frozen=True)
 class Config:
-    """The keys of config.json that change the numbers, with the defaults of transformers."""
+    """Keys of config.json that change the numbers, with the defaults of transformers."""
 
     vocab_size: int = 30527
     hidden_size: int = 768
@@ -43,7 +42,7 @@ class Config:
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
-    """Reads config.json, refusing sizes for which the architecture fails."""
+    """Read config.json; sizes for which the architecture fails are an error."""
     read = pick(Config, config)
     check_sizes(read)
     if read.relative_attention_num_buckets < _BUCKETS:
@@ -56,26 +55,28 @@ def read_config(config: Mapping[str, Any]) -> Config:
 
 
 def positions(config: Config) -> int:
-    """Tokens that have a position embedding: the first two rows belong to padding."""
+    """Number of tokens that have a position embedding: the first two rows belong to padding."""
     return positions_left(config.max_position_embeddings, _PADDING_ID)
 
 
-def build(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> list[str]:
-    """Adds the graph; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer."""
+def build(scope: Scope, config: Config) -> list[str]:
+    """Add the model; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer."""
     name = "encoder.relative_attention_bias"
-    table = weights(f"{name}.weight", config.relative_attention_num_buckets, config.num_attention_heads)
-    by_offset = bucket_bias(graph, table[:_BUCKETS], name, inputs, _MAX_DISTANCE)
-    bias = graph.op("Add", by_offset, attention_bias(graph, inputs))
-    x = embed(
-        graph,
-        weights,
-        inputs,
-        config.hidden_size,
-        words=config.vocab_size,
-        positions=config.max_position_embeddings,
-        padding_id=_PADDING_ID,
-    )
-    states = [layer_norm(graph, weights, x, "embeddings.LayerNorm", config.hidden_size, config.layer_norm_eps)]
+    table = scope.read(f"{name}.weight", config.relative_attention_num_buckets, config.num_attention_heads)
+    by_offset = bucket_bias(scope, table[:_BUCKETS], name, _MAX_DISTANCE)
+    bias = scope.op("Add", by_offset, attention_bias(scope))
+    tables = Tables(config.vocab_size, positions=config.max_position_embeddings, padding_id=_PADDING_ID)
+    x = embed(scope, config.hidden_size, tables)
+    states = [scope.layer_norm(x, "embeddings.LayerNorm", config.hidden_size, config.layer_norm_eps)]
     for i in range(config.num_hidden_layers):
-        states.append(encoder_layer(graph, config, weights, states[-1], bias, inputs, f"encoder.layer.{i}", LAYER))
+        states.append(encoder_layer(scope.at(f"encoder.layer.{i}"), states[-1], bias, config, LAYER))
     return states
+
+
+FAMILY = Family(
+    read_config=read_config,
+    prefixes=("mpnet.",),
+    backbone=("embeddings.", "encoder."),
+    positions=positions,
+    build=build,
+)

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from embedrt.errors import UnsupportedModelError
+from embedrt_export.blocks import rotary_encoder
 from embedrt_export.blocks.rotary_encoder import RotaryEncoder, check, from_keys, head_size
+from embedrt_export.families.family import Family
 from embedrt_export.layers.rotary import Rope, config_rope
 from embedrt_export.source.configs import pick
 
-PREFIXES = ("nomic_bert.", "bert.")
-RENAMES = (
+_PREFIXES = ("nomic_bert.", "bert.")
+_RENAMES = (
     (r"emb_ln\.(.*)", r"embeddings.LayerNorm.\1"),
     (r"encoder\.layers\.(\d+)\.attn\.Wqkv\.(.*)", r"layers.\1.self_attn.qkv_proj.\2"),
     (r"encoder\.layers\.(\d+)\.attn\.out_proj\.(.*)", r"layers.\1.self_attn.o_proj.\2"),
@@ -41,7 +43,7 @@ _DEFAULTS = {
 
 @dataclass(frozen=True)
 class HubKeys:
-    """Those of the hub repos, with the defaults of their code; what it has no default for, or two, is required."""
+    """Keys of the hub repos, with the defaults of their code; a key with no default there, or with two, is required."""
 
     n_embd: int
     n_head: int
@@ -71,12 +73,12 @@ class HubKeys:
 
 
 def read_config(config: Mapping[str, Any]) -> RotaryEncoder:
-    """Reads config.json of either kind, refusing variants that the graph does not have."""
+    """Read config.json of either kind; variants that the graph does not have are an error."""
     return check(_hub(config) if is_hub(config) else _native(config))
 
 
 def is_hub(config: Mapping[str, Any]) -> bool:
-    """Whether a config is for the code of the hub repos."""
+    """True if a config is for the code of the hub repos."""
     return "n_embd" in config
 
 
@@ -117,3 +119,16 @@ def _hub(config: Mapping[str, Any]) -> RotaryEncoder:
         input_bias=keys.mlp_fc1_bias,
         output_bias=keys.mlp_fc2_bias,
     )
+
+
+FAMILY = Family(
+    read_config=read_config,
+    prefixes=_PREFIXES,
+    backbone=rotary_encoder.BACKBONE,
+    positions=rotary_encoder.positions,
+    build=rotary_encoder.build,
+    renames=_RENAMES,
+    ignored=rotary_encoder.IGNORED,
+    needs_own_code=is_hub,
+    tasks=lambda config: config.tasks,
+)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedrt.errors import ExportError, UnsupportedModelError
-from embedrt_export.graph.builder import GraphBuilder
-from embedrt_export.layers.attention import attend, attention_bias, split_heads
-from embedrt_export.layers.linear import TextInputs, activation, flatten, linear, rms_norm
+from embedrt_export.families.family import Family
+from embedrt_export.layers.attention import Heads, attend, attention_bias, split_heads
 from embedrt_export.layers.relative import bucket_bias
-from embedrt_export.source.configs import check_positive, pick
-from embedrt_export.source.weights import Weights
+from embedrt_export.layers.scope import Scope
+from embedrt_export.source.configs import check_sizes, pick
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "t5": {},
@@ -22,7 +22,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Config:
-    """The keys of config.json that change the numbers, with the defaults of transformers for T5.
+    """Keys of config.json that change the numbers, with the defaults of transformers for T5.
 
     `dense_act_fn` and `is_gated_act` follow from `feed_forward_proj` where they are missing.
     """
@@ -48,7 +48,7 @@ class Config:
 
     @property
     def gated(self) -> bool:
-        """Whether a gate goes before the feed-forward's output."""
+        """True if a gate goes before the feed-forward's output."""
         return self.feed_forward_proj.startswith("gated-") if self.is_gated_act is None else self.is_gated_act
 
     @property
@@ -59,9 +59,9 @@ class Config:
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
-    """Reads config.json, refusing variants that the graph does not have."""
+    """Read config.json; variants that the graph does not have are an error."""
     read = pick(Config, {**_DEFAULTS[config["model_type"]], **config})
-    check_positive(read, "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+    check_sizes(read, unchecked=("relative_attention_num_buckets", "relative_attention_max_distance"))
     buckets, farthest = read.relative_attention_num_buckets, read.relative_attention_max_distance
     if buckets < 4 or farthest <= buckets // 4:
         raise UnsupportedModelError(
@@ -72,62 +72,65 @@ def read_config(config: Mapping[str, Any]) -> Config:
 
 
 def positions(config: Config) -> int | None:
-    """There is no limit."""
+    """No limit."""
     del config
     return None
 
 
-def build(graph: GraphBuilder, config: Config, weights: Weights, inputs: TextInputs) -> list[str]:
-    """Adds the graph; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer.
+def build(scope: Scope, config: Config) -> list[str]:
+    """Add the model; returns the hidden states `[tokens, hidden]` after the embeddings and after every layer.
 
-    The last ones are those after the final norm.
+    The final norm is applied to the last of them.
     """
     hidden, epsilon = config.d_model, config.layer_norm_epsilon
-    x = graph.op("Gather", graph.weight("shared.weight", _words(config, weights)), inputs.input_ids)
+    x = scope.op("Gather", scope.add("shared.weight", _words(scope, config)), scope.inputs.input_ids)
     name = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias"
-    table = weights(f"{name}.weight", config.relative_attention_num_buckets, config.num_heads)
-    by_offset = bucket_bias(graph, table, name, inputs, config.relative_attention_max_distance)
-    bias = graph.op("Add", by_offset, attention_bias(graph, inputs))
-    states = [flatten(graph, x, hidden)]
+    table = scope.read(f"{name}.weight", config.relative_attention_num_buckets, config.num_heads)
+    by_offset = bucket_bias(scope, table, name, config.relative_attention_max_distance)
+    bias = scope.op("Add", by_offset, attention_bias(scope))
+    states = [scope.flatten(x, hidden)]
     for i in range(config.num_layers):
-        layer = f"encoder.block.{i}.layer"
-        inside = rms_norm(graph, weights, states[-1], f"{layer}.0.layer_norm", hidden, epsilon)
-        inside = _attention(graph, config, weights, inside, bias, inputs, f"{layer}.0.SelfAttention")
-        x = graph.op("Add", states[-1], inside)
-        inside = rms_norm(graph, weights, x, f"{layer}.1.layer_norm", hidden, epsilon)
-        inside = _feed_forward(graph, config, weights, inside, f"{layer}.1.DenseReluDense")
-        states.append(graph.op("Add", x, inside))
-    states[-1] = rms_norm(graph, weights, states[-1], "encoder.final_layer_norm", hidden, epsilon)
+        layer, x = scope.at(f"encoder.block.{i}.layer"), states[-1]
+        inside = layer.rms_norm(x, "0.layer_norm", hidden, epsilon)
+        x = scope.op("Add", x, _attention(layer.at("0.SelfAttention"), inside, bias, config))
+        inside = layer.rms_norm(x, "1.layer_norm", hidden, epsilon)
+        states.append(scope.op("Add", x, _feed_forward(layer.at("1.DenseReluDense"), inside, config)))
+    states[-1] = scope.rms_norm(states[-1], "encoder.final_layer_norm", hidden, epsilon)
     return states
 
 
-def _words(config: Config, weights: Weights) -> Any:
-    """The word embeddings, which repos store under one name or both."""
-    names = [name for name in ("shared.weight", "encoder.embed_tokens.weight") if name in weights] or ["shared.weight"]
-    tables = [weights(name, config.vocab_size, config.d_model) for name in names]
+def _words(scope: Scope, config: Config) -> NDArray[np.float32]:
+    """Read the word embeddings, which repos store under one name or both."""
+    names = [name for name in ("shared.weight", "encoder.embed_tokens.weight") if scope.has(name)] or ["shared.weight"]
+    tables = [scope.read(name, config.vocab_size, config.d_model) for name in names]
     if not all(np.array_equal(tables[0], table) for table in tables):
         raise ExportError(f"weights: {' and '.join(names)} differ; they are one table in this architecture")
     return tables[0]
 
 
-def _attention(
-    graph: GraphBuilder, config: Config, weights: Weights, x: str, bias: str, inputs: TextInputs, name: str
-) -> str:
+def _attention(scope: Scope, x: str, bias: str, config: Config) -> str:
     hidden, heads, size = config.d_model, config.num_heads, config.d_kv
     query, key, value = (
-        split_heads(
-            graph, linear(graph, weights, x, f"{name}.{part}", hidden, heads * size, bias=False), inputs, heads, size
-        )
-        for part in ("q", "k", "v")
+        split_heads(scope, scope.linear(x, name, hidden, heads * size, bias=False), heads, size)
+        for name in ("q", "k", "v")
     )
-    attended = attend(graph, query, key, value, bias, heads=heads, size=size)
-    return linear(graph, weights, attended, f"{name}.o", heads * size, hidden, bias=False)
+    attended = attend(scope.graph, query, key, value, bias, Heads(heads, size))
+    return scope.linear(attended, "o", heads * size, hidden, bias=False)
 
 
-def _feed_forward(graph: GraphBuilder, config: Config, weights: Weights, x: str, name: str) -> str:
+def _feed_forward(scope: Scope, x: str, config: Config) -> str:
     hidden, inner = config.d_model, config.d_ff
-    first = f"{name}.wi_0" if config.gated else f"{name}.wi"
-    inside = activation(graph, config.hidden_act, linear(graph, weights, x, first, hidden, inner, bias=False))
+    first = scope.linear(x, "wi_0" if config.gated else "wi", hidden, inner, bias=False)
+    inside = scope.activation(config.hidden_act, first)
     if config.gated:
-        inside = graph.op("Mul", inside, linear(graph, weights, x, f"{name}.wi_1", hidden, inner, bias=False))
-    return linear(graph, weights, inside, f"{name}.wo", inner, hidden, bias=False)
+        inside = scope.op("Mul", inside, scope.linear(x, "wi_1", hidden, inner, bias=False))
+    return scope.linear(inside, "wo", inner, hidden, bias=False)
+
+
+FAMILY = Family(
+    read_config=read_config,
+    backbone=("shared.", "encoder."),
+    positions=positions,
+    build=build,
+    ignored=(r"encoder\.embed_tokens\.weight",),
+)

@@ -1,4 +1,4 @@
-"""A graph in the shape that ONNX Runtime runs fastest on a processor: attention as one node.
+"""The graph that ONNX Runtime runs fastest on a CPU: attention as one node.
 
 `attention.attend` writes attention from plain operators, which every execution provider and every other tool runs. The
 operator `Attention`, which ONNX has since opset 23, computes the same without the four transposed copies. Measured in
@@ -38,7 +38,7 @@ class _Found:
         value: `[batch, sequence, key heads, size of values]`.
         bias: Added to the scores, `[batch or 1, heads or 1, sequence or 1, sequence]`.
         heads: Query heads.
-        key_heads: Heads of keys and values; as many neighbouring query heads share one.
+        key_heads: Heads of keys and values; as many neighboring query heads share one.
     """
 
     context: str
@@ -53,7 +53,7 @@ class _Found:
 def fuse(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """The same graph with `Attention` nodes; the weights stay in their data file.
 
-    Only what is exactly as `attention.attend` writes it is replaced. Where `Attention` needs a bias for each query,
+    Only attention exactly as `attention.attend` writes it is replaced. Where `Attention` needs a bias for each query,
     one that is for all is expanded, once for all layers that share it.
 
     Args:
@@ -62,40 +62,33 @@ def fuse(model: onnx.ModelProto) -> onnx.ModelProto | None:
     Returns:
         A graph of opset 23, or None if there is nothing to replace, or something that may mean another thing there.
     """
-    version = _version(model)
     values = _Values(model)
     found = {node.output[0]: one for node in model.graph.node if (one := _find(values, node)) is not None}
     if not found:
         return None
-    copied = onnx.GraphProto()
-    copied.CopyFrom(model.graph)
+    upgraded = onnx.GraphProto()
     try:
-        nodes = upgrade(copied.node, version, OPSET, "the graph")
+        upgraded.node.extend(upgrade(model, OPSET, "the graph").node)
     except UnsupportedModelError:
         return None
     writer = _Writer(values)
-    for node in nodes:
+    for node in upgraded.node:
         if (one := found.get(node.output[0])) is not None:
             node.input[0] = writer.attention(one)
         writer.nodes.append(node)
-    nodes = needed(writer.nodes, [output.name for output in copied.output])
+    nodes = needed(writer.nodes, [output.name for output in model.graph.output])
     read = {name for node in nodes for name in names_read(node)}
-    tensors = [tensor for tensor in [*copied.initializer, *writer.tensors.values()] if tensor.name in read]
+    tensors = [tensor for tensor in [*model.graph.initializer, *writer.tensors.values()] if tensor.name in read]
     opsets = [
         helper.make_opsetid(one.domain, OPSET if one.domain in STANDARD else one.version) for one in model.opset_import
     ]
     return helper.make_model(
-        helper.make_graph(nodes, copied.name, copied.input, copied.output, tensors),
+        helper.make_graph(nodes, model.graph.name, model.graph.input, model.graph.output, tensors),
         opset_imports=opsets,
         ir_version=max(model.ir_version, helper.find_min_ir_version_for(opsets, ignore_unknown=True)),
         producer_name=model.producer_name,
         producer_version=model.producer_version,
     )
-
-
-def _version(model: onnx.ModelProto) -> int:
-    version: int = next(opset.version for opset in model.opset_import if opset.domain in STANDARD)
-    return version
 
 
 def _find(values: "_Values", last: onnx.NodeProto) -> _Found | None:
@@ -143,7 +136,7 @@ def _unrepeated(values: "_Values", name: str) -> str:
 
 
 class _Values:
-    """What is known of a graph's values: what makes them, how often they are read, shapes, constants."""
+    """Values of a graph: the nodes that compute them, number of reads, shapes, constants."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         typed = onnx.ModelProto()
@@ -214,7 +207,7 @@ class _Values:
         return [int(value) for value in numpy_helper.to_array(tensor)]
 
     def split_of(self, name: str) -> tuple[str, str] | None:
-        """What `attention.split_heads` made a value of: `[tokens, width]`, and batch and sequence, int64 `[2]`."""
+        """Inputs of `attention.split_heads` for a value: `[tokens, width]`, and batch and sequence, int64 `[2]`."""
         try:
             flat, shape = self.inputs_of(name, "Reshape", reads=None)
             batch_and_sequence, head_shape = self.inputs_of(shape, "Concat", reads=None, axis=0)
@@ -226,7 +219,7 @@ class _Values:
 
 
 class _Writer:
-    """Collects the nodes of the new graph, in an order in which they can be computed."""
+    """Collect the nodes of the new graph, in an order in which they can be computed."""
 
     def __init__(self, values: _Values) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -235,7 +228,7 @@ class _Writer:
         self._made: set[str] = set()
 
     def attention(self, found: _Found) -> str:
-        """Adds an `Attention` node; returns its result `[batch, sequence, heads x size of values]`."""
+        """Add an `Attention` node; returns its result `[batch, sequence, heads x size of values]`."""
         inputs = [self._rows(name) for name in (found.query, found.key, found.value)]
         # Queries are scaled already.
         return self._add(

@@ -1,14 +1,9 @@
-"""Nodes of older opsets of ONNX, rewritten so that they mean the same in a later one.
+"""Conversion of ONNX graphs to a later opset, by onnx's version converter."""
 
-From opset to opset most operators only learn types and optional attributes. Those that text encoders have and that
-changed otherwise are rewritten here; whatever is in neither table is refused, because its meaning may have changed.
-"""
+from collections.abc import Iterable, Iterator
 
-from collections.abc import Callable, Iterable
-
-import numpy as np
 import onnx
-from onnx import defs, helper, numpy_helper
+from onnx import TensorProto, defs, helper, version_converter
 
 from embedrt.errors import UnsupportedModelError
 from embedrt_export.graph.builder import subgraphs
@@ -17,131 +12,73 @@ OLDEST = 11
 STANDARD = {"", "ai.onnx"}
 """The two names of the domain of standard operators."""
 
-# Since opset 11 these learned types, or attributes and inputs whose absence means what it meant before.
-_ONLY_GREW = frozenset(
-    "Abs Add And ArgMax ArgMin Cast CastLike Ceil Clip Concat Constant ConstantOfShape Conv Cos CumSum "  # noqa: SIM905
-    "DequantizeLinear Div Elu Equal Erf Exp Expand Flatten Floor GRU Gather GatherElements GatherND Gemm "
-    "GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual HardSigmoid HardSwish Identity If "
-    "InstanceNormalization IsInf IsNaN LSTM LeakyRelu Less LessOrEqual Log Loop LpNormalization MatMul Max Mean "
-    "Min Mish Mod Mul Neg NonZero Not Or PRelu Pad Pow QuantizeLinear RNN Reciprocal Relu Reshape Round Scan "
-    "ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Size Slice Softplus Softsign Sqrt Sub Sum Tan Tanh "
-    "ThresholdedRelu Tile Transpose Where".split()
-)
+_INLINE_BYTES = 1024  # the converter copies a model several times, so it gets larger tensors without their values
 
 
-def upgrade(nodes: Iterable[onnx.NodeProto], version: int, target: int, where: str) -> list[onnx.NodeProto]:
-    """Rewrites the standard operators of a graph and of the graphs inside it; other domains stay as they are.
+def upgrade(model: onnx.ModelProto, target: int, where: str) -> onnx.GraphProto:
+    """Convert the standard operators of a graph and of its inner graphs; other domains stay as they are.
 
     Args:
-        nodes: Nodes of opset `version`.
-        version: At least `OLDEST`.
-        target: A later opset, or the same.
-        where: How messages name the file.
+        model: A model of opset `OLDEST` or later. It is left as it is.
+        target: The opset to convert to.
+        where: Name of the file in messages.
+
+    Returns:
+        Nodes and tensors of the converted graph; large tensors that it shares with `model` lack their values.
 
     Raises:
-        UnsupportedModelError: An operator is unknown, or changed in a way that is not known here; it is named.
+        UnsupportedModelError: An operator is unknown, or cannot be converted; the message names it.
     """
-    upgraded: list[onnx.NodeProto] = []
+    version = next(entry.version for entry in model.opset_import if entry.domain in STANDARD)
+    nodes = [node for node in all_nodes(model.graph.node) if node.domain in STANDARD]
     for node in nodes:
+        if _since(node.op_type, version) is None:
+            raise UnsupportedModelError(f"{where}: ONNX has no operator {node.op_type!r} in opset {version}")
+        if node.op_type == "BatchNormalization" and len(node.output) > 1:
+            raise UnsupportedModelError(f"{where}: BatchNormalization with {len(node.output)} outputs is for training")
+    changed = {node.op_type for node in nodes if _since(node.op_type, version) != _since(node.op_type, target)}
+    if not changed:
+        return model.graph
+    refusal = (
+        f"{where}: the operators {', '.join(sorted(changed))} changed between opset {version} and {target} and cannot "
+        f"be converted; export the ONNX file again with opset {target}"
+    )
+    if version > target:
+        raise UnsupportedModelError(refusal)
+    try:
+        return version_converter.convert_version(_without_values(model), target).graph
+    except Exception as error:  # a C++ library, whose exceptions have no common base
+        raise UnsupportedModelError(f"{refusal} ({error})") from error
+
+
+def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes of a graph and of its inner graphs."""
+    for node in nodes:
+        yield node
         for graph in subgraphs(node):
-            inner = upgrade(graph.node, version, target, where)
-            del graph.node[:]
-            graph.node.extend(inner)
-        upgraded += _upgraded(node, version, target, where) if node.domain in STANDARD else [node]
-    return upgraded
-
-
-def _upgraded(node: onnx.NodeProto, version: int, target: int, where: str) -> list[onnx.NodeProto]:
-    known, wanted = (_since(node.op_type, opset) for opset in (version, target))
-    if known is None:
-        raise UnsupportedModelError(f"{where}: ONNX has no operator {node.op_type!r} in opset {version}")
-    if known == wanted or node.op_type in _ONLY_GREW:
-        return [node]
-    if node.op_type not in _REWRITES:
-        raise UnsupportedModelError(
-            f"{where}: the operator {node.op_type} changed between opset {version} and {target}; "
-            f"export the ONNX file again with opset {target}"
-        )
-    return _REWRITES[node.op_type](node, where)
+            yield from all_nodes(graph.node)
 
 
 def _since(op_type: str, opset: int) -> int | None:
-    """The opset in which an operator got the meaning that it has in `opset`."""
+    """Opset in which an operator got the definition that it has in `opset`."""
     try:
         return int(defs.get_schema(op_type, opset, "").since_version)
     except defs.SchemaError:
         return None
 
 
-def _axes_as_input(node: onnx.NodeProto, _: str) -> list[onnx.NodeProto]:
-    """Squeeze, Unsqueeze and the reductions."""
-    return _attribute_as_input(node, "axes")
-
-
-def _split(node: onnx.NodeProto, _: str) -> list[onnx.NodeProto]:
-    nodes = _attribute_as_input(node, "split")
-    if len(node.input) == 1:
-        node.attribute.append(helper.make_attribute("num_outputs", len(node.output)))
-    return nodes
-
-
-def _attribute_as_input(node: onnx.NodeProto, name: str) -> list[onnx.NodeProto]:
-    values = _take(node, name)
-    if values is None:
-        return [node]
-    constant = f"{node.output[0]}/{name}"
-    tensor = numpy_helper.from_array(np.array(values, np.int64), constant)
-    node.input.append(constant)
-    return [helper.make_node("Constant", [], [constant], value=tensor), node]
-
-
-def _softmax(node: onnx.NodeProto, _: str) -> list[onnx.NodeProto]:
-    """Before opset 13 Softmax flattened what it got to a matrix at its axis, which was 1 by default."""
-    axis = _take(node, "axis")
-    node.attribute.append(helper.make_attribute("axis", -1))
-    if axis == -1:
-        return [node]
-    x, y = node.input[0], node.output[0]
-    shape, flat, computed = (f"{y}/{part}" for part in ("shape", "flat", "computed"))
-    node.input[0], node.output[0] = flat, computed
-    return [
-        helper.make_node("Shape", [x], [shape]),
-        helper.make_node("Flatten", [x], [flat], axis=1 if axis is None else axis),
-        node,
-        helper.make_node("Reshape", [computed, shape], [y]),
-    ]
-
-
-def _dropout(node: onnx.NodeProto, _: str) -> list[onnx.NodeProto]:
-    _take(node, "ratio")  # it matters to training alone
-    return [node]
-
-
-def _batch_normalization(node: onnx.NodeProto, where: str) -> list[onnx.NodeProto]:
-    if len(node.output) > 1:
-        raise UnsupportedModelError(f"{where}: BatchNormalization with {len(node.output)} outputs is for training")
-    return [node]
-
-
-def _take(node: onnx.NodeProto, name: str) -> int | list[int] | None:
-    """Removes an attribute and returns its value."""
-    for i, attribute in enumerate(node.attribute):
-        if attribute.name == name:
-            value: int | list[int] = helper.get_attribute_value(attribute)
-            del node.attribute[i]
-            return value
-    return None
-
-
-_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
-_REWRITES: dict[str, Callable[[onnx.NodeProto, str], list[onnx.NodeProto]]] = {
-    **{f"Reduce{kind}": _axes_as_input for kind in _REDUCTIONS},
-    "BatchNormalization": _batch_normalization,
-    "Dropout": _dropout,
-    "Hardmax": _softmax,
-    "LogSoftmax": _softmax,
-    "Softmax": _softmax,
-    "Split": _split,
-    "Squeeze": _axes_as_input,
-    "Unsqueeze": _axes_as_input,
-}
+def _without_values(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy a model, except for the values of large tensors."""
+    graph = helper.make_graph(model.graph.node, model.graph.name or "graph", model.graph.input, model.graph.output)
+    graph.value_info.extend(model.graph.value_info)
+    for tensor in model.graph.initializer:
+        if tensor.ByteSize() <= _INLINE_BYTES:
+            graph.initializer.append(tensor)
+            continue
+        stub = graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        stub.data_location = TensorProto.EXTERNAL
+        stub.external_data.add(key="location", value="left out")
+    imported = {entry.domain for entry in model.opset_import}
+    others = {node.domain for node in all_nodes(graph.node) if node.domain not in {*STANDARD, *imported}}
+    opsets = [*model.opset_import, *(helper.make_opsetid(domain, 1) for domain in sorted(others))]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version)

@@ -1,1 +1,1 @@
-"""Pooling, dense layers and normalization after the backbone."""
+"""Modules after the transformer: pooling, dense layers and normalization."""

@@ -1,55 +1,84 @@
-"""Attention: who may look at whom, rotary positions, and the product of scores and values.
+"""Softmax attention and its masks.
 
 Queries, keys and values are `[batch, sequence, heads, size]`.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from embedrt_export.graph.builder import BOOL, GraphBuilder
-from embedrt_export.layers.linear import TextInputs
+from embedrt_export.layers.scope import Scope
 
-# Added to the attention scores of what may not be seen. Finite, so that a row of nothing but padding gives no NaN.
+# Added to the scores of masked tokens. Finite, so that a row of nothing but padding gives no NaN.
 MASKED = float(np.finfo(np.float32).min)
 
 
-def attention_bias(
-    graph: GraphBuilder, inputs: TextInputs, *, before: int | None = None, after: int | None = None
-) -> str:
-    """What to add to attention scores: 0 where a token may be seen, else the lowest float.
+@dataclass(frozen=True)
+class AttentionWindow:
+    """The tokens that a token attends to.
 
-    Padding is never seen. `before` and `after` say how many tokens back and ahead a token sees; None is all. So a
-    causal model has `after=0`, a sliding window of `n` tokens that includes the token itself `before=n - 1`.
+    A causal model has `after=0`; a sliding window of `n` tokens that includes the token itself has `before=n - 1`.
+
+    Attributes:
+        before: Number of tokens before it; None is all.
+        after: Number of tokens after it; None is all.
+    """
+
+    before: int | None = None
+    after: int | None = None
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Attention heads.
+
+    Attributes:
+        count: Number of query heads.
+        size: Width of one head.
+        groups: Number of neighboring query heads that share one head of keys and values.
+    """
+
+    count: int
+    size: int
+    groups: int = 1
+
+
+def attention_bias(scope: Scope, window: AttentionWindow = AttentionWindow()) -> str:
+    """Add the attention mask as a term of the scores: 0 for tokens in the window, the lowest float for all others.
+
+    Padding is always masked.
 
     Returns:
         float32 `[batch, 1, 1, sequence]`, or `[batch, 1, sequence, sequence]` with a limit.
     """
-    seen = graph.op("Unsqueeze", graph.op("Cast", inputs.attention_mask, to=BOOL), graph.ints(1, 2))
-    if before is not None or after is not None:
-        place = token_positions(graph, inputs)
-        keys, queries = (graph.op("Unsqueeze", place, graph.ints(axis)) for axis in (0, 1))
+    graph = scope.graph
+    visible = graph.op("Unsqueeze", graph.op("Cast", scope.inputs.attention_mask, to=BOOL), graph.ints(1, 2))
+    if window != AttentionWindow():
+        positions = token_positions(scope)
+        keys, queries = (graph.op("Unsqueeze", positions, graph.ints(axis)) for axis in (0, 1))
         ahead = graph.op("Sub", keys, queries)
-        if after is not None:
-            seen = graph.op("And", seen, graph.op("LessOrEqual", ahead, graph.index(after)))
-        if before is not None:
-            seen = graph.op("And", seen, graph.op("GreaterOrEqual", ahead, graph.index(-before)))
-    return graph.op("Where", seen, graph.scalar(0.0), graph.scalar(MASKED))
+        if window.after is not None:
+            visible = graph.op("And", visible, graph.op("LessOrEqual", ahead, graph.index(window.after)))
+        if window.before is not None:
+            visible = graph.op("And", visible, graph.op("GreaterOrEqual", ahead, graph.index(-window.before)))
+    return graph.op("Where", visible, graph.scalar(0.0), graph.scalar(MASKED))
 
 
-def token_positions(graph: GraphBuilder, inputs: TextInputs) -> str:
-    """0, 1, ... up to the length of the batch: int64 `[sequence]`."""
-    length = graph.op("Squeeze", inputs.sequence, graph.ints(0))
+def token_positions(scope: Scope) -> str:
+    """Add the positions 0, 1, ... up to the length of the batch: int64 `[sequence]`."""
+    graph = scope.graph
+    length = graph.op("Squeeze", scope.inputs.sequence, graph.ints(0))
     return graph.op("Range", graph.index(0), length, graph.index(1))
 
 
-def split_heads(graph: GraphBuilder, x: str, inputs: TextInputs, heads: int, size: int) -> str:
-    """`[tokens, heads x size]` to `[batch, sequence, heads, size]`."""
-    return graph.op("Reshape", x, graph.op("Concat", inputs.shape, graph.ints(heads, size), axis=0))
+def split_heads(scope: Scope, x: str, heads: int, size: int) -> str:
+    """Reshape `[tokens, heads x size]` to `[batch, sequence, heads, size]`."""
+    return scope.unflatten(x, heads, size)
 
 
-def attend(
-    graph: GraphBuilder, query: str, key: str, value: str, bias: str, *, heads: int, size: int, groups: int = 1
-) -> str:
-    """Softmax attention from plain operators.
+def attend(graph: GraphBuilder, query: str, key: str, value: str, bias: str, heads: Heads) -> str:
+    """Add softmax attention from plain operators.
 
     Args:
         graph: The graph.
@@ -57,24 +86,22 @@ def attend(
         key: `[batch, sequence, heads / groups, size]`.
         value: `[batch, sequence, heads / groups, size]`.
         bias: Added to the scores; broadcasts to `[batch, heads, sequence, sequence]`.
-        heads: Number of query heads.
-        size: Width of one head.
-        groups: How many neighbouring query heads share one head of keys and values.
+        heads: The heads; `size` is that of the values.
 
     Returns:
         `[tokens, heads x size]`.
     """
-    if groups > 1:
-        key, value = (_repeat(graph, x, heads // groups, groups, size) for x in (key, value))
+    if heads.groups > 1:
+        key, value = (_repeat(graph, x, heads) for x in (key, value))
     q = graph.op("Transpose", query, perm=[0, 2, 1, 3])
     k = graph.op("Transpose", key, perm=[0, 2, 3, 1])
     v = graph.op("Transpose", value, perm=[0, 2, 1, 3])
     scores = graph.op("Softmax", graph.op("Add", graph.op("MatMul", q, k), bias), axis=-1)
     context = graph.op("Transpose", graph.op("MatMul", scores, v), perm=[0, 2, 1, 3])
-    return graph.op("Reshape", context, graph.ints(-1, heads * size))
+    return graph.op("Reshape", context, graph.ints(-1, heads.count * heads.size))
 
 
-def _repeat(graph: GraphBuilder, x: str, heads: int, times: int, size: int) -> str:
-    """Each head `times` times in a row: to `[batch, sequence, heads x times, size]`."""
-    repeated = graph.op("Expand", graph.op("Unsqueeze", x, graph.ints(3)), graph.ints(1, 1, 1, times, 1))
-    return graph.op("Reshape", repeated, graph.ints(0, 0, heads * times, size))
+def _repeat(graph: GraphBuilder, x: str, heads: Heads) -> str:
+    """Repeat each head of keys or values for its group: to `[batch, sequence, heads, size]`."""
+    repeated = graph.op("Expand", graph.op("Unsqueeze", x, graph.ints(3)), graph.ints(1, 1, 1, heads.groups, 1))
+    return graph.op("Reshape", repeated, graph.ints(0, 0, heads.count, heads.size))

@@ -1,78 +1,81 @@
-"""The embeddings of BERT and its descendants: the sum of tables for words, positions, token types and task types."""
+"""Embeddings of BERT and its descendants: a sum over tables for words, positions, token types and task types."""
+
+from dataclasses import dataclass
 
 from embedrt.errors import UnsupportedModelError
-from embedrt_export.graph.builder import INT64, GraphBuilder
-from embedrt_export.layers.linear import TextInputs, flatten
-from embedrt_export.source.weights import Weights
-
-_NAMES = "embeddings.{}_embeddings.weight"
+from embedrt_export.graph.builder import INT64
+from embedrt_export.layers.scope import Scope
 
 
-def embed(
-    graph: GraphBuilder,
-    weights: Weights,
-    inputs: TextInputs,
-    width: int,
-    *,
-    words: int,
-    positions: int | None = None,
-    padding_id: int | None = None,
-    types: int | None = None,
-    tasks: int | None = None,
-) -> str:
-    """Adds up the embeddings of every token, before any norm.
+@dataclass(frozen=True)
+class Tables:
+    """Rows of the embedding tables.
+
+    Attributes:
+        words: Rows of the word table.
+        positions: Rows of the position table; None is no such table.
+        padding_id: Positions count from here on, as `padded_positions` does; None counts from the left end.
+        types: Rows of the token type table; None is no such table.
+        tasks: Rows of the task type table, of which every token has the first; None is no such table.
+    """
+
+    words: int
+    positions: int | None = None
+    padding_id: int | None = None
+    types: int | None = None
+    tasks: int | None = None
+
+
+def embed(scope: Scope, width: int, tables: Tables) -> str:
+    """Add up the embeddings of every token, before any norm.
 
     Args:
-        graph: The graph.
-        weights: The model's tensors.
-        inputs: The graph's inputs.
+        scope: The model; the tables are in its `embeddings`.
         width: Width of the tables.
-        words: Rows of the table of words.
-        positions: Rows of the table of positions; None has no such table.
-        padding_id: Positions count from here on, as `padded_positions` does; None counts from the left end.
-        types: Rows of the table of token types; None has no such table.
-        tasks: Rows of the table of task types, of which every token has the first; None has no such table.
+        tables: Their rows.
 
     Returns:
         `[tokens, width]`.
     """
-    table = weights(_NAMES.format("word"), words, width)
-    places = None if positions is None else weights(_NAMES.format("position"), positions, width)
-    kinds = None if types is None else weights(_NAMES.format("token_type"), types, width)
-    # What every token gets alike is added to a table here, and not in the graph.
-    same = [] if tasks is None else [weights(_NAMES.format("task_type"), tasks, width)[0]]
-    if kinds is not None and inputs.token_type_ids is None:
-        same.append(kinds[0])
-    for row in same:
-        table, places = (table + row, None) if places is None else (table, places + row)
-    x = graph.op("Gather", graph.weight(_NAMES.format("word"), table), inputs.input_ids)
-    if kinds is not None and inputs.token_type_ids is not None:
-        kind = graph.op("Gather", graph.weight(_NAMES.format("token_type"), kinds), inputs.token_type_ids)
-        x = graph.op("Add", x, kind)
-    if places is not None:
-        rows = graph.weight(_NAMES.format("position"), places)
-        if padding_id is None:
-            place = graph.op("Slice", rows, graph.ints(0), inputs.sequence)
+    graph, inputs, scope = scope.graph, scope.inputs, scope.at("embeddings")
+    word, position, token_type = (f"{kind}_embeddings.weight" for kind in ("word", "position", "token_type"))
+    words = scope.read(word, tables.words, width)
+    positions = None if tables.positions is None else scope.read(position, tables.positions, width)
+    types = None if tables.types is None else scope.read(token_type, tables.types, width)
+    # Rows that every token gets are added to a table here instead of in the graph.
+    constant = [] if tables.tasks is None else [scope.read("task_type_embeddings.weight", tables.tasks, width)[0]]
+    if types is not None and inputs.token_type_ids is None:
+        constant.append(types[0])
+    for row in constant:
+        words, positions = (words + row, None) if positions is None else (words, positions + row)
+    x = graph.op("Gather", scope.add(word, words), inputs.input_ids)
+    if types is not None and inputs.token_type_ids is not None:
+        x = graph.op("Add", x, graph.op("Gather", scope.add(token_type, types), inputs.token_type_ids))
+    if positions is not None:
+        rows = scope.add(position, positions)
+        if tables.padding_id is None:
+            added = graph.op("Slice", rows, graph.ints(0), inputs.sequence)
         else:
-            place = graph.op("Gather", rows, padded_positions(graph, inputs, padding_id))
-        x = graph.op("Add", x, place)
-    return flatten(graph, x, width)
+            added = graph.op("Gather", rows, padded_positions(scope, tables.padding_id))
+        x = graph.op("Add", x, added)
+    return scope.flatten(x, width)
 
 
-def padded_positions(graph: GraphBuilder, inputs: TextInputs, padding_id: int) -> str:
-    """`padding_id` plus how many tokens that are not the padding id stand here or before; padding has `padding_id`.
+def padded_positions(scope: Scope, padding_id: int) -> str:
+    """Add positions that count from `padding_id`, which padding has itself; the first token has the next one.
 
     Returns:
         int64 `[batch, sequence]`.
     """
-    is_token = graph.op("Not", graph.op("Equal", inputs.input_ids, graph.index(padding_id)))
+    graph = scope.graph
+    is_token = graph.op("Not", graph.op("Equal", scope.inputs.input_ids, graph.index(padding_id)))
     counted = graph.op("Cast", is_token, to=INT64)
     count = graph.op("Mul", graph.op("CumSum", counted, graph.index(1)), counted)
     return graph.op("Add", count, graph.index(padding_id))
 
 
 def positions_left(rows: int, padding_id: int | None) -> int:
-    """How many tokens a table of so many positions serves.
+    """Number of tokens that a table of so many positions serves.
 
     Raises:
         UnsupportedModelError: It serves none.

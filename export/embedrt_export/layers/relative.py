@@ -5,14 +5,14 @@ from numpy.typing import NDArray
 
 from embedrt_export.graph.builder import GraphBuilder
 from embedrt_export.layers.attention import token_positions
-from embedrt_export.layers.linear import TextInputs
+from embedrt_export.layers.scope import Scope
 
 
 def bucket(offset: NDArray[np.int64], buckets: int, farthest: int) -> NDArray[np.int64]:
-    """The bucket of each offset `key - query`.
+    """Bucket of each offset `key - query`.
 
-    Half of the buckets are for keys before and half for keys after the query. Of each half, the first part holds one
-    offset each and the rest ever wider spans, logarithmically up to `farthest`.
+    Half of the buckets are for keys before and half for keys after the query. The first part of each half has one
+    bucket per offset; the buckets of the second part widen logarithmically up to `farthest`.
     """
     half = buckets // 2
     exact = half // 2
@@ -24,35 +24,43 @@ def bucket(offset: NDArray[np.int64], buckets: int, farthest: int) -> NDArray[np
     return np.where(offset > 0, half, 0) + np.where(distance < exact, distance, wide)
 
 
-def bucket_bias(graph: GraphBuilder, table: NDArray[np.float32], name: str, inputs: TextInputs, farthest: int) -> str:
-    """Bias by offset from a `table` `[buckets, heads]`: float32 `[1, heads, sequence, sequence]`."""
+def bucket_bias(scope: Scope, table: NDArray[np.float32], name: str, farthest: int) -> str:
+    """Add the bias of every offset, from a `table` `[buckets, heads]`: float32 `[1, heads, sequence, sequence]`."""
+    graph = scope.graph
     by_offset = table[bucket(np.arange(-farthest, farthest + 1), len(table), farthest)].T
-    values = graph.weight(f"{name}.by_offset", by_offset)
-    place = token_positions(graph, inputs)
-    offset = graph.op("Sub", graph.op("Unsqueeze", place, graph.ints(0)), graph.op("Unsqueeze", place, graph.ints(1)))
-    return graph.op("Unsqueeze", graph.op("Gather", values, _cut(graph, offset, farthest), axis=1), graph.ints(0))
+    values = scope.add(f"{name}.by_offset", by_offset)
+    positions = token_positions(scope)
+    keys, queries = (graph.op("Unsqueeze", positions, graph.ints(axis)) for axis in (0, 1))
+    index = _clip(graph, graph.op("Sub", keys, queries), farthest)
+    return graph.op("Unsqueeze", graph.op("Gather", values, index, axis=1), graph.ints(0))
 
 
-def pick_offsets(graph: GraphBuilder, scores: str, at: NDArray[np.int64], inputs: TextInputs) -> str:
-    """Of each token's row of `scores`, the value that belongs to the offset from it to each token.
+def pick_offsets(scope: Scope, scores: str, columns: NDArray[np.int64]) -> str:
+    """Pick from each token's row of `scores` the value of the offset from it to each token.
 
     Rows are laid out by offset, from `1 - sequence` on, `2 x sequence` values each. Read as rows that are one value
-    shorter, they begin one offset further each, so that columns become tokens: no index for each pair.
+    shorter, each begins one offset further, so that columns become tokens, without an index for each pair. The first
+    `sequence` values of each shorter row are kept. The offsets of three tokens, read from the third value on:
+
+        -2 -1  0  1  2  3          0  1  2 |  3 -2
+        -2 -1  0  1  2  3   ->    -1  0  1 |  2  3
+        -2 -1  0  1  2  3         -2 -1  0 |  1  2
 
     Args:
-        graph: The graph.
+        scope: The graph and its inputs.
         scores: `[batch, heads, sequence, values]`.
-        at: Which of the values belongs to the offsets from -n to n; what is farther counts as n.
-        inputs: The graph's inputs.
+        columns: Column of `scores` for each offset from -n to n; farther offsets count as n.
 
     Returns:
         float32 `[batch, heads, sequence, sequence]`.
     """
-    one, two, length = graph.ints(1), graph.ints(2), inputs.sequence
+    graph, length = scope.graph, scope.inputs.sequence
+    one, two = graph.ints(1), graph.ints(2)
     count = graph.op("Squeeze", graph.op("Mul", length, two), graph.ints(0))
     before = graph.op("Sub", length, one)
     offset = graph.op("Sub", graph.op("Range", graph.index(0), count, graph.index(1)), before)
-    chosen = graph.op("Gather", graph.weight(f"{scores}.at", at), _cut(graph, offset, len(at) // 2))
+    table = graph.weight(f"{scores}.at", columns)
+    chosen = graph.op("Gather", table, _clip(graph, offset, len(columns) // 2))
     flat = graph.op("Reshape", graph.op("Gather", scores, chosen, axis=3), graph.ints(0, 0, -1))
     shorter = graph.op("Sub", graph.op("Mul", length, two), one)
     end = graph.op("Add", before, graph.op("Mul", length, shorter))
@@ -61,7 +69,7 @@ def pick_offsets(graph: GraphBuilder, scores: str, at: NDArray[np.int64], inputs
     return graph.op("Slice", graph.op("Reshape", rows, shape), graph.ints(0), length, graph.ints(3))
 
 
-def _cut(graph: GraphBuilder, offset: str, farthest: int) -> str:
-    """Offsets from -n to n as 0 to 2n, what is farther as n."""
-    cut = graph.op("Clip", offset, graph.index(-farthest), graph.index(farthest))
-    return graph.op("Add", cut, graph.index(farthest))
+def _clip(graph: GraphBuilder, offset: str, farthest: int) -> str:
+    """Map offsets from -n to n to indexes from 0 to 2n; farther ones count as n."""
+    clipped = graph.op("Clip", offset, graph.index(-farthest), graph.index(farthest))
+    return graph.op("Add", clipped, graph.index(farthest))

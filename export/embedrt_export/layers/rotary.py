@@ -1,4 +1,4 @@
-"""Rotary position embeddings (arXiv:2104.09864) and the ways to stretch them that configs name."""
+"""Rotary position embeddings (arXiv:2104.09864), and the scaling methods that configs name."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from embedrt.errors import UnsupportedModelError
 from embedrt_export.graph.builder import FLOAT, GraphBuilder
 from embedrt_export.layers.attention import token_positions
-from embedrt_export.layers.linear import TextInputs
+from embedrt_export.layers.scope import Scope
 from embedrt_export.source.configs import pick, strict
 
 
@@ -21,18 +21,18 @@ class Rope:
 
     Attributes:
         rope_theta: Base of the wavelengths.
-        rope_type: How positions beyond those of the training are brought into reach.
-        factor: By how much they are stretched.
-        partial_rotary_factor: Which share of a head is rotated.
-        original_max_position_embeddings: The positions of the training.
-        attention_factor: What cosine and sine are multiplied with ("yarn"); None follows from `factor`.
-        beta_fast: Where "yarn" begins to stretch, in rotations over the training's positions.
-        beta_slow: Where it stretches in full.
-        mscale: Part of the formula for `attention_factor` ("yarn").
+        rope_type: The method that scales positions beyond those of the training.
+        factor: The scaling factor.
+        partial_rotary_factor: The share of a head that is rotated.
+        original_max_position_embeddings: Number of positions of the training.
+        attention_factor: Factor of cosine and sine ("yarn"); None derives it from `factor`.
+        beta_fast: Where "yarn" begins to scale, in rotations over the training's positions.
+        beta_slow: Where it scales in full.
+        mscale: ModuleSpec of the formula for `attention_factor` ("yarn").
         mscale_all_dim: Likewise.
-        truncate: Whether "yarn" rounds its range to whole dimensions.
-        low_freq_factor: Where "llama3" stretches in full.
-        high_freq_factor: Where it does not stretch.
+        truncate: True if "yarn" rounds its range to whole dimensions.
+        low_freq_factor: Where "llama3" scales in full.
+        high_freq_factor: Where it does not scale.
     """
 
     rope_theta: float = 10000.0
@@ -50,7 +50,7 @@ class Rope:
     high_freq_factor: float = 4.0
 
 
-# What each type cannot do without; "default" ignores the rest.
+# Keys that each type requires; "default" ignores the rest.
 _REQUIRED = {
     "linear": ("factor",),
     "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
@@ -68,7 +68,7 @@ class Rotation:
 
 
 def read_rope(parameters: Mapping[str, Any] | None, where: str, *, theta: float = 10000.0) -> Rope:
-    """Reads `rope_parameters` or `rope_scaling`.
+    """Read `rope_parameters` or `rope_scaling`.
 
     Args:
         parameters: The object in the config, if it is there.
@@ -92,7 +92,7 @@ def read_rope(parameters: Mapping[str, Any] | None, where: str, *, theta: float 
 
 
 def read_whole_rope(parameters: Mapping[str, Any] | None, where: str, *, theta: float = 10000.0) -> Rope:
-    """Likewise, for architectures that always turn whole heads.
+    """Read `rope_parameters` of an architecture that always rotates whole heads.
 
     Raises:
         UnsupportedModelError: Names the key, what it holds and what is known.
@@ -116,9 +116,9 @@ class _RopeKeys:
 
 
 def config_rope(config: Mapping[str, Any], *, theta: float) -> Rope:
-    """Reads the rotary positions of a whole config, for architectures that always turn whole heads.
+    """Read the rotary positions of a whole config, for architectures that always rotate whole heads.
 
-    `rope_scaling` goes before `rope_parameters`, and what lies beside them fills in what they lack.
+    `rope_scaling` takes precedence over `rope_parameters`; keys beside them fill in what they lack.
 
     Args:
         config: The parsed config.json.
@@ -141,7 +141,7 @@ def config_rope(config: Mapping[str, Any], *, theta: float) -> Rope:
 
 
 def with_trained_length(parameters: Mapping[str, Any], *, longest: int | None, trained: int | None) -> dict[str, Any]:
-    """Rope parameters with the positions of the training, where their type asks for them.
+    """Rope parameters with the number of positions of the training, where their type asks for it.
 
     Args:
         parameters: `rope_parameters` or `rope_scaling`.
@@ -156,15 +156,15 @@ def with_trained_length(parameters: Mapping[str, Any], *, longest: int | None, t
 
 
 def frequencies(rope: Rope, head_size: int) -> tuple[NDArray[np.float32], float]:
-    """The angle by which each pair of coordinates turns from one position to the next.
+    """Angle by which each pair of coordinates rotates from one position to the next.
 
     Returns:
-        Angles, float32 `[rotated size / 2]`, and what cosine and sine are multiplied with.
+        Angles, float32 `[rotated size / 2]`, and the factor of cosine and sine.
     """
     if rope.rope_type == "proportional":
-        turning = int(rope.partial_rotary_factor * head_size // 2)
-        still = np.zeros(head_size // 2 - turning, np.float32)
-        angles = np.concatenate([np.float32(1) / _powers(rope, 2 * turning, head_size), still], dtype=np.float32)
+        rotated = int(rope.partial_rotary_factor * head_size // 2)
+        fixed = np.zeros(head_size // 2 - rotated, np.float32)
+        angles = np.concatenate([np.float32(1) / _powers(rope, 2 * rotated, head_size), fixed], dtype=np.float32)
         return angles / np.float32(rope.factor), 1.0
     size = int(head_size * rope.partial_rotary_factor)
     powers = _powers(rope, size, size)
@@ -177,51 +177,52 @@ def frequencies(rope: Rope, head_size: int) -> tuple[NDArray[np.float32], float]
     return np.float32(1) / powers, 1.0
 
 
-def rotation(graph: GraphBuilder, inputs: TextInputs, rope: Rope, head_size: int) -> Rotation:
-    """Computes cosine and sine for the positions of a batch, counted from the left end of its rows."""
+def rotation(scope: Scope, rope: Rope, head_size: int) -> Rotation:
+    """Add cosine and sine for the positions of a batch, counted from the left end of its rows."""
+    graph = scope.graph
     angles, scale = frequencies(rope, head_size)
-    place = graph.op("Cast", token_positions(graph, inputs), to=FLOAT)
+    positions = graph.op("Cast", token_positions(scope), to=FLOAT)
     table = graph.weight(f"rope.{rope.rope_type}.{rope.rope_theta:g}.{rope.factor:g}.{len(angles)}", angles)
-    turned = graph.op("Mul", graph.op("Unsqueeze", place, graph.ints(1, 2)), table)
-    cos, sin = graph.op("Cos", turned), graph.op("Sin", turned)
+    rotated = graph.op("Mul", graph.op("Unsqueeze", positions, graph.ints(1, 2)), table)
+    cos, sin = graph.op("Cos", rotated), graph.op("Sin", rotated)
     if scale != 1.0:
         cos, sin = (graph.op("Mul", x, graph.scalar(scale)) for x in (cos, sin))
     return Rotation(cos, sin, 2 * len(angles))
 
 
-def rotate(graph: GraphBuilder, x: str, turned: Rotation, head_size: int) -> str:
-    """Turns the pairs (i, i + size / 2) of every head: `[batch, sequence, heads, head_size]`."""
-    half, rest = turned.size // 2, head_size - turned.size
+def rotate(graph: GraphBuilder, x: str, by: Rotation, head_size: int) -> str:
+    """Rotate the pairs (i, i + size / 2) of every head: `[batch, sequence, heads, head_size]`."""
+    half, rest = by.size // 2, head_size - by.size
     parts = [half, half, *([rest] if rest else [])]
-    first, second, *unturned = graph.ops("Split", len(parts), x, graph.ints(*parts), axis=-1)
-    turned_first = graph.op("Sub", graph.op("Mul", first, turned.cos), graph.op("Mul", second, turned.sin))
-    turned_second = graph.op("Add", graph.op("Mul", second, turned.cos), graph.op("Mul", first, turned.sin))
-    return graph.op("Concat", turned_first, turned_second, *unturned, axis=-1)
+    first, second, *unrotated = graph.ops("Split", len(parts), x, graph.ints(*parts), axis=-1)
+    rotated_first = graph.op("Sub", graph.op("Mul", first, by.cos), graph.op("Mul", second, by.sin))
+    rotated_second = graph.op("Add", graph.op("Mul", second, by.cos), graph.op("Mul", first, by.sin))
+    return graph.op("Concat", rotated_first, rotated_second, *unrotated, axis=-1)
 
 
 def _powers(rope: Rope, size: int, width: int) -> NDArray[np.float32]:
     """`rope_theta ** (i / width)` for i = 0, 2, ... below `size`.
 
-    The last bit matters: it grows with the position. So the power is rounded once, as torch does; that of numpy in
-    float32 differs in one of five.
+    The last bit matters, as its error grows with the position. So the power is rounded once, as torch does; numpy's
+    power in float32 differs in one of five.
     """
     exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(width)
     return np.power(rope.rope_theta, exponents.astype(np.float64)).astype(np.float32)
 
 
 def _llama3(rope: Rope, plain: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Long waves are stretched, short ones not, and those between by degrees (the rule of Llama 3.1)."""
+    """Scale long wavelengths, keep short ones, and interpolate between them (the rule of Llama 3.1)."""
     trained = float(rope.original_max_position_embeddings or 0)
     waves = 2 * math.pi / plain
     smooth = (trained / waves - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
     between = (1 - smooth) * plain / rope.factor + smooth * plain
     long, short = waves > trained / rope.low_freq_factor, waves < trained / rope.high_freq_factor
-    stretched: NDArray[Any] = np.where(long, plain / rope.factor, np.where(short, plain, between))
-    return stretched.astype(np.float32)
+    scaled: NDArray[Any] = np.where(long, plain / rope.factor, np.where(short, plain, between))
+    return scaled.astype(np.float32)
 
 
 def _yarn(rope: Rope, powers: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Likewise, by a linear ramp over the dimensions (arXiv:2309.00071)."""
+    """Scale by a linear ramp over the dimensions (arXiv:2309.00071)."""
     trained = float(rope.original_max_position_embeddings or 0)
 
     def dimension(rotations: float) -> float:
@@ -232,8 +233,8 @@ def _yarn(rope: Rope, powers: NDArray[np.float32], size: int) -> NDArray[np.floa
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, size - 1)
     ramp = np.clip((np.arange(size // 2, dtype=np.float32) - low) / ((high - low) or 0.001), 0, 1)
-    stretched: NDArray[Any] = 1 / (np.float32(rope.factor) * powers) * ramp + 1 / powers * (1 - ramp)
-    return stretched.astype(np.float32)
+    scaled: NDArray[Any] = 1 / (np.float32(rope.factor) * powers) * ramp + 1 / powers * (1 - ramp)
+    return scaled.astype(np.float32)
 
 
 def _yarn_scale(rope: Rope) -> float:

@@ -1,6 +1,6 @@
-"""An ONNX body into the graph of a bundle: its inputs made of ours, its weights moved, what is not needed left out.
+"""Attach an ONNX backbone to the graph of a bundle: inputs derived from ours, weights moved, unused nodes left out.
 
-And where a body pools by itself, the comparison of its vectors with those of our modules.
+A backbone that pools by itself is compared with the vectors of our modules.
 """
 
 import hashlib
@@ -18,22 +18,22 @@ from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt.verify.parity import TOLERANCE
 from embedrt_export.graph.builder import INT32, INT64, OPSET, GraphBuilder, names_read, needed, subgraphs
 from embedrt_export.graph.opsets import STANDARD, upgrade
-from embedrt_export.layers.linear import TextInputs
-from embedrt_export.onnx_backbone.read import Body, tensor_values
+from embedrt_export.layers.inputs import TextInputs
+from embedrt_export.onnx_backbone.read import Backbone, tensor_values
 
 _SAMPLE_TOKENS = 1024
-_PREFIX = "body/"  # tells the body's values from ours
+_PREFIX = "body/"  # of the backbone's values
 # Architectures whose positions do not start with 0, so that they cannot be derived without the model.
 _OFFSET_POSITIONS = {"camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"}
 
 
 @dataclass(frozen=True)
-class Grafted:
-    """What a body gives.
+class Attached:
+    """Values of an attached backbone.
 
     Attributes:
         tokens: Token embeddings `[batch, sequence, width]`.
-        sentence: Vectors that the body pools by itself, or None.
+        sentence: Vectors that the backbone pools by itself, or None.
         digest: SHA-256 over operators and weights, wherever and however they are stored.
     """
 
@@ -42,29 +42,30 @@ class Grafted:
     digest: str
 
 
-def graft(graph: GraphBuilder, body: Body, inputs: TextInputs, architecture: str) -> Grafted:
-    """Adds a body to a graph.
+def attach(graph: GraphBuilder, backbone: Backbone, inputs: TextInputs, architecture: str) -> Attached:
+    """Add a backbone to a graph.
 
     Args:
         graph: The graph.
-        body: The body.
+        backbone: The backbone.
         inputs: The graph's inputs.
         architecture: The `model_type`.
 
     Raises:
-        UnsupportedModelError: The body wants an input that cannot be derived, or has an operator that is not supported.
+        UnsupportedModelError: The backbone has an input that cannot be derived, or an unsupported operator.
         ExportError: A weight is missing or damaged.
     """
-    names = _feeds(graph, body, inputs, architecture)
-    target = max(OPSET, body.opset)
-    nodes = upgrade(body.model.graph.node, body.opset, target, body.name)
-    wanted = [body.tokens] + ([body.sentence] if body.sentence else [])
-    nodes = needed(nodes, wanted)
+    names = _feeds(graph, backbone, inputs, architecture)
+    target = max(OPSET, backbone.opset)
+    upgraded = upgrade(backbone.model, target, backbone.name)
+    stored = {tensor.name: tensor for tensor in backbone.model.graph.initializer}
+    wanted = [backbone.tokens] + ([backbone.sentence] if backbone.sentence else [])
+    nodes = [_copied(node) for node in needed(list(upgraded.node), wanted)]
     digest = hashlib.sha256(f"opset {target} ".encode())
     used = set(wanted).union(*(names_read(node) for node in nodes))
-    for tensor in body.model.graph.initializer:
+    for tensor in upgraded.initializer:
         if tensor.name in used:
-            values = tensor_values(body, tensor)
+            values = tensor_values(backbone, stored.get(tensor.name, tensor))
             names[tensor.name] = graph.weight(_PREFIX + tensor.name, values)
             digest.update(f"{tensor.name} {values.dtype} {values.shape} ".encode())
             digest.update(np.asarray(values, order="C").reshape(-1).view(np.uint8).data)
@@ -73,41 +74,47 @@ def graft(graph: GraphBuilder, body: Body, inputs: TextInputs, architecture: str
         node.ClearField("doc_string")
         digest.update(node.SerializeToString(deterministic=True))
         if node.op_type == "Constant" and node.attribute[0].name == "value":
-            names[node.output[0]] = graph.weight(_PREFIX + node.output[0], tensor_values(body, node.attribute[0].t))
+            names[node.output[0]] = graph.weight(_PREFIX + node.output[0], tensor_values(backbone, node.attribute[0].t))
         else:
             kept.append(node)
     for node in kept:
         _rename(node, names)
-    versions = {entry.domain: entry.version for entry in body.model.opset_import}
+    versions = {entry.domain: entry.version for entry in backbone.model.opset_import}
     domains = {node.domain for node in kept if node.domain not in STANDARD}
-    graph.graft(kept, {"": target, **{domain: versions.get(domain, 1) for domain in domains}})
-    sentence = _renamed(body.sentence, names) if body.sentence else None
-    return Grafted(_renamed(body.tokens, names), sentence, digest.hexdigest())
+    graph.attach(kept, {"": target, **{domain: versions.get(domain, 1) for domain in domains}})
+    sentence = _renamed(backbone.sentence, names) if backbone.sentence else None
+    return Attached(_renamed(backbone.tokens, names), sentence, digest.hexdigest())
 
 
-def require_runs(path: Path, body: Body, rows: int, longest: int) -> None:
-    """Runs a graph with a body in it once.
+def require_runs(path: Path, backbone: Backbone, rows: int, longest: int) -> None:
+    """Run a graph with a backbone in it once.
 
     Args:
         path: The finished graph.
-        body: The body.
+        backbone: The backbone.
         rows: Token ids are below it.
         longest: How many tokens a text may have.
 
     Raises:
         ExportError: ONNX Runtime cannot.
     """
-    _run(path, ["sentence_embedding"], body, rows, longest)
+    _run(path, ["sentence_embedding"], backbone, rows, longest)
 
 
 def require_agreement(
-    graph: GraphBuilder, body: Body, sentence: str, stages: Mapping[str, str], folder: Path, rows: int, longest: int
+    graph: GraphBuilder,
+    backbone: Backbone,
+    sentence: str,
+    stages: Mapping[str, str],
+    folder: Path,
+    rows: int,
+    longest: int,
 ) -> str:
-    """Compares the vectors that a body pools by itself with what our modules make of its token embeddings.
+    """Compare the vectors that a backbone pools by itself with those of our modules.
 
     Args:
-        graph: The graph with the body and all modules.
-        body: The body.
+        graph: The graph with the backbone and all modules.
+        backbone: The backbone.
         sentence: Its vectors.
         stages: Our vectors after each module, by the module's name.
         folder: Where a graph for the comparison may be written for a moment, beside the weights.
@@ -122,7 +129,7 @@ def require_agreement(
     """
     path = folder / "agreement.onnx"
     names = graph.save_values(path, [sentence, *stages.values()])
-    found = _run(path, names, body, rows, longest)
+    found = _run(path, names, backbone, rows, longest)
     path.unlink()
     theirs, *ours = (_of_length_one(vectors) for vectors in found)
     errors = {
@@ -133,14 +140,14 @@ def require_agreement(
     if not errors[best] <= TOLERANCE:
         shown = ", ".join(f"{stage}: {error:.1e}" for stage, error in errors.items())
         raise ExportError(
-            f"{body.name}: its output {body.sentence!r} is not what modules.json makes of its token embeddings "
+            f"{backbone.name}: its output {backbone.sentence!r} is not what modules.json makes of its token embeddings "
             f"(differences after each module: {shown}); one of the two is wrong; `--via native` or `--via optimum` "
             "does without the file"
         )
     return best
 
 
-def _run(path: Path, outputs: list[str], body: Body, rows: int, longest: int) -> list[NDArray[np.float32]]:
+def _run(path: Path, outputs: list[str], backbone: Backbone, rows: int, longest: int) -> list[NDArray[np.float32]]:
     """Outputs for random tokens, in rows of different lengths."""
     random, width = np.random.default_rng(0), min(longest, _SAMPLE_TOKENS)
     mask = (np.arange(width) < np.array([[width], [1], [-(-width // 2)]])).astype(np.int64)
@@ -154,23 +161,23 @@ def _run(path: Path, outputs: list[str], body: Body, rows: int, longest: int) ->
         session = plain_session(path)
         found: list[NDArray[np.float32]] = session.run(outputs, {i.name: feeds[i.name] for i in session.get_inputs()})
     except Exception as error:
-        raise ExportError(f"{body.name}: ONNX Runtime cannot run it on {width} tokens: {error}") from error
+        raise ExportError(f"{backbone.name}: ONNX Runtime cannot run it on {width} tokens: {error}") from error
     return found
 
 
-def _feeds(graph: GraphBuilder, body: Body, inputs: TextInputs, architecture: str) -> dict[str, str]:
-    """The value for each of the body's inputs."""
-    if inputs.token_type_ids is not None and "token_type_ids" not in body.inputs:
+def _feeds(graph: GraphBuilder, backbone: Backbone, inputs: TextInputs, architecture: str) -> dict[str, str]:
+    """The value for each of the backbone's inputs."""
+    if inputs.token_type_ids is not None and "token_type_ids" not in backbone.inputs:
         raise UnsupportedModelError(
-            f"{body.name}: the tokenizer has token types other than 0, but the file has no input token_type_ids"
+            f"{backbone.name}: the tokenizer has token types other than 0, but the file has no input token_type_ids"
         )
-    if "position_ids" in body.inputs and architecture in _OFFSET_POSITIONS:
+    if "position_ids" in backbone.inputs and architecture in _OFFSET_POSITIONS:
         raise UnsupportedModelError(
-            f"{body.name}: it wants position_ids, which cannot be derived for model_type {architecture!r}; "
+            f"{backbone.name}: it wants position_ids, which cannot be derived for model_type {architecture!r}; "
             "export the ONNX file again without that input"
         )
     feeds = {}
-    for name, kind in body.inputs.items():
+    for name, kind in backbone.inputs.items():
         value = _feed(graph, name, inputs)
         feeds[name] = graph.op("Cast", value, to=INT32) if kind == INT32 else value
     return feeds
@@ -188,6 +195,12 @@ def _feed(graph: GraphBuilder, name: str, inputs: TextInputs) -> str:
     # Tokens count from 0, whatever padding is before them.
     counted = graph.op("CumSum", inputs.attention_mask, graph.index(1))
     return graph.op("Max", graph.op("Sub", counted, graph.index(1)), graph.index(0))
+
+
+def _copied(node: onnx.NodeProto) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
 
 
 def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:

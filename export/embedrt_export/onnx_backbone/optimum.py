@@ -52,20 +52,20 @@ def interpreter() -> str | None:
     return sys.executable
 
 
-def export_body(folder: Path, target: Path) -> str:
-    """Makes an ONNX body of a transformer, in float32 on the CPU.
+def export_backbone(folder: Path, target: Path) -> str:
+    """Make an ONNX backbone of a transformer, in float32 on the CPU.
 
     Args:
         folder: The transformer's folder, with weights in safetensors.
         target: An empty folder.
 
     Returns:
-        The name of the body in `target`.
+        The name of the backbone in `target`.
 
     Raises:
         MissingDependencyError: There is no optimum-onnx; the message has the line that installs it.
         UnsupportedModelError: There are no safetensors; other weights are pickles, which are not opened.
-        ExportError: It failed; the message has the end of what it said.
+        ExportError: It failed; the message has the end of its output.
     """
     python = interpreter()
     if python is None:
@@ -86,7 +86,7 @@ def export_body(folder: Path, target: Path) -> str:
 
 
 def _run(command: list[str], folder: Path) -> tuple[int, str]:
-    """Runs a command and returns its status and what it said. It does not outlive this process.
+    """Run a command; returns its status and output. It does not outlive this process.
 
     The pipe to its input ends with this process, however that ends, and the script ends with the pipe.
     """

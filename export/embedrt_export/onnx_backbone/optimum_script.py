@@ -1,4 +1,4 @@
-"""What the interpreter that has optimum-onnx runs: `python -c SCRIPT MODEL_FOLDER TARGET_FOLDER`."""
+"""Script for the interpreter that has optimum-onnx: `python -c SCRIPT MODEL_FOLDER TARGET_FOLDER`."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import threading
 
 
 def end_with_parent() -> None:
-    """Ends this process when the pipe to its input does: the parent holds its other end, and never writes."""
+    """End this process when the pipe to its input does: the parent holds its other end, and never writes."""
     os.read(0, 1)
     os._exit(1)
 

@@ -1,10 +1,10 @@
-"""An ONNX file that a repo ships: found, read and checked. It computes token embeddings and is called the body.
+"""The ONNX file of a repo, found, read and checked: its backbone, which computes token embeddings.
 
-The file is as hostile as any other: what it says of sizes and places is checked before it is believed.
+The file is untrusted: its sizes and locations are checked before they are used.
 """
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -16,13 +16,13 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from embedrt.bundle.strict_json import LFS_POINTER
+from embedrt.bundle.strict_json import is_lfs_pointer
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt_export.graph.builder import subgraphs
-from embedrt_export.graph.opsets import OLDEST, STANDARD
+from embedrt_export.graph.opsets import OLDEST, STANDARD, all_nodes
 
 CANDIDATES = ("onnx/model.onnx", "model.onnx")
-"""Where a repo has its float32 body. Others, such as `onnx/model_O3.onnx`, are taken when they are named."""
+"""Paths of the float32 backbone in a repo. Others, such as `onnx/model_O3.onnx`, are taken when they are named."""
 
 _MAX_BYTES = 2**31 - 1  # of any protobuf message
 _CONTRIBUTED = "com.microsoft"  # operators that every build of ONNX Runtime brings
@@ -40,12 +40,12 @@ _PLAIN |= {TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64}
 
 
 @dataclass(frozen=True)
-class Body:
-    """A body whose inputs and outputs are understood.
+class Backbone:
+    """A backbone with known inputs and outputs.
 
     Attributes:
         path: The ONNX file.
-        name: How messages name it.
+        name: Its name in messages.
         folder: The folder that all its files must lie in.
         model: What is in it. The content of tensors in other files is not.
         opset: Its opset of standard operators.
@@ -68,13 +68,13 @@ class Body:
     rows: int | None
 
 
-def find_body(files: Collection[str]) -> str | None:
-    """The body among the files of a repo, as paths with forward slashes."""
+def find_backbone(files: Collection[str]) -> str | None:
+    """The backbone among the files of a repo, as paths with forward slashes."""
     return next((name for name in CANDIDATES if name in files), None)
 
 
-def read_body(folder: Path, name: str) -> Body:
-    """Reads and checks a body.
+def read_backbone(folder: Path, name: str) -> Backbone:
+    """Read and checks a backbone.
 
     Args:
         folder: The folder that all its files must lie in.
@@ -92,20 +92,20 @@ def read_body(folder: Path, name: str) -> Body:
         except Exception as error:  # a C++ library, which raises what it likes
             raise ExportError(f"{name}: its functions cannot be expanded: {error}") from error
     opset = _opset(model, name)
-    for node in _all_nodes(model.graph):
+    for node in all_nodes(model.graph.node):
         _check_node(node, name)
     for tensor in model.graph.initializer:
         _check_tensor(tensor, name)
     inputs = _inputs(model.graph, name)
     tokens, sentence, width = _outputs(model, name)
-    return Body(path, name, folder, model, opset, inputs, tokens, sentence, width, _embedding_rows(model.graph))
+    return Backbone(path, name, folder, model, opset, inputs, tokens, sentence, width, _embedding_rows(model.graph))
 
 
-def data_files(folder: Path, name: str) -> set[str]:
-    """The files with weights that an ONNX file names, relative to the folder; they need not be there yet."""
-    tensors = read_body(folder, name).model.graph.initializer
+def data_files(backbone: Backbone) -> set[str]:
+    """Files with the weights of an ONNX file, relative to the folder; they need not be there yet."""
+    tensors = backbone.model.graph.initializer
     locations = {e.value for tensor in tensors for e in tensor.external_data if e.key == "location"}
-    return {(PurePosixPath(name).parent / location).as_posix() for location in locations}
+    return {(PurePosixPath(backbone.name).parent / location).as_posix() for location in locations}
 
 
 def plain_file(folder: Path, start: Path, location: str, where: str) -> Path:
@@ -137,20 +137,20 @@ def plain_file(folder: Path, start: Path, location: str, where: str) -> Path:
     return path
 
 
-def tensor_values(body: Body, tensor: TensorProto) -> NDArray[Any]:
+def tensor_values(backbone: Backbone, tensor: TensorProto) -> NDArray[Any]:
     """The content of a tensor; from another file it is mapped, not read.
 
     Raises:
         ExportError: There is less of it, or more, than its shape says.
     """
-    where = f"{body.name}: tensor {tensor.name!r}"
+    where = f"{backbone.name}: tensor {tensor.name!r}"
     if tensor.data_location != TensorProto.EXTERNAL:
         try:
             return numpy_helper.to_array(tensor)
         except (ValueError, TypeError) as error:
             raise ExportError(f"{where}: {error}") from error
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    path = plain_file(body.folder, body.path.parent, entries.get("location", ""), where)
+    path = plain_file(backbone.folder, backbone.path.parent, entries.get("location", ""), where)
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type).newbyteorder("<")
     shape = tuple(tensor.dims)
     size = math.prod(shape) * dtype.itemsize
@@ -162,9 +162,7 @@ def tensor_values(body: Body, tensor: TensorProto) -> NDArray[Any]:
     if length != size:
         raise ExportError(f"{where}: {length} bytes for the shape {list(shape)}, which takes {size}")
     if offset < 0 or offset + size > path.stat().st_size:
-        with path.open("rb") as file:
-            pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
-        remedy = "it is a Git LFS pointer, run `git lfs pull`" if pointer else "get the model again"
+        remedy = "it is a Git LFS pointer, run `git lfs pull`" if is_lfs_pointer(path) else "get the model again"
         raise ExportError(f"{where}: bytes {offset} to {offset + size} are not in {path.name}; {remedy}")
     if not size:
         return np.empty(shape, dtype)
@@ -175,11 +173,10 @@ def tensor_values(body: Body, tensor: TensorProto) -> NDArray[Any]:
 def _parse(path: Path, name: str) -> onnx.ModelProto:
     if (size := path.stat().st_size) > _MAX_BYTES:
         raise ExportError(f"{name}: {size} bytes, more than an ONNX file may have; its weights belong beside it")
-    content = path.read_bytes()
-    if content.startswith(LFS_POINTER):
+    if is_lfs_pointer(path):
         raise ExportError(f"{name}: a Git LFS pointer instead of the file; run `git lfs pull`")
     try:
-        model: onnx.ModelProto = onnx.ModelProto.FromString(content)
+        model: onnx.ModelProto = onnx.ModelProto.FromString(path.read_bytes())
     except DecodeError as error:
         raise ExportError(f"{name}: not a whole ONNX file: {error}; get the model again") from error
     if not model.graph.node:
@@ -196,13 +193,6 @@ def _opset(model: onnx.ModelProto, name: str) -> int:
             f"{name}: opset {found} of ONNX; supported: one of {OLDEST} to {newest}; export the ONNX file again"
         )
     return int(versions[0])
-
-
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for inner in subgraphs(node):
-            yield from _all_nodes(inner)
 
 
 def _check_node(node: onnx.NodeProto, name: str) -> None:
@@ -264,7 +254,7 @@ def _inputs(graph: onnx.GraphProto, name: str) -> dict[str, int]:
 
 
 def _outputs(model: onnx.ModelProto, name: str) -> tuple[str, str | None, int | None]:
-    """Token embeddings, vectors pooled by the body itself, and the width of a token embedding."""
+    """Token embeddings, vectors pooled by the backbone itself, and the width of a token embedding."""
     outputs = {value.name: value for value in model.graph.output}
     ranks: dict[int, list[str]] = {}
     for output, value in outputs.items():

@@ -25,8 +25,7 @@ from embedrt.errors import ExportError, ModelNotFoundError
 from embedrt.run.runner import Runner
 from embedrt.types import Vectors
 from embedrt.verify.parity import bound_of, compare, read_texts
-from embedrt_export.source.decide import Wish
-from embedrt_export.source.locate import locate
+from embedrt_export.source.locate import download, locate
 
 ReferenceKind = Literal["auto", "sentence-transformers", "golden", "onnx"]
 GOLDEN = Path(__file__).parent / "golden"
@@ -111,11 +110,12 @@ def verify_with_sentence_transformers(embedder: Embedder, source: str | Path | N
         packages = [name for name, owners in packages_distributions().items() if manifest.source.id in owners]
         source = f"package:{packages[0] if packages else manifest.source.id}"
     revision = manifest.source.revision if source is None else None
-    folder = locate(manifest.source.id if source is None else source, revision, None, Wish("native")).folder
+    located = locate(manifest.source.id if source is None else source, revision, None)
+    download(located, None, located.pending)
     reports = {}
     for name, runner in embedder.runners.items():
         texts = read_texts(embedder.folder, runner.route)
-        reference = _sentence_transformers(folder, manifest, runner, manifest.task_of(name), texts)
+        reference = _sentence_transformers(located.folder, manifest, runner, manifest.task_of(name), texts)
         bound = bound_of(runner.placement.variant, runner.placement.dtype)
         reports[name] = compare(
             runner,

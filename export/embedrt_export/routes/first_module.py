@@ -9,12 +9,12 @@ from typing import Any
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt_export.families import FAMILIES, family_name
 from embedrt_export.graph.builder import GraphBuilder
-from embedrt_export.layers.linear import TextInputs, text_inputs
-from embedrt_export.onnx_backbone.attach import graft
-from embedrt_export.onnx_backbone.read import Body
+from embedrt_export.layers.inputs import TextInputs, text_inputs
+from embedrt_export.onnx_backbone.attach import attach
+from embedrt_export.onnx_backbone.read import Backbone
+from embedrt_export.options import Via
 from embedrt_export.source import modules
-from embedrt_export.source.decide import Via
-from embedrt_export.tokenizer import SettledTokenizer, settle_tokenizer
+from embedrt_export.tokenizer import BuiltTokenizer, build_tokenizer
 
 logger = logging.getLogger("embedrt.export")
 
@@ -65,15 +65,15 @@ class Start:
     features: dict[str, Feature]
     states: list[str] | None
     inputs: TextInputs
-    tokenizer: SettledTokenizer
+    tokenizer: BuiltTokenizer
     max_seq_length: int | None
     position_limit: int | None
     digests: list[str]
-    body: Body | None = None
+    body: Backbone | None = None
     pooled: str | None = None
 
 
-def body_start(graph: GraphBuilder, body: Body, folder: Path, settings: modules.Transformer, via: Via) -> Start:
+def body_start(graph: GraphBuilder, body: Backbone, folder: Path, settings: modules.Transformer, via: Via) -> Start:
     """Takes the token embeddings from an ONNX body.
 
     Args:
@@ -90,9 +90,9 @@ def body_start(graph: GraphBuilder, body: Body, folder: Path, settings: modules.
     model_type, config = settings.architecture, settings.config
     rows = body.rows or _size(config, ("vocab_size",), body)
     width = body.width or _size(config, _WIDTHS, body)
-    tokenizer = settle_tokenizer(folder, model_type, rows, do_lower_case=settings.do_lower_case)
+    tokenizer = build_tokenizer(folder, model_type, rows, do_lower_case=settings.do_lower_case)
     inputs = text_inputs(graph, token_type_ids=tokenizer.tokenization.token_type_ids)
-    grafted = graft(graph, body, inputs, model_type)
+    attached = attach(graph, body, inputs, model_type)
     stated = config.get("max_position_embeddings")
     stated = stated if type(stated) is int else None
     positions = _positions(model_type, config)
@@ -101,20 +101,20 @@ def body_start(graph: GraphBuilder, body: Body, folder: Path, settings: modules.
         architecture=model_type,
         via=via,
         identity={"model_type": model_type},
-        features={TOKENS: Feature(grafted.tokens, width, per_token=True)},
+        features={TOKENS: Feature(attached.tokens, width, per_token=True)},
         states=None if settings.output_hidden_states else [],
         inputs=inputs,
         tokenizer=tokenizer,
         max_seq_length=length,
         position_limit=position_limit(length, stated, positions),
-        digests=[grafted.digest],
+        digests=[attached.digest],
         body=body,
-        pooled=grafted.sentence,
+        pooled=attached.sentence,
     )
 
 
 def max_seq_length(
-    wanted: int | None, tokenizer: SettledTokenizer, stated: int | None, positions: int | None
+    wanted: int | None, tokenizer: BuiltTokenizer, stated: int | None, positions: int | None
 ) -> int | None:
     """The limit that sentence-transformers would use, but never more than there are position embeddings.
 
@@ -166,7 +166,7 @@ def _positions(model_type: str, config: dict[str, Any]) -> int | None:
         return None
 
 
-def _size(config: Mapping[str, Any], keys: tuple[str, ...], body: Body) -> int:
+def _size(config: Mapping[str, Any], keys: tuple[str, ...], body: Backbone) -> int:
     found = next((config[key] for key in keys if type(config.get(key)) is int and config[key] > 0), None)
     if found is None:
         raise UnsupportedModelError(f"{body.name}: neither it nor config.json has a {' or '.join(keys)}")

@@ -14,13 +14,19 @@ import onnx
 
 from embedrt.bundle.manifest import DEFAULT_ROUTE, FLOAT32, Module, Output, Route, Variant
 from embedrt.errors import ExportError, UnsupportedModelError
-from embedrt_export.families import FAMILIES, choose_task, family_name
-from embedrt_export.graph.builder import DataFile, GraphBuilder
-from embedrt_export.heads.pooling import DENSE_ACTIVATIONS, Masks, normalize, pool, weighted_sum
-from embedrt_export.layers.linear import flatten, project, text_inputs, unflatten
+from embedrt_export.families import FAMILIES, choose_task
+from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.graph.data_file import DataFile
+from embedrt_export.heads.dense import DENSE_ACTIVATIONS
+from embedrt_export.heads.layer_pooling import weighted_sum
+from embedrt_export.heads.normalize import normalize
+from embedrt_export.heads.pooling import Masks, pool
+from embedrt_export.layers.inputs import flatten, text_inputs, unflatten
+from embedrt_export.layers.linear import Linear, project
+from embedrt_export.layers.scope import Scope
 from embedrt_export.onnx_backbone import optimum
 from embedrt_export.onnx_backbone.attach import require_agreement, require_runs
-from embedrt_export.onnx_backbone.read import read_body
+from embedrt_export.onnx_backbone.read import read_backbone
 from embedrt_export.routes.first_module import (
     SENTENCE,
     TOKENS,
@@ -33,11 +39,11 @@ from embedrt_export.routes.first_module import (
 from embedrt_export.source import modules
 from embedrt_export.source.adapters import CONFIG as ADAPTER_CONFIG
 from embedrt_export.source.adapters import Adapter
-from embedrt_export.source.decide import Wish, choose, files_in
-from embedrt_export.source.modules import STATIC, TRANSFORMER, Part
-from embedrt_export.source.unsupported import refuse
+from embedrt_export.source.decide import Decision, Decisions
+from embedrt_export.source.modules import STATIC, TRANSFORMER, ModuleSpec
+from embedrt_export.source.unsupported import check_supported
 from embedrt_export.source.weights import Weights, quote
-from embedrt_export.tokenizer import settle_tokenizer
+from embedrt_export.tokenizer import build_tokenizer
 
 logger = logging.getLogger("embedrt.export")
 
@@ -63,7 +69,9 @@ class BuiltRoute:
     identity: dict[str, Any]
 
 
-def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...], wish: Wish) -> BuiltRoute:
+def build_route(
+    folder: Path, data: DataFile, name: str, chain: tuple[ModuleSpec, ...], decisions: Decisions
+) -> BuiltRoute:
     """Writes graph and tokenizer of a route into a bundle.
 
     Args:
@@ -71,7 +79,7 @@ def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]
         data: Takes the weights.
         name: The route's name.
         chain: Its modules.
-        wish: Which way to take to the transformer's graph, and for which task.
+        decisions: The way to the transformer's graph, and the task.
 
     Raises:
         UnsupportedModelError: A module asks for something that embedrt does not know.
@@ -81,9 +89,9 @@ def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]
     first, *rest = chain
     match first.settings:
         case modules.Transformer() as settings:
-            start = _transformer(graph, first.folder, settings, wish, folder)
-        case _ if wish.task is not None:
-            raise ExportError(f"task {wish.task!r}: the model has no adapters for tasks; leave the task out")
+            start = _transformer(graph, first.folder, settings, decisions.by_path[first.path], decisions.task, folder)
+        case _ if decisions.task is not None:
+            raise ExportError(f"task {decisions.task!r}: the model has no adapters for tasks; leave the task out")
         case _:
             start = _static(graph, first.folder)
     pooling_mask = any(isinstance(part.settings, modules.Pooling) and not part.settings.include_prompt for part in rest)
@@ -115,7 +123,7 @@ def build_route(folder: Path, data: DataFile, name: str, chain: tuple[Part, ...]
     (folder / at.tokenizer).write_bytes(start.tokenizer.definition.encode())
     _save(graph, folder / at.graph, start, stages)
     operators: Literal["portable", "onnxruntime"] = "portable" if graph.is_portable else "onnxruntime"
-    described = tuple(Module(part.kind, _described(part, wish.task)) for part in chain)
+    described = tuple(Module(part.kind, _described(part, decisions.task)) for part in chain)
     return BuiltRoute(
         Route(
             architecture=start.architecture,
@@ -186,7 +194,7 @@ class _Files:
         )
 
 
-def _described(part: Part, task: str | None) -> dict[str, Any]:
+def _described(part: ModuleSpec, task: str | None) -> dict[str, Any]:
     """The settings that change the numbers; architecture and length have places of their own."""
     left_out = {"architecture", "base", "config", "max_seq_length"}
     settings = {key: value for key, value in dataclasses.asdict(part.settings).items() if key not in left_out}
@@ -195,36 +203,40 @@ def _described(part: Part, task: str | None) -> dict[str, Any]:
     return json.loads(json.dumps(settings))  # type: ignore[no-any-return]
 
 
-def _transformer(graph: GraphBuilder, folder: Path, settings: modules.Transformer, wish: Wish, scratch: Path) -> Start:
-    model_type = family_name(settings.config, settings.architecture)
-    way = choose(wish, model_type, files_in(folder))
-    logger.info("via %s: %s", way.via, way.reason)
-    if way.via == "native":
-        return _native(graph, folder, settings, model_type, wish.task)
+def _transformer(
+    graph: GraphBuilder,
+    folder: Path,
+    settings: modules.Transformer,
+    decision: Decision,
+    task: str | None,
+    scratch: Path,
+) -> Start:
+    via = decision.choice.via
+    logger.info("via %s: %s", via, decision.choice.reason)
+    if via == "native":
+        return _native(graph, folder, settings, decision.family, task)
     if (folder / ADAPTER_CONFIG).is_file():
-        raise UnsupportedModelError(
-            f"via {way.via}: whether {ADAPTER_CONFIG} is merged in there is not known; use native"
-        )
-    if wish.task is not None:
-        raise UnsupportedModelError(f"via {way.via}: adapters for tasks are merged only via native")
-    if way.via == "onnx":
-        return body_start(graph, read_body(folder, way.onnx_file), folder, settings, way.via)
+        raise UnsupportedModelError(f"via {via}: whether {ADAPTER_CONFIG} is merged in there is not known; use native")
+    if task is not None:
+        raise UnsupportedModelError(f"via {via}: adapters for tasks are merged only via native")
+    if decision.backbone is not None:
+        return body_start(graph, decision.backbone, folder, settings, via)
     with TemporaryDirectory(dir=scratch) as made:
-        body = read_body(Path(made), optimum.export_body(folder, Path(made)))
-        return body_start(graph, body, folder, settings, way.via)
+        backbone = read_backbone(Path(made), optimum.export_backbone(folder, Path(made)))
+        return body_start(graph, backbone, folder, settings, via)
 
 
 def _native(
     graph: GraphBuilder, folder: Path, settings: modules.Transformer, model_type: str, task: str | None
 ) -> Start:
-    refuse({**settings.config, "model_type": model_type}, FAMILIES)
+    check_supported({**settings.config, "model_type": model_type}, FAMILIES)
     family = FAMILIES[model_type]
     config = choose_task(family, family.read_config(settings.config), task)
-    tokenizer = settle_tokenizer(folder, model_type, config.vocab_size, do_lower_case=settings.do_lower_case)
+    tokenizer = build_tokenizer(folder, model_type, config.vocab_size, do_lower_case=settings.do_lower_case)
     inputs = text_inputs(graph, token_type_ids=tokenizer.tokenization.token_type_ids)
     adapter = Adapter(folder, family.prefixes) if (folder / ADAPTER_CONFIG).is_file() else None
     with Weights(settings.base, family.prefixes, family.renames, adapter) as weights:
-        states = family.build(graph, config, weights, inputs)
+        states = family.build(Scope(graph, weights, inputs), config)
         if unread := weights.unread(family.backbone, family.ignored):
             shown = ", ".join(map(quote, unread[:5]))
             raise ExportError(
@@ -267,7 +279,7 @@ def _static(graph: GraphBuilder, folder: Path) -> Start:
         ids = rows if mapping is None else len(mapping)
         if scale is not None and scale.shape != (ids,):
             raise ExportError(f"weights: tensor 'weights' has shape {scale.shape}, expected ({ids},)")
-        tokenizer = settle_tokenizer(folder, STATIC, ids, do_lower_case=False, special_tokens=False)
+        tokenizer = build_tokenizer(folder, STATIC, ids, do_lower_case=False, special_tokens=False)
         inputs = text_inputs(graph, token_type_ids=False)
         table = graph.weight(name, weights(name, rows, width))
         digest = weights.digest()
@@ -299,7 +311,7 @@ class _Step:
     """What a module of the chain works on."""
 
     graph: GraphBuilder
-    part: Part
+    part: ModuleSpec
     settings: Any
     features: dict[str, Feature]
     start: Start
@@ -337,11 +349,11 @@ def _dense(step: _Step) -> None:
     flat = flatten(graph, x.value, x.width) if x.per_token else x.value
     with Weights(step.part.folder) as weights:
         bias = weights("linear.bias", settings.out_features) if settings.bias else None
-        y = project(graph, flat, f"{step.part.path}.linear", weights("linear.weight", *sizes), bias)
+        y = project(graph, flat, f"{step.part.path}.linear", Linear(weights("linear.weight", *sizes), bias))
         y = DENSE_ACTIVATIONS[settings.activation_function](graph, y)
         if settings.use_residual:
             if settings.in_features != settings.out_features:
-                flat = project(graph, flat, f"{step.part.path}.residual", weights("residual.weight", *sizes))
+                flat = project(graph, flat, f"{step.part.path}.residual", Linear(weights("residual.weight", *sizes)))
             y = graph.op("Add", y, flat)
         step.digests.append(weights.digest())
     if x.per_token:

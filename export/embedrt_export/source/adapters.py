@@ -61,7 +61,7 @@ class LoraConfig:
 
 
 def read_adapter_config(folder: Path) -> LoraConfig:
-    """Reads `adapter_config.json`, refusing every kind of adapter but plain LoRA.
+    """Read `adapter_config.json`, refusing every kind of adapter but plain LoRA.
 
     Raises:
         UnsupportedModelError: Names the key.
@@ -125,7 +125,7 @@ def find_base(folder: Path, *, is_local: bool, token: str | bool | None) -> Path
 
 
 class Adapter:
-    """One LoRA adapter: what it adds to tensors of its base model, and which it replaces.
+    """One LoRA adapter: tensors that it changes in its base model, and tensors that it replaces.
 
     Args:
         folder: The folder with `adapter_config.json` and `adapter_model.safetensors`.
@@ -151,11 +151,11 @@ class Adapter:
             self._add(name.removeprefix(prefix), tensor)
 
     def replaces(self, name: str) -> bool:
-        """Whether it has a tensor of its own in place of the base model's."""
+        """True if the adapter replaces a tensor of the base model."""
         return name in self._replaced
 
     def replacement(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """That tensor."""
+        """Tensor that replaces one of the base model."""
         self._used.add(name)
         tensor = self._replaced[name]
         if tensor.shape != shape:
@@ -191,7 +191,7 @@ class Adapter:
         return merged
 
     def unused(self, *starts: str) -> list[str]:
-        """Names that it adds to or replaces, that start with one of `starts`, and that nobody asked for."""
+        """Names of unread tensors of the adapter that start with one of `starts`."""
         return sorted(name for name in {*self._parts, *self._replaced} - self._used if name.startswith(starts))
 
     def _add(self, name: str, tensor: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ _MAX_LAYERS = 10_000
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
+    """Read a JSON object.
 
     Raises:
         ExportError: The file is missing, damaged or not an object.
@@ -36,7 +36,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def strict(kind: type[Config], content: Any, where: str) -> Config:
-    """Decodes a config whose every key matters: an unknown key may change the numbers, so it is refused.
+    """Decode a config whose every key matters: an unknown key may change the numbers and is an error.
 
     Raises:
         UnsupportedModelError: Names the key, what it holds and what is known.
@@ -47,35 +47,60 @@ def strict(kind: type[Config], content: Any, where: str) -> Config:
         raise UnsupportedModelError(str(error)) from error
 
 
-def pick(kind: type[Config], content: Mapping[str, Any], where: str = "config.json") -> Config:
-    """Decodes the keys that `kind` knows out of a config that has many more, null counting as absent.
+def pick(
+    kind: type[Config],
+    content: Mapping[str, Any],
+    where: str = "config.json",
+    *,
+    defaults: Mapping[str, Any] | None = None,
+) -> Config:
+    """Decode the keys that `kind` knows out of a config that has many more; null counts as absent.
+
+    Args:
+        kind: A dataclass, with the defaults of transformers for one `model_type`.
+        content: The config.
+        where: Its name, for messages.
+        defaults: Defaults of another `model_type` of the same family, where they differ.
 
     Raises:
         UnsupportedModelError: Names the key, what it holds and what is known.
     """
     known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    return strict(kind, {key: value for key, value in content.items() if key in known and value is not None}, where)
+    stated = {key: value for key, value in content.items() if key in known and value is not None}
+    return strict(kind, {**(defaults or {}), **stated}, where)
 
 
-def check_positive(config: Any, *names: str) -> None:
-    """Checks that fields of a family's config are above 0; None is left to the family.
+def check_sizes(config: Any, *, unchecked: Collection[str] = ()) -> None:
+    """Check the integers in a family's config: sizes are positive, and ids are not negative.
 
-    Raises:
-        UnsupportedModelError: Names the key and what it holds.
-    """
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and value <= 0:
-            raise UnsupportedModelError(f"config.json.{name}: expected a positive number, got {value}")
+    Without a `head_dim`, `hidden_size` must be a multiple of `num_attention_heads`. A number of layers beyond what any
+    model has would fill the memory before the first tensor turns out to be missing.
 
-
-def check_layers(layers: int) -> None:
-    """Checks a number of layers against what any model has.
-
-    More would only fill the memory of whoever plans them, before the first tensor turns out to be missing.
+    Args:
+        config: A dataclass with the names of transformers.
+        unchecked: Fields for which other values are valid, or which the family checks.
 
     Raises:
-        UnsupportedModelError: There are too many.
+        UnsupportedModelError: Names the key and its value.
     """
-    if layers > _MAX_LAYERS:
-        raise UnsupportedModelError(f"config.json.num_hidden_layers: {layers}, no model has more than {_MAX_LAYERS}")
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    for name, value in values.items():
+        lowest = 0 if name.endswith("_id") else 1
+        if name not in unchecked and type(value) is int and value < lowest:
+            expected = "an id" if lowest == 0 else "a positive integer"
+            raise UnsupportedModelError(f"config.json.{name}: expected {expected}, got {value}")
+    for name in ("num_hidden_layers", "num_layers"):
+        if values.get(name, 0) > _MAX_LAYERS:
+            raise UnsupportedModelError(f"config.json.{name}: {values[name]}, no model has more than {_MAX_LAYERS}")
+    if "head_dim" not in values and {"hidden_size", "num_attention_heads"} <= values.keys():
+        check_multiple("hidden_size", values["hidden_size"], "num_attention_heads", values["num_attention_heads"])
+
+
+def check_multiple(name: str, value: int, divisor_name: str, divisor: int) -> None:
+    """Check that one size is a multiple of another.
+
+    Raises:
+        UnsupportedModelError: Names both keys and their values.
+    """
+    if divisor < 1 or value % divisor:
+        raise UnsupportedModelError(f"config.json: {name} {value} is not a multiple of {divisor_name} {divisor}")

@@ -1,10 +1,10 @@
-"""The files of a model folder before anybody reads them: plain ones, of a size to be read, and inside."""
+"""Checks of a model folder before its files are read: plain files, not too large, inside the folder."""
 
 import shutil
 import stat
 from pathlib import Path
 
-from embedrt.bundle.strict_json import LFS_POINTER, RecordError, read_json
+from embedrt.bundle.strict_json import RecordError, is_lfs_pointer, read_json
 from embedrt.errors import ExportError
 
 # What an export may read. In folders deeper than this there is nothing that it reads.
@@ -15,7 +15,7 @@ _MAX_TOKENIZER_BYTES = 256 * 2**20
 
 
 def check_files(folder: Path) -> None:
-    """Refuses what is there and cannot be read: it would be taken for missing, or never end.
+    """Check that files can be read: otherwise they would be taken for missing, or never end.
 
     Raises:
         ExportError: A link leads nowhere, or something else than a file has the name of one; the message names it.
@@ -31,13 +31,12 @@ def check_files(folder: Path) -> None:
         if path.name == "tokenizer.json":
             if status.st_size > _MAX_TOKENIZER_BYTES:
                 raise ExportError(f"{name}: {status.st_size} bytes, more than the {_MAX_TOKENIZER_BYTES} that are read")
-            with path.open("rb") as file:
-                if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                    raise ExportError(f"{name}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
+            if is_lfs_pointer(path):
+                raise ExportError(f"{name}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
 
 
 def copy_config(folder: Path, name: str, target: Path) -> bool:
-    """Copies one JSON file of a model into a bundle.
+    """Copy one JSON file of a model into a bundle.
 
     Args:
         folder: The model folder.

@@ -1,4 +1,4 @@
-"""SOURCE to a model folder: a hub id, a local folder, or `package:NAME`."""
+"""The model folder of a SOURCE: a hub id, a local folder, or `package:NAME`."""
 
 import re
 from collections.abc import Collection
@@ -10,10 +10,7 @@ from pathlib import Path, PurePosixPath
 from embedrt.bundle.manifest import Source
 from embedrt.errors import ModelNotFoundError, UnsupportedModelError
 from embedrt.hub import remote as hub
-from embedrt_export.families import family_name
-from embedrt_export.onnx_backbone.read import data_files
-from embedrt_export.source.decide import Wish, choose
-from embedrt_export.source.repo import MODULES, read_repo, transformers
+from embedrt_export.source.repo import MODULES
 
 _PACKAGE = "package:"
 # Folders of a hub repo with the same model for other runtimes.
@@ -30,21 +27,29 @@ class Located:
         folder: The folder.
         source: Where it came from.
         name: The name that the store gives the bundle by default.
+        repo: The hub repo, if it comes from there.
+        pending: Weights of the repo that are not downloaded yet, because an ONNX file may take their place.
     """
 
     folder: Path
     source: Source
     name: str
+    repo: hub.Repo | None = None
+    pending: frozenset[str] = frozenset()
+
+    @property
+    def listed(self) -> frozenset[str]:
+        """Files of the hub repo; none for a local model."""
+        return frozenset(() if self.repo is None else self.repo.files)
 
 
-def locate(source: str | Path, revision: str | None, token: str | bool | None, wish: Wish) -> Located:
-    """Finds the model folder, downloading it if SOURCE is a hub id.
+def locate(source: str | Path, revision: str | None, token: str | bool | None) -> Located:
+    """Find the model folder; of a hub repo, download configs and vocabularies, and weights if there is no choice.
 
     Args:
         source: As `export` takes it.
         revision: Branch, tag or commit of a hub repo.
         token: Hub token.
-        wish: Which way to the graph is asked for, on which it depends what is downloaded.
 
     Raises:
         ModelNotFoundError: It is nowhere; the message says what was tried.
@@ -65,25 +70,23 @@ def locate(source: str | Path, revision: str | None, token: str | bool | None, w
     repo = hub.find(text, revision, token)
     if not {MODULES, "config.json"} & set(repo.files):
         raise UnsupportedModelError(f"{repo.id}: neither {MODULES} nor config.json, so it is no model that can be read")
-    return Located(_download(repo, token, wish), Source("hub", repo.id, repo.commit), repo.id)
+    return _from_hub(repo, token)
 
 
-def _download(repo: hub.Repo, token: str | bool | None, wish: Wish) -> Path:
-    """Downloads configs, vocabularies, and weights or an ONNX body; no other copies for other runtimes."""
-    wanted = [file for file in repo.files if _is_wanted(PurePosixPath(file), repo.files)]
-    if wish.via == "native" or not any(file.endswith(".onnx") for file in repo.files):
-        return hub.download(repo, token, wanted)
-    weights = {file for file in wanted if file.endswith(".safetensors")}
-    folder = hub.download(repo, token, [file for file in wanted if file not in weights])
-    for part, settings in transformers(read_repo(folder, is_local=False, token=token)):
-        prefix = f"{part.path}/" if part.path else ""
-        files = {file.removeprefix(prefix) for file in repo.files if file.startswith(prefix)}
-        way = choose(wish, family_name(settings.config, settings.architecture), files)
-        if way.via == "onnx":
-            weights -= {prefix + file for file in files if "/" not in file}
-            hub.download(repo, token, [prefix + way.onnx_file])
-            weights |= {prefix + file for file in data_files(part.folder, way.onnx_file) if file in files}
-    return hub.download(repo, token, weights) if weights else folder
+def download(located: Located, token: str | bool | None, files: Collection[str]) -> None:
+    """Download files of a hub repo into its folder; of a local model there are none to download."""
+    if located.repo is not None and files:
+        hub.download(located.repo, token, files)
+
+
+def _from_hub(repo: hub.Repo, token: str | bool | None) -> Located:
+    """Download configs and vocabularies, and weights unless the repo has ONNX files to choose from."""
+    wanted = {file for file in repo.files if _is_wanted(PurePosixPath(file), repo.files)}
+    has_onnx = any(file.endswith(".onnx") for file in repo.files)
+    pending = {file for file in wanted if file.endswith(".safetensors")} if has_onnx else set()
+    folder = hub.download(repo, token, sorted(wanted - pending))
+    source = Source("hub", repo.id, repo.commit)
+    return Located(folder, source, repo.id, repo, frozenset(pending))
 
 
 def _is_wanted(path: PurePosixPath, files: Collection[str]) -> bool:
@@ -97,7 +100,7 @@ def _is_wanted(path: PurePosixPath, files: Collection[str]) -> bool:
 
 
 def _in_package(name: str) -> Located:
-    """Finds the one model folder in an installed package, without importing the package."""
+    """Find the one model folder in an installed package, without importing the package."""
     spec = find_spec(name) if re.fullmatch(r"[A-Za-z_]\w*", name) else None
     if spec is None or not spec.submodule_search_locations:
         raise ModelNotFoundError(

@@ -1,6 +1,6 @@
-"""The modules of sentence-transformers: what each one's config says, in both generations of configs.
+"""Configs of the modules of sentence-transformers, in both generations of the format.
 
-A key that is not known may change the numbers, so it is refused.
+An unknown key may change the numbers, so it is an error.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedrt.errors import ExportError, UnsupportedModelError
-from embedrt_export.heads.pooling import DENSE_ACTIVATIONS, POOLERS
 from embedrt_export.source.configs import pick, read_config, strict
 
 TRANSFORMER, STATIC = "Transformer", "StaticEmbedding"
@@ -26,6 +25,13 @@ _OLD_POOLING = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+POOLING_MODES = tuple(_OLD_POOLING.values())
+"""Modes of a Pooling module; `heads.pooling` adds them to a graph."""
+DENSE_ACTIVATIONS = tuple(
+    "CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh Identity LeakyReLU LogSigmoid Mish ReLU ReLU6 SELU SiLU "  # noqa: SIM905
+    "Sigmoid Softplus Softshrink Softsign Tanh Tanhshrink".split()
+)
+"""Activations of a Dense module by the name of torch's class; `heads.dense` adds them to a graph."""
 # The old and the new name of the settings that sentence-transformers hands on to transformers, and those among them
 # that may be there: they change no numbers, or are read below.
 _HANDED_ON = {
@@ -120,7 +126,7 @@ Settings = Transformer | StaticEmbedding | Pooling | Dense | LayerNorm | Normali
 
 
 @dataclass(frozen=True)
-class Part:
+class ModuleSpec:
     """One module of a chain, as the repo describes it.
 
     Attributes:
@@ -134,6 +140,12 @@ class Part:
     folder: Path
     path: str
     settings: Settings
+
+    @property
+    def transformer(self) -> Transformer:
+        """Settings of a Transformer module."""
+        assert isinstance(self.settings, Transformer)  # noqa: S101 - for callers that know the kind
+        return self.settings
 
 
 @dataclass(frozen=True)
@@ -154,7 +166,7 @@ class _TransformerConfig:
 
 
 def read_transformer(place: Path, base: Path) -> Transformer:
-    """Reads the configs of a Transformer module; that of sentence-transformers may be missing.
+    """Read the configs of a Transformer module; that of sentence-transformers may be missing.
 
     Args:
         place: The module's folder.
@@ -209,9 +221,9 @@ def _read_pooling(place: Path) -> Pooling:
     if pooling.embedding_dimension is None:
         raise ExportError(f"{where}: embedding_dimension: expected an integer, got null")
     for mode in pooling.pooling_mode:
-        if mode not in POOLERS:
+        if mode not in POOLING_MODES:
             raise UnsupportedModelError(
-                f"{where}: pooling mode {mode!r} is not supported; supported: {', '.join(POOLERS)}"
+                f"{where}: pooling mode {mode!r} is not supported; supported: {', '.join(POOLING_MODES)}"
             )
     if not pooling.pooling_mode:
         raise ExportError(f"{where}: pooling_mode is empty")
@@ -228,7 +240,7 @@ def _read_dense(place: Path) -> Dense:
     short = name.rpartition(".")[2] if name.startswith("torch.") else "Tanh"
     if short not in DENSE_ACTIVATIONS:
         raise UnsupportedModelError(
-            f"{where}: activation_function {name!r} is not supported; supported: {', '.join(sorted(DENSE_ACTIVATIONS))}"
+            f"{where}: activation_function {name!r} is not supported; supported: {', '.join(DENSE_ACTIVATIONS)}"
         )
     return strict(Dense, {**content, "activation_function": short}, where)
 

@@ -12,7 +12,15 @@ from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt_export.source.adapters import find_base
 from embedrt_export.source.configs import read_config, strict
 from embedrt_export.source.files import check_files
-from embedrt_export.source.modules import READERS, STATIC, TRANSFORMER, Part, Pooling, Transformer, read_transformer
+from embedrt_export.source.modules import (
+    READERS,
+    STATIC,
+    TRANSFORMER,
+    ModuleSpec,
+    Pooling,
+    Transformer,
+    read_transformer,
+)
 from embedrt_export.source.weights import quote
 
 MODULES = "modules.json"
@@ -32,7 +40,7 @@ _TASKS = ("query", "document")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a model folder says of its model.
+    """A model, as its folder describes it.
 
     Attributes:
         folder: The model folder.
@@ -45,7 +53,7 @@ class ModelSpec:
     """
 
     folder: Path
-    chains: dict[str, tuple[Part, ...]]
+    chains: dict[str, tuple[ModuleSpec, ...]]
     tasks: dict[str, str]
     prompts: dict[str, str]
     default_prompt_name: str | None
@@ -89,14 +97,14 @@ class _SentenceTransformer:
 
 @dataclass(frozen=True)
 class _Access:
-    """Where a repo may reach: other folders of this machine, if it lies here itself, and the hub."""
+    """Access of a repo: to other folders of this machine, if it is local itself, and to the hub."""
 
     is_local: bool
     token: str | bool | None
 
 
 def read_repo(folder: Path, *, is_local: bool = True, token: str | bool | None = None) -> ModelSpec:
-    """Reads the module chains of a model folder, with or without `modules.json`.
+    """Read the module chains of a model folder, with or without `modules.json`.
 
     Args:
         folder: The model folder.
@@ -130,24 +138,23 @@ def read_repo(folder: Path, *, is_local: bool = True, token: str | bool | None =
     )
 
 
-def transformers(spec: ModelSpec) -> list[tuple[Part, Transformer]]:
-    """The Transformer modules that the routes begin with, and their settings."""
-    firsts = [chain[0] for chain in spec.chains.values()]
-    return [(part, part.settings) for part in firsts if isinstance(part.settings, Transformer)]
+def transformers(spec: ModelSpec) -> list[ModuleSpec]:
+    """Transformer modules that the routes begin with."""
+    return [chain[0] for chain in spec.chains.values() if isinstance(chain[0].settings, Transformer)]
 
 
-def _default_chain(folder: Path, access: _Access) -> tuple[Part, ...]:
-    """What sentence-transformers makes of a repo of transformers: the mean, or the last token of a language model."""
+def _default_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
+    """Chain that sentence-transformers makes of a transformers repo: mean, or last token of a language model."""
     transformer = _transformer(folder, access)
     config = transformer.config
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     is_causal = isinstance(name, str) and name.endswith("ForCausalLM") and config.get("is_causal", True) is not False
     pooling = Pooling(embedding_dimension=None, pooling_mode=("lasttoken" if is_causal else "mean",))
-    return (Part(TRANSFORMER, folder, "", transformer), Part("Pooling", folder, "", pooling))
+    return (ModuleSpec(TRANSFORMER, folder, "", transformer), ModuleSpec("Pooling", folder, "", pooling))
 
 
-def _routes(folder: Path, access: _Access) -> tuple[dict[str, tuple[Part, ...]], dict[str, str]]:
+def _routes(folder: Path, access: _Access) -> tuple[dict[str, tuple[ModuleSpec, ...]], dict[str, str]]:
     """The chain of every route, and the route of every task."""
     try:
         content = read_json(folder / MODULES)
@@ -155,7 +162,7 @@ def _routes(folder: Path, access: _Access) -> tuple[dict[str, tuple[Part, ...]],
         raise ExportError(str(error)) from error
     if not isinstance(content, list) or not content:
         raise ExportError(f"{MODULES}: expected a list of modules")
-    chains: dict[str, tuple[Part, ...]] = {DEFAULT_ROUTE: ()}
+    chains: dict[str, tuple[ModuleSpec, ...]] = {DEFAULT_ROUTE: ()}
     tasks = dict.fromkeys(("", *_TASKS), DEFAULT_ROUTE)
     for i, item in enumerate(content):
         entry = strict(_ModuleEntry, item, f"{MODULES}[{i}]")
@@ -180,11 +187,11 @@ def _kind(module_type: str, where: str) -> str:
     return kind
 
 
-def _part(module_type: str, folder: Path, path: str, where: str, access: _Access) -> Part:
+def _part(module_type: str, folder: Path, path: str, where: str, access: _Access) -> ModuleSpec:
     kind, place = _kind(module_type, where), _inside(folder, path, where)
     if kind == TRANSFORMER:
-        return Part(kind, place, path, _transformer(place, access))
-    return Part(kind, place, path, READERS[kind](place))
+        return ModuleSpec(kind, place, path, _transformer(place, access))
+    return ModuleSpec(kind, place, path, READERS[kind](place))
 
 
 def _transformer(place: Path, access: _Access) -> Transformer:
@@ -201,7 +208,7 @@ def _inside(folder: Path, path: str, where: str) -> Path:
     return folder.joinpath(*parts)
 
 
-def _read_router(folder: Path, path: str, access: _Access) -> tuple[dict[str, tuple[Part, ...]], dict[str, str]]:
+def _read_router(folder: Path, path: str, access: _Access) -> tuple[dict[str, tuple[ModuleSpec, ...]], dict[str, str]]:
     """The modules of every route of a Router, and the route of every task."""
     place = _inside(folder, path, MODULES)
     name = next((name for name in ("router_config.json", "config.json") if (place / name).is_file()), None)
@@ -211,7 +218,7 @@ def _read_router(folder: Path, path: str, access: _Access) -> tuple[dict[str, tu
     config = strict(_RouterConfig, read_config(place / name), where)
     parameters = strict(_RouterParameters, {k: v for k, v in config.parameters.items() if v is not None}, where)
     prefix = f"{path}/" if path else ""
-    routes: dict[str, tuple[Part, ...]] = {}
+    routes: dict[str, tuple[ModuleSpec, ...]] = {}
     for route, modules in config.structure.items():
         if not _PLAIN_NAME.fullmatch(route) or route == DEFAULT_ROUTE:
             raise UnsupportedModelError(f"{where}: {route!r} is no name for a route; expected letters, digits, _ and -")

@@ -1,4 +1,4 @@
-"""What a `config.json` says of models that no graph here can be, as a table: key, what it means, what to do."""
+"""Config keys that make a model unsupported, with the reason and the remedy."""
 
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -23,7 +23,7 @@ _EXPERTS = re.compile(r"(num|n)_(local_|routed_)?experts")
 
 @dataclass(frozen=True)
 class Refusal:
-    """One reason to refuse.
+    """One reason to check_supported.
 
     Attributes:
         keys: Which keys of config.json it is about.
@@ -73,8 +73,8 @@ REFUSALS = (
 )
 
 
-def refuse(config: Mapping[str, Any], supported: Collection[str]) -> None:
-    """Refuses a config by the first entry of the table that it meets, then by its `model_type`.
+def check_supported(config: Mapping[str, Any], supported: Collection[str]) -> None:
+    """Check that a config has no key of an unsupported model, and a supported `model_type`.
 
     Args:
         config: The parsed `config.json`.

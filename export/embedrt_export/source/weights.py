@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
-from embedrt.bundle.strict_json import LFS_POINTER, MAX_BYTES, RecordError, read_json
+from embedrt.bundle.strict_json import MAX_BYTES, RecordError, is_lfs_pointer, read_json
 from embedrt.errors import ExportError, UnsupportedModelError
 
 SINGLE = "model.safetensors"
@@ -43,7 +43,7 @@ _LEGACY_SUFFIXES = {".gamma": ".weight", ".beta": ".bias"}  # LayerNorm paramete
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where one tensor lies, and its values, which are read when somebody asks for them.
+    """One tensor of a file. Its values are read on demand.
 
     Attributes:
         file: The file's name.
@@ -83,7 +83,7 @@ class Tensor:
 
 
 class Merge(Protocol):
-    """What an adapter does to the tensors of its base model."""
+    """Changes of an adapter to the tensors of its base model."""
 
     def replaces(self, name: str) -> bool: ...  # noqa: D102
     def replacement(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]: ...  # noqa: D102
@@ -138,7 +138,7 @@ class Weights:
         return name in self._tensors
 
     def __call__(self, name: str, *shape: int) -> NDArray[np.float32]:
-        """Reads one tensor.
+        """Read one tensor.
 
         Args:
             name: Its name without prefix.
@@ -182,7 +182,7 @@ class Weights:
         return shape[0], shape[1]
 
     def integers(self, name: str) -> NDArray[np.int64]:
-        """Reads a vector of integers.
+        """Read a vector of integers.
 
         Raises:
             ExportError: It is missing, no vector, or not of integers.
@@ -193,7 +193,7 @@ class Weights:
         return tensor.raw.view(_INTEGERS[tensor.dtype]).astype(np.int64)
 
     def unread(self, starts: tuple[str, ...], ignored: tuple[str, ...] = ()) -> list[str]:
-        """Tensors of floats whose names start with one of `starts` and that nobody read.
+        """Unread float tensors whose names start with one of `starts`.
 
         Tensors of integers are buffers, such as `embeddings.position_ids`, which the graph computes by itself.
         """
@@ -232,16 +232,17 @@ class Weights:
 
 
 def open_tensors(path: Path) -> list[Tensor]:
-    """The tensors of one safetensors file, mapped. The library checks the header; no byte of a tensor is read.
+    """Map the tensors of one safetensors file. The library checks the header; no byte of a tensor is read.
+
+    `safe_open(...).get_tensor` would copy every tensor into memory.
 
     Raises:
         ExportError: The file is no safetensors file, or not a whole one.
     """
-    with path.open("rb") as file:
-        head = file.read(len(LFS_POINTER))
-    if head == LFS_POINTER:
+    if is_lfs_pointer(path):
         raise _not_whole(path, "it is a Git LFS pointer", "run `git lfs pull`")
-    start = 8 + int.from_bytes(head[:8], "little")
+    with path.open("rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
     if start > MAX_BYTES:
         raise _not_whole(path, f"a header of {start} bytes, more than the {MAX_BYTES} that are read")
     try:

@@ -1,4 +1,4 @@
-"""The tokenizer of a repo as transformers would configure it, settled into one `tokenizer.json`."""
+"""The tokenizer of a repo as transformers would configure it, written as one `tokenizer.json`."""
 
 import json
 import re
@@ -43,14 +43,14 @@ class _TokenizerConfig:
 
 @dataclass(frozen=True)
 class _ModelConfig:
-    """What `config.json` says about the tokenizer."""
+    """Keys of `config.json` about the tokenizer."""
 
     tokenizer_class: str | None = None
     model_name: str | None = None
 
 
 @dataclass(frozen=True)
-class SettledTokenizer:
+class BuiltTokenizer:
     """A tokenizer whose every setting is in its definition.
 
     Attributes:
@@ -66,10 +66,10 @@ class SettledTokenizer:
     tokenization: Tokenization
 
 
-def settle_tokenizer(
+def build_tokenizer(
     folder: Path, architecture: str, embedding_rows: int, *, do_lower_case: bool, special_tokens: bool = True
-) -> SettledTokenizer:
-    """Builds the tokenizer that transformers builds from the files of a folder.
+) -> BuiltTokenizer:
+    """Build the tokenizer that transformers builds from the files of a folder.
 
     Args:
         folder: The transformer's folder.
@@ -82,7 +82,7 @@ def settle_tokenizer(
         ExportError: The tokenizer is missing, damaged, or has ids without an embedding.
         UnsupportedModelError: Its class or one of its settings is not supported.
     """
-    stored = _read_stored(folder)
+    stored, is_byte_level = _read_stored(folder)
     truncation = (stored or {}).get("truncation") or {}
     side: Any = truncation.get("direction", "right").lower()
     if not special_tokens:
@@ -94,7 +94,7 @@ def settle_tokenizer(
     content = _read_object(folder, _CONFIG) or {}
     config = _read_settings(content)
     config = replace(config, truncation_side=config.truncation_side or side)
-    name = _class_name(folder, architecture, config, content, stored)
+    name = _class_name(folder, architecture, config, content, is_byte_level=is_byte_level)
     tokens = read_special_tokens(
         content, lambda file: _read_object(folder, file), None if stored is None else stored.get("added_tokens")
     )
@@ -118,7 +118,7 @@ def _settled(
     pad_token: str | None,
     embedding_rows: int,
     do_lower_case: bool,
-) -> SettledTokenizer:
+) -> BuiltTokenizer:
     """The last steps, that all tokenizers share."""
     if do_lower_case:
         definition["normalizer"] = _lowercased(definition.get("normalizer"))
@@ -142,7 +142,7 @@ def _settled(
         type_ids = tokenizer.encode("a b").type_ids
     uses_types = any(type_ids) and "token_type_ids" in config.model_input_names
     pad_id = tokenizer.token_to_id(pad_token) if pad_token else None
-    return SettledTokenizer(
+    return BuiltTokenizer(
         definition=text,
         model_max_length=config.model_max_length if config.model_max_length is not None else config.max_len,
         special_tokens=tokenizer.num_special_tokens_to_add(is_pair=False),
@@ -157,15 +157,18 @@ def _settled(
     )
 
 
-def _read_stored(folder: Path) -> dict[str, Any] | None:
-    """The parsed `tokenizer.json`, which the library can read, or None."""
+def _read_stored(folder: Path) -> tuple[dict[str, Any] | None, bool]:
+    """Parse `tokenizer.json`, which the library can read.
+
+    Returns:
+        Its content or None, and True if it has a ByteLevel part.
+    """
     path = folder / TOKENIZER
     if not path.is_file():
-        return None
+        return None, False
     raw = path.read_bytes()
     parse(raw, TOKENIZER)
-    definition: dict[str, Any] = json.loads(raw, parse_float=WrittenScore)
-    return definition
+    return json.loads(raw, parse_float=WrittenScore), b'"ByteLevel"' in raw
 
 
 def _read_object(folder: Path, name: str) -> dict[str, Any] | None:
@@ -198,7 +201,8 @@ def _class_name(
     architecture: str,
     config: _TokenizerConfig,
     content: Mapping[str, Any],
-    stored: Mapping[str, Any] | None,
+    *,
+    is_byte_level: bool,
 ) -> str:
     model = pick(_ModelConfig, _read_object(folder, "config.json") or {})
     auto_map = content.get("auto_map")
@@ -207,7 +211,7 @@ def _class_name(
         config.tokenizer_class or model.tokenizer_class or None,
         architecture,
         model.model_name,
-        is_byte_level=stored is not None and b'"ByteLevel"' in (folder / TOKENIZER).read_bytes(),
+        is_byte_level=is_byte_level,
         remote=remote,
     )
 

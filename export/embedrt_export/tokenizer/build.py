@@ -35,7 +35,7 @@ def build(
     stored: dict[str, Any] | None,
     ends: tuple[bool, bool] | None,
 ) -> tuple[dict[str, Any], str | None]:
-    """Builds what transformers builds.
+    """Build the definition that transformers builds.
 
     Args:
         name: The class.
@@ -145,7 +145,7 @@ def _added_tokens(
 def _post_processor(
     kind: TokenizerClass, tokens: SpecialTokens, definition: Mapping[str, Any], ends: tuple[bool, bool] | None
 ) -> Any:
-    """What goes around a text: the class's own, that of `tokenizer.json`, or what the config says."""
+    """Post-processor: the class's own, that of `tokenizer.json`, or the config's special tokens around a text."""
     stored = definition["post_processor"]
     first: str | None
     last: str | None
@@ -196,7 +196,7 @@ def parse(definition: bytes, file: str) -> Any:
 
 @contextmanager
 def library_errors(file: str) -> Iterator[None]:
-    """Turns whatever the library raises into an error that names the file."""
+    """Turn exceptions of the library into an error that names the file."""
     try:
         yield
     except BaseException as error:

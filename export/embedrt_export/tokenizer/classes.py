@@ -8,7 +8,7 @@ from embedrt_export.tokenizer.names import BACKEND
 from embedrt_export.tokenizer.special_tokens import NamedToken
 from embedrt_export.tokenizer.vocabulary import Vocabulary
 
-Part = dict[str, Any]
+ModuleSpec = dict[str, Any]
 
 _QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -17,7 +17,9 @@ _QWEN2_WORDS = (
 
 @dataclass(frozen=True)
 class Options:
-    """What `tokenizer_config.json` can set in a class.
+    """Options of a class in `tokenizer_config.json`.
+
+    `trim_offsets` is not among them: it changes offsets alone, never ids, and every class here trims them.
 
     Attributes:
         add_prefix_space: None is the class's default.
@@ -30,14 +32,13 @@ class Options:
     split_by_punct: bool = False
     add_prefix_space: bool | None = None
     legacy: bool = False
-    trim_offsets: bool = True
     unk_id: int = 1
     extra_ids: int = 100
 
 
 @dataclass(frozen=True)
 class TokenizerClass:
-    """How a class builds its tokenizer.
+    """Parts of the tokenizer that a class builds.
 
     Attributes:
         algorithm: `WordPiece`, `BPE` or `Unigram`; None takes what the vocabulary is.
@@ -55,9 +56,9 @@ class TokenizerClass:
     """
 
     algorithm: str | None
-    model: Callable[[Vocabulary, Options, str], Part]
-    normalizer: Callable[[Vocabulary, Options], Part | None]
-    pre_tokenizer: Callable[[Options], Part | None]
+    model: Callable[[Vocabulary, Options, str], ModuleSpec]
+    normalizer: Callable[[Vocabulary, Options], ModuleSpec | None]
+    pre_tokenizer: Callable[[Options], ModuleSpec | None]
     named: dict[str, NamedToken] = field(default_factory=dict)
     frame: tuple[str | None, str] | None = None
     frame_is_default: bool = False
@@ -68,7 +69,7 @@ class TokenizerClass:
     adds_plain: bool = False
 
 
-def _wordpiece(vocabulary: Vocabulary, options: Options, unk: str) -> Part:
+def _wordpiece(vocabulary: Vocabulary, options: Options, unk: str) -> ModuleSpec:
     return {
         "type": "WordPiece",
         "unk_token": unk,
@@ -78,7 +79,7 @@ def _wordpiece(vocabulary: Vocabulary, options: Options, unk: str) -> Part:
     }
 
 
-def _unigram(vocabulary: Vocabulary, unk_id: int, *, byte_fallback: bool = False) -> Part:
+def _unigram(vocabulary: Vocabulary, unk_id: int, *, byte_fallback: bool = False) -> ModuleSpec:
     return {
         "type": "Unigram",
         "unk_id": unk_id,
@@ -89,7 +90,7 @@ def _unigram(vocabulary: Vocabulary, unk_id: int, *, byte_fallback: bool = False
 
 def _bpe(
     vocabulary: Vocabulary, unk: str | None = None, *, fuse_unk: bool, byte_fallback: bool, affix: str | None
-) -> Part:
+) -> ModuleSpec:
     return {
         "type": "BPE",
         "dropout": None,
@@ -104,22 +105,22 @@ def _bpe(
     }
 
 
-def _byte_level_bpe(vocabulary: Vocabulary, options: Options, unk: str) -> Part:
+def _byte_level_bpe(vocabulary: Vocabulary, options: Options, unk: str) -> ModuleSpec:
     return _bpe(vocabulary, fuse_unk=False, byte_fallback=False, affix="")
 
 
-def _deberta_model(vocabulary: Vocabulary, options: Options, unk: str) -> Part:
+def _deberta_model(vocabulary: Vocabulary, options: Options, unk: str) -> ModuleSpec:
     scores = vocabulary.require_scores()
     unk_id = options.unk_id if vocabulary.unk_id is None else vocabulary.unk_id
     return _unigram(vocabulary, scores.index((unk, 0.0)) if (unk, 0.0) in scores else unk_id)
 
 
-def _camembert_model(vocabulary: Vocabulary, options: Options, unk: str) -> Part:
+def _camembert_model(vocabulary: Vocabulary, options: Options, unk: str) -> ModuleSpec:
     pieces = (i for i, (piece, _) in enumerate(vocabulary.require_scores()) if piece == unk)
     return _unigram(vocabulary, next(pieces, 0))
 
 
-def _backend_model(vocabulary: Vocabulary, options: Options, unk: str) -> Part:
+def _backend_model(vocabulary: Vocabulary, options: Options, unk: str) -> ModuleSpec:
     """From a SentencePiece model; a tokenizer.json needs no building."""
     model = vocabulary.sentencepiece
     assert model is not None  # noqa: S101 - the backend has no other vocabulary file
@@ -128,20 +129,20 @@ def _backend_model(vocabulary: Vocabulary, options: Options, unk: str) -> Part:
     return _bpe(vocabulary, model.unk_piece, fuse_unk=True, byte_fallback=model.byte_fallback, affix=None)
 
 
-def _steps(kind: str, steps: list[Part]) -> Part:
+def _steps(kind: str, steps: list[ModuleSpec]) -> ModuleSpec:
     return {"type": "Sequence", kind: steps}
 
 
-def _precompiled(vocabulary: Vocabulary) -> list[Part]:
+def _precompiled(vocabulary: Vocabulary) -> list[ModuleSpec]:
     charsmap = vocabulary.charsmap
     return [] if charsmap is None else [{"type": "Precompiled", "precompiled_charsmap": charsmap}]
 
 
-def _replace(pattern: Part, content: str) -> Part:
+def _replace(pattern: ModuleSpec, content: str) -> ModuleSpec:
     return {"type": "Replace", "pattern": pattern, "content": content}
 
 
-def _bert_normalizer(vocabulary: Vocabulary, options: Options) -> Part:
+def _bert_normalizer(vocabulary: Vocabulary, options: Options) -> ModuleSpec:
     return {
         "type": "BertNormalizer",
         "clean_text": True,
@@ -151,24 +152,24 @@ def _bert_normalizer(vocabulary: Vocabulary, options: Options) -> Part:
     }
 
 
-def _charsmap_alone(vocabulary: Vocabulary, options: Options) -> Part | None:
+def _charsmap_alone(vocabulary: Vocabulary, options: Options) -> ModuleSpec | None:
     return next(iter(_precompiled(vocabulary)), None)
 
 
-def _albert_normalizer(vocabulary: Vocabulary, options: Options) -> Part:
+def _albert_normalizer(vocabulary: Vocabulary, options: Options) -> ModuleSpec:
     steps = [_replace({"String": "``"}, '"'), _replace({"String": "''"}, '"')]
     steps += [] if options.keep_accents else [{"type": "NFKD"}, {"type": "StripAccents"}]
     steps += [] if options.do_lower_case is False else [{"type": "Lowercase"}]
     return _steps("normalizers", steps + _precompiled(vocabulary))
 
 
-def _deberta_normalizer(vocabulary: Vocabulary, options: Options) -> Part:
+def _deberta_normalizer(vocabulary: Vocabulary, options: Options) -> ModuleSpec:
     steps = [{"type": "Lowercase"}] if options.do_lower_case else []
     steps += [_replace({"Regex": r"\s{2,}|[\n\r\t]"}, " "), {"type": "NFC"}]
     return _steps("normalizers", [*steps, {"type": "Strip", "strip_left": False, "strip_right": True}])
 
 
-def _backend_normalizer(vocabulary: Vocabulary, options: Options) -> Part:
+def _backend_normalizer(vocabulary: Vocabulary, options: Options) -> ModuleSpec:
     return _steps("normalizers", [*_precompiled(vocabulary), _replace({"String": " "}, "▁")])
 
 
@@ -176,47 +177,47 @@ def _no_normalizer(vocabulary: Vocabulary, options: Options) -> None:
     return None
 
 
-def _metaspace(scheme: str, *, split: bool = True) -> Part:
+def _metaspace(scheme: str, *, split: bool = True) -> ModuleSpec:
     return {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": split}
 
 
-def _split(pattern: Part, behavior: str) -> Part:
+def _split(pattern: ModuleSpec, behavior: str) -> ModuleSpec:
     return {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": False}
 
 
-def _byte_level(*, add_prefix_space: bool | None, use_regex: bool = True) -> Part:
+def _byte_level(*, add_prefix_space: bool | None, use_regex: bool = True) -> ModuleSpec:
     prefix = bool(add_prefix_space)
     return {"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": True, "use_regex": use_regex}
 
 
-def _bert_words(options: Options) -> Part:
+def _bert_words(options: Options) -> ModuleSpec:
     return {"type": "BertPreTokenizer"}
 
 
-def _byte_words(options: Options) -> Part:
+def _byte_words(options: Options) -> ModuleSpec:
     return _byte_level(add_prefix_space=options.add_prefix_space)
 
 
-def _qwen2_words(options: Options) -> Part:
+def _qwen2_words(options: Options) -> ModuleSpec:
     words = _split({"Regex": _QWEN2_WORDS}, "Isolated")
     return _steps("pretokenizers", [words, _byte_level(add_prefix_space=options.add_prefix_space, use_regex=False)])
 
 
-def _space_words(options: Options) -> Part:
+def _space_words(options: Options) -> ModuleSpec:
     scheme = "always" if options.add_prefix_space else "never"
     return _steps("pretokenizers", [{"type": "WhitespaceSplit"}, _metaspace(scheme)])
 
 
-def _t5_words(options: Options) -> Part:
+def _t5_words(options: Options) -> ModuleSpec:
     return _steps("pretokenizers", [{"type": "WhitespaceSplit"}, _metaspace("always")])
 
 
-def _deberta_words(options: Options) -> Part:
+def _deberta_words(options: Options) -> ModuleSpec:
     steps = [{"type": "Punctuation", "behavior": "Isolated"}] if options.split_by_punct else []
     return _steps("pretokenizers", [*steps, _metaspace("always" if options.add_prefix_space else "first")])
 
 
-def _llama_words(options: Options) -> Part:
+def _llama_words(options: Options) -> ModuleSpec:
     prefix = "always" if options.legacy else "first"
     return _metaspace(prefix if options.add_prefix_space else "never", split=False)
 

@@ -1,4 +1,4 @@
-"""Which class transformers makes of a repo's tokenizer: names of classes and of architectures to a class."""
+"""The tokenizer class that transformers chooses, by class name and architecture."""
 
 from embedrt.errors import UnsupportedModelError
 

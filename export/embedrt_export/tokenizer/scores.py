@@ -18,7 +18,7 @@ class WrittenScore(float):
     text: str
 
     def __new__(cls, text: str) -> "WrittenScore":
-        """Parses the text."""
+        """Parse the text."""
         number = super().__new__(cls, text)
         number.text = text
         return number

@@ -62,7 +62,7 @@ class SpecialTokens:
 def read_special_tokens(
     config: Mapping[str, Any], read: Callable[[str], dict[str, Any] | None], stored: list[Any] | None
 ) -> SpecialTokens:
-    """Collects the tokens as transformers does.
+    """Collect the tokens as transformers does.
 
     Args:
         config: `tokenizer_config.json`.

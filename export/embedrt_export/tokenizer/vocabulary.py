@@ -45,7 +45,7 @@ Scores = list[tuple[str, float]]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a class is built from.
+    """Vocabulary of a class.
 
     Attributes:
         file: Where it came from, for messages.

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from embedrt_export.dtypes.int8.activations import Floats, column_scales
-from embedrt_export.graph.builder import FLOAT, DataFile, names_read
+from embedrt_export.graph.builder import FLOAT, names_read
+from embedrt_export.graph.data_file import DataFile
 
 _SMALLEST_BYTES = 1 << 20  # smaller ones are not worth two nodes more
 

@@ -17,7 +17,8 @@ from embedrt.inputs.padding import pad
 from embedrt.run.planning import plan
 from embedrt.run.runner import Runner
 from embedrt_export.dtypes.int8.activations import Floats, Scheme
-from embedrt_export.graph.builder import DataFile, needed
+from embedrt_export.graph.builder import needed
+from embedrt_export.graph.data_file import DataFile
 
 MICROSOFT = "com.microsoft"
 # Rows and columns of the smallest weight matrix that is worth it.

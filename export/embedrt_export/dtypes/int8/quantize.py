@@ -21,7 +21,7 @@ from embedrt_export.dtypes.int8.embeddings import replace_tables
 from embedrt_export.dtypes.int8.gptq import round_weights
 from embedrt_export.dtypes.int8.linear import Product, Quantized, find_products, observe, replace_products
 from embedrt_export.dtypes.int8.texts import Texts
-from embedrt_export.graph.builder import DataFile
+from embedrt_export.graph.data_file import DataFile
 from embedrt_export.graph.fuse_cpu import fuse
 
 logger = logging.getLogger("embedrt.export")

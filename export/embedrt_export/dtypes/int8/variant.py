@@ -16,7 +16,7 @@ from embedrt.verify.parity import judge
 from embedrt_export.dtypes.draft import Draft, Writer
 from embedrt_export.dtypes.int8.quantize import DATA, DTYPE, quantize
 from embedrt_export.dtypes.int8.texts import read_texts
-from embedrt_export.graph.builder import DataFile
+from embedrt_export.graph.data_file import DataFile
 
 
 def write(draft: Draft) -> Manifest:

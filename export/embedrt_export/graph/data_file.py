@@ -1,0 +1,90 @@
+"""The data file of a bundle: weights of its graphs, aligned so that they can be mapped."""
+
+import hashlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from embedrt.bundle.check import FileRecord
+
+_INLINE_BYTES = 1024
+# Large tensors start where every system can map a file from (Windows wants 64 KiB), small ones at a cache line.
+_LARGE_BYTES, _LARGE_ALIGNMENT, _SMALL_ALIGNMENT = 1 << 20, 1 << 16, 64
+
+
+class DataFile:
+    """File with the weights of one or more graphs. Equal tensors are stored once.
+
+    Args:
+        path: The file; it must not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self._file: BinaryIO = path.open("xb")
+        self._offsets: dict[bytes, int] = {}
+        self._sha256 = hashlib.sha256()
+        self._size = 0
+
+    def __enter__(self) -> "DataFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def tensor(self, name: str, values: NDArray[Any], identity: bytes | None = None) -> TensorProto:
+        """Make a tensor of a graph beside this file: small ones have their values inside, others in the file.
+
+        Args:
+            name: Its name.
+            values: Its values.
+            identity: Their `identity_of`, if it is known: it takes a while for large ones.
+        """
+        if values.nbytes < _INLINE_BYTES:
+            return numpy_helper.from_array(values, name)
+        tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(values.dtype), dims=values.shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        offset = self._place(values, identity_of(values) if identity is None else identity)
+        location = {"location": self.name, "offset": str(offset), "length": str(values.nbytes)}
+        for key, value in location.items():
+            tensor.external_data.add(key=key, value=value)
+        return tensor
+
+    def _place(self, values: NDArray[Any], identity: bytes) -> int:
+        """Write a tensor, unless the file has an equal one; returns its offset."""
+        if identity in self._offsets:
+            return self._offsets[identity]
+        alignment = _LARGE_ALIGNMENT if values.nbytes >= _LARGE_BYTES else _SMALL_ALIGNMENT
+        offset = -(-self._size // alignment) * alignment
+        self._write(bytes(offset - self._size))
+        # ONNX stores little-endian; on a machine that is, this is no copy.
+        self._write(values.astype(values.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data)
+        self._offsets[identity] = offset
+        return offset
+
+    def _write(self, content: bytes | memoryview) -> None:
+        self._file.write(content)
+        self._sha256.update(content)
+        self._size += len(content)
+
+    @property
+    def record(self) -> FileRecord:
+        """Size and SHA-256 of the file so far. It is hashed while it is written and never read again."""
+        return FileRecord(self._size, self._sha256.hexdigest())
+
+    def flush(self) -> None:
+        """Flush the file, so that a graph beside it can be checked."""
+        self._file.flush()
+
+
+def identity_of(values: NDArray[Any]) -> bytes:
+    """SHA-256 over type, shape and values: only equal tensors share it."""
+    identity = hashlib.sha256(f"{values.dtype} {values.shape} ".encode())
+    identity.update(values.reshape(-1).view(np.uint8).data)
+    return identity.digest()
