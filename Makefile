@@ -36,10 +36,13 @@ test-optimum: export EMBEDRT_OPTIMUM_PYTHON := $(OPTIMUM)/$(BIN)/python
 test-optimum: $(VENV)/.develop $(OPTIMUM)/.ready  ## export by way of optimum-onnx, compare with its torch
 	$(RUN) pytest tests/optimum
 
-lint: $(VENV)/.develop  ## ruff and mypy
+lint: $(VENV)/.develop  ## style, types, layers, docstrings and spelling
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+	$(VENV)/$(BIN)/lint-imports
+	$(VENV)/$(BIN)/python tests/lint/docstrings.py embedrt export
+	$(RUN) codespell_lib .
 
 fix: $(VENV)/.develop  ## format, and mend what ruff can mend
 	$(RUN) ruff check --fix .

@@ -16,7 +16,7 @@ from embedrt.hub import remote
 from embedrt.hub.card import ModelCardData, model_card
 from embedrt.hub.local import copy_bundle
 from embedrt.hub.resolve import resolve
-from embedrt.inputs.text import check_texts
+from embedrt.inputs.check import check_texts
 from embedrt.inputs.windows import Span
 from embedrt.loaded import Loaded
 from embedrt.run.request import Run

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from embedrt.bundle.manifest import Tokenization
 from embedrt.engine.machine import require_process
+from embedrt.inputs.check import check_texts
 from embedrt.inputs.padding import pad
-from embedrt.inputs.text import Tokens, check_texts, encode_batch, tokens_of
+from embedrt.inputs.text import Tokens, encode_batch, tokens_of
 
 _Padding = bool | Literal["longest", "max_length", "do_not_pad"]
 

@@ -17,8 +17,9 @@ from embedrt.engine import Batch
 from embedrt.engine.placement import Placement
 from embedrt.engine.session import SessionEngine
 from embedrt.errors import BundleError, NonFiniteError, TruncationError
+from embedrt.inputs.check import preview
 from embedrt.inputs.padding import pad
-from embedrt.inputs.text import TextTokenizer, Tokens, preview
+from embedrt.inputs.text import TextTokenizer, Tokens
 from embedrt.run.coalescing import Coalescer
 from embedrt.run.planning import PlannedBatch, plan
 from embedrt.run.request import Request, Result

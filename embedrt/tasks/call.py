@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from embedrt.bundle.manifest import Manifest
 from embedrt.errors import TruncationWarning
-from embedrt.inputs.text import check_texts, preview
+from embedrt.inputs.check import check_texts, preview
 from embedrt.run.runner import Runner
 from embedrt.tasks.arguments import coordinates, one_of, positive
 from embedrt.types import SENTENCE, OnTruncation, OutputValue, Precision

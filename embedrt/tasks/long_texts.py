@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from embedrt.bundle.manifest import Route
-from embedrt.inputs.text import check_texts
+from embedrt.inputs.check import check_texts
 from embedrt.inputs.windows import Span, Windows, cut
 from embedrt.run.runner import Runner
 from embedrt.tasks.arguments import integer, length_for, one_of, passages

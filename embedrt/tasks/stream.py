@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from embedrt.inputs.text import check_texts
+from embedrt.inputs.check import check_texts
 from embedrt.run.request import Run
 from embedrt.tasks.call import Settings, call_for
 from embedrt.tasks.embed import embed

@@ -9,7 +9,7 @@ from embedrt.bundle.manifest import MANIFEST, read_manifest, write_manifest
 from embedrt.embedder import Embedder
 from embedrt.errors import BundleError
 from embedrt.hub.resolve import resolve
-from embedrt.inputs.text import check_texts
+from embedrt.inputs.check import check_texts
 
 MIN_TEXTS = 100
 """Fewer texts say too little about texts that are still to come."""

@@ -23,7 +23,7 @@ from embedrt.engine.machine import available_threads
 from embedrt.engine.placement import place
 from embedrt.errors import DeviceError, EmbedrtError
 from embedrt.hub.resolve import resolve
-from embedrt.inputs.text import check_texts
+from embedrt.inputs.check import check_texts
 from embedrt.run.runner import Runner
 from embedrt.tasks.embed import graph_vectors
 from embedrt.tune import result as tuned

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from embedrt.bundle.atomic import replace_files, staging
 from embedrt.bundle.strict_json import LFS_POINTER, decode, parse_json
 from embedrt.errors import EmbeddingsError, EmbedrtError, MissingDependencyError
-from embedrt.inputs.text import check_texts
+from embedrt.inputs.check import check_texts
 from embedrt.vectors.arrays import as_array
 
 FORMAT_VERSION = 1

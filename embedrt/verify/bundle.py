@@ -8,7 +8,7 @@ from embedrt.bundle.manifest import read_bundle
 from embedrt.bundle.reports import ParityReport, QualityReport
 from embedrt.embedder import Embedder
 from embedrt.hub.resolve import exporter
-from embedrt.inputs.text import check_texts
+from embedrt.inputs.check import check_texts
 from embedrt.verify.difference import Difference, difference
 from embedrt.verify.parity import read_texts, verify_route
 

@@ -23,7 +23,7 @@ from embedrt_export import export
 from embedrt_export.onnx_backbone import optimum
 from embedrt_export.options import ExportOptions
 from embedrt_export.proof.texts import parity_texts
-from embedrt_export.source.decide import choose
+from embedrt_export.routes.decide import choose
 from tests.kit.bodies import (
     TOKENS,
     add_input,

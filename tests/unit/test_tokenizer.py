@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from embedrt import BundleError, InferenceError
-from embedrt.inputs.text import TextTokenizer, Tokens, check_texts, preview
+from embedrt.inputs.check import check_texts, preview
+from embedrt.inputs.text import TextTokenizer, Tokens
 
 COLLECTIONS: dict[str, Callable[[list[str]], Any]] = {
     "list": list,

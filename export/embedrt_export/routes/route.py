@@ -27,6 +27,7 @@ from embedrt_export.layers.scope import Scope
 from embedrt_export.onnx_backbone import optimum
 from embedrt_export.onnx_backbone.attach import require_agreement, require_runs
 from embedrt_export.onnx_backbone.read import read_backbone
+from embedrt_export.routes.decide import Decision, Decisions
 from embedrt_export.routes.first_module import (
     SENTENCE,
     TOKENS,
@@ -39,7 +40,6 @@ from embedrt_export.routes.first_module import (
 from embedrt_export.source import modules
 from embedrt_export.source.adapters import CONFIG as ADAPTER_CONFIG
 from embedrt_export.source.adapters import Adapter
-from embedrt_export.source.decide import Decision, Decisions
 from embedrt_export.source.modules import STATIC, TRANSFORMER, ModuleSpec
 from embedrt_export.source.unsupported import check_supported
 from embedrt_export.source.weights import Weights, quote
