@@ -310,7 +310,7 @@ class Embedder:
         items, single = check_texts(texts)
         route = route_for(self.manifest, task)
         tokenize = self.runners[route].tokenizer(self.lengths[route] if truncation else None)
-        counts = [len(ids) for ids in tokenize(items).ids]
+        counts: list[int] = tokenize(items).lengths.tolist()
         return counts[0] if single else counts
 
     def similarity(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> Vectors:
