@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 import embedrt
@@ -254,3 +256,13 @@ def test_the_sources_import_what_the_package_depends_on_and_nothing_else(path: P
         if top == "huggingface_hub":
             assert path.stem == "remote"
         assert top not in {"pickle", "marshal", "shelve", "socket", "urllib", "http"}, f"{path.name} imports {name}"
+
+
+def test_no_import_cycle() -> None:
+    """Neither at import, nor inside of functions, nor for type checkers; but for the export that a name asks for."""
+    graph = grimp.build_graph("embedrt", "embedrt_export")
+    imported = {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
+    imported["embedrt.hub.resolve"].remove("embedrt_export")
+    order = [*TopologicalSorter(imported).static_order()]
+    assert len(order) == len(graph.modules) > 100
+    assert order.index("embedrt.errors") < order.index("embedrt.engine.session") < order.index("embedrt.embedder")
