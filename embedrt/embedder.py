@@ -1,8 +1,10 @@
 """`Embedder`: a sentence embedding model with the methods of `SentenceTransformer`."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from copy import copy
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -11,12 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from embedrt.bundle.check import Verify
 from embedrt.bundle.manifest import Manifest
 from embedrt.hub import remote
 from embedrt.hub.card import ModelCardData, model_card
 from embedrt.hub.local import copy_bundle
 from embedrt.hub.resolve import resolve
 from embedrt.inputs.check import check_texts
+from embedrt.inputs.tokenizer import Tokenizer
 from embedrt.inputs.windows import Span
 from embedrt.loaded import Loaded
 from embedrt.run.request import Run
@@ -70,6 +74,8 @@ class Embedder:
         threads: Processors to use; None takes what was tuned, else what affinity and cgroup quota allow.
         max_tokens: Upper bound of a batch's texts times the tokens of its longest, which bounds the memory; None takes
             what was tuned, else what suits the device. A single text that is longer is still read whole.
+        verify: When the bundle's files are checked by SHA-256: "once" on this machine, until a file changes; "always";
+            or "never".
         modules: Not available, like all below: the error says what to do instead.
         backend: "onnx", or "torch", which clients of sentence-transformers pass as its default; the engine is ONNX
             Runtime either way.
@@ -103,6 +109,7 @@ class Embedder:
         dtype: str | None = None,
         threads: int | None = None,
         max_tokens: int | None = None,
+        verify: Verify = "once",
         modules: None = None,
         backend: Literal["onnx"] | None = None,
         model_kwargs: None = None,
@@ -131,7 +138,9 @@ class Embedder:
             local_files_only=local_files_only,
             cache_folder=cache_folder,
         )
-        self.loaded = Loaded(folder, device_name(device), dtype=dtype, threads=threads, max_tokens=max_tokens)
+        self.loaded = Loaded(
+            folder, device_name(device), dtype=dtype, threads=threads, max_tokens=max_tokens, verify=verify
+        )
         self.lengths = {name: route.max_seq_length for name, route in self.manifest.routes.items()}
         self.prompts = {"query": "", "document": "", **self.manifest.prompts, **(prompts or {})}
         self.default_prompt_name = default_prompt_name or self.manifest.default_prompt_name
@@ -149,6 +158,12 @@ class Embedder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __copy__(self) -> Self:
+        """A copy with a bundle of its own, which stays open when this one is closed."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self), loaded=copy(self.loaded))
+        return other
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.loaded.device!r})"
@@ -262,6 +277,12 @@ class Embedder:
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
         self.lengths = {name: length_for(runner, value) for name, runner in self.runners.items()}
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, for scripts that read it as a transformers tokenizer; the one of the first route."""
+        route = next(iter(self.lengths))
+        return self.loaded.tokenizer(route, self.lengths[route])
 
     def preprocess(
         self, inputs: Texts, prompt: str | None = None, task: str | None = None
@@ -745,31 +766,44 @@ class Embedder:
             task=task,
         )
 
-    def save_pretrained(self, path: str | Path, create_model_card: bool = True) -> None:
-        """Copies the bundle, whole or not at all.
-
-        What was set on the model since (prompts, `max_seq_length`, ...) is not in it, and a warning in the log says so.
+    def save_pretrained(self, path: str | Path, model_name: str | None = None, create_model_card: bool = True) -> None:
+        """Copy the bundle, whole or not at all, with the prompts, similarity function, dimensions and limits set here.
 
         Args:
-            path: Where the copy goes.
-            create_model_card: Whether to add a `README.md` that shows the proof.
+            path: The folder of the copy.
+            model_name: The name of the copy; None keeps the bundle's name.
+            create_model_card: Whether to add a `README.md` with the parity report.
 
         Raises:
             BundleError: Something else is at `path`.
         """
-        given = {
-            "prompts": self.prompts == {"query": "", "document": "", **self.manifest.prompts},
-            "default_prompt_name": self.default_prompt_name == self.manifest.default_prompt_name,
-            "truncate_dim": self.truncate_dim == self.manifest.truncate_dim,
-            "similarity_fn_name": self.similarity_fn_name == (self.manifest.similarity_fn_name or "cosine"),
-            "max_seq_length": self.fingerprint == self.manifest.fingerprint,
-        }
-        if changed := [name for name, as_made in given.items() if not as_made]:
-            logger.warning("the copy has the bundle's own %s, and not what was set since", ", ".join(changed))
-        card = model_card(self.manifest, evaluations=self.model_card_data.evaluations) if create_model_card else None
-        copy_bundle(self.folder, path, card)
+        settings = self._settings(model_name)
+        card = model_card(settings, evaluations=self.model_card_data.evaluations) if create_model_card else None
+        copy_bundle(self.folder, path, card, settings)
 
     save = save_pretrained
+
+    def _settings(self, name: str | None) -> Manifest:
+        """The bundle's manifest with what was set on this model."""
+        made = self.manifest
+        given = {key: text for key, text in self.prompts.items() if text or key in made.prompts}
+        limits = {
+            route: dataclasses.replace(record, max_seq_length=self.lengths[route])
+            for route, record in made.routes.items()
+        }
+        implied = made.similarity_fn_name is None and self.similarity_fn_name == "cosine"
+        return dataclasses.replace(
+            made,
+            name=made.name if name is None else name,
+            routes=limits,
+            prompts=given,
+            default_prompt_name=self.default_prompt_name,
+            truncate_dim=self.truncate_dim,
+            similarity_fn_name=made.similarity_fn_name
+            if similarity == (made.similarity_fn_name or "cosine")
+            else similarity,
+            fingerprint=self.fingerprint,
+        )
 
     def push_to_hub(
         self,

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from embedrt.bundle.check import Verify
 from embedrt.bundle.manifest import read_bundle
 from embedrt.engine import Device
 from embedrt.engine.devices import AUTO, find_device
 from embedrt.engine.placement import Placement, place
 from embedrt.errors import BundleError, InferenceError
+from embedrt.inputs.tokenizer import Tokenizer
 from embedrt.run.runner import Runner
 from embedrt.tune import result as tuned
 
@@ -33,6 +35,7 @@ class Loaded:
         dtype: The dtype, "auto", or None for the bundle's usual one.
         threads: Threads to use; None takes what was tuned, else what affinity and cgroup quota allow.
         max_tokens: Token budget of a batch; None takes what was tuned, else what suits the device.
+        verify: When files are hashed, as `read_bundle` takes it.
 
     Raises:
         BundleError: The bundle is damaged, or lacks the dtype.
@@ -47,16 +50,18 @@ class Loaded:
         dtype: str | None,
         threads: int | None,
         max_tokens: int | None,
+        verify: Verify = "once",
     ) -> None:
         self.folder = folder.absolute()  # sessions are made on first use, and the working folder may change until then
         self.threads = threads
         self.max_tokens = max_tokens
         self._device = device
+        self._verify: Verify = verify
         self._wanted = dtype
         self._open()
 
     def _open(self) -> None:
-        self.manifest = read_bundle(self.folder)
+        self.manifest = read_bundle(self.folder, self._verify)
         self.tuning = tuned.in_use(self.folder, self.manifest)
         named = None if self._device in {None, AUTO} else find_device(self._device)
         self.dtype = tuned.settled_dtype(
@@ -65,6 +70,7 @@ class Loaded:
         self._placed = self._find(AUTO) if named is None else named
         self._lock = threading.Lock()
         self._runners: dict[str, dict[str, Runner]] = {}
+        self._tokenizers: dict[tuple[str, int | None], Tokenizer] = {}
         self._closed = False
         self.runners()
 
@@ -75,6 +81,7 @@ class Loaded:
             "threads": self.threads,
             "max_tokens": self.max_tokens,
             "_device": self._device,
+            "_verify": self._verify,
             "_wanted": self._wanted,
             "fingerprint": self.manifest.fingerprint,
         }
@@ -126,6 +133,16 @@ class Loaded:
     def _find(self, device: str | None) -> Device:
         """The device of a name; "auto" is the one that was tuned for the dtype."""
         return find_device(tuned.usual_device(self.tuning, self.dtype) if device in {None, AUTO} else device)
+
+    def tokenizer(self, route: str, max_seq_length: int | None) -> Tokenizer:
+        """The tokenizer of a route for scripts; the last one is kept."""
+        key = (route, max_seq_length)
+        with self._lock:
+            self.require_open()
+            if key not in self._tokenizers:
+                record = self.manifest.routes[route]
+                self._tokenizers = {key: Tokenizer(self.folder / record.tokenizer, record.tokenization, max_seq_length)}
+            return self._tokenizers[key]
 
     def require_open(self) -> None:
         """Check that the model was not closed.

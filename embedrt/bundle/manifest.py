@@ -161,6 +161,7 @@ class Route:
         outputs: The outputs of the graphs by name.
         parity_texts: The file with the texts of the proof.
         parity_vectors: The file with their reference vectors.
+        parity_max_seq_length: The `max_seq_length` of the proof; a copy of the bundle may have another limit.
     """
 
     architecture: str
@@ -174,6 +175,7 @@ class Route:
     outputs: dict[str, Output]
     parity_texts: str
     parity_vectors: str
+    parity_max_seq_length: int | None
 
     @property
     def dtypes(self) -> tuple[str, ...]:

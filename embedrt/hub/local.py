@@ -9,6 +9,7 @@ from pathlib import Path
 from embedrt.bundle.atomic import UNFINISHED, publish, staging
 from embedrt.bundle.check import user_cache
 from embedrt.bundle.manifest import MANIFEST, Manifest, read_bundle, read_manifest
+from embedrt.bundle.settings import write_settings
 from embedrt.errors import BundleError, ModelNotFoundError
 
 # As on the hub: no part ends with "-" or ".", and none has "--", which stands for the slash in the names of folders.
@@ -99,13 +100,14 @@ def remove(name: str) -> Path:
     return folder
 
 
-def copy_bundle(folder: Path, target: str | Path, readme: str | None = None) -> Path:
-    """Copies a bundle: the files that its manifest lists and the manifest, whole or not at all.
+def copy_bundle(folder: Path, target: str | Path, readme: str | None = None, settings: Manifest | None = None) -> Path:
+    """Copy the files that a bundle's manifest lists, and the manifest, whole or not at all.
 
     Args:
         folder: The bundle.
-        target: Where the copy goes. The same bundle may be there already; then nothing is written.
+        target: The folder of the copy. The same bundle may be there already; then nothing is written.
         readme: The text of a `README.md` beside the files.
+        settings: The bundle's manifest with other settings, for the copy; None keeps those of the bundle.
 
     Returns:
         `target`, absolute.
@@ -114,13 +116,16 @@ def copy_bundle(folder: Path, target: str | Path, readme: str | None = None) -> 
         BundleError: The bundle is damaged, or something else is at `target`.
     """
     manifest, target = read_manifest(folder), Path(target).expanduser().absolute()
-    if _holds(target, manifest):
+    changes = settings is not None and settings != manifest
+    if not changes and _holds(target, manifest):
         return target
     with staging(target) as fresh:
         for name in (MANIFEST, *manifest.files):
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, fresh / name)
         read_bundle(fresh, "always")
+        if settings is not None and changes:
+            manifest = write_settings(fresh, settings)
         if readme is not None:
             (fresh / "README.md").write_bytes(readme.encode())
         publish(fresh, target)

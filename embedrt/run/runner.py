@@ -117,6 +117,13 @@ class Runner:
         other.placement = replace(self.placement, max_tokens=max_tokens)
         return other
 
+    def with_max_seq_length(self, max_seq_length: int | None) -> "Runner":
+        """Another runner with the same engine that truncates to another length by default."""
+        other = copy(self)
+        other.tokenize = self.tokenizer(max_seq_length)
+        other.route = replace(self.route, max_seq_length=max_seq_length)
+        return other
+
     def tokenizer(self, max_seq_length: int | None) -> TextTokenizer:
         """The tokenizer that truncates to another length than the route's own; the last few are kept."""
         if max_seq_length == self.route.max_seq_length:

@@ -62,6 +62,7 @@ def verify_route(runner: Runner) -> ParityReport | QualityReport:
         ParityError: A vector is beyond the tolerance of the export, or that of the dtype computed in.
         QualityError: The dtype is not exact, and its vectors are worse here than where it was exported.
     """
+    runner = runner.with_max_seq_length(runner.route.parity_max_seq_length)
     made = runner.placement.variant.proof
     if isinstance(made, QualityReport):
         return _verify_quality(runner, made)

@@ -92,7 +92,7 @@ def test_wheel_metadata(built: Path) -> None:
     }
     assert names("extra == 'cpu'") == {"onnxruntime"}
     assert names("extra == 'gpu'") == {"onnxruntime-gpu"}
-    assert names("extra == 'export'") == {"onnx", "safetensors", "ml-dtypes"}
+    assert names("extra == 'export'") == {"onnx", "safetensors", "ml-dtypes", "protobuf"}
     assert names("extra == 'storage'") == {"safetensors", "pyarrow"}
     assert not [line for line in needed if "torch" in line or "transformers" in line]
 

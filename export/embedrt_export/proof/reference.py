@@ -113,7 +113,8 @@ def verify_with_sentence_transformers(embedder: Embedder, source: str | Path | N
     located = locate(manifest.source.id if source is None else source, revision, None)
     download(located, None, located.pending)
     reports = {}
-    for name, runner in embedder.runners.items():
+    for name, loaded in embedder.runners.items():
+        runner = loaded.with_max_seq_length(loaded.route.parity_max_seq_length)
         texts = read_texts(embedder.folder, runner.route)
         reference = _sentence_transformers(located.folder, manifest, runner, manifest.task_of(name), texts)
         bound = bound_of(runner.placement.variant, runner.placement.dtype)

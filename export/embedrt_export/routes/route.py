@@ -140,6 +140,7 @@ def build_route(
             },
             parity_texts=at.parity_texts,
             parity_vectors=at.parity_vectors,
+            parity_max_seq_length=start.max_seq_length,
         ),
         sentence.width,
         {
