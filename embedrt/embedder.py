@@ -799,9 +799,7 @@ class Embedder:
             prompts=given,
             default_prompt_name=self.default_prompt_name,
             truncate_dim=self.truncate_dim,
-            similarity_fn_name=made.similarity_fn_name
-            if similarity == (made.similarity_fn_name or "cosine")
-            else similarity,
+            similarity_fn_name=None if implied else self.similarity_fn_name,
             fingerprint=self.fingerprint,
         )
 

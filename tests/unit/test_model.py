@@ -1,5 +1,7 @@
 """A loaded bundle and its settings: prompts, lengths, dimensions, similarity, names of old."""
 
+import json
+import pickle
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedrt import Embedder, InferenceError, ModelNotFoundError, TruncationError
+import embedrt
+from embedrt import BundleError, Embedder, InferenceError, ModelNotFoundError, TruncationError
 from embedrt.engine import Batch, cpu
 from embedrt.engine.devices import DEVICES
 from embedrt_export import export
@@ -332,3 +335,70 @@ class TestOneEngineADevice:
 
         with ThreadPoolExecutor(8) as pool:
             assert len(set(pool.map(use, range(8)))) == 1
+
+
+class TestSave:
+    def test_what_was_set_is_kept(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        model = Embedder(tiny_bundle, prompts={"query": "find: ", "other": "see "}, default_prompt_name="other")
+        model.similarity_fn_name = "euclidean"
+        model.truncate_dim = 9
+        model.max_seq_length = 6
+        model.save_pretrained(tmp_path / "copy", model_name="mine")
+        other = Embedder(tmp_path / "copy")
+        assert other.name == "mine"
+        assert other.prompts == model.prompts == {"query": "find: ", "document": "", "other": "see "}
+        assert (other.default_prompt_name, other.similarity_fn_name) == ("other", "euclidean")
+        assert (other.truncate_dim, other.max_seq_length) == (9, 6)
+        assert other.fingerprint == model.fingerprint != Embedder(tiny_bundle).fingerprint
+        texts = ["one cat", "two dogs and a river bank"]
+        np.testing.assert_array_equal(other.encode(texts), model.encode(texts))
+        read = json.loads((tmp_path / "copy" / "config_sentence_transformers.json").read_bytes())
+        assert (read["prompts"], read["similarity_fn_name"]) == (other.manifest.prompts, "euclidean")
+        assert json.loads((tmp_path / "copy" / "sentence_bert_config.json").read_bytes())["max_seq_length"] == 6
+
+    def test_the_copy_still_has_its_proof(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        model = Embedder(tiny_bundle)
+        model.max_seq_length = 6
+        model.save_pretrained(tmp_path / "copy")
+        (report,) = embedrt.verify(tmp_path / "copy").values()
+        assert [report] == [*embedrt.verify(tiny_bundle).values()]
+
+    def test_an_unchanged_copy_is_the_bundle(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        Embedder(tiny_bundle).save(tmp_path / "copy", create_model_card=False)
+        for path in tiny_bundle.rglob("*"):
+            if path.is_file():
+                assert (tmp_path / "copy" / path.relative_to(tiny_bundle)).read_bytes() == path.read_bytes()
+
+    def test_other_settings_do_not_replace_a_copy(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        model = Embedder(tiny_bundle)
+        model.save(tmp_path / "copy")
+        model.save(tmp_path / "copy")
+        model.similarity_fn_name = "dot"
+        with pytest.raises(BundleError, match="with other prompts or ranges; choose another place"):
+            model.save(tmp_path / "copy")
+
+
+def test_scripts_read_the_tokenizer(tiny_bundle: Path) -> None:
+    model = Embedder(tiny_bundle)
+    texts = ["one cat", "two dogs and a river bank"]
+    found = model.tokenizer(texts, padding=True, truncation=True, return_tensors="np")
+    for name, values in model.tokenize(texts).items():
+        np.testing.assert_array_equal(found[name], values)
+    model.max_seq_length = 6
+    assert model.tokenizer.model_max_length == 6
+    assert model.tokenizer is model.tokenizer
+    pickle.loads(pickle.dumps(model)).close()
+
+
+@pytest.mark.parametrize(("verify", "fails"), [("never", False), ("always", True)])
+def test_files_are_hashed_as_asked(tiny_bundle: Path, tmp_path: Path, verify: Any, fails: bool) -> None:
+    folder = copy_bundle(tiny_bundle, tmp_path / "bundle")
+    path = folder / "parity" / "texts.json"
+    path.write_bytes(path.read_bytes()[::-1])  # of the same size, and not read by the model
+    if fails:
+        with pytest.raises(BundleError, match="SHA-256"):
+            Embedder(folder, verify=verify)
+    else:
+        Embedder(folder, verify=verify)
+    with pytest.raises(ValueError, match="verify: expected one of 'once', 'always', 'never', got 'now'"):
+        Embedder(folder, verify="now")  # type: ignore[arg-type]
