@@ -35,7 +35,7 @@ def test_a_wrong_type_is_found(tmp_path: Path) -> None:
     """Three changes to the file, three messages."""
     text = CASES.read_text(encoding="utf-8")
     for right, wrong in (
-        ('precision="int8"), NDArray[np.int8]', 'precision="int8"), NDArray[np.uint8]'),
+        ('precision="int8"), NDArray[Any]', 'precision="int8"), NDArray[np.uint8]'),
         ("model.encode(5)  # type: ignore[call-overload]", "model.encode(5)"),
         ('model.encode(texts, precision="float16")', 'model.encode(texts, precision="binary")'),
     ):
