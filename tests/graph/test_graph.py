@@ -284,6 +284,7 @@ def test_graph_of_a_bundle(tmp_path: Path, architecture: str) -> None:
     inputs = {value.name: signature(value) for value in model.graph.input}
     assert inputs == {name: (INT64, ["batch", "sequence"]) for name in ("input_ids", "attention_mask")}
     assert {value.name: signature(value)[1] for value in model.graph.output} == {
+        "last_hidden_state": ["batch", "sequence", 32],
         "token_embeddings": ["batch", "sequence", 32],
         "sentence_embedding": ["batch", 32],
     }
