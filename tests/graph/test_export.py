@@ -455,7 +455,7 @@ def test_existing_target_of_another_model(model: Path, tmp_path: Path) -> None:
     parent = tmp_path / "parent"
     bundle = export(make_model(tmp_path / "other", seed=9), parent / "bundle")
     is_same = unchanged(bundle)
-    with pytest.raises(BundleError, match="exists and is not a sound bundle of the same model"):
+    with pytest.raises(BundleError, match="exists and is not an intact bundle of the same model"):
         export(model, bundle)
     assert is_same()
     assert [path.name for path in parent.iterdir()] == ["bundle"]
@@ -467,7 +467,7 @@ def test_existing_target_of_another_model(model: Path, tmp_path: Path) -> None:
 def test_existing_target_that_is_damaged(model: Path, tmp_path: Path) -> None:
     bundle = export(model, tmp_path / "bundle")
     (bundle / "onnx" / "model.onnx").write_bytes(b"")
-    with pytest.raises(BundleError, match="exists and is not a sound bundle"):
+    with pytest.raises(BundleError, match="exists and is not an intact bundle"):
         export(model, bundle)
     assert verify(Embedder(export(model, bundle, overwrite=True)))
 
@@ -711,7 +711,7 @@ def test_exports_to_one_target_at_once(tmp_path: Path, seeds: list[int], refused
     failed = [errors for errors, status in finished if status != 0]
     assert len(failed) == refused
     for errors in failed:
-        assert "exists and is not a sound bundle of the same model" in errors
+        assert "exists and is not an intact bundle of the same model" in errors
         assert "Traceback" not in errors
     assert [path.name for path in parent.iterdir()] == ["bundle"]
     assert verify(Embedder(parent / "bundle"))
