@@ -252,7 +252,7 @@ BAD_BUNDLES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "org/flipped-config": (lambda repo: flip(repo / "modules.json"), "modules.json: expected SHA-256"),
     "org/longer": (
         lambda repo: (repo / "tokenizer.json").write_bytes(b" " * 9999),
-        "bytes, got 9999; get the bundle again",
+        "bytes, got 9999; get",
     ),
     "org/incomplete": (lambda repo: (repo / "tokenizer.json").unlink(), "listed in the manifest, but missing"),
     "org/outside": (lambda repo: add_file(repo, "../../evil"), "'../../evil' is not a plain path inside the bundle"),

@@ -182,7 +182,7 @@ def test_sound_ranges_are_drawn_too(tiny_bundle: Path, tmp_path: Path) -> None:
         (lambda raw: raw.update(vector_ranges=[]), r"expected 2 rows of 32 numbers, got rows of \[\]"),
         (
             lambda raw: raw["vector_ranges"].reverse(),
-            "coordinate 0: expected finite float32 numbers, minimum <= maximum, got .* and ",
+            "coordinate 0: expected finite float32 numbers, .* got .* and ",
         ),
         (lambda raw: raw["vector_ranges"][0].insert(0, "x"), r"vector_ranges\[0\]\[0\]: expected a number, got str"),
     ],
