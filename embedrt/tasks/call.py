@@ -78,7 +78,7 @@ class Call:
     def report(self, truncated: list[int], texts: int) -> None:
         """Logs the number of truncated texts among so many, and warns the caller's caller if the call asks for it."""
         if truncated:
-            message = f"{len(truncated)} of {texts} texts cut off after {self.max_seq_length} tokens"
+            message = f"{len(truncated)} of {texts} texts truncated to {self.max_seq_length} tokens"
             logger.info("%s", message)
             if self.on_truncation == "warn":
                 warnings.warn(f"{message}: {preview(truncated)}", TruncationWarning, stacklevel=3)

@@ -119,7 +119,7 @@ def request_of(call: Call) -> Request:
         call.max_seq_length,
         prompt=call.prompt,
         batch_size=call.batch_size,
-        refuse_truncation=call.on_truncation == "error",
+        forbid_truncation=call.on_truncation == "error",
     )
 
 
@@ -144,7 +144,7 @@ def graph_vectors(runner: Runner, texts: Sequence[str]) -> Vectors:
 
 def graph_vectors_together(runner: Runner, texts: Sequence[str]) -> Vectors:
     """The graph's own vectors of texts, computed as one single batch: float32 `[len(texts), dim]`."""
-    vectors: Vectors = runner.run_together(texts, _plain(runner)).values
+    vectors: Vectors = runner.run_in_one_batch(texts, _plain(runner)).values
     return vectors
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from embedrt.bundle.manifest import Route
 from embedrt.inputs.check import check_texts
-from embedrt.inputs.windows import Span, Windows, cut
+from embedrt.inputs.windows import Span, Windows, split
 from embedrt.run.runner import Runner
 from embedrt.tasks.arguments import integer, length_for, one_of, passages
 from embedrt.tasks.call import Call, Settings, call_for
@@ -151,7 +151,7 @@ def _combined(vectors: Vectors, weights: Vectors, combine: Combine) -> Vectors:
 
 def _cut(runner: Runner, texts: list[str], call: Call, overlap: int) -> Windows:
     whole, window = runner.tokenizer(None), runner.tokenizer(call.max_seq_length)
-    return cut(texts, call.prompt, whole=whole, window=window, overlap=overlap)
+    return split(texts, call.prompt, whole=whole, window=window, overlap=overlap)
 
 
 def _first_character(text: str, start: int) -> int:
@@ -194,12 +194,12 @@ def encode_spans(runner: Runner, text: str, spans: Sequence[Span], call: Call) -
         ValueError: A passage has no token.
         TruncationError: The text is longer than the model reads.
     """
-    reading = runner.tokenizer(call.max_seq_length).read(call.prompt + text)
-    (tokens,) = runner.run(reading.tokens, request_of(call)).values
-    starts = np.array([_first_character(text, start - len(call.prompt)) for start in reading.spans[:, 0].tolist()])
+    tokenized = runner.tokenizer(call.max_seq_length).with_spans(call.prompt + text)
+    (tokens,) = runner.run(tokenized.tokens, request_of(call)).values
+    starts = np.array([_first_character(text, start - len(call.prompt)) for start in tokenized.spans[:, 0].tolist()])
     vectors = np.empty((len(spans), tokens.shape[1]), np.float32)
     for i, (start, end) in enumerate(spans):
-        inside = ~reading.special & (starts >= start) & (starts < end)
+        inside = ~tokenized.special & (starts >= start) & (starts < end)
         if not inside.any():
             raise ValueError(f"spans[{i}]: no token begins in characters {start} to {end}: {text[start:end][:40]!r}")
         vectors[i] = tokens[inside].mean(axis=0, dtype=np.float64)

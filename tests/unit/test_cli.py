@@ -214,7 +214,7 @@ class TestEncode:
         arguments = ("encode", "-m", tiny_bundle, "a", "one " * 60)
         status, out, err = run(*arguments)
         assert (status, len(out.splitlines())) == (0, 2)
-        assert err == "embedrt: 1 of 2 texts cut off after 48 tokens: texts[1]\n"
+        assert err == "embedrt: 1 of 2 texts truncated to 48 tokens: texts[1]\n"
         assert run(*arguments, "--on-truncation", "ignore") == (0, out, "")
         assert_one_line_error(run(*arguments, "--on-truncation", "error"), "texts[1]: longer than the 48 tokens")
 

@@ -327,7 +327,7 @@ class TestTruncatedTexts:
     def test_are_named_by_a_warning_at_the_callers_line(self, tiny: Embedder) -> None:
         with pytest.warns(TruncationWarning) as caught:
             tiny.encode(["a", LONG, FITS, LONG], on_truncation="warn")
-        assert str(caught[0].message) == "2 of 4 texts cut off after 48 tokens: texts[1], texts[3]"
+        assert str(caught[0].message) == "2 of 4 texts truncated to 48 tokens: texts[1], texts[3]"
         assert caught[0].filename == __file__
         assert len(caught) == 1
 
@@ -339,7 +339,7 @@ class TestTruncatedTexts:
     def test_are_counted_over_slices(self, tiny: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(runner_module, "_SLICE", 3)
         texts = ["a", "a", LONG, "a", "a", "a", LONG, "a"]
-        with pytest.warns(TruncationWarning, match=r"^2 of 8 texts cut off after 48 tokens: texts\[2\], texts\[6\]$"):
+        with pytest.warns(TruncationWarning, match=r"^2 of 8 texts truncated to 48 tokens: texts\[2\], texts\[6\]$"):
             tiny.encode(texts, on_truncation="warn")
         with pytest.raises(TruncationError, match=r"^texts\[2\]: longer"):
             tiny.encode(texts, on_truncation="error")
@@ -366,7 +366,7 @@ class TestTruncatedTexts:
         with caplog.at_level(logging.INFO, logger="embedrt"):
             tiny.encode(["a", LONG, LONG], show_progress_bar=False)
             tiny.encode(["a", FITS], show_progress_bar=False)
-        assert [record.getMessage() for record in caplog.records] == ["2 of 3 texts cut off after 48 tokens"]
+        assert [record.getMessage() for record in caplog.records] == ["2 of 3 texts truncated to 48 tokens"]
 
 
 class TestProgressBar:
@@ -466,7 +466,7 @@ class TestWrongGraphs:
             replace_output(graph, twice, cut, dim=dim)
 
         edit_graph(bundle, edit)
-        with pytest.raises(BundleError, match=rf"the graph returns vectors of shape \[{dim}\], .* says \[32\]"):
+        with pytest.raises(BundleError, match=rf"expected vectors of shape \[32\] from the graph, got \[{dim}\]"):
             Embedder(bundle).encode(texts)
 
     def test_no_such_output(self, bundle: Path) -> None:

@@ -121,9 +121,12 @@ class TestWindows:
         [
             ({"max_tokens": 2}, "max_tokens: expected 3 to 64, its positions, got 2"),
             ({"max_tokens": 65}, "max_tokens: expected 3 to 64, its positions, got 65"),
-            ({"max_tokens": 4, "prompt": "one two "}, "max_tokens: 4 leaves no room for text beside 4 tokens"),
+            (
+                {"max_tokens": 4, "prompt": "one two "},
+                "max_tokens: expected more than 4, the prompt",
+            ),
             ({"overlap": -1}, "overlap: expected 0 or more, got -1"),
-            ({"overlap": 46}, "overlap: expected 0 to 45, as a window has 46 tokens of text, got 46"),
+            ({"overlap": 46}, "overlap: expected 0 to 45, as a window has 46 text tokens, got 46"),
             ({"combine": "sum"}, "combine: expected one of 'mean', 'max', 'none', got 'sum'"),
         ],
     )

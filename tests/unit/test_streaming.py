@@ -84,7 +84,7 @@ class TestIter:
             list(Embedder(tmp_path / "b").encode_iter([*texts_of(700), "boat"]))
         with pytest.raises(TruncationError, match=r"^texts\[700\]: "):
             list(tiny.encode_iter([*texts_of(700), "one " * 99], on_truncation="error"))
-        with pytest.warns(TruncationWarning, match=r"^1 of 701 texts cut off after 48 tokens: texts\[700\]$"):
+        with pytest.warns(TruncationWarning, match=r"^1 of 701 texts truncated to 48 tokens: texts\[700\]$"):
             list(tiny.encode_iter([*texts_of(700), "one " * 99], on_truncation="warn"))
 
     def test_wrong_arguments_before_a_text_is_read(self, tiny: Embedder) -> None:
