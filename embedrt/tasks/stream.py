@@ -1,4 +1,4 @@
-"""Texts one after the other: a stream in bounded memory."""
+"""Streaming: an iterator of texts to an iterator of vectors, in bounded memory."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -13,7 +13,7 @@ from embedrt.tasks.call import Settings, call_for
 from embedrt.tasks.embed import embed
 from embedrt.types import OnTruncation, Precision
 
-# Texts that `encode_iter` reads at a time: few at first, so that the first vectors come soon.
+# Texts that `encode_iter` reads at a time: few at first, so that the first vectors arrive early.
 _FIRST_WINDOW, _LARGEST_WINDOW = 64, 4096
 
 
@@ -31,7 +31,7 @@ def encode_iter(
     task: str | None = None,
     on_truncation: OnTruncation = "ignore",
 ) -> Iterator[NDArray[Any]]:
-    """Turn a stream of texts into vectors one by one; see `Embedder.encode_iter`."""
+    """Encode a stream of texts one by one; see `Embedder.encode_iter`."""
     if isinstance(inputs, str):
         raise TypeError("inputs: expected an iterable of str, got one str; use encode")
     call = call_for(
@@ -48,7 +48,7 @@ def encode_iter(
     )
     if call.ranges is None and precision in {"int8", "uint8"}:
         raise ValueError(
-            f"precision: {precision!r} of a stream needs ranges=, or a calibrated bundle; run "
+            f"ranges: precision={precision!r} needs ranges for a stream; pass ranges=, or measure them with "
             f"`embedrt ranges {model.folder} --texts FILE`"
         )
 
@@ -61,7 +61,7 @@ def encode_iter(
             done += len(window)
             call.report(result.truncated, done)
             for vector in result.values:
-                yield vector.copy()  # so that one kept vector does not keep its whole window
+                yield vector.copy()  # a view would keep the whole window alive
             size = min(2 * size, _LARGEST_WINDOW)
 
     return windows()

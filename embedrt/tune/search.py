@@ -41,7 +41,7 @@ from embedrt.tune.candidates import (
 from embedrt.tune.result import Setting, Tuning
 from embedrt.types import Vectors
 from embedrt.verify.difference import difference
-from embedrt.verify.parity import read_texts, verify_route
+from embedrt.verify.parity import read_parity_texts, verify_route
 
 logger = logging.getLogger("embedrt")
 
@@ -98,7 +98,7 @@ def tune(
     manifest = read_bundle(folder)
     tuned.require_writable(folder)
     if items is None:
-        proof = read_texts(folder, manifest.routes[_timed_route(manifest)])
+        proof = read_parity_texts(folder, manifest.routes[_timed_route(manifest)])
         items = [*proof, *mixture(proof, max(0, _MADE - len(proof)))]
     # In another order, so that the first few are of all lengths.
     items = random.Random(0).sample(items, min(len(items), MOST_TEXTS))  # noqa: S311

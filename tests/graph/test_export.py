@@ -255,7 +255,7 @@ def test_beyond_the_tolerance_there_is_no_bundle(
         export(model, parent / "bundle")
     message = str(caught.value)
     assert "the vectors of model (onnx/model_cpu.onnx) differ from a reference that is off by up to 2.0e-02" in message
-    assert "1e-05 is allowed" in message
+    assert "the tolerance is 1e-05" in message
     listed = re.findall(r"^  (\S+) to the reference, (\S+) by batch: texts\[(\d+)\] = (.*)$", message, re.MULTILINE)
     assert [(error, index) for error, _, index, _ in listed[:2]] == [("2.0e-02", "7"), ("1.0e-02", "4")]
     assert listed[1][3] == repr(parity_texts(48)[4])

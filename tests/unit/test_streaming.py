@@ -91,9 +91,9 @@ class TestIter:
         texts = iter(["one"])
         with pytest.raises(TypeError, match="expected an iterable of str, got one str; use encode"):
             tiny.encode_iter("one")
-        with pytest.raises(ValueError, match="prompt_name: 'x' is unknown"):
+        with pytest.raises(ValueError, match="prompt_name: expected one of 'query', 'document', got 'x'"):
             tiny.encode_iter(texts, prompt_name="x")
-        with pytest.raises(ValueError, match="precision: 'int8' of a stream needs ranges=, or a calibrated bundle"):
+        with pytest.raises(ValueError, match="ranges: precision='int8' needs ranges for a stream; pass ranges="):
             tiny.encode_iter(texts, precision="int8")
         assert next(texts) == "one"
 
