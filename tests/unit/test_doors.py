@@ -69,7 +69,7 @@ class TestExport:
         np.testing.assert_array_equal(Embedder(folder).encode("one cat"), tiny.encode("one cat"))
 
     def test_an_unknown_dtype(self, tiny_source: Path, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="dtype: expected one of 'float32', .*, got 'int9'"):
+        with pytest.raises(ValueError, match=r"dtype: expected one of 'float32', .*, got 'int9'"):
             embedrt.export(tiny_source, tmp_path / "bundle", dtype=["float32", "int9"])
 
 

@@ -77,7 +77,7 @@ def test_raw_vectors_before_truncation_with_the_prompt(tmp_path: Path) -> None:
 @pytest.mark.parametrize("texts", [TEXTS[:99], [], "a text"])
 def test_too_few_texts(bundle: Path, texts: Any) -> None:
     count = 1 if isinstance(texts, str) else len(texts)
-    with pytest.raises(ValueError, match=f"texts: expected at least 100, got {count}; ranges that hold"):
+    with pytest.raises(ValueError, match=f"texts: expected at least 100, better thousands, got {count}; ranges"):
         embedrt.ranges(bundle, texts)
     assert read_bundle(bundle).vector_ranges is None
 
@@ -88,7 +88,7 @@ def test_just_enough_texts(bundle: Path) -> None:
 
 
 def test_wrong_arguments(bundle: Path) -> None:
-    with pytest.raises(ValueError, match="prompt_name: 'other' is unknown"):
+    with pytest.raises(ValueError, match="prompt_name: expected one of 'query', 'document', got 'other'"):
         embedrt.ranges(bundle, TEXTS, "other")
     with pytest.raises(ModelNotFoundError, match="the network may not be used"):
         embedrt.ranges("org/nothing", TEXTS)
@@ -111,7 +111,7 @@ def test_a_bundle_that_changed_meanwhile_is_left_alone(bundle: Path, monkeypatch
         return encode(self, *arguments, **options)
 
     monkeypatch.setattr(Embedder, "encode", replaced)
-    with pytest.raises(BundleError, match="was changed while its ranges were measured; measure them again"):
+    with pytest.raises(BundleError, match="changed while its ranges were measured; measure them again"):
         embedrt.ranges(bundle, TEXTS)
     assert (read_bundle(bundle).name, read_bundle(bundle).vector_ranges) == ("another", None)
 
@@ -226,10 +226,10 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--limit", "99"], "texts: expected at least 100, got 99; ranges"),
+            (["--limit", "99"], "texts: expected at least 100, better thousands, got 99; ranges"),
             (["--limit", "0"], "--limit: expected a positive integer, got 0"),
-            (["--prompt-name", "other"], "prompt_name: 'other' is unknown"),
-            (["--task", "other"], "task: 'other' is unknown"),
+            (["--prompt-name", "other"], "prompt_name: expected one of 'query', 'document', got 'other'"),
+            (["--task", "other"], "task: expected one of 'query', 'document', got 'other'"),
         ],
     )
     def test_errors(
