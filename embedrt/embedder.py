@@ -32,6 +32,7 @@ from embedrt.tasks.embed import embed
 from embedrt.tasks.long_texts import Combine
 from embedrt.types import (
     SENTENCE,
+    TOKENS,
     LongOptions,
     OnTruncation,
     OutputValue,
@@ -589,12 +590,11 @@ class Embedder:
         Returns:
             A vector `[dim]` for every text, in the order given.
         """
-        return stream.encode_iter(
+        call = call_for(
             self,
-            inputs,
-            prompt_name,
-            prompt,
-            batch_size,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            batch_size=batch_size,
             precision=precision,
             normalize_embeddings=normalize_embeddings,
             truncate_dim=truncate_dim,
@@ -602,6 +602,7 @@ class Embedder:
             task=task,
             on_truncation=on_truncation,
         )
+        return stream.encode_iter(self.loaded.runners, inputs, call)
 
     @overload
     def encode_long(
@@ -673,19 +674,17 @@ class Embedder:
         Raises:
             ValueError: A window has no room for text, or the overlap leaves none to go on.
         """
-        return long_texts.encode_long(
+        call = call_for(
             self,
-            texts,
-            max_tokens,
-            overlap,
-            combine,
-            prompt_name,
-            prompt,
-            batch_size,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            batch_size=batch_size,
             normalize_embeddings=normalize_embeddings,
             truncate_dim=truncate_dim,
             task=task,
         )
+        runner = self.runners[call.route]
+        return long_texts.encode_long(runner, texts, call, max_tokens=max_tokens, overlap=overlap, combine=combine)
 
     @overload  # a str is an iterable of str too, so the order matters
     def windows(  # type: ignore[overload-overlap]
@@ -726,7 +725,8 @@ class Embedder:
         Returns:
             For a str a list of pairs, the characters of each window, from and to; else a list of such lists.
         """
-        return long_texts.windows(self, texts, max_tokens, overlap, prompt_name, prompt, task=task)
+        call = call_for(self, prompt_name=prompt_name, prompt=prompt, task=task)
+        return long_texts.windows(self.runners[call.route], texts, call, max_tokens=max_tokens, overlap=overlap)
 
     def encode_chunks(
         self,
@@ -760,16 +760,17 @@ class Embedder:
             ValueError: The model's vectors are no mean of tokens, or a passage has no token.
             TruncationError: The text is longer than the model reads.
         """
-        return long_texts.encode_chunks(
+        call = call_for(
             self,
-            text,
-            spans,
-            prompt_name,
-            prompt,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            output_value=TOKENS,
             normalize_embeddings=normalize_embeddings,
             truncate_dim=truncate_dim,
             task=task,
+            on_truncation="error",
         )
+        return long_texts.encode_chunks(self.runners[call.route], text, spans, call)
 
     def save_pretrained(self, path: str | Path, model_name: str | None = None, create_model_card: bool = True) -> None:
         """Copy the bundle, whole or not at all, with the prompts, similarity function, dimensions and limits set here.

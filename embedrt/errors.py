@@ -1,32 +1,32 @@
-"""Every error that embedrt raises by itself. Wrong arguments raise the built-in ValueError and TypeError."""
+"""The exceptions of embedrt. Invalid arguments raise the built-in ValueError and TypeError."""
 
 
 class EmbedrtError(Exception):
-    """Root of the tree: `except EmbedrtError` catches all that can go wrong apart from wrong arguments."""
+    """Base class: `except EmbedrtError` catches every failure except invalid arguments."""
 
 
 class MissingDependencyError(EmbedrtError, ImportError):
-    """An optional package is not installed; the message has the line that installs it."""
+    """An optional package is not installed; the message has the command that installs it."""
 
 
 class ModelNotFoundError(EmbedrtError):
-    """A model name leads to no bundle here, or the hub did not give the model; the message says what to run."""
+    """A model name is neither a local bundle nor a model on the hub; the message has the command to run."""
 
 
 class BundleError(EmbedrtError):
-    """A bundle is damaged, incomplete, of another format version or not a bundle at all."""
+    """A bundle is damaged, incomplete, of another format version, or not a bundle at all."""
 
 
 class EmbeddingsError(EmbedrtError):
-    """A file of embeddings is damaged or of another kind, or its vectors are of another model than the one given."""
+    """A file of embeddings is damaged or of another format, or another model made its vectors."""
 
 
 class UploadError(EmbedrtError):
-    """The hub did not take an upload; the message says what to do."""
+    """The hub rejected an upload; the message has the remedy."""
 
 
 class DeviceError(EmbedrtError):
-    """The device asked for is unknown here, or ONNX Runtime did not use its execution provider."""
+    """The device is unknown or not available, or ONNX Runtime did not load its execution provider."""
 
 
 class InferenceError(EmbedrtError):
@@ -46,28 +46,28 @@ class NonFiniteError(InferenceError):
 
 
 class TruncationError(EmbedrtError):
-    """A text is longer than the model reads and the caller asked for `on_truncation="error"`."""
+    """A text is longer than the model reads, and the call has `on_truncation="error"`."""
 
 
 class TruncationWarning(UserWarning):
-    """A text is longer than the model reads and the caller asked for `on_truncation="warn"`."""
+    """A text is longer than the model reads, and the call has `on_truncation="warn"`."""
 
 
 class PoolError(EmbedrtError):
-    """A process of a pool died or could not be started, or the pool is closed."""
+    """A worker process died or did not start, or the pool is closed."""
 
 
 class ExportError(EmbedrtError):
-    """A model repo cannot be exported: a file is missing or damaged, or its weights do not fit its config."""
+    """A model repo cannot be exported: a file is missing or damaged, or the weights do not match the config."""
 
 
 class UnsupportedModelError(ExportError):
-    """A model repo uses something that embedrt does not know; the message names it."""
+    """A model repo uses a feature that embedrt does not support; the message names it."""
 
 
 class ParityError(EmbedrtError):
-    """The bundle's vectors differ from the reference by more than the tolerance; the message has the worst texts."""
+    """The bundle's vectors differ from the reference by more than the tolerance; the message lists the worst texts."""
 
 
 class QualityError(EmbedrtError):
-    """The vectors of a lossy precision are further from those in float32 than is allowed, or than where it was made."""
+    """Vectors in a lossy dtype have a lower cosine similarity to float32 than allowed, or than measured at export."""

@@ -1,4 +1,4 @@
-"""Types that every room may use, the names of a model's number formats, and the types of `encode`."""
+"""Shared types: texts and vectors, the dtypes of a model, and the overloads of `encode`."""
 
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from inspect import Signature, signature
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from torch import Tensor  # noqa: TID251 - an annotation; whoever asks for tensors has torch
+    from torch import Tensor  # noqa: TID251 - an annotation only; torch is optional
 
 Texts: TypeAlias = str | Iterable[str]
 Vectors: TypeAlias = NDArray[np.float32]
@@ -17,26 +17,26 @@ Features: TypeAlias = dict[str, NDArray[Any]]
 OnTruncation = Literal["ignore", "warn", "error"]
 OutputValue = Literal["sentence_embedding", "token_embeddings"]
 Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
-"""Formats of stored vectors."""
+"""The number formats of stored vectors."""
 
 
 class Pool(Protocol):
-    """What `start_multi_process_pool` returns."""
+    """A process pool, as `start_multi_process_pool` returns it."""
 
     def close(self) -> None:
         """Stop the processes."""
 
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")
-"""The number formats of a model's weights and arithmetic, by the name that users type."""
+"""The number formats of a model's weights and arithmetic."""
 _SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def dtype_name(name: object) -> str:
-    """The full name of a model's number format; "fp32", "fp16" and "bf16" are accepted.
+    """Normalize the name of a dtype; "fp32", "fp16" and "bf16" are accepted.
 
     Raises:
-        ValueError: The name is unknown; the message lists the known ones.
+        ValueError: The name is unknown; the message lists the valid ones.
     """
     full = _SHORT.get(name, name) if isinstance(name, str) else name
     if isinstance(full, str) and full in DTYPES:
@@ -73,7 +73,7 @@ class LongOptions(TypedDict, total=False):
 
 
 class Encode(Protocol):
-    """The types that `encode`, `encode_query` and `encode_document` return."""
+    """The overloads of `encode`, `encode_query` and `encode_document`."""
 
     @overload
     def __call__(
@@ -139,7 +139,7 @@ class Encode(Protocol):
 
 
 class AsyncEncode(Protocol):
-    """The types that `aencode` returns when it is awaited."""
+    """The overloads of `aencode`."""
 
     @overload
     def __call__(
@@ -166,11 +166,11 @@ def typed(method: Callable[..., Any]) -> Encode:
 
 
 def like(encode: Encode, *, bound: bool = False) -> Callable[[Callable[..., Any]], Encode]:
-    """Give a function that passes its arguments on to `encode` the same overloads, and in help() the same arguments.
+    """Give a function that forwards its arguments to `encode` the same overloads, and the same signature in `help()`.
 
     Args:
         encode: The method.
-        bound: Whether the function has no `self`.
+        bound: True if the function has no `self`.
     """
 
     def decorate(function: Callable[..., Any]) -> Encode:
@@ -181,7 +181,7 @@ def like(encode: Encode, *, bound: bool = False) -> Callable[[Callable[..., Any]
 
 
 def async_like(encode: Encode) -> Callable[[Callable[..., Any]], AsyncEncode]:
-    """Do the same for a coroutine function."""
+    """Give a coroutine function the overloads of `encode`, like `like`."""
 
     def decorate(function: Callable[..., Any]) -> AsyncEncode:
         _show_arguments(function, encode)

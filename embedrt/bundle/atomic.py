@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: written beside their place, flushed to the disk, renamed."""
+"""Atomic writes: files and folders are written to a temporary folder, flushed to disk, and renamed into place."""
 
 import contextlib
 import os
@@ -12,18 +12,18 @@ from embedrt.bundle.manifest import read_bundle, read_manifest
 from embedrt.errors import BundleError
 
 UNFINISHED = ".unfinished-"
-"""How the names of temporary folders start."""
-# No export takes that long; what is older was left by a process that was killed.
+"""The prefix of temporary folders."""
+# No export takes this long, so an older folder was left behind by a process that was killed.
 _STALE_SECONDS = 24 * 3600
 
 
 def unfinished(parent: Path) -> list[Path]:
-    """Temporary folders below `parent` that a killed process left."""
+    """Temporary folders in `parent` that a killed process left behind."""
     return [path for path in parent.glob(f"{UNFINISHED}*") if _age(path) > _STALE_SECONDS]
 
 
 def _age(path: Path) -> float:
-    """Seconds since the last change; none if another process has removed it just now."""
+    """Seconds since the last change; 0 if another process has just removed the folder."""
     try:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:
@@ -32,7 +32,7 @@ def _age(path: Path) -> float:
 
 @contextlib.contextmanager
 def staging(target: Path) -> Iterator[Path]:
-    """A fresh temporary folder beside `target`, for `publish`; what is still in it at the end is deleted."""
+    """Create a temporary folder beside `target`, for `publish`; its remaining contents are deleted on exit."""
     target.parent.mkdir(parents=True, exist_ok=True)
     for leftover in unfinished(target.parent):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -44,13 +44,13 @@ def staging(target: Path) -> Iterator[Path]:
 
 
 def replace_files(staged: Path, folder: Path) -> None:
-    """Moves the finished files of a staging folder into `folder`, in the order of their names.
+    """Move the finished files of a staging folder into `folder`, in alphabetical order.
 
-    Each replaces the file that is there, whole or not at all.
+    Each file replaces an existing one atomically.
     """
     files = sorted(staged.iterdir())
     for file in files:
-        file.chmod(0o666 & ~umask())  # some libraries make private files
+        file.chmod(0o666 & ~umask())  # some libraries create files that only the owner can read
     sync(staged)
     for file in files:
         file.replace(folder / file.name)
@@ -58,13 +58,13 @@ def replace_files(staged: Path, folder: Path) -> None:
 
 
 def publish(folder: Path, target: Path, *, overwrite: bool = False) -> None:
-    """Makes a finished folder appear as `target`, whole or not at all.
+    """Rename a finished folder to `target`, atomically.
 
-    Two processes may publish the same target: the second finds the first one's bundle, and if that is of the same
-    vector space and sound, leaves it.
+    Two processes may publish the same target. The second one keeps the first one's bundle if it is intact and has the
+    same fingerprint.
 
     Raises:
-        BundleError: Something else is there, and `overwrite` is not set.
+        BundleError: `target` exists and is something else, and `overwrite` is false.
     """
     os.chmod(folder, 0o777 & ~umask())  # noqa: PTH101 - mkdtemp made it private
     sync(folder)
@@ -84,7 +84,8 @@ def publish(folder: Path, target: Path, *, overwrite: bool = False) -> None:
                 raise
             if not _same_vectors(folder, target):
                 raise BundleError(
-                    f"{target} exists and is not a sound bundle of the same model; choose another place or overwrite it"
+                    f"{target} exists and is not an intact bundle of the same model; choose another folder or "
+                    "overwrite it"
                 ) from None
     flush(target.parent)
 
@@ -97,11 +98,11 @@ def _same_vectors(folder: Path, target: Path) -> bool:
 
 
 def umask() -> int:
-    """The process's umask, found without changing it, which other threads would notice."""
+    """The process's umask, read without setting it: a change would affect files that other threads create."""
     with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
-    with tempfile.TemporaryDirectory() as folder:  # as a new file shows it
+    with tempfile.TemporaryDirectory() as folder:  # the mode of a new file shows the umask
         descriptor = os.open(Path(folder) / "file", os.O_CREAT | os.O_WRONLY, 0o666)
         try:
             return 0o666 & ~os.fstat(descriptor).st_mode
@@ -110,14 +111,14 @@ def umask() -> int:
 
 
 def sync(folder: Path) -> None:
-    """Flushes every file and folder below to the disk, so that a rename after it publishes whole files only."""
+    """Flush a folder and everything in it to disk, so that a rename afterwards publishes complete files only."""
     for parent, _, files in os.walk(folder):
         for path in [*(Path(parent) / file for file in files), Path(parent)]:
             flush(path)
 
 
 def flush(path: Path) -> None:
-    """Flushes one file, or the entries of one folder, to the disk."""
+    """Flush one file, or the entries of one folder, to disk."""
     if os.name == "nt" and path.is_dir():
         return  # Windows cannot open folders; its file system journals renames
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)

@@ -1,7 +1,7 @@
-"""Files of a bundle on disk: kind, size and SHA-256, and a memory of what was verified before.
+"""Integrity checks of bundle files: file type, size and SHA-256, with a cache of verified files.
 
-A file counts as verified while its path, size, modification time and inode are those with which it was hashed. The
-memory is one JSON file in the user's cache; without it, files are hashed again.
+A file counts as verified while its path, size, modification time and inode are unchanged since it was hashed. The
+cache is one JSON file in the user's cache folder; without it, files are hashed again.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from embedrt.bundle.strict_json import RecordError, decode, is_lfs_pointer, read
 from embedrt.errors import BundleError
 
 Verify = Literal["once", "always", "never"]
-"""When files are hashed: when they are new to this machine or changed, at every load, or never (size and kind only)."""
+"""When to hash files: once per machine until they change, at every load, or never (file type and size only)."""
 
 VERIFIED = "verified.json"
-# Entries of the memory; the oldest go first.
-_MOST = 4096
-# A file that was written so shortly ago may be written again without a visible change of its time.
+# Maximum number of cache entries; the oldest are dropped first.
+_MAX_ENTRIES = 4096
+# A file modified this recently may be modified again without a visible change of its modification time.
 _SETTLED_NS = 2 * 10**9
 
 
@@ -34,8 +34,8 @@ class FileRecord:
     """One file of the bundle.
 
     Attributes:
-        size: Its size in bytes.
-        sha256: Its SHA-256 in hex.
+        size: The size in bytes.
+        sha256: The SHA-256 in hex.
     """
 
     size: int
@@ -44,7 +44,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class _Seen:
-    """A file as it was when it was hashed."""
+    """The state of a file when it was hashed."""
 
     size: int
     mtime_ns: int
@@ -53,14 +53,14 @@ class _Seen:
 
 
 @dataclass(frozen=True)
-class _Memory:
-    """The contents of `verified.json`: files by absolute path, the latest last."""
+class _Cache:
+    """The contents of `verified.json`: files by absolute path, the most recent last."""
 
     files: dict[str, _Seen]
 
 
 def user_cache() -> Path:
-    """The folder for what embedrt keeps between runs: `EMBEDRT_HOME`, or its part of the user's cache folder."""
+    """The folder for data that embedrt keeps between runs: `EMBEDRT_HOME`, or `embedrt` in the user's cache folder."""
     if chosen := os.environ.get("EMBEDRT_HOME"):
         return Path(chosen).expanduser()
     from platformdirs import user_cache_path
@@ -69,38 +69,39 @@ def user_cache() -> Path:
 
 
 def check_files(folder: Path, files: Mapping[str, FileRecord], verify: Verify) -> None:
-    """Checks files against their records.
+    """Check files against their records.
 
     Raises:
-        BundleError: Names the first file that is missing, of another kind, size or content, and the remedy.
+        BundleError: A file is missing, not a plain file, or has another size or SHA-256; the message names the first
+            one and the remedy.
         ValueError: `verify` is unknown.
     """
     if verify not in get_args(Verify):
         raise ValueError(f"verify: expected one of {', '.join(map(repr, get_args(Verify)))}, got {verify!r}")
-    known = _read_memory() if verify == "once" else {}
+    known = _read_cache() if verify == "once" else {}
     fresh: dict[str, _Seen] = {}
     for name, record in files.items():
         path = folder / name
         if (size := plain_file_size(folder, name)) != record.size:
             if is_lfs_pointer(path):
                 raise BundleError(f"{path}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
-            raise BundleError(f"{path}: {size} bytes, the manifest says {record.size}; get the bundle again")
+            raise BundleError(f"{path}: expected {record.size} bytes, got {size}; get the bundle again")
         if verify == "never":
             continue
-        key, before = os.path.abspath(path), path.stat()  # noqa: PTH100 - links above the bundle stay part of its name
+        key, before = os.path.abspath(path), path.stat()  # noqa: PTH100 - keeps links in parent folders
         if known.get(key) == _seen(before, record.sha256):
             continue
         started = time.time_ns()
         if (digest := sha256_of(path)) != record.sha256:
-            raise BundleError(f"{path}: SHA-256 {digest}, the manifest says {record.sha256}; get the bundle again")
+            raise BundleError(f"{path}: expected SHA-256 {record.sha256}, got {digest}; get the bundle again")
         if _seen(path.stat(), digest) == _seen(before, digest) and started - before.st_mtime_ns > _SETTLED_NS:
             fresh[key] = _seen(before, digest)
     if fresh and verify == "once":
-        _write_memory(fresh)
+        _write_cache(fresh)
 
 
 def plain_file_size(folder: Path, name: str) -> int:
-    """The size of a file that is neither a link nor reached through one, and that can be opened without hanging.
+    """The size in bytes of a plain file, neither a link nor reached through one, nor a pipe that would block.
 
     Raises:
         BundleError: The file is missing, a link or not a plain file.
@@ -108,7 +109,7 @@ def plain_file_size(folder: Path, name: str) -> int:
     path = folder / name
     for parent in [path, *path.parents][: len(PurePosixPath(name).parts)]:
         if parent.is_symlink():
-            raise BundleError(f"{path}: a symlink; bundles hold plain files only, copy the bundle with links resolved")
+            raise BundleError(f"{path}: expected a plain file, got a symlink; copy the bundle with links resolved")
     try:
         status = path.stat()
     except OSError as error:
@@ -128,25 +129,25 @@ def _seen(status: os.stat_result, sha256: str) -> _Seen:
     return _Seen(status.st_size, status.st_mtime_ns, status.st_ino, sha256)
 
 
-def _read_memory() -> dict[str, _Seen]:
-    """What was verified before; a missing or damaged file is an empty memory."""
+def _read_cache() -> dict[str, _Seen]:
+    """Read the cache of verified files; a missing or damaged one is empty."""
     try:
-        return decode(_Memory, read_json(user_cache() / VERIFIED), VERIFIED).files
+        return decode(_Cache, read_json(user_cache() / VERIFIED), VERIFIED).files
     except (OSError, RecordError):
         return {}
 
 
-def _write_memory(fresh: dict[str, _Seen]) -> None:
-    """Adds entries. Two processes that write at once lose entries of one, which only means hashing again."""
-    kept = {path: seen for path, seen in _read_memory().items() if path not in fresh}
-    entries = dict(list({**kept, **fresh}.items())[-_MOST:])
+def _write_cache(fresh: dict[str, _Seen]) -> None:
+    """Add entries. If two processes write at once, one loses its entries, whose files are hashed again."""
+    kept = {path: seen for path, seen in _read_cache().items() if path not in fresh}
+    entries = dict(list({**kept, **fresh}.items())[-_MAX_ENTRIES:])
     target = user_cache() / VERIFIED
     with suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{VERIFIED}-", dir=target.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(json.dumps(asdict(_Memory(entries)), indent=0).encode())
+                file.write(json.dumps(asdict(_Cache(entries)), indent=0).encode())
             Path(name).replace(target)
         except OSError:
             Path(name).unlink(missing_ok=True)

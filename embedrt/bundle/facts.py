@@ -1,4 +1,4 @@
-"""A bundle in lines of label and value, for `embedrt info`, the model card and `embedrt doctor`."""
+"""Bundle facts as pairs of label and value, for `embedrt info`, the model card and `embedrt doctor`."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ Fact = tuple[str, str]
 
 
 def facts(manifest: Manifest) -> Iterator[Fact]:
-    """Facts about the model: source, what it computes, and what made the bundle."""
+    """Facts about the model: source, modules, dimensions, dtypes, prompts, and the software that made the bundle."""
     yield "source", source_line(manifest.source)
     for name, route in manifest.routes.items():
         yield of_route("architecture", name), f"{route.architecture}, {route.via} graph"
@@ -21,7 +21,7 @@ def facts(manifest: Manifest) -> Iterator[Fact]:
     yield "similarity", manifest.similarity_fn_name or "cosine"
     for name, prompt in manifest.prompts.items():
         yield f"prompt {name}" + (", the default" if name == manifest.default_prompt_name else ""), repr(prompt)
-    yield "int8 ranges", "not calibrated" if manifest.vector_ranges is None else "calibrated"
+    yield "int8 ranges", "not measured" if manifest.vector_ranges is None else "measured"
     yield "size", f"{size(manifest) / 1e6:.1f} MB in {len(manifest.files) + 1} files"
     yield "fingerprint", manifest.fingerprint
     yield "made with", ", ".join(f"{name} {version}" for name, version in manifest.made_with.items())
@@ -34,7 +34,7 @@ def proofs(manifest: Manifest) -> Iterator[Fact]:
 
 
 def route_proofs(name: str, route: Route) -> Iterator[Fact]:
-    """The same for one route."""
+    """The proof of each variant of one route."""
     for variant in route.variants:
         if variant.proof is not None:
             yield of_route(f"{variant.proof.kind} {variant.dtype}", name), f"{variant.file}: {variant.proof.summary}"

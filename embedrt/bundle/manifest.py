@@ -1,7 +1,7 @@
-"""The manifest of a bundle, `embedrt.json`: its dataclasses, and how they are read and written.
+"""The manifest of a bundle, `embedrt.json`: its dataclasses, reading and writing.
 
-A bundle is a folder of plain files. The manifest is the only file that the runtime trusts, and it lists every other one
-with its size and SHA-256. `docs/reference/bundle.md` describes the format for other programs.
+A bundle is a folder of plain files. The manifest lists every other file with its size and SHA-256.
+`docs/reference/bundle.md` describes the format for other programs.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ from embedrt.types import DTYPES
 FORMAT_VERSION = 3
 MANIFEST = "embedrt.json"
 TUNED = "embedrt.tuned.json"
-"""What `embedrt tune` found on one machine: beside the bundle, and no part of it."""
+"""The measurements of `embedrt tune` on one machine: stored beside the manifest, but not part of the bundle."""
 DEFAULT_ROUTE = "default"
 FLOAT32 = "float32"
-"""The dtype that other dtypes are judged by."""
-# The largest finite float32; vectors, and with them their ranges, are float32.
+"""The reference dtype."""
+# The largest finite float32; vectors and their ranges are float32.
 _LARGEST = (2 - 2**-23) * 2.0**127
-# What may stand in a shell command as it is.
+# Words that need no quoting in a shell command.
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 Task = Literal["embed", "score", "sparse", "multi-vector"]
@@ -47,7 +47,7 @@ class Source:
 
     Attributes:
         kind: A hub repo, a local folder, or an installed Python package that carries a model folder.
-        id: Hub id, folder name or package name; never a path of the machine that exported.
+        id: Hub id, folder name or package name; never a local path.
         revision: The hub commit, or the package's version; null for a folder.
     """
 
@@ -58,11 +58,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Module:
-    """One module of the chain that turns text into a vector.
+    """One module of the module chain from text to vector.
 
     Attributes:
-        type: Its name in sentence-transformers, such as "Pooling".
-        settings: Its settings that change the numbers.
+        type: The class name in sentence-transformers, such as "Pooling".
+        settings: The settings that affect the vectors.
     """
 
     type: str
@@ -80,11 +80,11 @@ class Tokenization:
     """Conversion of token ids to the inputs of the graphs.
 
     Attributes:
-        pad_id: The padding token; its value never matters, because the attention mask covers it.
-        padding_side: The side on which a batch is padded.
-        token_type_ids: True if the graphs take the tokenizer's type ids as a third input.
+        pad_id: The padding token id; it does not affect the vectors, because the attention mask excludes padding.
+        padding_side: The side on which rows are padded.
+        token_type_ids: True if the graphs take token type ids as an input.
         pooling_mask: True if the graphs take a mask of the tokens to pool, because prompt tokens are not pooled.
-        embedding_rows: Rows of the word embedding table: every token id must be below.
+        embedding_rows: Rows of the word embedding table; every token id is smaller.
     """
 
     pad_id: int
@@ -101,13 +101,13 @@ class Variant:
     Attributes:
         dtype: The number format of its weights and arithmetic: "float32", "float16", "bfloat16" or "int8".
         file: The ONNX file.
-        data: The file with its weights, which ONNX Runtime maps instead of copying; null if they are in `file`.
-        operators: "portable" has standard ONNX operators only, which every engine runs; "onnxruntime" has operators of
-            ONNX Runtime (com.microsoft) too.
+        data: The file with the weights, which ONNX Runtime memory-maps; null if they are in `file`.
+        operators: "portable" uses standard ONNX operators only, which every engine runs; "onnxruntime" also uses
+            ONNX Runtime's own operators (com.microsoft).
         devices: The kinds of device that run it, such as "cpu"; empty for every kind.
         layout: "padded" takes inputs `[batch, sequence]`; "packed" takes all tokens of a batch in one stream.
-        proof: The accuracy of exactly this file, measured at export: parity with a reference, or for lossy dtypes the
-            quality by cosine similarity. Null only while an export is under way.
+        proof: The accuracy of this file, measured at export: a parity report, or for lossy dtypes a quality report.
+            Null only during an export.
     """
 
     dtype: str
@@ -129,11 +129,11 @@ class Output:
     """One output of the graphs.
 
     Attributes:
-        kind: "sentence" is one vector a text `[batch, width]`; "tokens" and "multi-vector" are one a token
-            `[batch, sequence, width]`; "scores" are `[batch, width]`; "sparse" are weights of the vocabulary
+        kind: "sentence" is one vector per text `[batch, width]`; "tokens" and "multi-vector" are one vector per token
+            `[batch, sequence, width]`; "scores" are `[batch, width]`; "sparse" are vocabulary weights
             `[batch, width]`.
-        width: The size of its last axis.
-        normalized: True if its vectors have length 1.
+        width: The size of the last axis.
+        normalized: True if the vectors have length 1.
     """
 
     kind: Kind
@@ -143,24 +143,23 @@ class Output:
 
 @dataclass(frozen=True)
 class Route:
-    """One way from text to vector. Most models have one; a Router has one for queries and one for documents.
+    """One path from text to vector. Most models have one; a Router has one for queries and one for documents.
 
     Attributes:
         architecture: The `model_type` of the transformer, or "static" for a table of token embeddings alone.
-        via: The way to the graphs: "native" builds them from config and weights, "onnx" takes an ONNX file of the repo,
-            "optimum" has optimum-onnx make one.
+        via: The origin of the graphs: "native" builds them from config and weights, "onnx" starts from an ONNX file in
+            the repo, "optimum" from one that optimum-onnx makes.
         modules: The module chain, in order.
-        max_seq_length: Tokens that the model reads, special tokens included; longer texts are truncated. Null without
+        max_seq_length: Maximum number of tokens, special tokens included; longer texts are truncated. Null without a
             limit.
-        position_limit: What `max_seq_length` may be set to at most: the positions that the graph has, or was made for;
-            null without
-            limit.
+        position_limit: Upper bound for `max_seq_length`: the number of positions that the graph supports. Null without
+            a limit.
         tokenizer: The tokenizer's file.
         tokenization: The conversion of token ids to inputs.
-        variants: The graph files in order of preference: a device runs the first that fits it and the wanted dtype.
+        variants: The graph files in order of preference: a device runs the first one that fits it and the dtype.
         outputs: The outputs of the graphs by name.
-        parity_texts: The file with the texts of the proof.
-        parity_vectors: The file with their reference vectors.
+        parity_texts: The file with the parity texts.
+        parity_vectors: The file with the reference vectors of the parity texts.
         parity_max_seq_length: The `max_seq_length` of the proof; a copy of the bundle may have another limit.
     """
 
@@ -179,7 +178,7 @@ class Route:
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        """The dtypes that the route has, each once, in the order of its variants."""
+        """The dtypes of the variants, without duplicates, in order of preference."""
         return tuple(dict.fromkeys(variant.dtype for variant in self.variants))
 
     @property
@@ -189,7 +188,7 @@ class Route:
 
     @property
     def has_token_embeddings(self) -> bool:
-        """True if the graphs give token embeddings too; a static model has none."""
+        """True if the graphs also output token embeddings; a static model has none."""
         return any(output.kind == "tokens" for output in self.outputs.values())
 
     def variants_in(self, dtype: str) -> tuple[Variant, ...]:
@@ -202,24 +201,24 @@ class Manifest:
     """The contents of `embedrt.json`.
 
     Attributes:
-        format_version: Version of this contract.
-        name: The name that the store lists.
-        task: The kind of model: "embed" makes one vector a text, "score" scores pairs of texts, "sparse" makes weights
-            of the vocabulary, "multi-vector" makes one vector a token.
+        format_version: Version of the format.
+        name: The name in the store.
+        task: The kind of model: "embed" makes one vector per text, "score" scores pairs of texts, "sparse" makes
+            vocabulary weights, "multi-vector" makes one vector per token.
         source: The origin of the model.
-        routes: The ways from text to vector by name; a model without a Router has the one named "default".
-        tasks: The route of each task, such as "query" or "document"; the empty name is for calls that name none.
-        prompts: Texts that go before an input, by name.
-        default_prompt_name: The prompt for calls that name none; null for no prompt.
-        truncate_dim: Coordinates to keep by default; null keeps all.
+        routes: The routes by name; a model without a Router has one, named "default".
+        tasks: The route of each task, such as "query" or "document"; the empty name is for calls without a task.
+        prompts: Prompts by name.
+        default_prompt_name: The prompt for calls without a prompt; null for none.
+        truncate_dim: The number of coordinates to keep by default; null keeps all.
         similarity_fn_name: The similarity that the model was trained for: "cosine", "dot", "euclidean" or "manhattan";
             null for cosine.
         files: Every file of the bundle but the manifest, by path with forward slashes.
-        fingerprint: SHA-256 over architecture, weights, tokenizer, module chain and maximum length of every route: two
-            bundles with equal fingerprints make vectors that may share an index.
-        vector_ranges: The minimum and the maximum of every coordinate of a vector, in two rows, for int8 and uint8
-            vectors; null if not calibrated.
-        made_with: Versions of what made the bundle.
+        fingerprint: The fingerprint of the vector space: SHA-256 over architecture, weights, tokenizer, module chain
+            and maximum length of every route. Vectors with equal fingerprints may share an index.
+        vector_ranges: The minimum and maximum of every coordinate, `[2, dim]`, for int8 and uint8 vectors; null until
+            `embedrt ranges` measures them.
+        made_with: The packages that made the bundle, with versions.
     """
 
     format_version: int
@@ -238,36 +237,36 @@ class Manifest:
     made_with: dict[str, str]
 
     def task_of(self, route: str) -> str | None:
-        """A task that takes a route; None if no call can ask for it. The empty name is for calls that name none."""
+        """A task that uses a route, or None; the empty name is for calls without a task."""
         return next((task for task, taken in self.tasks.items() if taken == route), None)
 
     @property
     def dim(self) -> int:
-        """Width of the output that the task is about, before truncation; of a sentence embedding for "embed"."""
+        """Width of the task's output before truncation; for "embed", of a sentence embedding."""
         route = next(iter(self.routes.values()))
         return next(output.width for output in route.outputs.values() if output.kind == _KIND_OF_TASK[self.task])
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        """The dtypes that the bundle has, each once, in order of preference."""
+        """The dtypes of the bundle, without duplicates, in order of preference."""
         return next(iter(self.routes.values())).dtypes
 
     @property
     def default_dtype(self) -> str:
-        """The dtype for users who name none: float32 where the bundle has it, else the first."""
+        """The default dtype: float32 if the bundle has it, else the first."""
         return FLOAT32 if FLOAT32 in self.dtypes else self.dtypes[0]
 
 
 def read_bundle(folder: Path, verify: Verify = "once") -> Manifest:
-    """Reads the manifest of a bundle and checks every file that it lists: kind, size and SHA-256.
+    """Read the manifest of a bundle and check every file that it lists: file type, size and SHA-256.
 
     Args:
         folder: The bundle.
-        verify: When files are hashed: "once" a machine, until they change; "always"; or "never", which checks kind and
-            size alone.
+        verify: When to hash files: "once" per machine until they change, "always", or "never", which checks file type
+            and size only.
 
     Raises:
-        BundleError: Names the file or field and what to do about it.
+        BundleError: The manifest is invalid, or a file is missing or damaged; the message has the remedy.
     """
     manifest = read_manifest(folder)
     check_files(folder, manifest.files, verify)
@@ -275,17 +274,17 @@ def read_bundle(folder: Path, verify: Verify = "once") -> Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Reads and checks `embedrt.json` alone, without a look at the files that it lists.
+    """Read and validate `embedrt.json` without checking the files that it lists.
 
     Raises:
-        BundleError: There is none, or it is not a manifest of this format version.
+        BundleError: The file is missing, or not a manifest of this format version.
     """
     path = folder / MANIFEST
     if not folder.is_dir():
         raise BundleError(f"{folder}: no such folder")
     if not os.path.lexists(path):
         raise BundleError(
-            f"{folder}: not a bundle, it has no {MANIFEST}; `embedrt export {folder}` makes one of a model"
+            f"{folder}: not a bundle, it has no {MANIFEST}; `embedrt export {folder}` makes one from a model"
         )
     plain_file_size(folder, MANIFEST)
     try:
@@ -294,7 +293,7 @@ def read_manifest(folder: Path) -> Manifest:
         if type(version) is int and version != FORMAT_VERSION:
             newer = version > FORMAT_VERSION
             remedy = "update embedrt" if newer else f"upgrade it with `{_export_command(folder, raw)}`"
-            raise BundleError(f"{path}: format version {version}, this embedrt reads {FORMAT_VERSION}; {remedy}")
+            raise BundleError(f"{path}: expected format version {FORMAT_VERSION}, got {version}; {remedy}")
         manifest = decode(Manifest, raw, MANIFEST)
     except RecordError as error:
         raise BundleError(f"{folder}: {error}") from error
@@ -303,7 +302,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _export_command(folder: Path, raw: Mapping[str, Any]) -> str:
-    """The command that makes a bundle again, from what its manifest says of the source, if that can be read."""
+    """The command that exports a bundle again from the source in its manifest, as far as that can be read."""
     source = raw.get("source")
     kind, name, revision = ((source if isinstance(source, dict) else {}).get(key) for key in ("kind", "id", "revision"))
     words = [word if isinstance(word, str) and _PLAIN_WORD.fullmatch(word) else None for word in (name, revision)]
@@ -313,13 +312,13 @@ def _export_command(folder: Path, raw: Mapping[str, Any]) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Writes `embedrt.json` into a folder that holds the other files."""
+    """Write `embedrt.json` into a folder that holds the other files."""
     text = json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / MANIFEST).write_bytes(text.encode() + b"\n")
 
 
 def record_files(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:
-    """Size and SHA-256 of the named files, as the manifest lists them."""
+    """Compute size and SHA-256 of files, as the manifest lists them."""
     return {name: FileRecord((folder / name).stat().st_size, sha256_of(folder / name)) for name in sorted(names)}
 
 
@@ -327,7 +326,7 @@ _Require: TypeAlias = Callable[[bool, str], None]
 
 
 def _check_consistency(folder: Path, manifest: Manifest) -> None:
-    """What the types cannot say: values in range, and every part that the runtime needs is listed."""
+    """Check what the types cannot express: value ranges, references between fields, and required files."""
 
     def require(condition: bool, message: str) -> None:
         if not condition:
@@ -336,7 +335,7 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
     for name in manifest.files:
         plain = _is_plain(name) and name not in {MANIFEST, TUNED}
         require(plain, f"files: {name!r} is not a plain path inside the bundle")
-    require(bool(manifest.routes), "routes: none at all")
+    require(bool(manifest.routes), "routes: expected at least one, got none")
     for name, route in manifest.routes.items():
         _check_outputs(f"routes.{name}", manifest, route, require)
     require(
@@ -350,12 +349,14 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
     if manifest.vector_ranges is not None:
         _check_ranges(manifest.vector_ranges, manifest.dim, require)
     for task, route_name in manifest.tasks.items():
-        require(route_name in manifest.routes, f"tasks.{task}: no route {route_name!r}")
+        require(route_name in manifest.routes, f"tasks.{task}: unknown route {route_name!r}")
     for name, route in manifest.routes.items():
         at = f"routes.{name}"
         widths = {output.kind: output.width for output in route.outputs.values()}
         width = widths[_KIND_OF_TASK[manifest.task]]
-        require(width == manifest.dim, f"{at}.outputs: {width} wide, but those of another route are {manifest.dim}")
+        require(
+            width == manifest.dim, f"{at}.outputs: expected width {manifest.dim}, as in the first route, got {width}"
+        )
         require(
             route.max_seq_length is None or route.max_seq_length > 0,
             f"{at}.max_seq_length: expected a positive integer or null, got {route.max_seq_length}",
@@ -367,21 +368,22 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
         )
         require(
             0 <= route.tokenization.pad_id < route.tokenization.embedding_rows,
-            f"{at}.tokenization.pad_id: {route.tokenization.pad_id} is outside of the embedding table",
+            f"{at}.tokenization.pad_id: {route.tokenization.pad_id} is outside the embedding table",
         )
         require(
             route.dtypes == manifest.dtypes,
-            f"{at}.variants: {', '.join(route.dtypes)}, but another route has {', '.join(manifest.dtypes)}",
+            f"{at}.variants: expected the dtypes {', '.join(manifest.dtypes)}, as in the first route, got "
+            f"{', '.join(route.dtypes)}",
         )
         needed = {route.tokenizer, route.parity_texts, route.parity_vectors}
         needed |= {file for variant in route.variants for file in variant.files}
         missing = sorted(needed - set(manifest.files))
-        require(not missing, f"files: {', '.join(missing)} not listed")
+        require(not missing, f"files: {', '.join(missing)} missing from the list")
 
 
 def _check_outputs(at: str, manifest: Manifest, route: Route, require: _Require) -> None:
-    """Checks variants and outputs of a route, on which everything after them depends."""
-    require(bool(route.variants), f"{at}.variants: none at all")
+    """Check variants and outputs of a route, which the later checks rely on."""
+    require(bool(route.variants), f"{at}.variants: expected at least one, got none")
     for i, variant in enumerate(route.variants):
         known = variant.dtype in DTYPES
         require(known, f"{at}.variants[{i}].dtype: expected one of {', '.join(DTYPES)}, got {variant.dtype!r}")
@@ -399,12 +401,12 @@ def _check_ranges(ranges: tuple[tuple[float, ...], ...], dim: int, require: _Req
     for i, (low, high) in enumerate(zip(*ranges, strict=True)):
         require(
             -_LARGEST <= low <= high <= _LARGEST,
-            f"vector_ranges: coordinate {i} goes from {low} to {high}; expected two float32 numbers that do not fall",
+            f"vector_ranges: coordinate {i}: expected finite float32 numbers, minimum <= maximum, got {low} and {high}",
         )
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a path can be printed and leads to one place inside the folder, on every platform."""
+    """Return True if a path is printable and names one file inside the folder on every platform."""
     parts = PurePosixPath(name).parts
     canonical = bool(parts) and name == "/".join(parts) and not {"..", "/"} & set(parts)
     return canonical and name.isprintable() and not set('\\:*?"<>|') & set(name)

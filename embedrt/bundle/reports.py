@@ -1,31 +1,31 @@
-"""What is proven of a bundle's vectors, as the manifest keeps it."""
+"""Accuracy reports of a bundle's vectors, as stored in the manifest."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 MEAN_COSINE, MIN_COSINE = 0.999, 0.995
-"""What the cosines to float32 have to be, in the mean and each, for a dtype to be worth its speed."""
+"""The lowest acceptable cosine similarity of a lossy dtype to float32: the mean over the texts, and of each text."""
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """Errors of vectors against the reference, over the texts that the route names.
+    """Parity report: the errors of vectors against the reference, over the parity texts of the route.
 
-    Errors are absolute differences of single coordinates, divided by the largest norm of a reference vector where that
-    is above 1, so that models without normalization are judged alike.
+    Errors are absolute differences per coordinate, divided by the largest norm of a reference vector if that is above
+    1, so that the tolerance also suits models without normalization.
 
     Attributes:
-        kind: Tells this report from others in the manifest.
+        kind: The type of report in the manifest.
         reference: The software that made the reference vectors, with versions.
-        independent: False if the reference is the bundle's own graph, computed by another engine: that proves the
-            engine, the weights' way into it and the batching, but not that the graph is the right one.
+        independent: False if the reference is the bundle's own graph, computed by another engine. That checks the
+            engine, weight loading and batching, but not the graph itself.
         texts: Number of texts.
-        max_tokens: Tokens of the longest one.
-        tolerance: The largest value allowed for the two errors below.
-        max_abs_error: Worst coordinate over all texts.
-        max_batch_error: Worst coordinate between a text encoded alone and among others.
-        max_norm_error: Worst difference of a vector's length.
-        min_cosine: Smallest cosine to the reference.
+        max_tokens: Tokens of the longest text.
+        tolerance: Upper bound for the two errors below.
+        max_abs_error: Max absolute error to the reference.
+        max_batch_error: Max absolute error between a text encoded alone and in a batch.
+        max_norm_error: Max difference of the norms.
+        min_cosine: Lowest cosine similarity to the reference.
         worst_text: Index of the text with `max_abs_error`.
         engine: Engine, version and execution provider that computed the vectors.
     """
@@ -45,7 +45,7 @@ class ParityReport:
 
     @property
     def summary(self) -> str:
-        """The report in a line."""
+        """The report in one line."""
         return (
             f"{self.texts} texts of up to {self.max_tokens} tokens, max abs error {self.max_abs_error:.1e}, by batch "
             f"{self.max_batch_error:.1e} ({self.tolerance:.0e} allowed); reference: {self.reference}; on {self.engine}"
@@ -54,20 +54,20 @@ class ParityReport:
 
 @dataclass(frozen=True)
 class QualityReport:
-    """Cosine similarity of vectors in a lossy dtype to those in float32.
+    """Quality report: the cosine similarity of vectors in a lossy dtype to those in float32.
 
     Attributes:
-        kind: Tells this report from others in the manifest.
+        kind: The type of report in the manifest.
         method: The quantization method and its calibration texts.
-        texts: Number of natural texts that it was judged by; it was made with others.
-        max_tokens: Tokens of the longest one.
-        mean_cosine: Mean cosine to the vector in float32 over these texts.
-        min_cosine: The smallest.
-        mean_cosine_allowed: The smallest `mean_cosine` allowed.
-        min_cosine_allowed: The smallest `min_cosine` allowed.
-        parity_mean_cosine: Mean cosine to the reference over the texts of the proof, many of which are odd.
-        parity_min_cosine: The smallest.
-        max_batch_error: Worst coordinate between a text encoded alone and among others.
+        texts: Number of held-out natural texts, none of which were calibration texts.
+        max_tokens: Tokens of the longest text.
+        mean_cosine: Mean cosine similarity to float32 over these texts.
+        min_cosine: Lowest cosine similarity to float32 over these texts.
+        mean_cosine_allowed: Lower bound for `mean_cosine`.
+        min_cosine_allowed: Lower bound for `min_cosine`.
+        parity_mean_cosine: Mean cosine similarity to the reference over the parity texts, many of them edge cases.
+        parity_min_cosine: Lowest cosine similarity to the reference over the parity texts.
+        max_batch_error: Max absolute error between a text encoded alone and in a batch.
         engine: Engine, version and execution provider that computed the vectors.
     """
 
@@ -86,7 +86,7 @@ class QualityReport:
 
     @property
     def summary(self) -> str:
-        """The report in a line."""
+        """The report in one line."""
         return (
             f"{self.texts} texts of up to {self.max_tokens} tokens, cosine to float32 {self.mean_cosine:.5f} in the "
             f"mean, {self.min_cosine:.5f} at least, by batch {self.max_batch_error:.1e}; over the texts of the proof "
@@ -95,5 +95,5 @@ class QualityReport:
 
     @property
     def is_good(self) -> bool:
-        """Whether the vectors are as near as they have to be."""
+        """True if the cosine similarities reach their lower bounds."""
         return self.mean_cosine >= self.mean_cosine_allowed and self.min_cosine >= self.min_cosine_allowed

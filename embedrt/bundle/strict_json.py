@@ -1,4 +1,4 @@
-"""JSON to frozen dataclasses, strictly: a missing, extra or mistyped field is an error that names its path."""
+"""Strict JSON to frozen dataclasses: a missing, unknown or mistyped field is an error that names its path."""
 
 import dataclasses
 import json
@@ -16,29 +16,27 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 class RecordError(ValueError):
-    """A JSON document does not have the shape that was asked for."""
+    """A JSON document does not have the expected structure."""
 
 
 def is_lfs_pointer(path: Path) -> bool:
-    """True if Git LFS left a pointer in place of the file."""
+    """Return True if the file is a Git LFS pointer."""
     with path.open("rb") as file:
         return file.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def read_json(path: Path) -> Any:
-    """Parses one JSON file. Huge files, and what `parse_json` refuses, are errors.
+    """Parse one JSON file, strictly as in `parse_json`.
 
     Raises:
-        RecordError: The file is not such a document; the message starts with the file's name.
+        RecordError: The file is too large, not a plain file or not strict JSON; the message starts with its name.
         OSError: The file cannot be read.
     """
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a pipe would hang, a device may never end
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would block, a device may never end
         raise RecordError(f"{path.name}: not a plain file")
     if status.st_size > MAX_BYTES:
-        raise RecordError(
-            f"{path.name}: {status.st_size} bytes, more than the {MAX_BYTES} that a JSON file may have here"
-        )
+        raise RecordError(f"{path.name}: expected at most {MAX_BYTES} bytes, got {status.st_size}")
     raw = path.read_bytes()
     if raw.startswith(LFS_POINTER):
         raise RecordError(f"{path.name}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
@@ -46,10 +44,10 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(raw: bytes, where: str) -> Any:
-    """Parses JSON. Duplicate keys, NaN, Infinity and other encodings than UTF-8 are errors.
+    """Parse JSON. Duplicate keys, NaN, Infinity and encodings other than UTF-8 are errors.
 
     Raises:
-        RecordError: It is not such a document; the message starts with `where`.
+        RecordError: The document is not strict JSON; the message starts with `where`.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -71,23 +69,24 @@ def parse_json(raw: bytes, where: str) -> Any:
 
 
 def decode(kind: type[Record], value: Any, where: str) -> Record:
-    """Turns parsed JSON into a dataclass of scalars, None, Literal, tuple[X, ...], dict[str, X] and dataclasses.
+    """Decode parsed JSON into a dataclass of scalars, None, Literal, tuple[X, ...], dict[str, X] and dataclasses.
 
-    Of several dataclasses, the field `kind` decides which: a Literal with one value, another for each.
+    In a union of dataclasses, the field `kind` chooses the member; it is a Literal with one value in each.
 
     Args:
         kind: The dataclass.
-        value: What the JSON parser gave.
-        where: How messages name the document, such as its file name.
+        value: The parsed JSON.
+        where: The name of the document for messages, such as its file name.
 
     Raises:
-        RecordError: Names the field, what it holds and what it may hold.
+        RecordError: A field is missing, unknown or mistyped; the message has its path, the expected type and the
+            value.
     """
     decoded: Record = _decode(kind, value, where)
     return decoded
 
 
-def _decode(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911, PLR0912 - one branch a kind of field
+def _decode(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911, PLR0912 - one branch per type
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
@@ -119,7 +118,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:  # noqa: PLR0911, PLR0912
 
 
 def _decode_member(members: list[Any], value: Any, where: str) -> Any:
-    """Decodes one of several dataclasses, chosen by its field `kind`, or the only member of an optional type."""
+    """Decode one of several dataclasses, chosen by its field `kind`, or the only member of an optional type."""
     if len(members) == 1:
         return _decode(members[0], value, where)
     if not isinstance(value, dict):

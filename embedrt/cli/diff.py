@@ -37,14 +37,14 @@ def diff(a: str, b: str, texts: Path | None, task: str | None, dtype: str | None
     A and B are folders, or names in the local store; both may be the same. Without --texts, the texts of the proof in
     A are taken. Every text is also searched for among the others, with the vectors of A and with those of B.
     """
-    from embedrt.verify.bundle import parity_texts
+    from embedrt.verify.bundle import bundled_texts
 
     dtypes = (None, None) if dtype is None else _pair(dtype, "--dtype")
     first, second = (
         embedrt.Embedder(name, on, dtype=number_format, local_files_only=True)
         for name, on, number_format in zip((a, b), _pair(device, "--device"), dtypes, strict=True)
     )
-    items = parity_texts(first) if texts is None else read_lines(texts)
+    items = bundled_texts(first) if texts is None else read_lines(texts)
     found = embedrt.diff(first, second, items, task=task)
     same = first.manifest.fingerprint == second.manifest.fingerprint
     for label, model in (("A", first), ("B", second)):

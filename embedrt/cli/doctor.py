@@ -22,7 +22,7 @@ from embedrt.engine.machine import affinity, available_threads, quota
 from embedrt.engine.session import onnxruntime
 from embedrt.errors import DeviceError, EmbedrtError, MissingDependencyError
 from embedrt.hub import local as store
-from embedrt.tune import result as tuned
+from embedrt.tune.result import summary
 
 _EXPORT = ("onnx", "safetensors", "ml_dtypes")
 
@@ -144,7 +144,7 @@ def _store() -> Iterator[Finding]:
 
 def _tuning(folder: Path, manifest: Manifest) -> Finding:
     try:
-        return Finding("    tuned", tuned.summary(folder, manifest))
+        return Finding("    tuned", summary(folder, manifest))
     except EmbedrtError as error:
         return Finding("    tuned", "damaged", str(error))
 

@@ -19,13 +19,13 @@ def info(bundle: str, as_json: bool) -> None:
     BUNDLE is a folder, or a name in the local store. The files are not checked; `embedrt verify` does that.
     """
     from embedrt.hub.resolve import resolve
-    from embedrt.tune import result as tuned
+    from embedrt.tune.result import summary
 
     folder = resolve(bundle, local_files_only=True)
     manifest = read_manifest(folder)
     if as_json:
         print(json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False))
         return
-    lines = [("name", manifest.name), *facts(manifest), *proofs(manifest), ("tuned", tuned.summary(folder, manifest))]
+    lines = [("name", manifest.name), *facts(manifest), *proofs(manifest), ("tuned", summary(folder, manifest))]
     for label, value in lines:
         print(f"{label:16} {value}")

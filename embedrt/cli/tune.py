@@ -11,7 +11,8 @@ import click
 import embedrt
 from embedrt.cli import options
 from embedrt.inputs.lines import read_lines
-from embedrt.tune import result as tuned
+from embedrt.tune.result import StoredTuning, Tuning, describe, describe_choice, read
+from embedrt.tune.result import clear as clear_tuning
 
 
 @click.command(
@@ -51,46 +52,46 @@ def tune(bundle: str, texts: Path | None, seconds: float | None, show: bool, cle
         raise ValueError("--clear has nothing to show: leave out --json")
     folder = resolve(bundle, local_files_only=True)
     if clear:
-        print(f"{folder}: {'tuning removed' if tuned.clear(folder) else 'was not tuned'}")
+        print(f"{folder}: {'tuning removed' if clear_tuning(folder) else 'was not tuned'}")
         return
     if show:
-        found = tuned.find(folder, read_manifest(folder))
+        stored = read(folder, read_manifest(folder))
     else:
         items = None if texts is None else read_lines(texts)
         time = {} if seconds is None else {"seconds": seconds}
-        found = tuned.Found(embedrt.tune(folder, items, show_progress_bar=sys.stderr.isatty(), **time))
+        stored = StoredTuning(embedrt.tune(folder, items, show_progress_bar=sys.stderr.isatty(), **time))
     if as_json:
-        print(json.dumps(_record(found), indent=2, ensure_ascii=False))
+        print(json.dumps(_record(stored), indent=2, ensure_ascii=False))
         return
-    if found.tuning is not None:
-        _print(found.tuning)
-    if found.unused is not None or found.tuning is None:
-        print(tuned.told(folder, found))
+    if stored.tuning is not None:
+        _print(stored.tuning)
+    if stored.unused is not None or stored.tuning is None:
+        print(describe(folder, stored))
 
 
-def _record(found: tuned.Found) -> dict[str, Any] | None:
-    """The stored record, the choice that follows from it, and the reason if it is not used."""
-    tuning = found.tuning
+def _record(stored: StoredTuning) -> dict[str, Any] | None:
+    """The stored record, the choices of "auto", and the reason if it is not used."""
+    tuning = stored.tuning
     if tuning is None:
-        return None if found.unused is None else {"unused": found.unused}
-    devices = {way.dtype: tuning.device_for(way.dtype) for way in tuning.settings}
+        return None if stored.unused is None else {"unused": stored.unused}
+    devices = {setting.dtype: tuning.device_for(setting.dtype) for setting in tuning.settings}
     return {
         **dataclasses.asdict(tuning),
         "auto_dtype": tuning.dtype_for(None),
         "auto_device": devices,
-        "unused": found.unused,
+        "unused": stored.unused,
     }
 
 
-def _print(tuning: tuned.Tuning) -> None:
-    kept = set(tuning.settings)
+def _print(tuning: Tuning) -> None:
+    chosen = set(tuning.settings)
     print("  dtype      device    threads  tokens   texts/s  one text, ms  cosine to float32, mean / min")
-    ways = [*tuning.settings, *tuning.others]
-    for way in sorted(ways, key=lambda way: (way.dtype, way.device, -way.texts_per_second)):
+    rows = [*tuning.settings, *tuning.others]
+    for row in sorted(rows, key=lambda row: (row.dtype, row.device, -row.texts_per_second)):
         print(
-            f"{'*' if way in kept else ' '} {way.dtype:9}  {way.device:8}  {way.threads:7}  {way.max_tokens:6}  "
-            f"{way.texts_per_second:8.1f}  {way.one_text_ms:12.2f}  {way.mean_cosine:.6f} / {way.min_cosine:.6f}"
+            f"{'*' if row in chosen else ' '} {row.dtype:9}  {row.device:8}  {row.threads:7}  {row.max_tokens:6}  "
+            f"{row.texts_per_second:8.1f}  {row.one_text_ms:12.2f}  {row.mean_cosine:.6f} / {row.min_cosine:.6f}"
         )
     for what, why in tuning.excluded.items():
-        print(f"left out: {what}: {why}")
-    print(f"chosen, over {tuning.texts} texts: {tuned.choice(tuning)}")
+        print(f"excluded: {what}: {why}")
+    print(f"chosen, over {tuning.texts} texts: {describe_choice(tuning)}")

@@ -1,4 +1,4 @@
-"""What this process is and may use: whether it forked, processors by kind, affinity and cgroup quota, CUDA devices."""
+"""The resources of this process: CPU model, cores by affinity and cgroup quota, CUDA devices; and the fork guard."""
 
 import ctypes
 import os
@@ -13,35 +13,36 @@ from embedrt.errors import InferenceError
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _CPUINFO = Path("/proc/cpuinfo")
-# What Linux says of a processor's kind, on x86 and on ARM. Virtual machines often hide the name's number.
-_KIND = ("model name", "cpu family", "model", "CPU implementer", "CPU part")
-# The instructions that decide which kernels an engine takes.
+# The keys in /proc/cpuinfo that identify a CPU model, on x86 and on ARM. Virtual machines often hide the model name.
+_MODEL_KEYS = ("model name", "cpu family", "model", "CPU implementer", "CPU part")
+# The instructions that decide which kernels an engine uses.
 _INSTRUCTIONS = re.compile(r"fma|avx\w*|amx\w*|asimd\w*|sve\w*|sme(?!p)\w*|i8mm|bf16|neon")
 
 
 def affinity() -> int:
-    """Processors that the scheduler may run this process on."""
+    """The number of cores that the scheduler may run this process on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def quota(root: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> float | None:
-    """Processors that the cgroups of this process grant, or None without a limit.
+    """The number of cores that the cgroups of this process grant, or None without a limit.
 
     A container sees its limit (`docker --cpus`, Kubernetes) at the root of the tree; on a host it is at the process's
-    own group or above (a systemd slice). All of them hold, so the smallest counts.
+    own group or above (a systemd slice). All limits apply, so the smallest one counts.
 
     Args:
-        root: Where the cgroup file systems are mounted.
-        membership: Names the process's own groups, one a line: "0::/path" in version 2, "3:cpu,cpuacct:/path" in 1.
+        root: The mount point of the cgroup file systems.
+        membership: A file with the process's own groups, one per line: "0::/path" in cgroup v2, "3:cpu,cpuacct:/path"
+            in v1.
     """
     limits = [limit for group in _groups(root, membership) if (limit := _limit(group)) is not None]
     return min(limits, default=None)
 
 
 def _groups(root: Path, membership: Path) -> Iterator[Path]:
-    """The root group, the process's own group and those between, in both versions; some may not be visible here."""
+    """The root group, the process's own group and those between, in both versions; some may not be visible."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
@@ -52,14 +53,14 @@ def _groups(root: Path, membership: Path) -> Iterator[Path]:
         if controllers and "cpu" not in controllers.split(","):
             continue
         group = PurePosixPath(path.lstrip("/"))
-        if ".." in group.parts:  # outside of what this cgroup namespace shows
+        if ".." in group.parts:  # outside this cgroup namespace
             continue
         tree = root / "cpu" if controllers else root
         yield from (tree / part for part in [group, *group.parents])
 
 
 def _limit(group: Path) -> float | None:
-    """Reads `cpu.max` ("quota period", or "max period"), or version 1's two files (a quota of -1 is no limit)."""
+    """Read `cpu.max` ("quota period" or "max period"), or the two files of cgroup v1 (a quota of -1 is no limit)."""
     try:
         if (group / "cpu.max").is_file():
             granted, period = (group / "cpu.max").read_text().split()
@@ -72,46 +73,46 @@ def _limit(group: Path) -> float | None:
 
 
 def available_threads() -> int:
-    """Threads worth starting: the affinity, or the quota rounded down if it is smaller, and at least 1."""
+    """The number of threads to use: the affinity or the quota rounded down, whichever is smaller, and at least 1."""
     limit = quota()
     return max(1, affinity() if limit is None else min(affinity(), int(limit)))
 
 
-def processor(cpuinfo: Path = _CPUINFO) -> tuple[str, str]:
-    """The kind of processor, and those of its instructions that matter; what the system does not tell is empty.
+def cpu_model(cpuinfo: Path = _CPUINFO) -> tuple[str, str]:
+    """The CPU model, and its instructions that affect kernels; unknown values are empty.
 
     Args:
-        cpuinfo: Where Linux describes the processors, in paragraphs of lines such as "model name : AMD EPYC".
+        cpuinfo: The file where Linux describes the cores, in paragraphs of lines such as "model name : AMD EPYC".
     """
     facts: dict[str, str] = {}
     try:
         with cpuinfo.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                name, found, value = line.partition(":")
-                if found:
+                name, colon, value = line.partition(":")
+                if colon:
                     facts[name.strip()] = value.strip()
                 elif facts:
-                    break  # the others are alike
+                    break  # the other cores are alike
     except OSError:
         if sys.platform == "darwin":
-            return _brand(), ""
+            return _macos_brand(), ""
         return os.environ.get("PROCESSOR_IDENTIFIER", platform.processor()), ""
     instructions = facts.get("flags", facts.get("Features", "")).split()
     return (
-        ", ".join(f"{name} {facts[name]}".removeprefix("model name ") for name in _KIND if name in facts),
+        ", ".join(f"{name} {facts[name]}".removeprefix("model name ") for name in _MODEL_KEYS if name in facts),
         " ".join(sorted(filter(_INSTRUCTIONS.fullmatch, instructions))),
     )
 
 
-def _brand() -> str:
-    """What macOS calls the processor."""
+def _macos_brand() -> str:
+    """The CPU brand string of macOS."""
     name, size = ctypes.create_string_buffer(256), ctypes.c_size_t(256)
     ctypes.CDLL(None).sysctlbyname(b"machdep.cpu.brand_string", name, ctypes.byref(size), None, ctypes.c_size_t(0))
     return name.value.decode(errors="replace")
 
 
 def cuda_devices() -> int:
-    """CUDA devices that the driver shows to this process (`CUDA_VISIBLE_DEVICES`); 0 without a driver."""
+    """The number of CUDA devices visible to this process (`CUDA_VISIBLE_DEVICES`); 0 without a driver."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
@@ -123,13 +124,13 @@ def cuda_devices() -> int:
 
 
 def require_process(loaded_in: int) -> None:
-    """Keeps a forked child from its parent's model: the threads of tokenizer and engine exist in the parent only.
+    """Check that the process did not fork since the model was loaded; a child lacks the threads of its parent.
 
     Raises:
-        InferenceError: This is not the process of that id.
+        InferenceError: This process is not `loaded_in`.
     """
     if os.getpid() != loaded_in:
         raise InferenceError(
-            "this model was loaded before the process forked, and neither tokenizer nor ONNX Runtime survive a fork; "
-            "load it in the child, or start processes with spawn"
+            "this model was loaded before the process forked, and neither the tokenizer nor ONNX Runtime survives a "
+            "fork; load it in the child, or start processes with spawn"
         )

@@ -1,23 +1,23 @@
-"""Validation of texts before any work is done."""
+"""Validation of input texts."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 
 def check_texts(texts: Any, name: str = "texts", *, first: int = 0) -> tuple[list[str], bool]:
-    """Validates the input of a call before any work is done.
+    """Validate the input texts of a call.
 
     Args:
         texts: One str, or an iterable of str: list, tuple, generator, numpy array, pandas Series, ...
-        name: How messages name the argument.
+        name: The name of the argument, for messages.
         first: The index of the first item, for messages.
 
     Returns:
-        The texts as a list, and whether it was a single str.
+        The texts as a list, and True if the input was a single str.
 
     Raises:
         TypeError: An item is not a str; the message has its index.
-        ValueError: An item has a lone surrogate, which no encoding can express.
+        ValueError: An item has a lone surrogate, which UTF-8 cannot encode.
     """
     if isinstance(texts, str):
         _check_unicode(texts, name)
@@ -25,7 +25,7 @@ def check_texts(texts: Any, name: str = "texts", *, first: int = 0) -> tuple[lis
     expected = f"{name}: expected str or an ordered collection of str, got {type(texts).__name__}"
     if isinstance(texts, (bytes, dict, set, frozenset)) or not isinstance(texts, Iterable):
         raise TypeError(expected)
-    if (dimensions := getattr(texts, "ndim", 1)) != 1:  # a DataFrame iterates over the names of its columns
+    if (dimensions := getattr(texts, "ndim", 1)) != 1:  # a DataFrame iterates over its column names
         raise TypeError(f"{expected} of {dimensions} dimensions")
     items = list(texts)
     for i, item in enumerate(items, first):
@@ -48,6 +48,6 @@ def _check_unicode(text: str, name: str) -> None:
 
 
 def preview(indexes: Sequence[int]) -> str:
-    """Names the first few of many texts: `texts[3], texts[7] and 12 more`."""
+    """List the first few indexes for a message, such as `texts[3], texts[7] and 12 more`."""
     shown = ", ".join(f"texts[{i}]" for i in indexes[:5])
     return shown if len(indexes) <= 5 else f"{shown} and {len(indexes) - 5} more"

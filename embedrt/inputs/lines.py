@@ -1,7 +1,7 @@
-r"""Texts from a file or from standard input, one a line.
+r"""Texts from a file or from standard input, one per line.
 
-Lines end with "\n" or "\r\n" and with nothing else: U+2028, vertical tabs and the like are characters of a text. The
-encoding is UTF-8, with or without a byte order mark.
+Lines end with "\n" or "\r\n" only: U+2028, vertical tabs and the like are part of a text. The encoding is UTF-8, with
+or without a byte order mark.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Padding: flat token ids become the arrays that a graph reads. Every batch is padded here."""
+"""Padding: flat token ids to the input arrays of a graph. Every batch is padded here."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +12,19 @@ def pad(
     rows: NDArray[np.int64],
     length: int,
     tokenization: Tokenization,
-    left_out: int | NDArray[np.int64] = 0,
+    unpooled: int | NDArray[np.int64] = 0,
 ) -> dict[str, NDArray[np.int64]]:
-    """Pads some texts to one length: the graph's inputs by name, int64 `[len(rows), length]`.
+    """Pad texts to one length.
 
     Args:
-        tokens: The texts.
-        rows: Indexes of those to pad.
-        length: Tokens of a row in the result, at least as many as the longest has.
-        tokenization: The padding side and the inputs that the graph has.
-        left_out: Tokens at the start of each row that are not pooled; one number, or one for each row.
+        tokens: The token ids of all texts.
+        rows: Indexes of the texts to pad.
+        length: Padded length in tokens, at least that of the longest text.
+        tokenization: The padding side and the inputs of the graph.
+        unpooled: Tokens at the start of each row that are not pooled: one number, or one per row.
+
+    Returns:
+        The graph's inputs by name, int64 `[len(rows), length]`.
 
     Raises:
         ValueError: A row is longer than `length`.
@@ -29,14 +32,14 @@ def pad(
     starts = tokens.offsets[rows]
     lengths = tokens.offsets[rows + 1] - starts
     if (longest := lengths.max(initial=0)) > length:
-        raise ValueError(f"a row has {longest} tokens, which is more than {length}")
-    places = np.arange(length)  # of each column in its own row
+        raise ValueError(f"length: expected at least {longest}, the tokens of the longest row, got {length}")
+    positions = np.arange(length)  # of every token in its text
     if tokenization.padding_side == "left":
-        places = places - (length - lengths)[:, np.newaxis]
-        real = places >= 0
+        positions = positions - (length - lengths)[:, np.newaxis]
+        real = positions >= 0
     else:
-        real = places < lengths[:, np.newaxis]
-    index = starts[:, np.newaxis] + places
+        real = positions < lengths[:, np.newaxis]
+    index = starts[:, np.newaxis] + positions
 
     def filled(values: NDArray[np.int32], fill: int) -> NDArray[np.int64]:
         if not len(values):
@@ -47,5 +50,5 @@ def pad(
     if tokens.type_ids is not None:
         feeds["token_type_ids"] = filled(tokens.type_ids, 0)
     if tokenization.pooling_mask:
-        feeds["pooling_mask"] = (real & (places >= np.reshape(left_out, (-1, 1)))).astype(np.int64)
+        feeds["pooling_mask"] = (real & (positions >= np.reshape(unpooled, (-1, 1)))).astype(np.int64)
     return feeds

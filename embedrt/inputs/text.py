@@ -1,4 +1,4 @@
-"""Texts to token ids, with the Rust `tokenizers`. Configured once when loaded, never changed by a call."""
+"""Tokenization with the Rust `tokenizers`, configured once when loaded and never changed by a call."""
 
 import os
 from array import array
@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 from embedrt.engine.machine import require_process
 from embedrt.errors import BundleError, InferenceError
 
-# White space that every step below keeps; other kinds count as control characters for some and vanish.
+# White space that every normalizer below keeps; some treat other kinds as control characters and remove them.
 _SPACES = " \t\n\r"
-# Pre-tokenizers that split at white space, and normalizers that look at no character beyond a space.
+# Pre-tokenizers that split at white space, and normalizers whose output before a space does not depend on what follows.
 _SPLITS_AT_SPACE = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
 _LOCAL_NORMALIZERS = {"NoneType", "BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"}
-# How much of a long text to read, per token that the model takes, before looking whether it is cut off anyway.
+# Characters of a long text to tokenize first, per token of the limit, before checking if it is truncated anyway.
 _CHARACTERS_PER_TOKEN = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """Token ids of some texts, one after the other in flat arrays.
+    """Token ids of several texts, concatenated in flat arrays.
 
     Attributes:
-        ids: int32 `[total]`, special tokens included, at most `max_seq_length` of them for each text.
-        offsets: int64 `[texts + 1]`: text `i` has the ids from `offsets[i]` to `offsets[i + 1]`.
+        ids: int32 `[total]`, special tokens included, at most `max_seq_length` per text.
+        offsets: int64 `[texts + 1]`: text `i` has `ids[offsets[i]:offsets[i + 1]]`.
         type_ids: The token type ids, int32 `[total]`, or None if the model does not read them.
         truncated: Indexes of the truncated texts.
     """
@@ -43,11 +43,11 @@ class Tokens:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each text."""
+        """The number of tokens of each text, int64 `[texts]`."""
         return np.diff(self.offsets)
 
     def take(self, rows: NDArray[np.int64]) -> "Tokens":
-        """The tokens of some of the texts, in the order given."""
+        """The tokens of the texts `rows`, in that order."""
         lengths = self.lengths[rows]
         offsets = offsets_of(lengths)
         index = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
@@ -55,7 +55,7 @@ class Tokens:
 
     @staticmethod
     def joined(parts: "Sequence[Tokens]") -> "Tokens":
-        """The tokens of all parts, in order. Truncated texts are not named."""
+        """Concatenate the tokens of all parts; `truncated` is empty."""
         types = [part.type_ids for part in parts if part.type_ids is not None]
         return Tokens(
             np.concatenate([part.ids for part in parts]),
@@ -66,28 +66,28 @@ class Tokens:
 
 
 def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where rows of these lengths begin in a flat array, and where the last of them ends."""
+    """The offsets of rows with these lengths in a flat array, int64 `[rows + 1]`."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
 
 
 def flat(rows: Iterable[Sequence[int]]) -> NDArray[np.int32]:
-    """Lists of token ids, one after the other in one array."""
-    found = array("i")
+    """Concatenate lists of token ids into one array, int32 `[total]`."""
+    ids = array("i")
     for row in rows:
-        found.fromlist(row)  # type: ignore[arg-type]
-    return np.frombuffer(found, np.int32)
+        ids.fromlist(row)  # type: ignore[arg-type]
+    return np.frombuffer(ids, np.int32)
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
-    """The tokens of one text, with their places in it.
+class TokenizedText:
+    """The tokens of one text, with their character spans.
 
     Attributes:
         tokens: The token ids.
-        spans: The characters that each token stands for, int64 `[tokens, 2]`, from and to.
-        special: Whether each token is a special one that is not of the text, bool `[tokens]`.
+        spans: The character span (start, end) of each token, int64 `[tokens, 2]`.
+        special: True for each special token that is not part of the text, bool `[tokens]`.
     """
 
     tokens: Tokens
@@ -100,11 +100,11 @@ class TextTokenizer:
 
     Args:
         path: A `tokenizer.json`.
-        max_seq_length: Where texts are cut off, special tokens included; None is nowhere.
-        with_type_ids: Whether to return token type ids.
+        max_seq_length: Maximum tokens of a text, special tokens included; None truncates nothing.
+        with_type_ids: True to return token type ids.
 
     Attributes:
-        max_seq_length: Where texts are truncated.
+        max_seq_length: See the argument.
 
     Raises:
         BundleError: The file is not a tokenizer.
@@ -132,67 +132,67 @@ class TextTokenizer:
         )
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        """Tokenizes on all processors; the GIL is free meanwhile.
+        """Tokenize texts on all cores, without holding the GIL.
 
         Raises:
-            InferenceError: The tokenizer failed, or the process forked since it was loaded.
+            InferenceError: The tokenizer failed, or it was loaded before the process forked.
         """
         require_process(self._process)
         heads = [self._head(text) for text in texts]
         encodings = self._encode(heads)
-        truncated = {i for i, encoding in enumerate(encodings) if self._is_cut(encoding)}
+        truncated = {i for i, encoding in enumerate(encodings) if self._is_truncated(encoding)}
         unsure = [i for i, text in enumerate(texts) if heads[i] is not text and i not in truncated]
         for i, encoding in zip(unsure, self._encode([texts[i] for i in unsure]), strict=True):
             encodings[i] = encoding
-            if self._is_cut(encoding):
+            if self._is_truncated(encoding):
                 truncated.add(i)
         return tokens_of(encodings, sorted(truncated), with_type_ids=self._with_type_ids)
 
-    def read(self, text: str) -> Reading:
-        """Tokenizes one text, with the place of every token in it."""
+    def with_spans(self, text: str) -> TokenizedText:
+        """Tokenize one text, with the character span of every token."""
         require_process(self._process)
         encoding = self._tokenizer.encode(text)
-        return Reading(
-            tokens_of([encoding], [0] if self._is_cut(encoding) else [], with_type_ids=self._with_type_ids),
+        return TokenizedText(
+            tokens_of([encoding], [0] if self._is_truncated(encoding) else [], with_type_ids=self._with_type_ids),
             np.array(encoding.offsets, np.int64).reshape(-1, 2),
             np.array(encoding.special_tokens_mask, bool),
         )
 
     @property
     def special_tokens(self) -> int:
-        """How many special tokens a text gets."""
+        """The number of special tokens that are added to a text."""
         count: int = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         return count
 
     def prompt_length(self, prompt: str) -> int:
-        """How many tokens at the start of a text belong to the prompt before it.
+        """The number of tokens of a prompt, special tokens at its start included.
 
-        As in sentence-transformers, these are the tokens of the prompt alone, without a special token at their end.
+        As in sentence-transformers, these are the tokens of the prompt alone, without a special token at the end.
         """
         ids = self([prompt]).ids
         special = {token_id for token_id, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
         return len(ids) - (len(ids) > 0 and int(ids[-1]) in special)
 
-    def _is_cut(self, encoding: Any) -> bool:
+    def _is_truncated(self, encoding: Any) -> bool:
         return len(encoding) == self.max_seq_length and bool(encoding.overflowing)
 
     def _head(self, text: str) -> str:
-        """The head of a long text, up to a space, or the text itself.
+        """The start of a long text, up to a space, or a short text unchanged.
 
-        Where no token spans a space, the head's tokens are the text's first tokens. So a head that overflows the model
-        gives the same ids as the whole text, at a fraction of the time and memory.
+        If no token spans a space, the tokens of the start are the first tokens of the text. A start that exceeds the
+        maximum length therefore gives the same ids as the whole text, in a fraction of the time and memory.
         """
         if not self._heads_suffice or len(text) <= self._head_length:
             return text
-        cut = max(text.rfind(space, 0, self._head_length) for space in _SPACES)
-        return text[:cut] if cut > 0 else text
+        end = max(text.rfind(space, 0, self._head_length) for space in _SPACES)
+        return text[:end] if end > 0 else text
 
     def _encode(self, texts: list[str]) -> list[Any]:
         return encode_batch(self._tokenizer, texts)
 
 
 def encode_batch(tokenizer: Any, texts: list[str], *, add_special_tokens: bool = True) -> list[Any]:
-    """Encodings of texts by a `tokenizers.Tokenizer`, without their places in the text.
+    """Encode texts with a `tokenizers.Tokenizer`, without character spans.
 
     Raises:
         InferenceError: The tokenizer failed.
@@ -202,7 +202,7 @@ def encode_batch(tokenizer: Any, texts: list[str], *, add_special_tokens: bool =
     try:
         encodings: list[Any] = tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
     except BaseException as error:
-        # A panic in Rust arrives as a BaseException of its own, which `except Exception` does not catch.
+        # A Rust panic is a BaseException, which `except Exception` does not catch.
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise
         raise InferenceError(f"the tokenizer failed: {type(error).__name__}: {error}") from error
@@ -210,7 +210,7 @@ def encode_batch(tokenizer: Any, texts: list[str], *, add_special_tokens: bool =
 
 
 def tokens_of(encodings: list[Any], truncated: list[int], *, with_type_ids: bool) -> Tokens:
-    """The token ids of encodings, one for each text."""
+    """The token ids of encodings, one per text."""
     return Tokens(
         ids=flat([encoding.ids for encoding in encodings]),
         offsets=offsets_of(np.fromiter(map(len, encodings), np.int64, len(encodings))),
@@ -220,7 +220,7 @@ def tokens_of(encodings: list[Any], truncated: list[int], *, with_type_ids: bool
 
 
 def _no_token_spans_space(tokenizer: Any) -> bool:
-    """Whether the text before a space has the same tokens, whatever follows the space."""
+    """Return True if the tokens before a space do not depend on the text after it."""
     normalizer, pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
     steps = list(normalizer) if type(normalizer).__name__ == "Sequence" else [normalizer]
     return (

@@ -1,4 +1,4 @@
-"""`Tokenizer`: a bundle's tokenizer for scripts that were written for transformers."""
+"""`Tokenizer`: a bundle's tokenizer with the API of transformers."""
 
 import os
 import threading
@@ -19,21 +19,21 @@ _Padding = bool | Literal["longest", "max_length", "do_not_pad"]
 
 
 class Tokenizer:
-    """The part of a transformers tokenizer that scripts around sentence-transformers use. Safe to use from threads.
+    """The part of the transformers tokenizer API that sentence-transformers scripts use. Safe to use from many threads.
 
-    It tokenizes as the model does, prompts aside, and never changes what the model reads. Everything else that the
-    Rust tokenizer can do is at `backend_tokenizer`.
+    It tokenizes as the model does, without prompts, and its settings never affect the model. `backend_tokenizer` has
+    all other features of the Rust tokenizer.
 
     Args:
         path: A `tokenizer.json`.
-        tokenization: The padding, and the inputs that the graph has.
-        model_max_length: Tokens to truncate to where a call names no number; None truncates nothing.
+        tokenization: The padding and the inputs of the graph.
+        model_max_length: Maximum tokens of a text for calls without `max_length`; None truncates nothing.
 
     Attributes:
-        backend_tokenizer: The `tokenizers.Tokenizer`, a copy of this object's own.
-        model_max_length: As above.
+        backend_tokenizer: A `tokenizers.Tokenizer`, separate from the one that this object uses.
+        model_max_length: See the argument.
         padding_side: "left" or "right".
-        pad_token_id: The id of the padding.
+        pad_token_id: The id of the padding token.
     """
 
     def __init__(self, path: Path, tokenization: Tokenization, model_max_length: int | None) -> None:
@@ -45,7 +45,7 @@ class Tokenizer:
         self._direction = (self._tokenizer.truncation or {}).get("direction", "right")
         self._tokenization = tokenization
         self._process = os.getpid()
-        self._lock = threading.Lock()  # the Rust object holds the length to truncate to
+        self._lock = threading.Lock()  # truncation is a state of the Rust object
         self.model_max_length = model_max_length
         self.padding_side = tokenization.padding_side
         self.pad_token_id = tokenization.pad_id
@@ -55,19 +55,19 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Tokens of the vocabulary, without the added ones."""
+        """The size of the vocabulary, without added tokens."""
         size: int = self._tokenizer.get_vocab_size(with_added_tokens=False)
         return size
 
     @property
     def pad_token(self) -> str | None:
-        """The token of the padding; None if the vocabulary has none of its id."""
+        """The padding token; None if the vocabulary does not have its id."""
         token: str | None = self._tokenizer.id_to_token(self.pad_token_id)
         return token
 
     @property
     def model_input_names(self) -> list[str]:
-        """Names of the arrays that a call returns."""
+        """The names of the arrays that a call returns."""
         return ["input_ids", *(["token_type_ids"] if self._tokenization.token_type_ids else []), "attention_mask"]
 
     def __call__(
@@ -80,21 +80,21 @@ class Tokenizer:
         add_special_tokens: bool = True,
         return_tensors: Literal["np"] | None = None,
     ) -> dict[str, Any]:
-        """Tokenizes texts for the model.
+        """Tokenize texts.
 
         Args:
             text: One str, or an iterable of str.
             padding: True or "longest" pads to the longest text, "max_length" to `max_length`.
-            truncation: Whether to truncate to `max_length`.
-            max_length: Tokens of a text, special tokens included; None takes `model_max_length`.
-            add_special_tokens: Whether to add those of the model.
+            truncation: True to truncate to `max_length`.
+            max_length: Maximum tokens of a text, special tokens included; None takes `model_max_length`.
+            add_special_tokens: True to add the model's special tokens.
             return_tensors: "np" gives int64 arrays `[texts, tokens]`; None gives lists.
 
         Returns:
             "input_ids", "attention_mask" and, if the model reads them, "token_type_ids".
 
         Raises:
-            ValueError: An argument has another value, or arrays are asked for rows of different lengths.
+            ValueError: An argument is out of range, or rows of different lengths cannot be one array.
         """
         texts, single = check_texts(text, "text")
         if return_tensors not in (None, "np"):
@@ -120,48 +120,48 @@ class Tokenizer:
         pads = padding not in (False, "do_not_pad")
         if return_tensors == "np":
             if not pads and len(set(tokens.lengths.tolist())) > 1:
-                raise ValueError("return_tensors: texts of different lengths are no array; use padding=True")
+                raise ValueError("return_tensors: texts of different lengths cannot be one array; pass padding=True")
             return arrays
         real = padded["attention_mask"] == 1
-        found = {
+        values = {
             name: [row.tolist() if pads else row[is_real].tolist() for row, is_real in zip(array, real, strict=True)]
             for name, array in arrays.items()
         }
-        return {name: rows[0] for name, rows in found.items()} if single else found
+        return {name: rows[0] for name, rows in values.items()} if single else values
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """The token ids of a text, without truncation."""
+        """Encode a text to token ids, without truncation."""
         ids: list[int] = self._tokens([text], None, special=add_special_tokens).ids.tolist()
         return ids
 
     def tokenize(self, text: str) -> list[str | None]:
-        """The tokens of a text, without special ones."""
+        """Split a text into tokens, without special tokens."""
         return self.convert_ids_to_tokens(self.encode(text, add_special_tokens=False))
 
     def decode(self, token_ids: Sequence[int] | NDArray[np.integer[Any]], *, skip_special_tokens: bool = False) -> str:
-        """The text of token ids."""
+        """Decode token ids to text."""
         text: str = self._tokenizer.decode([int(i) for i in token_ids], skip_special_tokens=skip_special_tokens)
         return text
 
     def batch_decode(
         self, sequences: Iterable[Sequence[int] | NDArray[np.integer[Any]]], *, skip_special_tokens: bool = False
     ) -> list[str]:
-        """The texts of several rows of token ids."""
+        """Decode several rows of token ids to texts."""
         return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in sequences]
 
     def get_vocab(self) -> dict[str, int]:
-        """Ids by token, the added ones included."""
+        """The vocabulary: ids by token, added tokens included."""
         vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         return vocabulary
 
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
-        """The id of a token, or a list with those of several; None for one that is not in the vocabulary."""
+        """Look up the id of a token, or of a list of tokens; None for a token that is not in the vocabulary."""
         if isinstance(tokens, str):
             return self._tokenizer.token_to_id(tokens)
         return [self._tokenizer.token_to_id(token) for token in tokens]
 
     def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str | None]:
-        """The tokens of ids; None for one that is not in the vocabulary."""
+        """Look up the tokens of ids; None for an id that is not in the vocabulary."""
         return [self._tokenizer.id_to_token(int(i)) for i in ids]
 
     def _tokens(self, texts: list[str], limit: int | None, *, special: bool) -> Tokens:

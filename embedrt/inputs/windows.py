@@ -1,4 +1,4 @@
-"""Windows: texts that are longer than the model reads, cut at token boundaries."""
+"""Windows: long texts split at token boundaries into parts that the model can read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.inputs.text import Reading, TextTokenizer, Tokens
+from embedrt.inputs.text import TextTokenizer, TokenizedText, Tokens
 
 Span = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Texts cut into windows that the model can read.
+    """Texts split into windows that the model can read.
 
     Attributes:
-        tokens: The token ids of every window, each with the special tokens and the prompt.
-        owners: For every window the index of its text.
-        spans: For every window the characters of its text, from and to.
-        weights: For every window how many tokens of its text are in it.
+        tokens: The token ids of the windows, each with special tokens and prompt.
+        owners: The index of each window's text.
+        spans: The character span (start, end) of each window in its text.
+        weights: The number of text tokens in each window.
     """
 
     tokens: Tokens
@@ -28,76 +28,81 @@ class Windows:
     weights: list[int]
 
 
-def cut(texts: Sequence[str], prompt: str, *, whole: TextTokenizer, window: TextTokenizer, overlap: int) -> Windows:
-    """Cuts texts at token boundaries; what fits is one window.
+def split(texts: Sequence[str], prompt: str, *, whole: TextTokenizer, window: TextTokenizer, overlap: int) -> Windows:
+    """Split texts into windows at token boundaries; a text that fits is one window.
 
     Args:
         texts: The texts.
-        prompt: Goes before every window.
+        prompt: Prompt before every window.
         whole: The tokenizer without truncation.
         window: The tokenizer that truncates to the length of a window.
-        overlap: Tokens that a window shares with the one before.
+        overlap: Tokens that consecutive windows share.
 
     Raises:
-        ValueError: The prompt leaves no room for text, or the overlap no room to go on.
+        ValueError: The prompt leaves no room for text, or the overlap is as long as a window.
     """
     length = window.max_seq_length
     if length is not None:
-        _room(length, len(whole([prompt]).ids), overlap)  # before any work
+        _room(length, len(whole([prompt]).ids), overlap)  # raise before any work
     tokens = window([prompt + text for text in texts])
     lengths: list[int] = tokens.lengths.tolist()
     parts: list[Tokens] = []
     owners: list[int] = []
     spans: list[Span] = []
     weights: list[int] = []
-    long, fitting = set(tokens.truncated), 0  # the texts from `fitting` on are still to be taken
+    long, pending = set(tokens.truncated), 0  # the texts from `pending` on are not in `parts` yet
     for i, text in enumerate(texts):
         if i not in long:
             owners.append(i)
             spans.append((0, len(text)))
             weights.append(lengths[i])
             continue
-        parts.append(tokens.take(np.arange(fitting, i)))
-        fitting = i + 1
-        reading = whole.read(prompt + text)
-        for places, body in _windows(reading, len(prompt), length or 0, overlap):
-            parts.append(_row(reading.tokens, places))
+        parts.append(tokens.take(np.arange(pending, i)))
+        pending = i + 1
+        tokenized = whole.with_spans(prompt + text)
+        offsets = tokenized.spans - len(prompt)
+        for positions, body in _windows(tokenized, len(prompt), length or 0, overlap):
+            parts.append(_row(tokenized.tokens, positions))
             owners.append(i)
-            spans.append((int(reading.spans[body[0], 0]) - len(prompt), int(reading.spans[body[-1], 1]) - len(prompt)))
+            spans.append((int(offsets[body[0], 0]), int(offsets[body[-1], 1])))
             weights.append(len(body))
-    parts.append(tokens.take(np.arange(fitting, len(texts))))
+    parts.append(tokens.take(np.arange(pending, len(texts))))
     return Windows(Tokens.joined(parts), owners, spans, weights)
 
 
 def _room(length: int, others: int, overlap: int) -> int:
-    """Tokens of text in a window of so many, beside the others, if that lets windows go on."""
+    """The number of text tokens per window of `length` tokens, `others` of which are prompt and special tokens.
+
+    Raises:
+        ValueError: There is no room for text, or the overlap is as long as a window.
+    """
     room = length - others
     if room < 1:
-        raise ValueError(f"max_tokens: {length} leaves no room for text beside {others} tokens of prompt and model")
+        raise ValueError(f"max_tokens: expected more than {others}, the prompt and special tokens, got {length}")
     if overlap >= room:
-        raise ValueError(f"overlap: expected 0 to {room - 1}, as a window has {room} tokens of text, got {overlap}")
+        raise ValueError(f"overlap: expected 0 to {room - 1}, as a window has {room} text tokens, got {overlap}")
     return room
 
 
-def _windows(reading: Reading, prompt: int, length: int, overlap: int) -> list[tuple[NDArray[np.int64], range]]:
-    """The places of the tokens of each window, and those of them that are of the text.
+def _windows(tokenized: TokenizedText, prompt: int, length: int, overlap: int) -> list[tuple[NDArray[np.int64], range]]:
+    """The token positions of each window: all of them, and the range of those from the text.
 
     Args:
-        reading: The tokens of prompt and text.
-        prompt: Characters of the prompt.
-        length: Tokens of a window.
-        overlap: Tokens that a window shares with the one before.
+        tokenized: The tokens of prompt and text.
+        prompt: Length of the prompt in characters.
+        length: Tokens per window.
+        overlap: Tokens that consecutive windows share.
     """
-    text = np.flatnonzero(~reading.special & (reading.spans[:, 1] > prompt))
+    text = np.flatnonzero(~tokenized.special & (tokenized.spans[:, 1] > prompt))
     first, end = int(text[0]), int(text[-1]) + 1
-    head, tail = np.arange(first), np.arange(end, len(reading.special))
+    head, tail = np.arange(first), np.arange(end, len(tokenized.special))
     room = _room(length, len(head) + len(tail), overlap)
     starts = range(first, max(first + 1, end - overlap), room - overlap)
     bodies = [range(start, min(start + room, end)) for start in starts]
     return [(np.concatenate([head, np.arange(body.start, body.stop), tail]), body) for body in bodies]
 
 
-def _row(tokens: Tokens, places: NDArray[np.int64]) -> Tokens:
-    """Some tokens of one text, as a text of their own."""
-    types = None if tokens.type_ids is None else tokens.type_ids[places]
-    return Tokens(tokens.ids[places], np.array([0, len(places)], np.int64), types, [])
+def _row(tokens: Tokens, positions: NDArray[np.int64]) -> Tokens:
+    """The tokens of one text at some positions, as one row."""
+    types = None if tokens.type_ids is None else tokens.type_ids[positions]
+    return Tokens(tokens.ids[positions], np.array([0, len(positions)], np.int64), types, [])

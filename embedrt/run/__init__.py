@@ -1,1 +1,1 @@
-"""Items to arrays: planning, batching, threads and processes. Knows no task."""
+"""Texts to arrays: planning, batching, threads and processes, independent of the task."""

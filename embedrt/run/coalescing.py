@@ -1,4 +1,4 @@
-"""Small calls from many threads at once become one batch. A call that is alone waits for nobody."""
+"""Coalescing: concurrent small calls share a batch. A call that is alone never waits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from embedrt.inputs.text import Tokens
 
 Results = Mapping[str, NDArray[np.float32]]
 
-# For so long after two batches ran at once, a batch is not taken for the only one.
+# A batch counts as alone only if no two batches have overlapped for this long.
 _QUIET_SECONDS = 0.05
 
 
@@ -26,45 +26,45 @@ class _Engine(Protocol):
 
 
 @dataclass(eq=False)
-class _Ask:
-    """Rows of one call, and their results.
+class _Pending:
+    """One batch of a call, waiting for a slot or for its result.
 
     Attributes:
-        tokens: Texts of the call.
-        rows: Indexes of those that are in the batch.
-        length: Tokens to which they are padded, unless others with them are longer.
-        outputs: Outputs of the graph to compute; only calls for the same ones share a batch.
-        left_out: Tokens at the start of each row that are not pooled.
-        max_tokens: Upper bound of a joint batch's rows x longest.
-        turn: Set when the result is there, or when it is this call's turn to run.
-        leads: Whether it is this call's turn.
-        failed: Whether it was in a joint batch that failed, so that it had better run alone.
-        result: Its part of a joint batch, once another call has computed it.
+        tokens: The texts of the call.
+        rows: Indexes of the texts in the batch.
+        length: Padded length of the rows; a joint batch may be longer.
+        outputs: Names of the graph outputs to compute; only calls with equal outputs share a batch.
+        unpooled: Tokens at the start of each row that are not pooled.
+        max_tokens: Token budget of a joint batch.
+        turn: Set when the result is there, or when this call has a slot.
+        has_slot: True if this call runs the next batch.
+        failed: True if a joint batch with it failed, so that it must run alone.
+        result: Its part of a joint batch that another call computed.
     """
 
     tokens: Tokens
     rows: NDArray[np.int64]
     length: int
     outputs: Sequence[str]
-    left_out: int
+    unpooled: int
     max_tokens: int
     turn: Event = field(default_factory=Event)
-    leads: bool = False
+    has_slot: bool = False
     failed: bool = False
     result: tuple[Batch, Results] | None = None
 
 
 class Coalescer:
-    """Runs a few batches at a time; what arrives meanwhile goes together into the next.
+    """Limit on concurrent batches, with a queue whose calls are joined into shared batches.
 
-    There is no thread of its own and no waiting for others to come: the call whose batch is done wakes the first of
-    those that wait, and that one takes with it all that fits.
+    It has no thread of its own and never waits for more calls: when a batch is done, its thread wakes the first
+    waiting call, which takes along all others that fit.
 
     Args:
-        engine: Computes the batches.
-        tokenization: The padding, and the inputs that the graph has.
-        slots: How many batches may run at once.
-        run_cost: What a batch costs before its first token, in tokens: so much padding is worth it for each call.
+        engine: The engine that computes the batches.
+        tokenization: The padding and the inputs of the graph.
+        slots: Maximum number of batches at once.
+        run_cost: Fixed cost of a batch, in tokens: joining a call is worth this much padding.
     """
 
     def __init__(self, engine: _Engine, tokenization: Tokenization, *, slots: int, run_cost: int) -> None:
@@ -73,8 +73,8 @@ class Coalescer:
         self._free = self._slots = slots
         self._run_cost = run_cost
         self._lock = Lock()
-        self._waiting: list[_Ask] = []
-        self._shared_at = float("-inf")
+        self._waiting: list[_Pending] = []
+        self._overlapped_at = float("-inf")
 
     def run(
         self,
@@ -83,119 +83,119 @@ class Coalescer:
         length: int,
         outputs: Sequence[str],
         *,
-        left_out: int = 0,
+        unpooled: int = 0,
         max_tokens: int,
     ) -> tuple[Batch, Results]:
-        """Computes one batch, alone or together with those of other threads.
+        """Compute one batch, alone or joined with batches of other threads.
 
-        If a joint batch fails, its calls run one by one, and the one that is at fault gets the error.
+        If a joint batch fails, its calls run one by one, so that only the failing call gets the error.
 
         Args:
-            tokens: Texts of the call.
-            rows: Indexes of those that are in the batch.
-            length: Tokens to pad them to, unless others with them are longer.
-            outputs: Outputs of the graph to compute.
-            left_out: Tokens at the start of each row that are not pooled.
-            max_tokens: Upper bound of rows x longest of a joint batch. Each call in it keeps to its own.
+            tokens: The texts of the call.
+            rows: Indexes of the texts in the batch.
+            length: Padded length of the rows; a joint batch may be longer.
+            outputs: Names of the graph outputs to compute.
+            unpooled: Tokens at the start of each row that are not pooled.
+            max_tokens: Token budget of a joint batch (rows x longest); the smallest budget of its calls applies.
 
         Returns:
             The padded rows of this call, and their outputs by name.
         """
-        ask = _Ask(tokens, rows, length, outputs, left_out, max_tokens)
+        pending = _Pending(tokens, rows, length, outputs, unpooled, max_tokens)
         with self._lock:
-            ask.leads = self._free > 0
-            if ask.leads:
+            pending.has_slot = self._free > 0
+            if pending.has_slot:
                 self._free -= 1
             else:
-                self._waiting.append(ask)
+                self._waiting.append(pending)
         try:
-            if not ask.leads:
-                ask.turn.wait()
-            if ask.result is not None:
-                return ask.result
-            return self._lead(ask)
+            if not pending.has_slot:
+                pending.turn.wait()
+            if pending.result is not None:
+                return pending.result
+            return self._compute(pending)
         finally:
-            self._leave(ask)
+            self._release(pending)
 
-    def _lead(self, ask: _Ask) -> tuple[Batch, Results]:
-        others, alone = self._companions(ask), self._is_alone()
+    def _compute(self, pending: _Pending) -> tuple[Batch, Results]:
+        others, alone = self._take_fitting(pending), self._is_alone()
         if others:
-            asks = [ask, *others]
+            joined = [pending, *others]
             try:
-                batch = self._padded(asks, alone=alone)
-                results = self._engine.run(batch, ask.outputs)
-            except Exception:  # noqa: BLE001 - whose it is shows when each runs alone
-                self._return(others)
+                batch = self._padded(joined, alone=alone)
+                results = self._engine.run(batch, pending.outputs)
+            except Exception:  # noqa: BLE001 - the failing call raises it when it runs alone
+                self._requeue(others)
             except BaseException:
-                self._return(others)
+                self._requeue(others)
                 raise
             else:
-                parts = _split(batch, results, [len(one.rows) for one in asks])
+                parts = _split(batch, results, [len(one.rows) for one in joined])
                 for other, part in zip(others, parts[1:], strict=True):
                     other.result = part
                     other.turn.set()
                 return parts[0]
-        batch = self._padded([ask], alone=alone)
-        return batch, self._engine.run(batch, ask.outputs)
+        batch = self._padded([pending], alone=alone)
+        return batch, self._engine.run(batch, pending.outputs)
 
     def _is_alone(self) -> bool:
-        """Whether nothing else runs, or ran a moment ago: threads that take turns overlap again at once."""
+        """Return True if no other batch runs or ran a moment ago; threads in a loop overlap again immediately."""
         now = monotonic()
         with self._lock:
             if self._free < self._slots - 1:
-                self._shared_at = now
-            return now - self._shared_at > _QUIET_SECONDS
+                self._overlapped_at = now
+            return now - self._overlapped_at > _QUIET_SECONDS
 
-    def _companions(self, ask: _Ask) -> list[_Ask]:
-        """Takes those out of the queue that fit into one batch with this call, the first come first."""
-        rows, length, limit = len(ask.rows), ask.length, ask.max_tokens
+    def _take_fitting(self, pending: _Pending) -> list[_Pending]:
+        """Remove the calls that fit into one batch with this one from the queue, in order of arrival."""
+        rows, length, limit = len(pending.rows), pending.length, pending.max_tokens
         tokens = rows * length
-        found: list[_Ask] = []
+        found: list[_Pending] = []
         with self._lock:
             for other in self._waiting:
                 more, longest = rows + len(other.rows), max(length, other.length)
                 real = tokens + len(other.rows) * other.length
                 bound, padding = min(limit, other.max_tokens), more * longest - real
                 fits = more * longest <= bound and padding <= self._run_cost * (len(found) + 1)
-                if fits and other.outputs == ask.outputs and not (ask.failed or other.failed):
+                if fits and other.outputs == pending.outputs and not (pending.failed or other.failed):
                     found.append(other)
                     rows, length, tokens, limit = more, longest, real, bound
             for other in found:
                 self._waiting.remove(other)
         return found
 
-    def _padded(self, asks: list[_Ask], *, alone: bool) -> Batch:
-        if len(asks) == 1:
-            (ask,) = asks
-            return Batch(pad(ask.tokens, ask.rows, ask.length, self._tokenization, ask.left_out), alone)
-        tokens = Tokens.joined([ask.tokens.take(ask.rows) for ask in asks])
-        left_out = np.repeat([ask.left_out for ask in asks], [len(ask.rows) for ask in asks])
-        longest = max(ask.length for ask in asks)
-        return Batch(pad(tokens, np.arange(len(tokens)), longest, self._tokenization, left_out), alone)
+    def _padded(self, joined: list[_Pending], *, alone: bool) -> Batch:
+        if len(joined) == 1:
+            (pending,) = joined
+            return Batch(pad(pending.tokens, pending.rows, pending.length, self._tokenization, pending.unpooled), alone)
+        tokens = Tokens.joined([pending.tokens.take(pending.rows) for pending in joined])
+        unpooled = np.repeat([pending.unpooled for pending in joined], [len(pending.rows) for pending in joined])
+        longest = max(pending.length for pending in joined)
+        return Batch(pad(tokens, np.arange(len(tokens)), longest, self._tokenization, unpooled), alone)
 
-    def _return(self, others: list[_Ask]) -> None:
+    def _requeue(self, others: list[_Pending]) -> None:
         with self._lock:
             for other in others:
                 other.failed = True
             self._waiting[:0] = others
 
-    def _leave(self, ask: _Ask) -> None:
-        """Hands the turn to the first that waits; also if this call was interrupted while it waited."""
+    def _release(self, pending: _Pending) -> None:
+        """Pass the slot on to the first waiting call, also if this call was interrupted while waiting."""
         with self._lock:
-            if ask in self._waiting:
-                self._waiting.remove(ask)
-            if not ask.leads:
+            if pending in self._waiting:
+                self._waiting.remove(pending)
+            if not pending.has_slot:
                 return
             if self._waiting:
                 first = self._waiting.pop(0)
-                first.leads = True
+                first.has_slot = True
                 first.turn.set()
             else:
                 self._free += 1
 
 
 def _split(batch: Batch, results: Results, counts: list[int]) -> list[tuple[Batch, Results]]:
-    """Parts of a joint batch and of its outputs, with so many rows each."""
+    """Split a joint batch and its outputs into parts with the given numbers of rows."""
     return [
         (
             Batch({name: array[start:end] for name, array in batch.feeds.items()}, batch.alone),

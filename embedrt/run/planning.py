@@ -1,4 +1,4 @@
-"""From token counts to batches: pure functions, no engine."""
+"""Batch planning: pure functions from token counts to batches."""
 
 from dataclasses import dataclass
 from itertools import count
@@ -10,11 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True, eq=False)
 class PlannedBatch:
-    """Rows that go through the model together.
+    """One batch of a plan.
 
     Attributes:
-        rows: Indexes into the planned texts, int64.
-        length: Tokens of the longest of them, or some more; all are padded to it.
+        rows: Indexes of the planned texts, int64.
+        length: Padded length in tokens, at least that of the longest row.
     """
 
     rows: NDArray[np.int64]
@@ -22,14 +22,15 @@ class PlannedBatch:
 
 
 def padded_length(length: int, step: int = 1, limit: int | None = None) -> int:
-    """The next of few lengths: multiples of `step`, from 16 steps on of a step that doubles where the length does.
+    """Round a length up to one of few lengths, so that an engine that compiles per shape sees few shapes.
 
-    So the lengths to 8192 become 80 with a step of 8, and a long row grows by an eighth at most.
+    Lengths are multiples of `step`; from 16 steps on, the step doubles whenever the length does. With a step of 8 there
+    are 80 lengths up to 8192, and a long row grows by at most an eighth.
 
     Args:
         length: Tokens of a row.
-        step: 1 leaves every length as it is.
-        limit: What the model reads at most, which padding does not go beyond.
+        step: Smallest step; 1 leaves every length unchanged.
+        limit: Upper bound for the padded length, such as the positions of the model.
     """
     if step == 1:
         return length
@@ -47,26 +48,26 @@ def plan(
     step: int = 1,
     limit: int | None = None,
 ) -> list[PlannedBatch]:
-    """Cuts texts into the batches that cost least, longest first.
+    """Group texts into batches with the lowest total cost, longest first.
 
-    A batch costs its `rows x length`, padding included, and `run_cost` on top. It has at most `max_rows` rows, and at
-    most `token_budget` tokens unless a single row is longer than that. So memory depends on the budget and not on the
-    texts, and texts of different lengths share a batch where that is cheaper than one more.
+    A batch costs `rows x length` tokens, padding included, plus `run_cost`. It has at most `max_rows` rows, and at most
+    `token_budget` tokens unless a single row is longer. Memory is therefore bounded by the budget, and texts of
+    different lengths share a batch if padding is cheaper than another batch.
 
     Args:
         lengths: Token count of every text.
         token_budget: Upper bound of `rows x length`.
         max_rows: Upper bound of rows.
-        run_cost: What a batch costs before its first token, in tokens.
-        step: Batches have lengths of `padded_length`, which keeps an engine that compiles for shapes to few of them.
-        limit: As there.
+        run_cost: Fixed cost of a batch, in tokens.
+        step: See `padded_length`, which rounds the lengths of batches.
+        limit: See `padded_length`.
     """
     counts = np.asarray(lengths, np.int64)
-    if len(counts) == 1:  # a single query has nothing to weigh, and no time for it
+    if len(counts) == 1:  # fast path for a single query
         return [PlannedBatch(np.zeros(1, np.int64), padded_length(int(counts[0]), step, limit))]
     order = np.argsort(-counts, kind="stable")
     padded = [padded_length(length, step, limit) for length in counts[order].tolist()]
-    # From the end: what the texts from here on cost at least, and where the first of their batches ends.
+    # Dynamic programming from the end: the lowest cost of the texts from here on, and the end of their first batch.
     cheapest = [0] * (len(padded) + 1)
     ends = [0] * len(padded)
     for start in range(len(padded) - 1, -1, -1):

@@ -1,4 +1,4 @@
-"""`ProcessPool`: encodes on several processes, each with its own copy of the model."""
+"""`ProcessPool`: encoding on several processes, each with its own copy of the model."""
 
 import builtins
 import os
@@ -23,24 +23,22 @@ from embedrt.errors import PoolError
 from embedrt.run.request import Request, Result
 from embedrt.run.worker import Chunk, Failure, Ready, Settings, serve
 
-# As sentence-transformers: ten chunks for each worker, and none larger than this.
-_CHUNKS_EACH, _LARGEST_CHUNK = 10, 5000
-# Devices whose workers share the processors.
-_PROCESSORS = ("cpu", "openvino", "openvino:CPU")
-# Workers by default where there is no GPU, at most.
+# As in sentence-transformers: ten chunks per worker, none larger than this.
+_CHUNKS_PER_WORKER, _LARGEST_CHUNK = 10, 5000
+# Maximum number of default workers without a GPU.
 _CPU_WORKERS = 4
-# Seconds that a worker whose pipe is closed may take to end by itself, for the sake of its exit code.
-_LAST_BREATH = 5.0
+# Seconds to wait for a worker whose pipe is closed, so that it exits with its own exit code.
+_EXIT_SECONDS = 5.0
 _GUARD = 'if __name__ == "__main__":'
-# The exit code of a process that SIGKILL ended.
+# The exit code of a process killed by SIGKILL.
 _KILLED = -9
 
 
 def default_devices(auto: Device) -> list[str]:
-    """Every CUDA device if ONNX Runtime can use them, else a CPU for each core, at most 4.
+    """The devices of a default pool: every CUDA device, or one CPU worker per core, at most 4.
 
     Args:
-        auto: The device that "auto" takes; on another than these two there is one process.
+        auto: The device that "auto" selects; any other than CUDA and CPU gets one process.
     """
     if auto.kind == "cuda":
         return [f"cuda:{index}" for index in range(max(1, cuda_devices()))]
@@ -48,26 +46,25 @@ def default_devices(auto: Device) -> list[str]:
 
 
 class ProcessPool:
-    """Processes that encode, one for each device named. Start one where `if __name__ == "__main__":` protects it.
+    """Worker processes that encode, one per device. Start a pool below `if __name__ == "__main__":`.
 
-    They pay off on several GPUs. On one machine's processors a single process already uses all of them.
+    A pool pays off on several GPUs; on a CPU, a single process already uses all cores.
 
-    Threads may share a pool; their calls run one after the other. A worker that dies is replaced, and what it had in
-    hand is tried once more. A call that ends with an exception stops the workers that are still computing, and the next
-    call starts others. Without `close` the processes end with the pool's last reference, or with this process.
+    Threads may share a pool; their calls run one after the other. A worker that dies is replaced, and its chunk is
+    retried once. A call that raises kills the workers that are still busy; the next call starts new ones. Without
+    `close`, the processes end with the last reference to the pool, or with this process.
 
     Args:
         folder: The bundle.
-        placements: For each process the placement of every route. Processes on the machine's own cores share the
-            threads.
+        placements: The placement of every route, for each process. Processes on CPU cores share the threads.
 
     Attributes:
-        devices: The devices, as they are called in messages.
-        dtype: The dtype that they compute in.
-        fingerprint: Of the bundle.
+        devices: The name of the device of each process.
+        dtype: The dtype of the vectors.
+        fingerprint: The fingerprint of the bundle.
 
     Raises:
-        ValueError: There is no device in the list.
+        ValueError: The list of devices is empty.
         DeviceError: A device is unknown or not available.
         BundleError: The bundle is damaged.
         PoolError: A worker died before it was ready.
@@ -86,20 +83,20 @@ class ProcessPool:
         self._finalizer = weakref.finalize(self, _stop_all, self._workers, self._process)
         try:
             self._start_missing()
-            while not all(worker.ready for worker in self._working()):
-                for worker, message in self._heard():
-                    self._take_start(worker, message)
+            while not all(worker.ready for worker in self._running()):
+                for worker, message in self._messages():
+                    self._check_start(worker, message)
         except BaseException:
             self.close()
             raise
 
     @property
     def processes(self) -> list[int]:
-        """The ids of the processes."""
-        return [worker.process.pid or 0 for worker in self._working()]
+        """The process ids of the workers."""
+        return [worker.process.pid or 0 for worker in self._running()]
 
     def close(self) -> None:
-        """Stops the processes, after the calls of other threads; calls after it are errors."""
+        """Stop the processes once running calls are done; later calls raise a PoolError."""
         with self._lock:
             self._finalizer()
 
@@ -121,21 +118,21 @@ class ProcessPool:
         chunk_size: int | None = None,
         advance: Callable[[int], Any] = lambda _: None,
     ) -> Result:
-        """Computes outputs of the graph and gathers them, as `Runner.run` does.
+        """Compute outputs of the graph and gather them, as `Runner.run` does.
 
         Args:
             texts: The texts, without the prompt.
             request: The options.
-            route: The route that computes it.
-            chunk_size: Texts that a process takes at a time; None takes ten chunks a process, of 5000 at most.
+            route: The name of the route.
+            chunk_size: Texts per chunk; None makes ten chunks per process, of at most 5000 texts.
             advance: Called with the number of texts whenever a chunk is done.
 
         Raises:
-            TruncationError: A text is cut off, and the request refuses that.
+            TruncationError: A text is truncated, and the request forbids that.
             NonFiniteError: The model returned NaN or infinity.
-            PoolError: The pool is closed, or two workers died of the same chunk.
+            PoolError: The pool is closed, or two workers died on the same chunk.
         """
-        size = chunk_size or max(1, min(ceil(len(texts) / len(self.devices) / _CHUNKS_EACH), _LARGEST_CHUNK))
+        size = chunk_size or max(1, min(ceil(len(texts) / len(self.devices) / _CHUNKS_PER_WORKER), _LARGEST_CHUNK))
         chunks = [Chunk(route, texts[start : start + size], request, start) for start in range(0, len(texts), size)]
         require_process(self._process)
         with self._lock:
@@ -148,23 +145,23 @@ class ProcessPool:
                 raise
 
     def _collect(self, chunks: list[Chunk], request: Request, advance: Callable[[int], Any]) -> Result:
-        """Keeps every worker busy until all chunks are done."""
+        """Keep every worker busy until all chunks are done."""
         total, left = sum(len(chunk.texts) for chunk in chunks), len(chunks)
         values = request.gather.start(total)
         truncated: list[int] = []
         waiting, suspects = deque(chunks), set[int]()
-        for worker in self._working():
-            if not worker.process.is_alive():  # since the last call, of which nothing is left to do
-                self._bury(worker)
+        for worker in self._running():
+            if not worker.process.is_alive():  # it died while idle, so there is no chunk to retry
+                self._reap(worker)
         self._start_missing()
         while left:
-            for worker in self._working():
+            for worker in self._running():
                 if waiting and worker.idle:
-                    worker.give(waiting.popleft())
-            for worker, message in self._heard():
+                    worker.send(waiting.popleft())
+            for worker, message in self._messages():
                 chunk = worker.chunk
                 if chunk is None:
-                    self._take_start(worker, message)
+                    self._check_start(worker, message)
                 elif isinstance(message, Result):
                     worker.chunk = None
                     values[chunk.first : chunk.first + len(chunk.texts)] = message.values
@@ -173,72 +170,72 @@ class ProcessPool:
                     advance(len(chunk.texts))
                 elif isinstance(message, Failure):
                     worker.chunk = None
-                    raise _rebuilt(message, f"{chunk}: a worker on {worker.settings.placement.device.name!r} failed")
+                    raise _rebuild(message, f"{chunk}: a worker on {worker.settings.placement.device.name!r} failed")
                 else:
-                    code = self._bury(worker)
+                    code = self._reap(worker)
                     if chunk.first in suspects:
-                        raise PoolError(f"{chunk}: two workers died of it, the second with {_ending(code)}")
+                        raise PoolError(f"{chunk}: two workers died on it, the second with {_describe_exit(code)}")
                     suspects.add(chunk.first)
                     waiting.appendleft(chunk)
                     self._start_missing()
         return Result(values, sorted(truncated))
 
-    def _working(self) -> list["_Worker"]:
+    def _running(self) -> list["_Worker"]:
         return [worker for worker in self._workers if worker is not None]
 
-    def _heard(self) -> Iterator[tuple["_Worker", "Ready | Result | Failure | None"]]:
-        """Waits until some of the workers that owe a message send it or die."""
+    def _messages(self) -> Iterator[tuple["_Worker", "Ready | Result | Failure | None"]]:
+        """Wait until at least one busy worker sends its message or dies."""
         sources = {
             source: worker
-            for worker in self._working()
+            for worker in self._running()
             if not worker.idle
             for source in (worker.connection, worker.process.sentinel)
         }
         for worker in dict.fromkeys(sources[source] for source in wait(list(sources))):  # type: ignore[index]
-            yield worker, worker.hear()
+            yield worker, worker.receive()
 
     def _start_missing(self) -> None:
-        """Starts a worker in every place that has none."""
-        for place, worker in enumerate(self._workers):
+        """Start a worker in every empty slot."""
+        for slot, worker in enumerate(self._workers):
             if worker is None:
-                self._workers[place] = _Worker(self._settings[place])
+                self._workers[slot] = _Worker(self._settings[slot])
 
-    def _take_start(self, worker: "_Worker", message: "Ready | Result | Failure | None") -> None:
+    def _check_start(self, worker: "_Worker", message: "Ready | Result | Failure | None") -> None:
         device = worker.settings.placement.device.name
         if isinstance(message, Failure):
-            raise _rebuilt(message, f"a worker on {device!r} could not start")
+            raise _rebuild(message, f"a worker on {device!r} could not start")
         if not isinstance(message, Ready):
-            code = self._bury(worker)
+            code = self._reap(worker)
             hint = "" if code < 0 else f". A script must start its pool below `{_GUARD}`: each worker imports it too"
-            raise PoolError(f"a worker on {device!r} ended before it was ready, with {_ending(code)}{hint}")
+            raise PoolError(f"a worker on {device!r} ended before it was ready, with {_describe_exit(code)}{hint}")
         if self.fingerprint not in {None, message.fingerprint}:
             raise PoolError(f"{worker.settings.folder}: another bundle than when the pool started; start a new pool")
         self.fingerprint = message.fingerprint
         worker.ready = True
 
     def _stop_busy(self) -> None:
-        """Stops the workers from which something is still to come, so that the next call hears only its own."""
-        busy = [worker for worker in self._working() if not worker.idle]
+        """Kill the busy workers, so that the next call does not receive their results."""
+        busy = [worker for worker in self._running() if not worker.idle]
         for worker in busy:
             worker.process.kill()
         for worker in busy:
-            self._bury(worker)
+            self._reap(worker)
 
-    def _bury(self, worker: "_Worker") -> int:
-        """Makes room for another; returns the worker's exit code."""
+    def _reap(self, worker: "_Worker") -> int:
+        """Remove a worker that is ending, and return its exit code."""
         self._workers[self._workers.index(worker)] = None
-        return worker.stop(_LAST_BREATH)
+        return worker.stop(_EXIT_SECONDS)
 
 
 class _Worker:
-    """A process of the pool, with the pipe to it.
+    """One process of the pool and the pipe to it.
 
     Attributes:
-        settings: What it loads.
+        settings: The bundle and the placements that it loads.
         connection: The pipe.
         process: The process.
-        ready: Whether it has loaded the bundle.
-        chunk: What it computes.
+        ready: True once it has loaded the bundle.
+        chunk: The chunk that it computes, if any.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -255,17 +252,17 @@ class _Worker:
 
     @property
     def idle(self) -> bool:
-        """Whether the worker owes nothing."""
+        """True if the worker is ready and has no chunk."""
         return self.ready and self.chunk is None
 
-    def give(self, chunk: Chunk) -> None:
-        """Lets the worker compute the chunk. If it is dead, `hear` tells."""
+    def send(self, chunk: Chunk) -> None:
+        """Send a chunk to the worker. If it is dead, the next `receive` returns None."""
         self.chunk = chunk
         with suppress(OSError):
             self.connection.send(chunk)
 
-    def hear(self) -> "Ready | Result | Failure | None":
-        """What the worker says; None if it is dead."""
+    def receive(self) -> "Ready | Result | Failure | None":
+        """Receive the worker's message; None if it is dead."""
         try:
             message: Ready | Result | Failure | None = self.connection.recv() if self.connection.poll() else None
         except (EOFError, OSError):
@@ -273,7 +270,7 @@ class _Worker:
         return message
 
     def stop(self, patience: float = 0.0) -> int:
-        """Waits for so many seconds, then kills; returns the exit code."""
+        """Wait up to `patience` seconds, then kill the process; return its exit code."""
         self.process.join(patience)
         self.process.kill()
         self.process.join()
@@ -284,7 +281,7 @@ class _Worker:
 
 
 def _sharing(placements: Sequence[Mapping[str, Placement]]) -> list[dict[str, Placement]]:
-    """The placements with the machine's threads divided among the processes that compute on its cores."""
+    """Divide the threads among the processes that compute on CPU cores."""
 
     def uses_cores(placed: Mapping[str, Placement]) -> bool:
         return next(iter(placed.values())).device.uses_cores
@@ -300,7 +297,7 @@ def _sharing(placements: Sequence[Mapping[str, Placement]]) -> list[dict[str, Pl
 
 
 def _stop_all(workers: list[_Worker | None], process: int) -> None:
-    if os.getpid() != process:  # a forked child, to which they do not belong
+    if os.getpid() != process:  # a forked child does not own the workers
         return
     running = [worker for worker in workers if worker is not None]
     workers[:] = [None] * len(workers)
@@ -310,7 +307,7 @@ def _stop_all(workers: list[_Worker | None], process: int) -> None:
         worker.stop()
 
 
-def _ending(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     names = {-number: number.name for number in signal.Signals}
@@ -319,14 +316,14 @@ def _ending(code: int) -> str:
 
 
 class _RemoteError(Exception):
-    """The cause of an exception that is raised here: the worker's, with its traceback."""
+    """The cause of a reraised exception: the worker's traceback."""
 
     def __str__(self) -> str:
         return f'\n"""\n{self.args[0]}"""'
 
 
-def _rebuilt(failure: Failure, where: str) -> Exception:
-    """The worker's exception, if its class can be made from a message; else a PoolError with its text."""
+def _rebuild(failure: Failure, where: str) -> Exception:
+    """Rebuild the worker's exception if its class takes a message, else make a PoolError with its text."""
     kind = getattr({"embedrt.errors": errors, "builtins": builtins}.get(failure.module), failure.name, None)
     error: Exception = PoolError(f"{where} with {failure.module}.{failure.name}: {failure.message}")
     if isinstance(kind, type) and issubclass(kind, Exception):

@@ -1,6 +1,6 @@
-"""The interface of everything that computes: `run(items, request)` gives a `Result`, in whichever place.
+"""The interface of `Runner` and `ProcessPool`: `run(items, request)` returns a `Result`.
 
-A `Runner` computes in this process and a `ProcessPool` in others; both take the same request.
+A `Runner` computes in this process, a `ProcessPool` in worker processes; both take the same request.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,45 +14,45 @@ from embedrt.engine import Batch
 
 
 class Gather(Protocol):
-    """Collects the arrays of many batches into one result. Plain data, which also goes to other processes."""
+    """Collector of the arrays of many batches into one result. Picklable, for worker processes."""
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Outputs of the graph to compute."""
+        """Names of the graph outputs to compute."""
 
     def start(self, count: int) -> Any:
-        """A result for so many items, still empty: an array or a list, with one entry for each item."""
+        """Make an empty result for `count` items: an array or a list with one entry per item."""
 
     def keep(
         self, values: Any, rows: NDArray[np.int64], batch: Batch, results: Mapping[str, NDArray[np.float32]]
     ) -> None:
-        """Writes the arrays of one batch into the result. Several threads do so at once, each for its own rows.
+        """Write the arrays of one batch into the result; threads call it concurrently for different rows.
 
         Args:
-            values: The result that `start` gave.
-            rows: The items of the batch, as indexes into the result.
+            values: The result, from `start`.
+            rows: Indexes of the batch's items in the result.
             batch: The batch.
-            results: Its outputs by name, with a row for each item.
+            results: The outputs by name, with a row per item.
         """
 
 
 @dataclass(frozen=True)
 class Request:
-    """Options of one run. Plain data, which also goes to other processes.
+    """Options of one run. Picklable, for worker processes.
 
     Attributes:
-        gather: The outputs to compute, and how they are collected.
-        max_seq_length: Texts are truncated to so many tokens; None truncates nothing.
-        prompt: Goes before every text.
-        batch_size: Upper bound of texts in a batch.
-        refuse_truncation: Raise before the model runs on a truncated text.
+        gather: The outputs to compute, and their collector.
+        max_seq_length: Maximum tokens of a text, which is truncated to them; None truncates nothing.
+        prompt: Prompt before every text.
+        batch_size: Maximum number of texts in a batch.
+        forbid_truncation: Raise before the model runs on a truncated text.
     """
 
     gather: Gather
     max_seq_length: int | None
     prompt: str = ""
     batch_size: int = 32
-    refuse_truncation: bool = False
+    forbid_truncation: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,4 +69,4 @@ class Result:
 
 
 Run = Callable[[list[str], Request], Result]
-"""A place that computes. The texts come without the prompt."""
+"""The `run` method of a runner or pool; the texts come without the prompt."""

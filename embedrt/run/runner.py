@@ -1,4 +1,4 @@
-"""`Runner`: one route of a bundle in this process. Tokens -> plan -> pad -> run -> gather."""
+"""`Runner`: one route of a bundle in this process: tokenize, plan, pad, run, gather."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,28 +25,28 @@ from embedrt.run.planning import PlannedBatch, plan
 from embedrt.run.request import Request, Result
 from embedrt.types import SENTENCE
 
-# Texts that are tokenized and sorted at a time: enough for batches of near-equal length, few enough for bounded memory.
+# Texts that are tokenized and planned at a time: enough for batches of similar lengths, few enough to bound memory.
 _SLICE = 2048
-# Tokenizers for other lengths than the route's own that are kept.
+# Cached tokenizers for lengths other than the route's own.
 _OTHER_TOKENIZERS = 2
 
 
 @dataclass(frozen=True)
 class _Work:
-    """Common to all batches of one run.
+    """State shared by all batches of one run.
 
     Attributes:
-        request: Its options.
-        indexes: The index of every item, for messages.
+        request: The options.
+        indexes: The index of every item in the call, for messages.
         values: The result, which the batches fill.
-        left_out: Tokens at the start of each text that are not pooled.
+        unpooled: Tokens at the start of each text that are not pooled.
         truncated: Indexes of the truncated texts so far.
     """
 
     request: Request
     indexes: Sequence[int]
     values: Any
-    left_out: int
+    unpooled: int
     truncated: list[int] = field(default_factory=list)
 
 
@@ -55,10 +55,10 @@ class _Slice:
     """Items that are tokenized and planned together.
 
     Attributes:
-        tokens: Their token ids.
-        start: The place of the first in the run.
-        batches: Their batches.
-        is_small: Whether these are all items of the run, and fit one batch or its token budget.
+        tokens: The token ids.
+        start: The position of the first item in the run.
+        batches: The planned batches.
+        is_small: True if the slice has all items of the run, and they fit one batch or the token budget.
     """
 
     tokens: Tokens
@@ -72,13 +72,13 @@ class Runner:
 
     Args:
         folder: The bundle.
-        route: What the manifest says of the route.
-        manifest: The whole manifest.
-        placement: Where its graph runs.
-        prepack: False leaves large weights mapped, for an export that is under way.
+        route: The route in the manifest.
+        manifest: The manifest.
+        placement: The placement of the route.
+        prepack: False keeps large weights memory-mapped, for an export in progress.
 
     Attributes:
-        widths: Coordinates of the graph's outputs by name, which its results must have.
+        widths: The expected width of graph outputs by name.
 
     Raises:
         BundleError: The tokenizer is damaged.
@@ -88,7 +88,7 @@ class Runner:
     def __init__(
         self, folder: Path, route: Route, manifest: Manifest, placement: Placement, *, prepack: bool = True
     ) -> None:
-        self.folder = folder.absolute()  # sessions are made on first use, and the working folder may change until then
+        self.folder = folder.absolute()  # sessions are created later, maybe in another working directory
         self.name = manifest.name
         self.route = route
         self.placement = placement
@@ -112,7 +112,7 @@ class Runner:
         )
 
     def with_max_tokens(self, max_tokens: int) -> "Runner":
-        """Another runner with the same engine and another token budget."""
+        """A copy of the runner with the same engine and another token budget."""
         other = copy(self)
         other.placement = replace(self.placement, max_tokens=max_tokens)
         return other
@@ -125,20 +125,20 @@ class Runner:
         return other
 
     def tokenizer(self, max_seq_length: int | None) -> TextTokenizer:
-        """The tokenizer that truncates to another length than the route's own; the last few are kept."""
+        """The tokenizer that truncates to a given length; the last few are cached."""
         if max_seq_length == self.route.max_seq_length:
             return self.tokenize
         with self._loading:
             others = self._other_tokenizers
             if max_seq_length not in others:
-                found = self._load_tokenizer(max_seq_length)
+                loaded = self._load_tokenizer(max_seq_length)
                 while len(others) >= _OTHER_TOKENIZERS:
                     del others[next(iter(others))]
-                others[max_seq_length] = found
+                others[max_seq_length] = loaded
             return others[max_seq_length]
 
     def inputs(self, tokens: Tokens) -> dict[str, NDArray[np.int64]]:
-        """The graph's inputs for texts as one batch, int64 `[texts, tokens of the longest]`."""
+        """The graph's inputs for texts as one batch, int64 `[texts, longest]`."""
         return pad(tokens, np.arange(len(tokens)), int(tokens.lengths.max(initial=0)), self.route.tokenization)
 
     def run(
@@ -149,19 +149,19 @@ class Runner:
         indexes: Sequence[int] | None = None,
         advance: Callable[[int], Any] = lambda _: None,
     ) -> Result:
-        """Computes outputs of the graph for texts, or for token ids, and gathers them.
+        """Compute outputs of the graph for texts, or for token ids, and gather them.
 
-        While the batches of some texts run, the next texts are tokenized. A call that fits one batch runs in this
-        thread, together with small calls of other threads.
+        While batches run, the next texts are tokenized. A call that fits one batch runs in this thread, and may share
+        a batch with small calls of other threads.
 
         Args:
-            items: The texts, without the prompt; or the token ids, with everything.
+            items: The texts, without the prompt; or token ids, with prompt and special tokens.
             request: The options.
-            indexes: The index of every item in the whole call, for messages and `Result.truncated`.
+            indexes: The index of every item in the call, for messages and `Result.truncated`; None counts from 0.
             advance: Called with the number of items whenever a batch is done.
 
         Raises:
-            TruncationError: A text is truncated, and the request refuses that.
+            TruncationError: A text is truncated, and the request forbids that.
             NonFiniteError: The model returned NaN or infinity.
         """
         work = self._work(items, request, indexes)
@@ -174,10 +174,10 @@ class Runner:
                 self._overlap(work, chain([part], slices), advance)
         return Result(work.values, work.truncated)
 
-    def run_together(self, texts: Sequence[str], request: Request) -> Result:
-        """Computes the texts as one single batch, padded to the longest, whatever memory that takes.
+    def run_in_one_batch(self, texts: Sequence[str], request: Request) -> Result:
+        """Compute the texts in one batch, padded to the longest, regardless of the token budget.
 
-        This is for checks that a vector does not depend on its batch; `run` is faster in every case.
+        It serves to check that vectors do not depend on the batch; `run` is always faster.
         """
         work = self._work(texts, request, None)
         tokens = self.tokenizer(request.max_seq_length)([request.prompt + text for text in texts])
@@ -195,12 +195,12 @@ class Runner:
         )
 
     def _slices(self, items: Sequence[str] | Tokens, work: _Work) -> Iterator[_Slice]:
-        """Tokenizes and plans the items, many at a time, as they are asked for."""
+        """Tokenize and plan the items lazily, a slice at a time."""
         request, start = work.request, 0
         for tokens in self._tokenized(items, request):
             work.truncated.extend(work.indexes[start + i] for i in tokens.truncated)
-            if request.refuse_truncation:
-                _require_whole(work.truncated, request.max_seq_length)
+            if request.forbid_truncation:
+                _require_untruncated(work.truncated, request.max_seq_length)
             batches = plan(
                 tokens.lengths,
                 token_budget=self.placement.max_tokens,
@@ -223,7 +223,7 @@ class Runner:
             yield tokenize([request.prompt + text for text in items[start : start + _SLICE]])
 
     def _overlap(self, work: _Work, slices: Iterator[_Slice], advance: Callable[[int], Any]) -> None:
-        """Computes the batches on as many threads as the engine wants, while the next slice is tokenized in this."""
+        """Compute batches on the engine's number of threads, while this thread tokenizes the next slice."""
         with ThreadPoolExecutor(self.engine.workers, thread_name_prefix="embedrt") as pool:
             running: list[Future[int]] = []
             try:
@@ -241,13 +241,13 @@ class Runner:
                 raise
 
     def _compute(self, work: _Work, part: _Slice, planned: PlannedBatch, *, shared: bool) -> int:
-        """Computes one batch and gathers its outputs; returns how many items it has.
+        """Compute one batch, gather its outputs, and return its number of items.
 
         Args:
             work: The run.
-            part: The slice that the batch is of.
+            part: The slice of the batch.
             planned: The batch.
-            shared: Whether it may become one with those of other calls.
+            shared: True if it may be joined with batches of other calls.
         """
         gather, tokens = work.request.gather, part.tokens
         if shared:
@@ -256,11 +256,11 @@ class Runner:
                 planned.rows,
                 planned.length,
                 gather.outputs,
-                left_out=work.left_out,
+                unpooled=work.unpooled,
                 max_tokens=self.placement.max_tokens,
             )
         else:
-            batch = Batch(pad(tokens, planned.rows, planned.length, self.route.tokenization, work.left_out))
+            batch = Batch(pad(tokens, planned.rows, planned.length, self.route.tokenization, work.unpooled))
             results = self.engine.run(batch, gather.outputs)
         rows = planned.rows + part.start
         self._check(results, rows, work.indexes)
@@ -272,8 +272,8 @@ class Runner:
             width = self.widths.get(name)
             if width is not None and result.shape != (len(rows), width):
                 raise BundleError(
-                    f"{self.folder}: the graph returns vectors of shape {list(result.shape[1:])}, the manifest says "
-                    f"[{width}]"
+                    f"{self.folder}: expected vectors of shape [{width}] from the graph, got {list(result.shape[1:])}; "
+                    "export the model again"
                 )
             if not (finite := np.isfinite(result).all(axis=tuple(range(1, result.ndim)))).all():
                 bad = [indexes[row] for row in rows[~finite]]
@@ -291,10 +291,10 @@ class Runner:
 
 
 def output_widths(manifest: Manifest) -> dict[str, int]:
-    """Coordinates of the graph's outputs with one vector for each text, by name."""
+    """The width of the graph outputs with one vector per text, by name."""
     return {SENTENCE: manifest.dim}
 
 
-def _require_whole(truncated: list[int], limit: int | None) -> None:
+def _require_untruncated(truncated: list[int], limit: int | None) -> None:
     if truncated:
         raise TruncationError(f"{preview(truncated)}: longer than the {limit} tokens that the model reads")

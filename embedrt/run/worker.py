@@ -1,7 +1,7 @@
-"""The far side of a `ProcessPool`: a process that loads a bundle, then computes one chunk of texts after the other.
+"""The worker process of a `ProcessPool`: it loads a bundle, then computes chunks of texts.
 
-The conversation on the pipe: the worker is `Ready`; then for each `Chunk` of the pool it sends a `Result`. In place of
-what it owes it may send a `Failure`.
+Protocol on the pipe: the worker sends `Ready`, then a `Result` for each `Chunk` that it receives. In place of either
+message it may send a `Failure`.
 """
 
 import os
@@ -24,26 +24,26 @@ from embedrt.run.runner import Runner
 
 @dataclass(frozen=True)
 class Settings:
-    """The bundle that a worker loads, and the placement of each of its routes."""
+    """The bundle that a worker loads, and the placement of each route."""
 
     folder: Path
     placements: Mapping[str, Placement]
 
     @property
     def placement(self) -> Placement:
-        """The placement of the first route; device, dtype and threads of the others are the same."""
+        """The placement of the first route; all routes share device, dtype and threads."""
         return next(iter(self.placements.values()))
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Neighbouring texts of a call.
+    """Consecutive texts of a call.
 
     Attributes:
-        route: Who computes them.
+        route: The name of the route.
         texts: The texts.
-        request: What to compute.
-        first: The index of the first in the call.
+        request: The options.
+        first: The index of the first text in the call.
     """
 
     route: str
@@ -57,20 +57,20 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Ready:
-    """The worker has loaded the bundle of this fingerprint."""
+    """Message of a worker that has loaded the bundle with this fingerprint."""
 
     fingerprint: str
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An exception in strings: whatever it holds, these can be sent.
+    """An exception as strings, which can always be pickled.
 
     Attributes:
-        module: Where its class is defined.
-        name: Its class.
-        message: Its text.
-        trace: Its traceback as Python prints it.
+        module: The module of its class.
+        name: The name of its class.
+        message: Its message.
+        trace: Its formatted traceback.
     """
 
     module: str
@@ -80,7 +80,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
-        """Describes the exception; one whose own `__str__` fails too."""
+        """Describe an exception, even one whose `__str__` raises."""
         try:
             message = str(error.args[0] if len(error.args) == 1 else error)
         except Exception:  # noqa: BLE001 - any code of the exception's class may run here
@@ -91,19 +91,19 @@ class Failure:
 
 
 def serve(connection: Connection, settings: Settings) -> None:
-    """Runs a worker until the pool closes the pipe.
+    """Run a worker until the pool closes the pipe.
 
     Args:
-        connection: To the pool.
-        settings: What to load.
+        connection: The pipe to the pool.
+        settings: The bundle and the placements to load.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the pool stops its workers itself
-    # The tokenizer's threads, none of which has started yet.
+    # The tokenizer reads it when its threads start, which none has yet.
     os.environ.setdefault("RAYON_NUM_THREADS", str(settings.placement.threads))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, OSError):  # the pool is gone
         try:
-            manifest = read_bundle(settings.folder, "never")  # the pool's process has
+            manifest = read_bundle(settings.folder, "never")  # the pool's process has verified it
             runners = {
                 name: Runner(settings.folder, route, manifest, settings.placements[name])
                 for name, route in manifest.routes.items()
@@ -117,14 +117,14 @@ def serve(connection: Connection, settings: Settings) -> None:
             try:
                 indexes = range(chunk.first, chunk.first + len(chunk.texts))
                 result = runners[chunk.route].run(chunk.texts, chunk.request, indexes=indexes)
-                # Arrays are copied once in protocol 5, and twice in the one that `send` takes.
+                # Protocol 5 copies arrays once; the default protocol of `send` copies them twice.
                 connection.send_bytes(ForkingPickler.dumps(result, protocol=5))
             except BaseException as error:  # noqa: BLE001 - the pool raises it
                 connection.send(Failure.of(error))
 
 
 def _end_with_parent() -> None:
-    """Ends this process when its parent is killed, also in the middle of a chunk."""
+    """End this process when its parent is killed, even in the middle of a chunk."""
     parent = parent_process()
     if parent is not None:
         parent.join()

@@ -1,1 +1,1 @@
-"""Meaning of a call: arguments are checked, and arrays become embeddings."""
+"""Tasks: validation of call arguments, and arrays to embeddings."""

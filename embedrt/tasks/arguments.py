@@ -1,4 +1,4 @@
-"""Checks of single arguments: each returns a valid value, or raises an error that names the argument."""
+"""Argument validation: each function returns a valid value, or raises an error that names the argument."""
 
 import operator
 import warnings
@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from embedrt.run.runner import Runner
 
-# Arguments of sentence-transformers that have no meaning without torch, and what to do instead.
+# Arguments of sentence-transformers that are not available without torch, with the remedy.
 _INSTEAD = {
     "modules": "embedrt runs exported models: build it with sentence-transformers, save it, then `embedrt export`",
     "backend": "there is one engine, ONNX Runtime; leave it out, and choose the hardware with device=",
@@ -19,19 +19,19 @@ _INSTEAD = {
 
 
 def refuse(**arguments: object) -> None:
-    """Raises a ValueError for the first argument of sentence-transformers that is given and has no meaning here."""
+    """Raise a ValueError for the first argument that is not None; none of them is available here."""
     for name, value in arguments.items():
         if value is not None:
             raise ValueError(f"{name}: not available in embedrt; {_INSTEAD[name]}")
 
 
 def deprecated(old: str, new: str) -> None:
-    """Warns the caller's caller of an old name."""
+    """Emit a DeprecationWarning for an old name, attributed to the caller's caller."""
     warnings.warn(f"{old} is the old name of {new}", DeprecationWarning, stacklevel=3)
 
 
 def integer(value: Any) -> int | None:
-    """An integer of Python or numpy as an int; None for anything else, bool included."""
+    """Convert an integer of Python or NumPy to int; return None for anything else, bool included."""
     if isinstance(value, bool):
         return None
     try:
@@ -41,7 +41,7 @@ def integer(value: Any) -> int | None:
 
 
 def positive(value: Any, name: str) -> int:
-    """A positive integer, or a ValueError."""
+    """Validate a positive integer."""
     number = integer(value)
     if number is None or number < 1:
         raise ValueError(f"{name}: expected a positive integer, got {value!r}")
@@ -49,20 +49,20 @@ def positive(value: Any, name: str) -> int:
 
 
 def one_of(value: Any, literal: Any, name: str) -> Any:
-    """One of the values of a Literal, or a ValueError."""
+    """Validate one of the values of a Literal."""
     if value not in get_args(literal):
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, get_args(literal)))}, got {value!r}")
     return value
 
 
 def device_name(device: Any) -> str | None:
-    """A torch.device by its name; anything else as it is."""
+    """The name of a torch.device; other values unchanged."""
     name: str | None = str(device) if type(device).__module__ == "torch" else device
     return name
 
 
 def coordinates(value: Any, dim: int) -> int:
-    """A number of coordinates to keep of `dim`, or a ValueError."""
+    """Validate the number of coordinates to keep, 1 to `dim`."""
     number = integer(value)
     if number is None or not 1 <= number <= dim:
         raise ValueError(f"truncate_dim: expected 1 to {dim} or None, got {value!r}")
@@ -70,7 +70,7 @@ def coordinates(value: Any, dim: int) -> int:
 
 
 def length_for(runner: Runner, value: Any, name: str = "max_seq_length") -> int | None:
-    """A number of tokens that a route can read, or a ValueError: room for text, and not beyond its positions."""
+    """Validate a maximum number of tokens: room for text, and at most the positions of the route."""
     least, limit = runner.tokenize.special_tokens + 1, runner.route.position_limit
     number = integer(value)
     if value is None:
@@ -78,18 +78,18 @@ def length_for(runner: Runner, value: Any, name: str = "max_seq_length") -> int 
     else:
         fits = number is not None and least <= number and (limit is None or number <= limit)
     if not fits:
-        allowed = f"{least} or more, or None" if limit is None else f"{least} to {limit}, its positions"
+        allowed = f"{least} or more, or None" if limit is None else f"{least} to {limit}, the number of positions"
         raise ValueError(f"{name}: expected {allowed}, got {value!r}")
     return number
 
 
 def passages(spans: Any, text: str) -> list[tuple[int, int]]:
-    """Pairs of characters, from and to, within the text, or an error that names the first other one."""
-    found = []
+    """Validate character spans (start, end) within a text."""
+    valid = []
     for i, span in enumerate(spans):
         ends = [integer(end) for end in span] if isinstance(span, (tuple, list)) else []
         start, end = ends if len(ends) == 2 else (None, None)
         if start is None or end is None or not 0 <= start < end <= len(text):
-            raise ValueError(f"spans[{i}]: expected (from, to) within 0 and {len(text)} characters, got {span!r}")
-        found.append((start, end))
-    return found
+            raise ValueError(f"spans[{i}]: expected (start, end) with 0 <= start < end <= {len(text)}, got {span!r}")
+        valid.append((start, end))
+    return valid

@@ -1,4 +1,4 @@
-"""Embeddings: what becomes of the graph's arrays, from a batch's outputs to the vectors that a call returns."""
+"""Embeddings: graph outputs to the vectors that a call returns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ _Results: TypeAlias = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class SentenceVectors:
-    """Gathers sentence embeddings: float32 `[texts, dim]`.
+    """Collector of sentence embeddings: float32 `[texts, dim]`.
 
     Attributes:
         dim: Coordinates to keep.
-        normalize: Scale the vectors to length 1, after truncation.
+        normalize: True to scale the vectors to length 1, after truncation.
     """
 
     dim: int
@@ -32,33 +32,33 @@ class SentenceVectors:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """As `Gather` has it."""
+        """See `Gather`."""
         return (SENTENCE,)
 
     def start(self, count: int) -> Vectors:
-        """As `Gather` has it."""
+        """See `Gather`."""
         return np.empty((count, self.dim), np.float32)
 
     def keep(self, values: Vectors, rows: NDArray[np.int64], batch: Batch, results: _Results) -> None:
-        """As `Gather` has it."""
-        values[rows] = finished(results[SENTENCE], self.dim, normalize=self.normalize)
+        """See `Gather`."""
+        values[rows] = truncate_and_normalize(results[SENTENCE], self.dim, normalize=self.normalize)
 
 
 @dataclass(frozen=True)
 class TokenVectors:
-    """Gathers token embeddings: for each text float32 `[tokens, hidden]`, without padding."""
+    """Collector of token embeddings: float32 `[tokens, hidden]` per text, without padding."""
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """As `Gather` has it."""
+        """See `Gather`."""
         return (TOKENS,)
 
     def start(self, count: int) -> list[Vectors | None]:
-        """As `Gather` has it."""
+        """See `Gather`."""
         return [None] * count
 
     def keep(self, values: list[Vectors], rows: NDArray[np.int64], batch: Batch, results: _Results) -> None:
-        """As `Gather` has it."""
+        """See `Gather`."""
         real = batch.feeds["attention_mask"] == 1
         for i, row in enumerate(rows):
             values[row] = results[TOKENS][i, real[i]]
@@ -66,7 +66,7 @@ class TokenVectors:
 
 @dataclass(frozen=True)
 class AllFeatures:
-    """Gathers everything that the graph takes and gives: for each text a dict of arrays, without padding.
+    """Collector of all graph inputs and outputs: a dict of arrays per text, without padding.
 
     Attributes:
         dim: Coordinates of the sentence embedding to keep.
@@ -76,15 +76,15 @@ class AllFeatures:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """As `Gather` has it."""
+        """See `Gather`."""
         return (TOKENS, SENTENCE)
 
     def start(self, count: int) -> list[Features]:
-        """As `Gather` has it."""
+        """See `Gather`."""
         return [{} for _ in range(count)]
 
     def keep(self, values: list[Features], rows: NDArray[np.int64], batch: Batch, results: _Results) -> None:
-        """As `Gather` has it."""
+        """See `Gather`."""
         real = batch.feeds["attention_mask"] == 1
         by_token: dict[str, NDArray[Any]] = {**batch.feeds, TOKENS: results[TOKENS]}
         for i, row in enumerate(rows):
@@ -93,22 +93,22 @@ class AllFeatures:
 
 
 def embed(run: Run, texts: list[str], call: Call) -> Result:
-    """Computes the embeddings of a validated call.
+    """Compute the embeddings of a validated call.
 
     Args:
-        run: Where they are computed.
+        run: The `run` method of a runner or pool.
         texts: The texts, without the prompt.
         call: The call.
 
     Returns:
-        Vectors in the type that the call stores them in, or a list of arrays or dicts, one for each text.
+        Vectors in the call's precision, or a list with one array or dict per text.
     """
     result = run(texts, request_of(call))
     return Result(stored(result.values, call), result.truncated)
 
 
 def request_of(call: Call) -> Request:
-    """The options of a run that computes a call's embeddings in float32."""
+    """The request that computes a call's embeddings in float32."""
     gather: SentenceVectors | TokenVectors | AllFeatures = AllFeatures(call.dim)
     if call.output_value == SENTENCE:
         gather = SentenceVectors(call.dim, call.normalize)
@@ -119,17 +119,17 @@ def request_of(call: Call) -> Request:
         call.max_seq_length,
         prompt=call.prompt,
         batch_size=call.batch_size,
-        refuse_truncation=call.on_truncation == "error",
+        forbid_truncation=call.on_truncation == "error",
     )
 
 
 def stored(values: Any, call: Call) -> Any:
-    """Vectors in the type that a call stores them in; features as they are."""
+    """Quantize vectors to the call's precision, if it is not float32."""
     return values if call.precision == "float32" else quantize_embeddings(values, call.precision, call.ranges)
 
 
-def finished(vectors: Vectors, dim: int, *, normalize: bool) -> Vectors:
-    """Truncates vectors to `dim` coordinates, and then scales them to length 1 if asked to."""
+def truncate_and_normalize(vectors: Vectors, dim: int, *, normalize: bool) -> Vectors:
+    """Truncate vectors to `dim` coordinates, then scale them to length 1 if `normalize` is true."""
     values: Vectors = vectors[..., :dim]
     if normalize:
         values = values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), SMALLEST_NORM)
@@ -137,14 +137,14 @@ def finished(vectors: Vectors, dim: int, *, normalize: bool) -> Vectors:
 
 
 def graph_vectors(runner: Runner, texts: Sequence[str]) -> Vectors:
-    """The graph's own vectors of texts, in planned batches: float32 `[len(texts), dim]`."""
+    """Compute the vectors of texts in planned batches, with all coordinates: float32 `[texts, dim]`."""
     vectors: Vectors = runner.run(texts, _plain(runner)).values
     return vectors
 
 
-def graph_vectors_together(runner: Runner, texts: Sequence[str]) -> Vectors:
-    """The graph's own vectors of texts, computed as one single batch: float32 `[len(texts), dim]`."""
-    vectors: Vectors = runner.run_together(texts, _plain(runner)).values
+def graph_vectors_in_one_batch(runner: Runner, texts: Sequence[str]) -> Vectors:
+    """Compute the vectors of texts in one batch, with all coordinates: float32 `[texts, dim]`."""
+    vectors: Vectors = runner.run_in_one_batch(texts, _plain(runner)).values
     return vectors
 
 

@@ -1,4 +1,4 @@
-"""Texts that are longer than the model reads: split into windows, or read once and pooled by passages."""
+"""Long texts: split into windows, or encoded once and pooled per passage (late chunking)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -9,104 +9,55 @@ import numpy as np
 
 from embedrt.bundle.manifest import Route
 from embedrt.inputs.check import check_texts
-from embedrt.inputs.windows import Span, Windows, cut
+from embedrt.inputs.windows import Span, Windows, split
 from embedrt.run.runner import Runner
 from embedrt.tasks.arguments import integer, length_for, one_of, passages
-from embedrt.tasks.call import Call, Settings, call_for
-from embedrt.tasks.embed import finished, request_of
-from embedrt.types import SENTENCE, TOKENS, Texts, Vectors
+from embedrt.tasks.call import Call
+from embedrt.tasks.embed import request_of, truncate_and_normalize
+from embedrt.types import SENTENCE, Texts, Vectors
 
 Combine = Literal["mean", "max", "none"]
 
-# Texts whose windows are in memory at a time.
+# Texts whose windows are held in memory at a time.
 _SLICE = 1024
 
 
 def encode_long(
-    model: Settings,
-    texts: Texts,
-    max_tokens: int | None = None,
-    overlap: int = 0,
-    combine: Combine = "mean",
-    prompt_name: str | None = None,
-    prompt: str | None = None,
-    batch_size: int = 32,
-    *,
-    normalize_embeddings: bool = False,
-    truncate_dim: int | None = None,
-    task: str | None = None,
+    runner: Runner, texts: Texts, call: Call, *, max_tokens: int | None, overlap: int, combine: Combine
 ) -> Vectors | list[Vectors]:
-    """Encode texts of any length; see `Embedder.encode_long`."""
+    """Encode texts of any length; `Embedder.encode_long` documents the arguments."""
     items, single = check_texts(texts)
     one_of(combine, Combine, "combine")
-    call = call_for(
-        model,
-        prompt_name=prompt_name,
-        prompt=prompt,
-        batch_size=batch_size,
-        normalize_embeddings=normalize_embeddings,
-        truncate_dim=truncate_dim,
-        task=task,
-    )
-    call, overlap = _windowed(model, call, max_tokens, overlap)
-    found = encode_windows(model.runners[call.route], items, call, overlap=overlap, combine=combine)
+    call, overlap = _with_window(runner, call, max_tokens, overlap)
+    found = encode_windows(runner, items, call, overlap=overlap, combine=combine)
     if single:
         return found[0]
     return found if combine == "none" else np.array(found, np.float32).reshape(len(items), call.dim)
 
 
 def windows(
-    model: Settings,
-    texts: Texts,
-    max_tokens: int | None = None,
-    overlap: int = 0,
-    prompt_name: str | None = None,
-    prompt: str | None = None,
-    *,
-    task: str | None = None,
+    runner: Runner, texts: Texts, call: Call, *, max_tokens: int | None, overlap: int
 ) -> list[Span] | list[list[Span]]:
-    """The windows that `encode_long` cuts texts into; see `Embedder.windows`."""
+    """The windows of `encode_long`, in characters of each text."""
     items, single = check_texts(texts)
-    call = call_for(model, prompt_name=prompt_name, prompt=prompt, task=task)
-    call, overlap = _windowed(model, call, max_tokens, overlap)
-    parts = _cut(model.runners[call.route], items, call, overlap)
+    call, overlap = _with_window(runner, call, max_tokens, overlap)
+    parts = _split(runner, items, call, overlap)
     found: list[list[Span]] = [[] for _ in items]
     for owner, span in zip(parts.owners, parts.spans, strict=True):
         found[owner].append(span)
     return found[0] if single else found
 
 
-def encode_chunks(
-    model: Settings,
-    text: str,
-    spans: Iterable[Span],
-    prompt_name: str | None = None,
-    prompt: str | None = None,
-    *,
-    normalize_embeddings: bool = False,
-    truncate_dim: int | None = None,
-    task: str | None = None,
-) -> Vectors:
-    """One vector for each passage of a text; see `Embedder.encode_chunks`."""
+def encode_chunks(runner: Runner, text: str, spans: Iterable[Span], call: Call) -> Vectors:
+    """Encode the passages of a text by late chunking; `Embedder.encode_chunks` documents the arguments."""
     check_texts([text], "text")
-    call = call_for(
-        model,
-        prompt_name=prompt_name,
-        prompt=prompt,
-        output_value=TOKENS,
-        normalize_embeddings=normalize_embeddings,
-        truncate_dim=truncate_dim,
-        task=task,
-        on_truncation="error",
-    )
-    runner = model.runners[call.route]
     require_mean_pooling(runner.route)
     return encode_spans(runner, text, passages(spans, text), call)
 
 
-def _windowed(model: Settings, call: Call, max_tokens: int | None, overlap: int) -> tuple[Call, int]:
+def _with_window(runner: Runner, call: Call, max_tokens: int | None, overlap: int) -> tuple[Call, int]:
     if max_tokens is not None:
-        call = replace(call, max_seq_length=length_for(model.runners[call.route], max_tokens, "max_tokens"))
+        call = replace(call, max_seq_length=length_for(runner, max_tokens, "max_tokens"))
     number = integer(overlap)
     if number is None or number < 0:
         raise ValueError(f"overlap: expected 0 or more, got {overlap!r}")
@@ -114,58 +65,58 @@ def _windowed(model: Settings, call: Call, max_tokens: int | None, overlap: int)
 
 
 def encode_windows(runner: Runner, texts: list[str], call: Call, *, overlap: int, combine: Combine) -> list[Vectors]:
-    """The vectors of texts of any length.
+    """Encode texts of any length window by window.
 
     Args:
         runner: The route.
         texts: The texts.
-        call: The options; its `max_seq_length` is the length of a window.
-        overlap: Tokens that a window shares with the one before.
-        combine: "mean" of a text's windows, weighted by their tokens; "max" in every coordinate; or "none".
+        call: The call; its `max_seq_length` is the length of a window.
+        overlap: Tokens that consecutive windows share.
+        combine: "mean" of a text's windows, weighted by their tokens; "max" per coordinate; or "none".
 
     Returns:
-        For every text `[dim]`, or with "none" `[windows, dim]`.
+        float32 `[dim]` per text, or `[windows, dim]` with "none".
     """
     found: list[Vectors] = []
     width = runner.widths[SENTENCE]
     raw = request_of(replace(call, dim=width, normalize=False))
     for start in range(0, len(texts), _SLICE):
         part = texts[start : start + _SLICE]
-        windows = _cut(runner, part, call, overlap)
+        windows = _split(runner, part, call, overlap)
         values: Vectors = runner.run(windows.tokens, raw, indexes=[start + i for i in windows.owners]).values
         weights = np.asarray(windows.weights, np.float32)
         for first, end in pairwise(np.searchsorted(windows.owners, range(len(part) + 1))):
             vectors: Vectors = values[first:end]
             if combine != "none":
-                vectors = vectors[0] if end - first == 1 else _combined(vectors, weights[first:end], combine)
+                vectors = vectors[0] if end - first == 1 else _combine(vectors, weights[first:end], combine)
                 if runner.route.normalized and end - first > 1:
-                    vectors = finished(vectors, width, normalize=True)
-            found.append(finished(vectors, call.dim, normalize=call.normalize))
+                    vectors = truncate_and_normalize(vectors, width, normalize=True)
+            found.append(truncate_and_normalize(vectors, call.dim, normalize=call.normalize))
     return found
 
 
-def _combined(vectors: Vectors, weights: Vectors, combine: Combine) -> Vectors:
+def _combine(vectors: Vectors, weights: Vectors, combine: Combine) -> Vectors:
     one: Vectors = vectors.max(axis=0) if combine == "max" else weights @ vectors / weights.sum()
     return one
 
 
-def _cut(runner: Runner, texts: list[str], call: Call, overlap: int) -> Windows:
+def _split(runner: Runner, texts: list[str], call: Call, overlap: int) -> Windows:
     whole, window = runner.tokenizer(None), runner.tokenizer(call.max_seq_length)
-    return cut(texts, call.prompt, whole=whole, window=window, overlap=overlap)
+    return split(texts, call.prompt, whole=whole, window=window, overlap=overlap)
 
 
 def _first_character(text: str, start: int) -> int:
-    """Where a token begins, without the white space that some tokenizers count to the word after it."""
+    """The start of a token without leading white space, which some tokenizers count as part of it."""
     while 0 <= start < len(text) and text[start].isspace():
         start += 1
     return start
 
 
 def require_mean_pooling(route: Route) -> None:
-    """Late chunking averages tokens, which is right only where the model does the same.
+    """Check that a route pools by the mean, as late chunking does.
 
     Raises:
-        ValueError: The vectors of the route are something else than the mean of its token embeddings.
+        ValueError: The vectors of the route are not the mean of its token embeddings.
     """
     kinds = [module.type for module in route.modules]
     modes = [tuple(module.settings["pooling_mode"]) for module in route.modules if module.type == "Pooling"]
@@ -179,30 +130,30 @@ def require_mean_pooling(route: Route) -> None:
 
 
 def encode_spans(runner: Runner, text: str, spans: Sequence[Span], call: Call) -> Vectors:
-    """Late chunking: the text is read once, and the tokens of each passage are averaged.
+    """Encode a text once, and average the token embeddings of each passage (late chunking).
 
     Args:
-        runner: The route; `require_mean_pooling` holds for it.
+        runner: The route, checked by `require_mean_pooling`.
         text: The text.
-        spans: Its passages, in characters from and to.
-        call: The options.
+        spans: The character spans (start, end) of the passages.
+        call: The call.
 
     Returns:
         float32 `[len(spans), dim]`.
 
     Raises:
-        ValueError: A passage has no token.
+        ValueError: No token begins in a passage.
         TruncationError: The text is longer than the model reads.
     """
-    reading = runner.tokenizer(call.max_seq_length).read(call.prompt + text)
-    (tokens,) = runner.run(reading.tokens, request_of(call)).values
-    starts = np.array([_first_character(text, start - len(call.prompt)) for start in reading.spans[:, 0].tolist()])
+    tokenized = runner.tokenizer(call.max_seq_length).with_spans(call.prompt + text)
+    (tokens,) = runner.run(tokenized.tokens, request_of(call)).values
+    starts = np.array([_first_character(text, start - len(call.prompt)) for start in tokenized.spans[:, 0].tolist()])
     vectors = np.empty((len(spans), tokens.shape[1]), np.float32)
     for i, (start, end) in enumerate(spans):
-        inside = ~reading.special & (starts >= start) & (starts < end)
+        inside = ~tokenized.special & (starts >= start) & (starts < end)
         if not inside.any():
             raise ValueError(f"spans[{i}]: no token begins in characters {start} to {end}: {text[start:end][:40]!r}")
         vectors[i] = tokens[inside].mean(axis=0, dtype=np.float64)
     if runner.route.normalized:
-        vectors = finished(vectors, runner.widths[SENTENCE], normalize=True)
-    return finished(vectors, call.dim, normalize=call.normalize)
+        vectors = truncate_and_normalize(vectors, runner.widths[SENTENCE], normalize=True)
+    return truncate_and_normalize(vectors, call.dim, normalize=call.normalize)

@@ -1,7 +1,7 @@
-"""What `embedrt tune` tries and which of it wins: pure functions, no engine and no clock.
+"""Candidates of `embedrt tune` and the choice among them: pure functions, without engine or clock.
 
-The search is successive halving: in every round all candidates do the same work, and the slower half is left out, so
-that the few that are left are measured over more texts.
+The search is successive halving: in every round all candidates encode the same texts, and the slower half is dropped,
+so that the remaining candidates are measured over more texts.
 """
 
 import random
@@ -13,19 +13,19 @@ from embedrt.engine import Device
 from embedrt.tune.result import CLEARLY
 
 FEWEST_TEXTS, MOST_TEXTS = 16, 1024
-"""What a candidate is timed with."""
+"""The minimum and maximum number of texts that a candidate is timed with."""
 
-# Token budgets, as parts of the one that a device has.
+# Token budgets as multiples of the device's own.
 _BUDGETS = (0.25, 0.5, 1, 2)
-# A larger budget takes more memory, and has to be faster by this much.
+# The speedup that a larger token budget must have to be worth its memory.
 _WORTH_MEMORY = 1.03
-# Longer words are no words.
+# Skip URLs and other very long words.
 _LONGEST_WORD = 20
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to run the model."""
+    """A setting to time: dtype, device, number of threads and token budget."""
 
     dtype: str
     device: str
@@ -34,27 +34,25 @@ class Candidate:
 
     @property
     def engine(self) -> tuple[str, str, int]:
-        """Those of its attributes that need sessions of their own."""
+        """The attributes that need separate sessions: dtype, device and threads."""
         return self.dtype, self.device, self.threads
 
     def __str__(self) -> str:
         return f"{self.dtype} on {self.device}, {self.threads} threads, {self.max_tokens} tokens"
 
 
-def candidates(dtype: str, device: Device, processors: int) -> list[Candidate]:
-    """What is worth a try: all processors, and where threads run batches of their own a half and a quarter of them."""
-    threads = (
-        sorted({processors, max(1, processors // 2), max(1, processors // 4)}) if device.parallel else [processors]
-    )
+def candidates(dtype: str, device: Device, cores: int) -> list[Candidate]:
+    """The candidates of a dtype on a device: all cores, and on a parallel device also half and a quarter of them."""
+    threads = sorted({cores, max(1, cores // 2), max(1, cores // 4)}) if device.parallel else [cores]
     budgets = sorted({max(1, int(part * device.token_budget)) for part in _BUDGETS})
     return [Candidate(dtype, device.name, count, budget) for count in reversed(threads) for budget in budgets]
 
 
 def best(rates: Mapping[Candidate, float]) -> Candidate:
-    """The one to take of those that differ in threads and token budget, given their texts per second.
+    """Choose among candidates that differ in threads and token budget, given their throughput in texts/s.
 
-    The most threads, unless fewer are clearly faster; and the smallest budget that is not slower by more than its
-    memory is worth.
+    The choice has the most threads, unless fewer are clearly faster, and the smallest token budget that is not clearly
+    slower.
     """
     fastest: dict[int, float] = {}
     for candidate, rate in rates.items():
@@ -70,7 +68,7 @@ def best(rates: Mapping[Candidate, float]) -> Candidate:
 
 
 def survivors(rates: Mapping[Candidate, float]) -> list[Candidate]:
-    """The better half, the best first; of an odd number the larger one."""
+    """The better half of the candidates, rounded up, best first."""
     left, order = dict(rates), list[Candidate]()
     while 2 * len(order) < len(rates):
         order.append(best(left))
@@ -79,7 +77,7 @@ def survivors(rates: Mapping[Candidate, float]) -> list[Candidate]:
 
 
 def rounds(count: int) -> int:
-    """How many rounds there are until at most two of so many candidates are left and were compared."""
+    """The number of rounds for `count` candidates, up to one that compares at most two."""
     number = 1
     while count > 2:
         count, number = ceil(count / 2), number + 1
@@ -87,12 +85,12 @@ def rounds(count: int) -> int:
 
 
 def texts_for(seconds: float, visits: int, seconds_per_text: float) -> int:
-    """How many texts each visit of a round takes, if the round has so many seconds."""
+    """The number of texts per visit, for a round of so many seconds and visits."""
     return max(FEWEST_TEXTS, int(min(MOST_TEXTS, seconds / visits / seconds_per_text)))
 
 
 def mixture(texts: Sequence[str], count: int, seed: int = 0) -> list[str]:
-    """Texts of mixed lengths made of the words of others: most of a few dozen words, some of one, some of hundreds."""
+    """Generate texts of mixed lengths from the words of others: mostly a few dozen words, some one, some hundreds."""
     words = [word for text in texts for word in text.split() if len(word) <= _LONGEST_WORD] or ["word"]
     draw = random.Random(seed)  # noqa: S311 - not for secrets
     lengths = [min(400, max(1, round(draw.lognormvariate(3.4, 1.0)))) for _ in range(count)]

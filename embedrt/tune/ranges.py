@@ -1,4 +1,4 @@
-"""Ranges for int8 and uint8 vectors, measured over a user's texts and kept in the bundle."""
+"""Ranges for int8 and uint8 vectors, measured over the user's texts and stored in the bundle."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -12,7 +12,7 @@ from embedrt.hub.resolve import resolve
 from embedrt.inputs.check import check_texts
 
 MIN_TEXTS = 100
-"""Fewer texts say too little about texts that are still to come."""
+"""The minimum number of texts for ranges that also suit other texts."""
 
 
 def ranges(
@@ -25,12 +25,12 @@ def ranges(
     threads: int | None = None,
     show_progress_bar: bool | None = None,
 ) -> Path:
-    """Measure the range of every coordinate and write it into the bundle, see `embedrt.ranges`."""
+    """Measure the range of every coordinate and store it in the bundle; see `embedrt.ranges`."""
     items, _ = check_texts(texts)
     if len(items) < MIN_TEXTS:
         raise ValueError(
-            f"texts: expected at least {MIN_TEXTS}, got {len(items)}; ranges that hold for other texts need many, "
-            "better thousands"
+            f"texts: expected at least {MIN_TEXTS}, better thousands, got {len(items)}; ranges from few texts do not "
+            "suit other texts"
         )
     embedder = Embedder(resolve(bundle, local_files_only=True), device, threads=threads)
     vectors = embedder.encode(
@@ -40,7 +40,7 @@ def ranges(
     folder = embedder.folder
     current = read_manifest(folder)
     if replace(current, vector_ranges=None) != replace(embedder.manifest, vector_ranges=None):
-        raise BundleError(f"{folder}: the bundle was changed while its ranges were measured; measure them again")
+        raise BundleError(f"{folder}: the bundle changed while its ranges were measured; measure them again")
     with staging(folder / MANIFEST) as fresh:
         write_manifest(fresh, replace(current, vector_ranges=edges))
         replace_files(fresh, folder)

@@ -1,4 +1,4 @@
-"""What `embedrt tune` found, kept beside the bundle: read strictly, and used where it was measured and nowhere else."""
+"""`Tuning`: the record of `embedrt tune`, stored beside the bundle and used under equal conditions only."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from embedrt.bundle.manifest import FLOAT32, TUNED, Manifest
 from embedrt.bundle.reports import MEAN_COSINE, MIN_COSINE
 from embedrt.bundle.strict_json import RecordError, decode, read_json
 from embedrt.engine.devices import AUTO
-from embedrt.engine.machine import available_threads, processor
+from embedrt.engine.machine import available_threads, cpu_model
 from embedrt.engine.session import onnxruntime
 from embedrt.errors import BundleError
 from embedrt.types import dtype_name
@@ -22,46 +22,46 @@ logger = logging.getLogger("embedrt")
 
 FORMAT_VERSION = 2
 CLEARLY = 1.05
-"""What counts as faster: less may be noise."""
+"""The smallest speedup that counts; less may be noise."""
 
-# Packages that bring engines, next to onnxruntime itself, of which the module knows the version.
+# Engine packages besides onnxruntime, whose own module has its version.
 _ENGINES = ("onnxruntime-gpu", "onnxruntime-ep-openvino")
-# What was said already, so that each line is in the log once.
-_said: set[tuple[Path, str]] = set()
+# Messages that were logged, so that each is logged once.
+_logged: set[tuple[Path, str]] = set()
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Where a measurement holds.
+    """The conditions under which a measurement is valid.
 
     Attributes:
-        processor: Its kind.
-        instructions: Those that decide which kernels an engine takes.
-        processors: How many this process may use.
-        versions: Of what computes.
+        cpu: The CPU model.
+        instructions: The CPU instructions that decide which kernels an engine uses.
+        cores: The number of cores that this process may use.
+        versions: The versions of embedrt and the engines.
         bundle: SHA-256 over the fingerprint and all files of the bundle.
     """
 
-    processor: str
+    cpu: str
     instructions: str
-    processors: int
+    cores: int
     versions: dict[str, str]
     bundle: str
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to run the model, and how it did.
+    """One setting with its measured speed and accuracy.
 
     Attributes:
-        dtype: The dtype of the model.
-        device: Where.
-        threads: Processors in use.
-        max_tokens: Upper bound of a batch's texts times the tokens of its longest.
-        texts_per_second: The median over many texts.
-        one_text_ms: The median time for one text alone, in milliseconds.
-        mean_cosine: To the vectors in float32.
-        min_cosine: The smallest.
+        dtype: The dtype.
+        device: The device.
+        threads: The number of threads.
+        max_tokens: The token budget of a batch: its rows times the tokens of its longest row.
+        texts_per_second: Median throughput over many texts.
+        one_text_ms: Median latency of a single text, in milliseconds.
+        mean_cosine: Mean cosine similarity to float32.
+        min_cosine: Lowest cosine similarity to float32.
     """
 
     dtype: str
@@ -79,14 +79,14 @@ class Tuning:
     """The contents of `embedrt.tuned.json`.
 
     Attributes:
-        format_version: Version of this contract.
-        conditions: Where it was measured.
-        usual_device: What "auto" takes there without a tuning.
-        usual_dtype: The dtype of models for which none is named.
-        texts: How many texts were taken.
-        settings: The best way to run each dtype on each device.
-        others: What else was measured, in shorter runs.
-        excluded: What was tried and is not used, such as "float32 on coreml", and why.
+        format_version: Version of the format.
+        conditions: The conditions of measurement.
+        usual_device: The device that "auto" selects without a tuning.
+        usual_dtype: The default dtype of the bundle.
+        texts: The number of texts.
+        settings: The best setting of each dtype on each device.
+        others: The other settings, measured in shorter runs.
+        excluded: Failed candidates, such as "float32 on coreml", each with the reason.
     """
 
     format_version: int
@@ -99,17 +99,17 @@ class Tuning:
     excluded: dict[str, str]
 
     def setting(self, dtype: str, device: str) -> Setting | None:
-        """The best way to run a dtype on a device; None if it was not measured."""
-        return next((way for way in self.settings if (way.dtype, way.device) == (dtype, device)), None)
+        """The best setting of a dtype on a device; None if it was not measured."""
+        return next((setting for setting in self.settings if (setting.dtype, setting.device) == (dtype, device)), None)
 
     def device_for(self, dtype: str) -> str | None:
-        """The device that "auto" takes for a dtype; None if it was not measured.
+        """The device that "auto" selects for a dtype; None if it was not measured.
 
-        It is the usual one unless another is clearly faster and gives the same numbers. Only float32 is
-        proved to.
+        It is the usual device unless another is clearly faster and computes the same vectors, which only float32 is
+        proved to do.
         """
-        ways = [way for way in self.settings if way.dtype == dtype]
-        fastest = max(ways, key=lambda way: way.texts_per_second, default=None)
+        settings = [setting for setting in self.settings if setting.dtype == dtype]
+        fastest = max(settings, key=lambda setting: setting.texts_per_second, default=None)
         usual = self.setting(dtype, self.usual_device)
         if fastest is None:
             return None
@@ -118,34 +118,34 @@ class Tuning:
         return usual.device
 
     def dtype_for(self, device: str | None) -> str:
-        """The dtype that "auto" takes on a device, or for None on those that "auto" takes.
+        """The dtype that "auto" selects on a device; None stands for the devices that "auto" selects.
 
-        It is the usual one unless another that is good enough is clearly faster.
+        It is the usual dtype unless another one is accurate enough and clearly faster.
         """
 
         def on_device(dtype: str) -> str | None:
             return self.device_for(dtype) if device is None else device
 
-        ways = [way for way in self.settings if way.device == on_device(way.dtype)]
-        plain = next((way for way in ways if way.dtype == self.usual_dtype), None)
+        settings = [setting for setting in self.settings if setting.device == on_device(setting.dtype)]
+        plain = next((setting for setting in settings if setting.dtype == self.usual_dtype), None)
         good = [
-            way
-            for way in ways
+            setting
+            for setting in settings
             if plain is not None
-            and way.mean_cosine >= MEAN_COSINE
-            and way.min_cosine >= MIN_COSINE
-            and way.texts_per_second >= CLEARLY * plain.texts_per_second
+            and setting.mean_cosine >= MEAN_COSINE
+            and setting.min_cosine >= MIN_COSINE
+            and setting.texts_per_second >= CLEARLY * plain.texts_per_second
         ]
-        return max(good, key=lambda way: way.texts_per_second).dtype if good else self.usual_dtype
+        return max(good, key=lambda setting: setting.texts_per_second).dtype if good else self.usual_dtype
 
 
 @dataclass(frozen=True)
-class Found:
-    """What lies beside a bundle.
+class StoredTuning:
+    """The tuning that is stored beside a bundle.
 
     Attributes:
-        tuning: The measurement; None if there is none that this version reads.
-        unused: Why it does not hold here; None if it does, or if there is none.
+        tuning: The tuning; None if there is none, or none in a format that this version reads.
+        unused: The reason why it is not valid here; None if it is valid, or if there is none.
     """
 
     tuning: Tuning | None = None
@@ -153,44 +153,44 @@ class Found:
 
 
 def conditions(manifest: Manifest) -> Conditions:
-    """Those of this process and a bundle."""
+    """The conditions of this process and a bundle."""
     contents = {"fingerprint": manifest.fingerprint, "files": {n: r.sha256 for n, r in sorted(manifest.files.items())}}
-    kind, instructions = processor()
+    model, instructions = cpu_model()
     return Conditions(
-        processor=kind,
+        cpu=model,
         instructions=instructions,
-        processors=available_threads(),
+        cores=available_threads(),
         versions={"embedrt": __version__, "onnxruntime": onnxruntime().__version__, **_engines()},
         bundle=hashlib.sha256(json.dumps(contents).encode()).hexdigest(),
     )
 
 
 def _engines() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version  # takes a while, and most bundles have no tuning
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, and most bundles have no tuning
 
-    found = {}
+    versions = {}
     for name in _ENGINES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
-def find(folder: Path, manifest: Manifest) -> Found:
-    """Reads what lies beside a bundle, and says whether it holds here.
+def read(folder: Path, manifest: Manifest) -> StoredTuning:
+    """Read the tuning beside a bundle, and check that it is valid here.
 
     Raises:
-        BundleError: It is damaged.
+        BundleError: The file is damaged.
     """
     path = folder / TUNED
     if not os.path.lexists(path):
-        return Found()
+        return StoredTuning()
     try:
         raw = read_json(path)
         number = raw.get("format_version") if isinstance(raw, dict) else None
         if type(number) is int and number != FORMAT_VERSION:
-            return Found(None, f"format version {number}, and this embedrt reads {FORMAT_VERSION}")
+            return StoredTuning(None, f"expected format version {FORMAT_VERSION}, got {number}")
         tuning = decode(Tuning, raw, TUNED)
         _check(tuning)
     except (RecordError, OSError) as error:
@@ -199,66 +199,69 @@ def find(folder: Path, manifest: Manifest) -> Found:
     for name in (field.name for field in fields(Conditions)):
         then, now = getattr(tuning.conditions, name), getattr(here, name)
         if then != now:
-            what = "another bundle" if name == "bundle" else f"{name} {_shown(then)}, here {_shown(now)}"
-            return Found(tuning, f"measured with {what}")
-    return Found(tuning)
+            what = "another bundle" if name == "bundle" else f"{name} {_format(then)}, here {_format(now)}"
+            return StoredTuning(tuning, f"measured with {what}")
+    return StoredTuning(tuning)
 
 
-def _shown(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {number}" for name, number in value.items())
     return str(value)
 
 
 def _check(tuning: Tuning) -> None:
-    """What the types cannot say."""
+    """Check what the types cannot express."""
 
     def require(condition: bool, message: str) -> None:
         if not condition:
             raise RecordError(f"{TUNED}: {message}")
 
-    processors = tuning.conditions.processors
-    for list_name, ways in (("settings", tuning.settings), ("others", tuning.others)):
-        for i, way in enumerate(ways):
+    cores = tuning.conditions.cores
+    for list_name, settings in (("settings", tuning.settings), ("others", tuning.others)):
+        for i, setting in enumerate(settings):
             at = f"{list_name}[{i}]"
             require(
-                1 <= way.threads <= processors,
-                f"{at}.threads: expected 1 to {processors} processors, got {way.threads}",
+                1 <= setting.threads <= cores,
+                f"{at}.threads: expected 1 to {cores}, the number of cores, got {setting.threads}",
             )
-            require(way.max_tokens >= 1, f"{at}.max_tokens: expected a positive integer, got {way.max_tokens}")
+            require(setting.max_tokens >= 1, f"{at}.max_tokens: expected a positive integer, got {setting.max_tokens}")
             require(
-                way.texts_per_second > 0, f"{at}.texts_per_second: expected more than 0, got {way.texts_per_second}"
+                setting.texts_per_second > 0,
+                f"{at}.texts_per_second: expected more than 0, got {setting.texts_per_second}",
             )
-    pairs = [(way.dtype, way.device) for way in tuning.settings]
-    require(len(set(pairs)) == len(pairs), "settings: one dtype twice on the same device")
+    pairs = [(setting.dtype, setting.device) for setting in tuning.settings]
+    require(len(set(pairs)) == len(pairs), "settings: expected each pair of dtype and device once, got a duplicate")
 
 
 def in_use(folder: Path, manifest: Manifest) -> Tuning | None:
-    """The tuning that holds here, if any. One that does not is told in the log, once.
+    """The tuning that is valid here, or None; one that is not valid is logged once.
 
     Raises:
         BundleError: The file is damaged.
     """
-    found = find(folder, manifest)
-    if found.unused is None:
-        return found.tuning
-    if (folder, found.unused) not in _said:
-        _said.add((folder, found.unused))
-        logger.warning("%s is not used: %s; `embedrt tune %s` measures here", folder / TUNED, found.unused, folder)
+    stored = read(folder, manifest)
+    if stored.unused is None:
+        return stored.tuning
+    if (folder, stored.unused) not in _logged:
+        _logged.add((folder, stored.unused))
+        logger.warning(
+            "%s is not used: %s; run `embedrt tune %s` to measure again", folder / TUNED, stored.unused, folder
+        )
     return None
 
 
 def settled_dtype(tuning: Tuning | None, manifest: Manifest, dtype: str | None, device: str | None) -> str:
-    """The dtype for a user's `dtype`.
+    """Choose the dtype: the named one, else the default; the tuning decides for "auto".
 
     Args:
-        tuning: The measurements, if there are any.
+        tuning: The tuning, if any.
         manifest: The bundle's manifest.
-        dtype: As `Embedder` takes it.
-        device: The device that the user named; None if "auto" chooses.
+        dtype: The `dtype` of `Embedder`.
+        device: The device that the user named; None for "auto".
 
     Raises:
-        ValueError: No such dtype.
+        ValueError: The dtype is unknown.
     """
     if dtype is not None and dtype != AUTO:
         return dtype_name(dtype)
@@ -268,53 +271,53 @@ def settled_dtype(tuning: Tuning | None, manifest: Manifest, dtype: str | None, 
 
 
 def usual_device(tuning: Tuning | None, dtype: str) -> str | None:
-    """The device that "auto" takes for a dtype by the measurements; None if there are none of it."""
+    """The device that "auto" selects for a dtype by the tuning; None if it was not measured."""
     return None if tuning is None else tuning.device_for(dtype)
 
 
 def settled(
     tuning: Tuning | None, dtype: str, device: str, threads: int | None, max_tokens: int | None
 ) -> tuple[int | None, int | None]:
-    """Threads and token budget: the given ones, else the measured ones, else None."""
-    way = None if tuning is None else tuning.setting(dtype, device)
-    if way is None:
+    """Choose threads and token budget: the given ones, else the measured ones, else None."""
+    setting = None if tuning is None else tuning.setting(dtype, device)
+    if setting is None:
         return threads, max_tokens
-    return threads or way.threads, max_tokens or way.max_tokens
+    return threads or setting.threads, max_tokens or setting.max_tokens
 
 
 def summary(folder: Path, manifest: Manifest) -> str:
-    """What the bundle's tuning comes to here, in a line.
+    """Describe the bundle's tuning in one line.
 
     Raises:
         BundleError: The file is damaged.
     """
-    return told(folder, find(folder, manifest))
+    return describe(folder, read(folder, manifest))
 
 
-def told(folder: Path, found: Found) -> str:
-    """What was found beside a bundle, in a line."""
-    if found.unused is not None:
-        return f"not used: {found.unused}; `embedrt tune {folder}` measures here"
-    if found.tuning is None:
-        return f"no; `embedrt tune {folder}` measures what is fastest here"
-    return choice(found.tuning)
+def describe(folder: Path, stored: StoredTuning) -> str:
+    """Describe a stored tuning in one line."""
+    if stored.unused is not None:
+        return f"not used: {stored.unused}; run `embedrt tune {folder}` to measure again"
+    if stored.tuning is None:
+        return f"no; run `embedrt tune {folder}` to measure the fastest settings"
+    return describe_choice(stored.tuning)
 
 
-def choice(tuning: Tuning) -> str:
-    """What a tuning chooses, in a line."""
-    dtypes = dict.fromkeys(way.dtype for way in tuning.settings)
-    ways = [tuning.setting(name, tuning.device_for(name) or "") for name in dtypes]
+def describe_choice(tuning: Tuning) -> str:
+    """Describe the settings that a tuning chooses, in one line."""
+    dtypes = dict.fromkeys(setting.dtype for setting in tuning.settings)
+    settings = [tuning.setting(name, tuning.device_for(name) or "") for name in dtypes]
     parts = [
-        f"{way.dtype} on {way.device}, {way.threads} threads, {way.max_tokens} tokens "
-        f"({way.texts_per_second:.0f} texts/s)"
-        for way in ways
-        if way is not None
+        f"{setting.dtype} on {setting.device}, {setting.threads} threads, {setting.max_tokens} tokens "
+        f"({setting.texts_per_second:.0f} texts/s)"
+        for setting in settings
+        if setting is not None
     ]
     return "; ".join([*parts, f'"auto" is {tuning.dtype_for(None)}'])
 
 
 def write(folder: Path, tuning: Tuning) -> None:
-    """Puts a tuning beside a bundle, whole or not at all, in place of one that is there.
+    """Write a tuning beside a bundle atomically, replacing an existing one.
 
     Raises:
         BundleError: The folder cannot be written.
@@ -329,7 +332,7 @@ def write(folder: Path, tuning: Tuning) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Finds out before minutes of work whether `write` can do its part.
+    """Check that `write` will be able to write, before minutes of work.
 
     Raises:
         BundleError: The folder cannot be written.
@@ -342,7 +345,7 @@ def require_writable(folder: Path) -> None:
 
 
 def clear(folder: Path) -> bool:
-    """Removes the tuning, also a damaged one; returns whether there was one.
+    """Remove the tuning, even a damaged one; return True if there was one.
 
     Raises:
         BundleError: The folder cannot be written.
@@ -358,6 +361,6 @@ def clear(folder: Path) -> bool:
 
 def _unwritable(folder: Path, error: OSError) -> BundleError:
     return BundleError(
-        f"{folder}: {TUNED} cannot be written there ({error}); make the folder writable, or copy the bundle to one "
-        "that is and name the copy"
+        f"{folder}: {TUNED} cannot be written there ({error}); make the folder writable, or copy the bundle to a "
+        "writable folder"
     )

@@ -1,7 +1,7 @@
-"""`embedrt tune`: which dtype, device, threads and token budget are fastest here.
+"""`embedrt tune`: the search for the fastest dtype, device, threads and token budget.
 
-Every pair of dtype and device is judged by its vectors, and has candidates of its own. In each round all of them
-encode the same texts in turn, and `candidates` decides which stay. Rounds take equal parts of the time.
+The accuracy of every pair of dtype and device is measured first; each pair has its own candidates. In each round all
+candidates encode the same texts in turn, and `candidates` chooses which remain. Rounds take equal shares of the time.
 """
 
 import logging
@@ -26,7 +26,6 @@ from embedrt.hub.resolve import resolve
 from embedrt.inputs.check import check_texts
 from embedrt.run.runner import Runner
 from embedrt.tasks.embed import graph_vectors
-from embedrt.tune import result as tuned
 from embedrt.tune.candidates import (
     FEWEST_TEXTS,
     MOST_TEXTS,
@@ -38,24 +37,24 @@ from embedrt.tune.candidates import (
     survivors,
     texts_for,
 )
-from embedrt.tune.result import Setting, Tuning
+from embedrt.tune.result import FORMAT_VERSION, Setting, Tuning, conditions, require_writable, write
 from embedrt.types import Vectors
 from embedrt.verify.difference import difference
-from embedrt.verify.parity import read_texts, verify_route
+from embedrt.verify.parity import read_parity_texts, verify_route
 
 logger = logging.getLogger("embedrt")
 
 SECONDS = 60.0
 MIN_TEXTS = 20
-"""Fewer say too little about the lengths of texts that are still to come."""
+"""The minimum number of texts for a choice that also suits other texts."""
 
-# How many texts there are of the built-in kind, and over how many of any kind quality is measured at most.
-_MADE, _JUDGED = 256, 128
-# How far the mean cosine here may be below that of the export, over texts that are not quite the same.
+# The number of texts by default, and the maximum number of texts to measure accuracy with.
+_DEFAULT_TEXTS, _ACCURACY_TEXTS = 256, 128
+# Allowed loss of mean cosine similarity against the export, whose texts are not quite the same.
 _SLACK = 0.002
-# How often each candidate is timed in a round, and in the last.
+# The number of times each candidate is timed in a round, and in the last round.
 _VISITS, _LAST_VISITS = 2, 3
-# One text alone is timed so often at most, and for so many seconds.
+# Bounds on the latency measurement of a single text: number of runs, and seconds.
 _SINGLES, _SINGLES_SECONDS = 15, 1.0
 
 
@@ -66,20 +65,7 @@ def tune(
     seconds: float = SECONDS,
     show_progress_bar: bool | None = None,
 ) -> Tuning:
-    """Measures which dtype, device, threads and token budget are fastest here, and keeps the result at the bundle.
-
-    From then on `Embedder` takes them where its arguments leave the choice, as long as processor, software and bundle
-    stay the same. Its dtype stays the usual one unless it is told another, or "auto".
-
-    Args:
-        bundle: A bundle's folder, or a name in the local store.
-        texts: Texts like those to encode later, at least `MIN_TEXTS`. None takes those of the bundle's proof, and
-            random ones of mixed lengths made of their words.
-        seconds: About how long it may take. Proving a large model on every device may take longer.
-        show_progress_bar: None shows it where the logger "embedrt" is at level INFO or below.
-
-    Returns:
-        What was measured, as it is stored.
+    """Measure the fastest settings on this machine and store them beside the bundle; see `embedrt.tune`.
 
     Raises:
         ValueError: Too few texts, or no time.
@@ -90,28 +76,28 @@ def tune(
     """
     if not seconds > 0:
         raise ValueError(f"seconds: expected more than 0, got {seconds!r}")
-    made_up = texts is None
+    generated = texts is None
     items = None if texts is None else check_texts(texts)[0]
     if items is not None and len(items) < MIN_TEXTS:
-        raise ValueError(f"texts: {len(items)}, but a choice that holds for other texts needs {MIN_TEXTS} or more")
+        raise ValueError(f"texts: expected at least {MIN_TEXTS}, got {len(items)}")
     folder = resolve(bundle, local_files_only=True).absolute()
     manifest = read_bundle(folder)
-    tuned.require_writable(folder)
+    require_writable(folder)
     if items is None:
-        proof = read_texts(folder, manifest.routes[_timed_route(manifest)])
-        items = [*proof, *mixture(proof, max(0, _MADE - len(proof)))]
-    # In another order, so that the first few are of all lengths.
+        parity_texts = read_parity_texts(folder, manifest.routes[_timed_route(manifest)])
+        items = [*parity_texts, *mixture(parity_texts, max(0, _DEFAULT_TEXTS - len(parity_texts)))]
+    # Shuffled, so that the first few texts have all lengths.
     items = random.Random(0).sample(items, min(len(items), MOST_TEXTS))  # noqa: S311
     if show_progress_bar is None:
         show_progress_bar = logger.isEnabledFor(logging.INFO)
     with _progress(show_progress_bar) as advance:
-        tuning = _Search(folder, manifest, items, perf_counter() + seconds, advance, made_up=made_up).run()
-    tuned.write(folder, tuning)
+        tuning = _Search(folder, manifest, items, perf_counter() + seconds, advance, generated=generated).run()
+    write(folder, tuning)
     return tuning
 
 
 def _timed_route(manifest: Manifest) -> str:
-    """The route whose speed counts: that of calls without a task, of documents, or the first."""
+    """The route to time: that of calls without a task, else of documents, else the first."""
     return manifest.tasks.get("", manifest.tasks.get("document", next(iter(manifest.routes))))
 
 
@@ -120,8 +106,8 @@ def _pair(dtype: str, device: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Verdict:
-    """What is known of a dtype on a device before it is timed: cosines to float32, and about how long a text takes."""
+class _Accuracy:
+    """Cosine similarities of a dtype on a device to float32, and a rough time per text."""
 
     mean_cosine: float
     min_cosine: float
@@ -129,15 +115,15 @@ class _Verdict:
 
 
 class _Search:
-    """One tuning: first every pair of dtype and device is judged, then the good ones are timed.
+    """One search: measure the accuracy of every pair of dtype and device, then time the pairs that work.
 
     Args:
         folder: The bundle.
-        manifest: What it says of itself.
-        texts: The texts, in an order without meaning.
-        deadline: When to be done, on `perf_counter`'s clock.
-        advance: Called with a line about what is going on, and with the share of the work that is done.
-        made_up: Whether the texts are those of the proof and others made of them.
+        manifest: The bundle's manifest.
+        texts: The texts, in random order.
+        deadline: The time to finish, by `perf_counter`.
+        advance: Called with the current step and the fraction of the work that is done.
+        generated: True if the texts are the parity texts and generated ones.
     """
 
     def __init__(
@@ -148,42 +134,43 @@ class _Search:
         deadline: float,
         advance: Callable[[str, float], None],
         *,
-        made_up: bool,
+        generated: bool,
     ) -> None:
         self._folder = folder
         self._manifest = manifest
         self._route = _timed_route(manifest)
         self._texts = texts
-        self._made_up = made_up
+        self._generated = generated
         self._deadline = deadline
         self._advance = advance
         self._excluded: dict[str, str] = {}
-        self._singles: dict[tuple[str, str, int], float] = {}  # in milliseconds
+        self._latencies: dict[tuple[str, str, int], float] = {}  # of one text, in milliseconds
         self._rates: dict[Candidate, float] = {}
         self._usual = find_device(None)
         self._devices = {self._usual.name: self._usual, **_available()}
 
     def run(self) -> Tuning:
-        verdicts = self._judged()
-        groups = {pair: candidates(pair[0], self._devices[pair[1]], available_threads()) for pair in verdicts}
-        chosen = self._timed(groups, max(verdict.seconds_per_text for verdict in verdicts.values()))
+        """Run the search."""
+        accuracies = self._measure_accuracies()
+        groups = {pair: candidates(pair[0], self._devices[pair[1]], available_threads()) for pair in accuracies}
+        chosen = self._time(groups, max(accuracy.seconds_per_text for accuracy in accuracies.values()))
 
         def setting(candidate: Candidate) -> Setting:
-            verdict = verdicts[candidate.dtype, candidate.device]
+            accuracy = accuracies[candidate.dtype, candidate.device]
             return Setting(
                 candidate.dtype,
                 candidate.device,
                 candidate.threads,
                 candidate.max_tokens,
                 round(self._rates[candidate], 3),
-                round(self._singles[candidate.engine], 3),
-                verdict.mean_cosine,
-                verdict.min_cosine,
+                round(self._latencies[candidate.engine], 3),
+                accuracy.mean_cosine,
+                accuracy.min_cosine,
             )
 
         return Tuning(
-            format_version=tuned.FORMAT_VERSION,
-            conditions=tuned.conditions(self._manifest),
+            format_version=FORMAT_VERSION,
+            conditions=conditions(self._manifest),
             usual_device=self._usual.name,
             usual_dtype=self._manifest.default_dtype,
             texts=len(self._texts),
@@ -192,21 +179,21 @@ class _Search:
             excluded=self._excluded,
         )
 
-    def _judged(self) -> dict[tuple[str, str], _Verdict]:
-        """Computes the vectors of every dtype on every device. What fails or is wrong is excluded.
+    def _measure_accuracies(self) -> dict[tuple[str, str], _Accuracy]:
+        """Measure the accuracy of every dtype on every device; pairs that fail are excluded.
 
         Raises:
-            EmbedrtError: The usual dtype works nowhere; what the first device said.
+            EmbedrtError: The usual dtype fails on every device; the error of the first one.
         """
-        verdicts: dict[tuple[str, str], _Verdict] = {}
+        accuracies: dict[tuple[str, str], _Accuracy] = {}
         reference: Vectors | None = None
         failed: EmbedrtError | None = None
         pairs = [(dtype, device) for device in self._devices for dtype in _dtypes(self._manifest, device)]
         usual = self._manifest.default_dtype
         for dtype, device in sorted(pairs, key=lambda pair: pair[0] != usual):
-            if not verdicts and failed is not None and dtype != usual:
+            if not accuracies and failed is not None and dtype != usual:
                 break
-            self._advance(f"judging {_pair(dtype, device)}", 0.0)
+            self._advance(f"checking {_pair(dtype, device)}", 0.0)
             try:
                 vectors, took = self._vectors(dtype, device)
             except EmbedrtError as error:
@@ -214,38 +201,38 @@ class _Search:
                 self._exclude(_pair(dtype, device), error)
                 continue
             reference = vectors if reference is None and dtype == FLOAT32 else reference
-            verdicts[dtype, device] = _Verdict(*self._cosines(dtype, reference, vectors), took)
-        if not verdicts and failed is not None:
+            accuracies[dtype, device] = _Accuracy(*self._cosines(dtype, reference, vectors), took)
+        if not accuracies and failed is not None:
             raise failed
-        return verdicts
+        return accuracies
 
     def _cosines(self, dtype: str, reference: Vectors | None, vectors: Vectors) -> tuple[float, float]:
-        """Mean and least cosine to float32: over the texts, or as the export found them.
+        """Mean and lowest cosine similarity to float32: over the texts, or as measured at export.
 
-        Texts of the proof are odd on purpose. The export judged by natural ones, which says more, as long as this
-        machine computes what that one did. Without float32 in the bundle, `verify_route` has made sure of that.
+        Parity texts include many edge cases. The export measured natural texts, which is more representative as long
+        as this machine computes the same vectors. Without float32 in the bundle, `verify_route` has checked that.
         """
         proofs = [
             route.variants_in(dtype)[0].proof for route in self._manifest.routes.values() if dtype in route.dtypes
         ]
         reports = [proof for proof in proofs if isinstance(proof, QualityReport)]
-        judged = bool(reports) and len(reports) == len(self._manifest.routes)
+        reported = bool(reports) and len(reports) == len(self._manifest.routes)
         if reference is not None:
-            found = difference(reference, vectors).cosine
-            as_exported = min((report.parity_mean_cosine for report in reports), default=1.0) - _SLACK
-            if not (judged and self._made_up and found.mean() >= as_exported):
-                return float(found.mean()), float(found.min())
-        if not judged:
-            return 1.0, 1.0  # within the tolerance of its parity report
+            cosines = difference(reference, vectors).cosine
+            at_export = min((report.parity_mean_cosine for report in reports), default=1.0) - _SLACK
+            if not (reported and self._generated and cosines.mean() >= at_export):
+                return float(cosines.mean()), float(cosines.min())
+        if not reported:
+            return 1.0, 1.0  # within the tolerance of the parity report
         return min(report.mean_cosine for report in reports), min(report.min_cosine for report in reports)
 
     def _vectors(self, dtype: str, device: str) -> tuple[Vectors, float]:
-        """The vectors of the texts by all routes, one below the other, and the seconds that a text took.
+        """Encode the texts with all routes; return the concatenated vectors and the seconds per text.
 
         Raises:
-            EmbedrtError: Those that others are compared with are not what the bundle's proof says.
+            EmbedrtError: The vectors of the reference dtype fail the parity check.
         """
-        texts, vectors, took = self._texts[:_JUDGED], [], 0.0
+        texts, vectors, took = self._texts[:_ACCURACY_TEXTS], [], 0.0
         for name, route in self._manifest.routes.items():
             placement = place(self._folder, route, self._devices[device], dtype)
             runner = Runner(self._folder, route, self._manifest, placement)
@@ -259,8 +246,8 @@ class _Search:
                 took = (perf_counter() - start) / len(texts)
         return np.concatenate(vectors), took
 
-    def _timed(self, groups: Mapping[tuple[str, str], list[Candidate]], seconds_per_text: float) -> list[Candidate]:
-        """The best candidate of every pair."""
+    def _time(self, groups: Mapping[tuple[str, str], list[Candidate]], seconds_per_text: float) -> list[Candidate]:
+        """Time the candidates, and return the best one of every pair."""
         left = dict(groups)
         total = max(rounds(len(group)) for group in groups.values())
         for number in range(total):
@@ -281,12 +268,12 @@ class _Search:
     def _round(
         self, running: list[Candidate], visits: int, texts: list[str], done: float, part: float
     ) -> dict[Candidate, float]:
-        """Texts per second of every candidate that works: the median of its visits, which take turns."""
+        """Median throughput in texts/s of every candidate that works, measured in alternating order."""
         rates: dict[Candidate, list[float]] = {candidate: [] for candidate in running}
         for visit in range(visits):
             order = [candidate for candidate in running[:: 1 if visit % 2 == 0 else -1] if candidate in rates]
             for engine, group in groupby(order, key=lambda candidate: candidate.engine):
-                runner = None  # its sessions go before the next are made
+                runner = None  # frees the sessions before the next ones are created
                 for candidate in group:
                     self._advance(f"timing {candidate}", done)
                     done += part / (visits * len(running))
@@ -301,14 +288,14 @@ class _Search:
         return {candidate: float(np.median(measured)) for candidate, measured in rates.items()}
 
     def _warm(self, engine: tuple[str, str, int]) -> Runner:
-        """A runner whose sessions are made. At the first time one text alone is timed too."""
+        """Make a runner and warm up its sessions; for a new engine, also measure the latency of one text."""
         dtype, device, threads = engine
         route = self._manifest.routes[self._route]
         placement = place(self._folder, route, self._devices[device], dtype, threads)
         runner = Runner(self._folder, route, self._manifest, placement)
-        single = runner.with_max_tokens(1)  # every text is a batch, so that every thread gets some
+        single = runner.with_max_tokens(1)  # one text per batch, so that every thread gets some
         graph_vectors(single, list(islice(cycle(self._texts), max(FEWEST_TEXTS, 2 * threads))))
-        if engine not in self._singles:
+        if engine not in self._latencies:
             text = sorted(self._texts, key=len)[len(self._texts) // 2]
             graph_vectors(single, [text])
             times: list[float] = []
@@ -316,12 +303,12 @@ class _Search:
                 start = perf_counter()
                 graph_vectors(single, [text])
                 times.append(perf_counter() - start)
-            self._singles[engine] = 1000 * float(np.median(times))
+            self._latencies[engine] = 1000 * float(np.median(times))
         return runner
 
     def _exclude(self, what: str, error: EmbedrtError) -> None:
         self._excluded[what] = str(error).splitlines()[0]
-        logger.warning("%s is left out: %s", what, self._excluded[what])
+        logger.warning("%s is excluded: %s", what, self._excluded[what])
 
 
 def _only(rates: Mapping[Candidate, float]) -> list[Candidate]:
@@ -329,17 +316,17 @@ def _only(rates: Mapping[Candidate, float]) -> list[Candidate]:
 
 
 def _dtypes(manifest: Manifest, device: str) -> list[str]:
-    """The dtypes of the bundle, and those that a device may compute from float32."""
+    """The dtypes of the bundle, and those that a device computes from float32."""
     return list(dict.fromkeys([*manifest.dtypes, *DEVICES[device].computes]))
 
 
 def _available() -> dict[str, Device]:
-    """The devices that this machine has."""
-    found = {}
+    """The devices of this machine by name."""
+    devices = {}
     for name in DEVICES:
         with suppress(DeviceError):
-            found[name] = find_device(name)
-    return found
+            devices[name] = find_device(name)
+    return devices
 
 
 @contextmanager

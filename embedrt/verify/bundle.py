@@ -1,4 +1,4 @@
-"""Whole bundles: their files and vectors against a reference, or against another bundle."""
+"""Verification of whole bundles: files and vectors against a reference, or against another bundle."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,27 +10,27 @@ from embedrt.embedder import Embedder
 from embedrt.hub.resolve import exporter
 from embedrt.inputs.check import check_texts
 from embedrt.verify.difference import Difference, difference
-from embedrt.verify.parity import read_texts, verify_route
+from embedrt.verify.parity import read_parity_texts, verify_route
 
 ReferenceKind = Literal["bundle", "sentence-transformers"]
 
 
-def parity_texts(embedder: Embedder) -> list[str]:
-    """The texts of the proof: those of the route for calls without a task, else those of the first route."""
+def bundled_texts(embedder: Embedder) -> list[str]:
+    """The parity texts in a bundle: those of the route for calls without a task, else of the first route."""
     route = embedder.manifest.routes.get(embedder.manifest.tasks.get("", ""))
     route = next(iter(embedder.manifest.routes.values())) if route is None else route
-    return read_texts(embedder.folder, route)
+    return read_parity_texts(embedder.folder, route)
 
 
 def verify(
     embedder: Embedder, reference: ReferenceKind = "bundle", source: str | Path | None = None
 ) -> Mapping[str, ParityReport | QualityReport]:
-    """Check a bundle, see `embedrt.verify`: one report for each route."""
+    """Verify a loaded bundle; see `embedrt.verify`."""
     if reference not in get_args(ReferenceKind):
         known = ", ".join(map(repr, get_args(ReferenceKind)))
         raise ValueError(f"reference: expected one of {known}, got {reference!r}")
     if source is not None and reference == "bundle":
-        raise ValueError("source: only reference='sentence-transformers' loads a model; leave source out")
+        raise ValueError("source: expected None for reference='bundle', which loads no model")
     read_bundle(embedder.folder, "always")
     if reference == "bundle":
         return {name: verify_route(runner) for name, runner in embedder.runners.items()}
@@ -39,6 +39,6 @@ def verify(
 
 
 def diff(a: Embedder, b: Embedder, texts: Iterable[str] | None = None, task: str | None = None) -> Difference:
-    """Compare the vectors of two loaded bundles, see `embedrt.diff`."""
-    items = parity_texts(a) if texts is None else check_texts(texts)[0]
+    """Compare the vectors of two loaded bundles; see `embedrt.diff`."""
+    items = bundled_texts(a) if texts is None else check_texts(texts)[0]
     return difference(*(model.encode(items, prompt="", truncate_dim=None, task=task) for model in (a, b)))

@@ -1,6 +1,6 @@
-"""The proof: a bundle's vectors against reference vectors, whole vectors by absolute error and norm.
+"""Parity: a bundle's vectors against reference vectors, by max absolute error and norm.
 
-Dtypes that are not exact are judged by cosine instead, over texts that they were not made with.
+Lossy dtypes are measured by cosine similarity to float32 instead, over held-out texts.
 """
 
 import dataclasses
@@ -16,23 +16,23 @@ from embedrt.bundle.manifest import Route, Variant
 from embedrt.bundle.reports import MEAN_COSINE, MIN_COSINE, ParityReport, QualityReport
 from embedrt.errors import BundleError, ParityError, QualityError
 from embedrt.run.runner import Runner
-from embedrt.tasks.embed import graph_vectors, graph_vectors_together
+from embedrt.tasks.embed import graph_vectors, graph_vectors_in_one_batch
 from embedrt.types import SENTENCE, Vectors
 
 TOLERANCE = 1e-5
-"""What float32 vectors may differ from the reference, in any coordinate of a vector of length 1."""
+"""Upper bound for the error of float32 vectors, per coordinate of a vector of length 1."""
 
-# How far the cosines on another machine may be from those at export; its float32 kernels round otherwise.
+# Allowed loss of cosine similarity on another machine, whose float32 kernels round differently.
 _SLACK = 0.001
 
 
 @dataclass(frozen=True)
 class Bound:
-    """What vectors may differ from the reference.
+    """The allowed difference between vectors and the reference.
 
     Attributes:
-        tolerance: In any coordinate of a vector of length 1.
-        min_cosine: Of whole vectors.
+        tolerance: Upper bound for the absolute error of a coordinate, for vectors of length 1.
+        min_cosine: Lower bound for the cosine similarity.
     """
 
     tolerance: float
@@ -40,27 +40,27 @@ class Bound:
 
 
 COMPUTED = {"bfloat16": Bound(1e-2, 0.999)}
-"""Bounds for the float32 graph computed in another dtype, for which no export made a report.
+"""Bounds for a float32 graph that a device computes in another dtype, which no export measures.
 
-bfloat16 keeps 8 bits of a number, so each rounding is off by up to 2**-9 of it, and those of a model's layers add up
-like random ones. A cosine of 0.999 is a difference of length `sqrt(2 * (1 - 0.999))` = 0.045 over all coordinates. What
-is beyond is a fault and not rounding.
+bfloat16 has 8 significant bits, so each rounding has a relative error of up to 2**-9, and the errors of a model's
+layers add up like random numbers. A cosine similarity of 0.999 is a distance of `sqrt(2 * (1 - 0.999))` = 0.045. A
+larger error is a bug, not rounding.
 """
 
 
 def save_reference(folder: Path, route: Route, texts: list[str], vectors: Vectors) -> None:
-    """Writes the texts of a route and their reference vectors into a bundle, for `verify` to use on other machines."""
+    """Write the parity texts and reference vectors of a route into a bundle."""
     (folder / route.parity_texts).parent.mkdir(exist_ok=True)
     (folder / route.parity_texts).write_bytes(json.dumps(texts, ensure_ascii=True, indent=1).encode() + b"\n")
     np.save(folder / route.parity_vectors, vectors.astype(np.float32), allow_pickle=False)
 
 
 def verify_route(runner: Runner) -> ParityReport | QualityReport:
-    """Compute the proof's texts on this machine and compare them with the reference vectors in the bundle.
+    """Encode the parity texts on this machine, and compare the vectors with the reference vectors in the bundle.
 
     Raises:
-        ParityError: A vector is beyond the tolerance of the export, or that of the dtype computed in.
-        QualityError: The dtype is not exact, and its vectors are worse here than where it was exported.
+        ParityError: An error is above the tolerance.
+        QualityError: The dtype is lossy, and its vectors are worse than at export.
     """
     runner = runner.with_max_seq_length(runner.route.parity_max_seq_length)
     made = runner.placement.variant.proof
@@ -71,7 +71,7 @@ def verify_route(runner: Runner) -> ParityReport | QualityReport:
     bound = bound_of(runner.placement.variant, runner.placement.dtype)
     return compare(
         runner,
-        read_texts(runner.folder, runner.route),
+        read_parity_texts(runner.folder, runner.route),
         np.load(runner.folder / runner.route.parity_vectors, allow_pickle=False),
         made.reference,
         independent=made.independent,
@@ -81,17 +81,17 @@ def verify_route(runner: Runner) -> ParityReport | QualityReport:
 
 
 def bound_of(variant: Variant, dtype: str) -> Bound:
-    """The difference to the reference that is allowed for a variant, computed in its own dtype or in another."""
+    """The bound for a variant, computed in its own dtype or in another."""
     if dtype != variant.dtype:
         return COMPUTED[dtype]
     if isinstance(variant.proof, QualityReport):
         cosine = variant.proof.parity_min_cosine - _SLACK
-        return Bound(sqrt(2 * (1 - cosine)), cosine)  # so far apart are two vectors of length 1 as a whole
+        return Bound(sqrt(2 * (1 - cosine)), cosine)  # the distance of two vectors of length 1
     return Bound(TOLERANCE if variant.proof is None else variant.proof.tolerance)
 
 
-def read_texts(folder: Path, route: Route) -> list[str]:
-    """The texts of a route's proof."""
+def read_parity_texts(folder: Path, route: Route) -> list[str]:
+    """Read the parity texts of a route."""
     texts: list[str] = json.loads((folder / route.parity_texts).read_bytes())
     return texts
 
@@ -106,24 +106,24 @@ def compare(
     tolerance: float = TOLERANCE,
     min_cosine: float = -1.0,
 ) -> ParityReport:
-    """Encodes the texts in three ways (each alone, planned, and padded far beyond their length) and measures.
+    """Measure the errors of texts encoded alone, in planned batches, and in batches with much padding.
 
     Args:
-        runner: What is judged.
+        runner: The route to measure.
         texts: The texts.
-        reference: Their vectors `[len(texts), dim]`, before truncation.
-        reference_name: What made them.
+        reference: The reference vectors `[texts, dim]`, before truncation.
+        reference_name: The software that made the reference vectors.
         independent: See `ParityReport`.
-        tolerance: What the errors may be at most.
-        min_cosine: What the cosines must be at least.
+        tolerance: Upper bound for the errors.
+        min_cosine: Lower bound for the cosine similarities.
 
     Raises:
-        ParityError: An error is above the tolerance, or a cosine too small.
+        ParityError: An error is above the tolerance, or a cosine similarity is below `min_cosine`.
     """
     counts: list[int] = runner.tokenize(texts).lengths.tolist()
     alone = np.concatenate([graph_vectors(runner, [text]) for text in texts])
     planned = graph_vectors(runner, texts)
-    padded = _among_others(runner, texts, counts)
+    padded = _in_mixed_batches(runner, texts, counts)
     scale = _scale(reference)
     errors = np.maximum(np.abs(planned - reference), np.abs(alone - reference)).max(axis=1) / scale
     batch_errors = np.maximum(np.abs(planned - alone), np.abs(padded - alone)).max(axis=1) / scale
@@ -150,73 +150,73 @@ def compare(
         )
         raise ParityError(
             f"the vectors of {runner.name} ({runner.placement.variant.file}) differ from {reference_name} by up to "
-            f"{worst.max():.1e} in a coordinate, {tolerance:.0e} is allowed; the worst texts:\n{shown}"
+            f"{worst.max():.1e} in a coordinate; the tolerance is {tolerance:.0e}; the worst texts:\n{shown}"
         )
     if not report.min_cosine >= min_cosine:
         raise ParityError(
-            f"the vectors of {runner.name} have a cosine to {reference_name} of only {report.min_cosine:.6f}; at least "
-            f"{min_cosine} is allowed"
+            f"the vectors of {runner.name}: expected a cosine similarity of at least {min_cosine} to {reference_name}, "
+            f"got {report.min_cosine:.6f}"
         )
     return report
 
 
-def _among_others(runner: Runner, texts: list[str], counts: list[int]) -> Vectors:
-    """Every text in one batch with texts of all lengths, so that the short ones are mostly padding."""
+def _in_mixed_batches(runner: Runner, texts: list[str], counts: list[int]) -> Vectors:
+    """Encode every text in a batch with texts of all lengths, so that short rows are mostly padding."""
     by_length = np.argsort(counts, kind="stable")
     vectors = np.empty((len(texts), runner.widths[SENTENCE]), np.float32)
     groups = -(-len(texts) // 4)
     for start in range(groups):
         rows = by_length[start::groups]
-        vectors[rows] = graph_vectors_together(runner, [texts[i] for i in rows])
+        vectors[rows] = graph_vectors_in_one_batch(runner, [texts[i] for i in rows])
     return vectors
 
 
 def cosines(a: Vectors, b: Vectors) -> NDArray[np.float64]:
-    """The cosine of every vector to the one at the same place, float64 `[n]`."""
+    """Cosine similarities of the rows of two matrices `[n, dim]`, float64 `[n]`."""
     a64, b64 = a.astype(np.float64), b.astype(np.float64)
     norms = np.linalg.norm(a64, axis=1) * np.linalg.norm(b64, axis=1)
     cosines: NDArray[np.float64] = (a64 * b64).sum(axis=1) / np.maximum(norms, 1e-30)
     return cosines
 
 
-def judge(lossy: Runner, texts: list[str], expected: Vectors, method: str) -> QualityReport:
-    """Compares the vectors of a lossy dtype with those in float32.
+def measure_quality(lossy: Runner, texts: list[str], expected: Vectors, method: str) -> QualityReport:
+    """Compare the vectors of a lossy dtype with those in float32.
 
     Args:
-        lossy: A route in the dtype that is judged, with reference vectors in its folder.
-        texts: Natural texts, other than those that the dtype was made with.
-        expected: Their vectors in float32, `[len(texts), dim]`.
-        method: How the dtype was made.
+        lossy: A route in the lossy dtype, with reference vectors in its bundle.
+        texts: Held-out natural texts, none of them calibration texts.
+        expected: The float32 vectors of the texts, `[texts, dim]`.
+        method: The quantization method, for the report.
     """
     planned = graph_vectors(lossy, texts)
     alone = np.concatenate([graph_vectors(lossy, [text]) for text in texts])
-    found = cosines(planned, expected)
-    odd = _over_proof(lossy)
+    natural = cosines(planned, expected)
+    edge_cases = _parity_cosines(lossy)
     return QualityReport(
         method=method,
         texts=len(texts),
         max_tokens=int(lossy.tokenize(texts).lengths.max()),
-        mean_cosine=float(found.mean()),
-        min_cosine=float(found.min()),
+        mean_cosine=float(natural.mean()),
+        min_cosine=float(natural.min()),
         mean_cosine_allowed=MEAN_COSINE,
         min_cosine_allowed=MIN_COSINE,
-        parity_mean_cosine=float(odd.mean()),
-        parity_min_cosine=float(odd.min()),
+        parity_mean_cosine=float(edge_cases.mean()),
+        parity_min_cosine=float(edge_cases.min()),
         max_batch_error=float(np.abs(planned - alone).max()) / _scale(expected),
         engine=lossy.engine.description,
     )
 
 
 def _verify_quality(runner: Runner, made: QualityReport) -> QualityReport:
-    """Computes the texts of the proof on this machine and compares their cosines with those at export.
+    """Encode the parity texts on this machine, and compare their cosine similarities with those at export.
 
     Returns:
-        The report of the export, with what was found here.
+        The report of the export, with the similarities measured here.
 
     Raises:
         QualityError: The vectors are worse here.
     """
-    found = _over_proof(runner)
+    found = _parity_cosines(runner)
     report = dataclasses.replace(
         made,
         parity_mean_cosine=float(found.mean()),
@@ -228,17 +228,17 @@ def _verify_quality(runner: Runner, made: QualityReport) -> QualityReport:
         and report.parity_min_cosine >= made.parity_min_cosine - _SLACK
     ):
         raise QualityError(
-            f"the vectors of {runner.name} are worse here than where they were exported: cosine to the reference "
-            f"{report.parity_mean_cosine:.5f} in the mean and {report.parity_min_cosine:.5f} at least, there "
-            f"{made.parity_mean_cosine:.5f} and {made.parity_min_cosine:.5f}; use dtype='float32' on this machine"
+            f"the vectors of {runner.name} are worse here than where they were exported: cosine similarity to the "
+            f"reference {report.parity_mean_cosine:.5f} mean, {report.parity_min_cosine:.5f} min; at export "
+            f"{made.parity_mean_cosine:.5f} mean, {made.parity_min_cosine:.5f} min; use dtype='float32' on this machine"
         )
     return report
 
 
-def _over_proof(runner: Runner) -> NDArray[np.float64]:
-    """Cosines to the reference vectors in the bundle."""
+def _parity_cosines(runner: Runner) -> NDArray[np.float64]:
+    """Cosine similarities of the parity texts to the reference vectors in the bundle, float64 `[texts]`."""
     reference = np.load(runner.folder / runner.route.parity_vectors, allow_pickle=False)
-    return cosines(graph_vectors(runner, read_texts(runner.folder, runner.route)), reference)
+    return cosines(graph_vectors(runner, read_parity_texts(runner.folder, runner.route)), reference)
 
 
 def _scale(vectors: Vectors) -> float:

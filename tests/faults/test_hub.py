@@ -247,10 +247,13 @@ def add_file(repo: Path, name: str, size: int = 1, sha256: str = "0" * 64) -> No
 
 
 BAD_BUNDLES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "org/flipped-weights": (lambda repo: flip(repo / "onnx/model.onnx_data"), "model.onnx_data: SHA-256"),
-    "org/flipped-tokenizer": (lambda repo: flip(repo / "tokenizer.json"), "tokenizer.json: SHA-256"),
-    "org/flipped-config": (lambda repo: flip(repo / "modules.json"), "modules.json: SHA-256"),
-    "org/longer": (lambda repo: (repo / "tokenizer.json").write_bytes(b" " * 9999), "tokenizer.json: 9999 bytes"),
+    "org/flipped-weights": (lambda repo: flip(repo / "onnx/model.onnx_data"), "model.onnx_data: expected SHA-256"),
+    "org/flipped-tokenizer": (lambda repo: flip(repo / "tokenizer.json"), "tokenizer.json: expected SHA-256"),
+    "org/flipped-config": (lambda repo: flip(repo / "modules.json"), "modules.json: expected SHA-256"),
+    "org/longer": (
+        lambda repo: (repo / "tokenizer.json").write_bytes(b" " * 9999),
+        "bytes, got 9999; get",
+    ),
     "org/incomplete": (lambda repo: (repo / "tokenizer.json").unlink(), "listed in the manifest, but missing"),
     "org/outside": (lambda repo: add_file(repo, "../../evil"), "'../../evil' is not a plain path inside the bundle"),
     "org/absolute": (
@@ -258,7 +261,7 @@ BAD_BUNDLES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "'/a/evil' is not a plain path inside the bundle",
     ),
     "org/windows": (lambda repo: add_file(repo, "a\\evil"), "is not a plain path inside the bundle"),
-    "org/later": (lambda repo: edit_json(repo / "embedrt.json", format_version=4), "format version 4"),
+    "org/later": (lambda repo: edit_json(repo / "embedrt.json", format_version=4), "expected format version 3, got 4"),
     "org/not-json": (lambda repo: (repo / "embedrt.json").write_bytes(b"{"), "not valid JSON"),
 }
 

@@ -173,11 +173,11 @@ class TestAnswers:
 
     def test_truncated_texts_have_the_numbers_of_the_call(self, tiny: Embedder, pool: ProcessPool) -> None:
         texts = ["short"] * 5 + ["long " * 600] + ["short"] * 4 + ["long " * 700]
-        with pytest.warns(TruncationWarning, match=r"^2 of 11 texts cut off .*: texts\[5\], texts\[10\]$"):
+        with pytest.warns(TruncationWarning, match=r"^2 of 11 texts truncated .*: texts\[5\], texts\[10\]$"):
             tiny.encode(texts, pool=pool, chunk_size=2, on_truncation="warn")
         with pytest.raises(TruncationError, match=r"^texts\[5\]: longer than") as caught:
             tiny.encode(texts[:10], pool=pool, chunk_size=2, on_truncation="error")
-        assert "_require_whole" in str(caught.value.__cause__)
+        assert "_require_untruncated" in str(caught.value.__cause__)
         assert_same(tiny.encode(texts, pool=pool, chunk_size=1), tiny.encode(texts))
 
     def test_the_settings_are_those_of_the_call(self, model: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +295,7 @@ class TestDeath:
     )
     def test_a_text_that_kills_every_worker(self, tiny: Embedder, faulty: ProcessPool, fault: str, ending: str) -> None:
         texts = [*TEXTS[:10], f"!{fault}", *TEXTS[10:]]
-        with pytest.raises(PoolError, match=rf"^texts\[9:12\]: two workers died of it, the second with {ending}"):
+        with pytest.raises(PoolError, match=rf"^texts\[9:12\]: two workers died on it, the second with {ending}"):
             tiny.encode(texts, pool=faulty, chunk_size=3)
         assert_same(tiny.encode(TEXTS, pool=faulty), tiny.encode(TEXTS))
         assert len(faulty.processes) == 2

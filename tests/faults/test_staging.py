@@ -104,7 +104,7 @@ def test_publish_onto_something_else_leaves_it(tmp_path: Path) -> None:
     (target / "mine").write_text("mine")
     with staging(target) as folder:
         (folder / "x").write_text("")
-        with pytest.raises(BundleError, match="exists and is not a sound bundle of the same model"):
+        with pytest.raises(BundleError, match="exists and is not an intact bundle of the same model"):
             publish(folder, target)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     assert (target / "mine").read_text() == "mine"

@@ -255,7 +255,7 @@ def test_beyond_the_tolerance_there_is_no_bundle(
         export(model, parent / "bundle")
     message = str(caught.value)
     assert "the vectors of model (onnx/model_cpu.onnx) differ from a reference that is off by up to 2.0e-02" in message
-    assert "1e-05 is allowed" in message
+    assert "the tolerance is 1e-05" in message
     listed = re.findall(r"^  (\S+) to the reference, (\S+) by batch: texts\[(\d+)\] = (.*)$", message, re.MULTILINE)
     assert [(error, index) for error, _, index, _ in listed[:2]] == [("2.0e-02", "7"), ("1.0e-02", "4")]
     assert listed[1][3] == repr(parity_texts(48)[4])
@@ -455,7 +455,7 @@ def test_existing_target_of_another_model(model: Path, tmp_path: Path) -> None:
     parent = tmp_path / "parent"
     bundle = export(make_model(tmp_path / "other", seed=9), parent / "bundle")
     is_same = unchanged(bundle)
-    with pytest.raises(BundleError, match="exists and is not a sound bundle of the same model"):
+    with pytest.raises(BundleError, match="exists and is not an intact bundle of the same model"):
         export(model, bundle)
     assert is_same()
     assert [path.name for path in parent.iterdir()] == ["bundle"]
@@ -467,7 +467,7 @@ def test_existing_target_of_another_model(model: Path, tmp_path: Path) -> None:
 def test_existing_target_that_is_damaged(model: Path, tmp_path: Path) -> None:
     bundle = export(model, tmp_path / "bundle")
     (bundle / "onnx" / "model.onnx").write_bytes(b"")
-    with pytest.raises(BundleError, match="exists and is not a sound bundle"):
+    with pytest.raises(BundleError, match="exists and is not an intact bundle"):
         export(model, bundle)
     assert verify(Embedder(export(model, bundle, overwrite=True)))
 
@@ -711,7 +711,7 @@ def test_exports_to_one_target_at_once(tmp_path: Path, seeds: list[int], refused
     failed = [errors for errors, status in finished if status != 0]
     assert len(failed) == refused
     for errors in failed:
-        assert "exists and is not a sound bundle of the same model" in errors
+        assert "exists and is not an intact bundle of the same model" in errors
         assert "Traceback" not in errors
     assert [path.name for path in parent.iterdir()] == ["bundle"]
     assert verify(Embedder(parent / "bundle"))

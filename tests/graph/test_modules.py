@@ -340,7 +340,7 @@ def test_router(model: Path, tmp_path: Path) -> None:
     assert np.abs(embedder.encode(TEXTS, task="query") - query).max() < 2e-6
     assert embedder.manifest.tasks == {"": "document", "query": "query", "document": "document"}
     assert [embedder.manifest.task_of(name) for name in ("query", "document", "passage")] == ["query", "", None]
-    with pytest.raises(ValueError, match="task: 'passage' is unknown; known: 'query', 'document'"):
+    with pytest.raises(ValueError, match="task: expected one of 'query', 'document', got 'passage'"):
         embedder.encode(TEXTS, task="passage")
     reports = {name: route.variants[0].proof for name, route in embedder.manifest.routes.items()}
     assert set(reports) == {"query", "document"}
@@ -367,7 +367,7 @@ def test_router_chooses_by_task(model: Path, tmp_path: Path, parameters: dict[st
     embedder = Embedder(export(write_router(model, ROUTES, **parameters), tmp_path / "bundle"))
     assert embedder.manifest.tasks == tasks
     if "" not in tasks:
-        with pytest.raises(ValueError, match="treats texts by task and has no default; one of 'query', 'document'"):
+        with pytest.raises(ValueError, match="task: expected one of 'query', 'document', got None; this model"):
             embedder.encode("one")
 
 

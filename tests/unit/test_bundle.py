@@ -115,12 +115,12 @@ class TestManifest:
     def test_other_format_version(self, bundle: Path, version: int, source: Any, remedy: str) -> None:
         change(bundle, lambda raw: raw.update(format_version=version, source=source))
         error = error_of(bundle)
-        assert f"{MANIFEST}: format version {version}, this embedrt reads 3; " in error
+        assert f"{MANIFEST}: expected format version 3, got {version}; " in error
         assert error.endswith(remedy.format(bundle=bundle))
 
     def test_a_newer_version_is_told_before_its_unknown_fields(self, bundle: Path) -> None:
         change(bundle, lambda raw: raw.update(format_version=9, novelty=1))
-        assert "format version 9" in error_of(bundle)
+        assert "expected format version 3, got 9" in error_of(bundle)
 
     @pytest.mark.parametrize("version", ["1", 1.0, True, None])
     def test_mistyped_format_version(self, bundle: Path, version: Any) -> None:
@@ -191,15 +191,15 @@ class TestManifest:
             (lambda raw: raw.update(task="score"), "routes.default.outputs: expected one of kind 'scores', got 0"),
             (
                 lambda raw: raw["routes"].update(query=with_width(raw["routes"]["default"], 16)),
-                "routes.query.outputs: 16 wide, but those of another route are 32",
+                "routes.query.outputs: expected width 32, as in the first route, got 16",
             ),
             (
                 lambda raw: raw["routes"].update(query={**raw["routes"]["default"], "variants": []}),
-                "routes.query.variants: none at all",
+                "routes.query.variants: expected at least one, got none",
             ),
             (
                 lambda raw: raw["routes"].update(query=with_dtype(raw["routes"]["default"], "int8")),
-                "routes.query.variants: int8, but another route has float32",
+                "routes.query.variants: expected the dtypes float32, as in the first route, got int8",
             ),
             (
                 lambda raw: raw["routes"]["default"].update(max_seq_length=0),
@@ -218,22 +218,22 @@ class TestManifest:
             ),
             (
                 lambda raw: raw["routes"]["default"].update(variants=[]),
-                "routes.default.variants: none at all",
+                "routes.default.variants: expected at least one, got none",
             ),
-            (lambda raw: raw.update(routes={}, tasks={}), "routes: none at all"),
-            (lambda raw: raw["tasks"].update(query="q"), "tasks.query: no route 'q'"),
+            (lambda raw: raw.update(routes={}, tasks={}), "routes: expected at least one, got none"),
+            (lambda raw: raw["tasks"].update(query="q"), "tasks.query: unknown route 'q'"),
             (
                 lambda raw: raw["routes"]["default"]["variants"][1].update(proof=None),
                 "routes.default.variants[1].proof: missing; export the model again",
             ),
-            (lambda raw: raw["files"].pop("tokenizer.json"), "files: tokenizer.json not listed"),
-            (lambda raw: raw["files"].pop(DATA), f"files: {DATA} not listed"),
-            (lambda raw: raw["files"].pop("parity/vectors.npy"), "files: parity/vectors.npy not listed"),
+            (lambda raw: raw["files"].pop("tokenizer.json"), "files: tokenizer.json missing from the list"),
+            (lambda raw: raw["files"].pop(DATA), f"files: {DATA} missing from the list"),
+            (lambda raw: raw["files"].pop("parity/vectors.npy"), "files: parity/vectors.npy missing from the list"),
             (
                 lambda raw: raw["routes"]["default"]["variants"][1].update(file="other.onnx"),
-                "files: other.onnx not listed",
+                "files: other.onnx missing from the list",
             ),
-            (lambda raw: raw["files"].pop("onnx/model_cpu.onnx"), "files: onnx/model_cpu.onnx not listed"),
+            (lambda raw: raw["files"].pop("onnx/model_cpu.onnx"), "files: onnx/model_cpu.onnx missing from the list"),
             (
                 lambda raw: raw["routes"]["default"]["variants"][0].pop("data"),
                 "embedrt.json.routes.default.variants[0]: missing field 'data'",
@@ -255,7 +255,7 @@ class TestManifest:
     def test_a_link_instead_of_the_manifest(self, bundle: Path) -> None:
         (bundle / MANIFEST).rename(bundle / "elsewhere.json")
         (bundle / MANIFEST).symlink_to("elsewhere.json")
-        assert f"{MANIFEST}: a symlink" in error_of(bundle)
+        assert f"{MANIFEST}: expected a plain file, got a symlink" in error_of(bundle)
 
     @posix_only
     def test_a_fifo_instead_of_the_manifest_does_not_hang(self, bundle: Path) -> None:
@@ -332,12 +332,12 @@ class TestFiles:
         path = bundle / name
         path.write_bytes(flip(path.read_bytes(), path.stat().st_size // 2))
         error = error_of(bundle)
-        assert error.startswith(f"{path}: SHA-256 ")
+        assert error.startswith(f"{path}: expected SHA-256 ")
         assert error.endswith("get the bundle again")
 
     def test_zeros_of_the_right_length(self, bundle: Path) -> None:
         (bundle / DATA).write_bytes(bytes((bundle / DATA).stat().st_size))
-        assert f"{bundle / DATA}: SHA-256 " in error_of(bundle)
+        assert f"{bundle / DATA}: expected SHA-256 " in error_of(bundle)
 
     @pytest.mark.parametrize("name", [DATA, GRAPH, "tokenizer.json"])
     @pytest.mark.parametrize("part", ["none", "one byte", "half", "all but one", "one too many"])
@@ -346,7 +346,7 @@ class TestFiles:
         size = path.stat().st_size
         left = {"none": 0, "one byte": 1, "half": size // 2, "all but one": size - 1, "one too many": size + 1}[part]
         path.write_bytes((path.read_bytes() + b"\0")[:left])
-        assert error_of(bundle) == f"{path}: {left} bytes, the manifest says {size}; get the bundle again"
+        assert error_of(bundle) == f"{path}: expected {size} bytes, got {left}; get the bundle again"
 
     @pytest.mark.parametrize("name", [DATA, "tokenizer.json", "1_Pooling/config.json", "parity/texts.json"])
     def test_missing(self, bundle: Path, name: str) -> None:
@@ -374,20 +374,20 @@ class TestFiles:
         outside = (bundle / DATA).rename(tmp_path / "weights")
         (bundle / DATA).symlink_to(outside)
         error = error_of(bundle)
-        assert error.startswith(f"{bundle / DATA}: a symlink; ")
+        assert error.startswith(f"{bundle / DATA}: expected a plain file, got a symlink; ")
         assert "copy the bundle with links resolved" in error
 
     @posix_only
     def test_a_dangling_link(self, bundle: Path) -> None:
         (bundle / DATA).unlink()
         (bundle / DATA).symlink_to("nowhere")
-        assert f"{bundle / DATA}: a symlink" in error_of(bundle)
+        assert f"{bundle / DATA}: expected a plain file, got a symlink" in error_of(bundle)
 
     @posix_only
     def test_a_linked_folder_inside(self, bundle: Path, tmp_path: Path) -> None:
         outside = (bundle / "onnx").rename(tmp_path / "graphs")
         (bundle / "onnx").symlink_to(outside)
-        assert f"{bundle / GRAPH}: a symlink" in error_of(bundle)
+        assert f"{bundle / GRAPH}: expected a plain file, got a symlink" in error_of(bundle)
 
     @posix_only
     def test_the_bundle_itself_may_be_behind_a_link(self, bundle: Path, tmp_path: Path, tiny: Embedder) -> None:

@@ -109,7 +109,7 @@ def test_what_it_says(manifest: Manifest) -> None:
         "dtypes": "float32",
         "similarity": manifest.similarity_fn_name or "cosine",
         "prompt query, the default": "'q: '",
-        "int8 ranges": "not calibrated",
+        "int8 ranges": "not measured",
         "size": f"{size(manifest) / 1e6:.1f} MB in {len(manifest.files) + 1} files",
         "fingerprint": manifest.fingerprint,
         "made with": ", ".join(f"{name} {version}" for name, version in manifest.made_with.items()),

@@ -214,7 +214,7 @@ class TestEncode:
         arguments = ("encode", "-m", tiny_bundle, "a", "one " * 60)
         status, out, err = run(*arguments)
         assert (status, len(out.splitlines())) == (0, 2)
-        assert err == "embedrt: 1 of 2 texts cut off after 48 tokens: texts[1]\n"
+        assert err == "embedrt: 1 of 2 texts truncated to 48 tokens: texts[1]\n"
         assert run(*arguments, "--on-truncation", "ignore") == (0, out, "")
         assert_one_line_error(run(*arguments, "--on-truncation", "error"), "texts[1]: longer than the 48 tokens")
 
@@ -366,7 +366,7 @@ class TestVerify:
         status, _, err = run("verify", bundle)
         assert status == 1
         assert "the vectors of tiny-bert (onnx/model_cpu.onnx) differ from" in err
-        assert "by up to 2.0e-05 in a coordinate, 1e-05 is allowed; the worst texts:\n  2.0e-05 to the refer" in err
+        assert "by up to 2.0e-05 in a coordinate; the tolerance is 1e-05; the worst texts:\n  2.0e-05 to" in err
         assert "texts[3] = " in err
         assert "Traceback" not in err
 

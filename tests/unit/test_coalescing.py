@@ -15,7 +15,7 @@ from embedrt.bundle.manifest import Tokenization
 from embedrt.engine import Batch
 from embedrt.inputs.text import Tokens, flat, offsets_of
 from embedrt.run import coalescing
-from embedrt.run.coalescing import Coalescer, _Ask
+from embedrt.run.coalescing import Coalescer, _Pending
 
 WAIT = 30.0
 OUTPUTS = ("sums",)
@@ -55,7 +55,7 @@ class Caller:
     max_tokens: int = 64
 
     def __call__(
-        self, *rows: list[int], outputs: Sequence[str] = OUTPUTS, left_out: int = 0, max_tokens: int | None = None
+        self, *rows: list[int], outputs: Sequence[str] = OUTPUTS, unpooled: int = 0, max_tokens: int | None = None
     ) -> NDArray[np.float32]:
         tokens = Tokens(flat(rows), offsets_of(np.array([len(row) for row in rows], np.int64)), None, [])
         batch, results = self.coalescer.run(
@@ -63,7 +63,7 @@ class Caller:
             np.arange(len(rows)),
             max(map(len, rows)),
             outputs,
-            left_out=left_out,
+            unpooled=unpooled,
             max_tokens=max_tokens or self.max_tokens,
         )
         real = batch.feeds["attention_mask"] == 1
@@ -214,8 +214,8 @@ def test_calls_for_other_outputs_go_alone(model: Model, threads: ThreadPoolExecu
 
 def test_each_call_leaves_out_its_own_prompt(model: Model, threads: ThreadPoolExecutor) -> None:
     call = caller(model, pooling_mask=True)
-    first, others = start(model, threads, call, [[[1, 2, 3], [4, 5, 6]]], left_out=1)
-    others.append(threads.submit(call, [7, 8], left_out=0))
+    first, others = start(model, threads, call, [[[1, 2, 3], [4, 5, 6]]], unpooled=1)
+    others.append(threads.submit(call, [7, 8], unpooled=0))
     waits(call, 2)
     model.still = False
     model.go_on.release()
@@ -252,14 +252,14 @@ class Interrupted(threading.Event):
 def test_an_interrupted_call_leaves_the_others_alone(
     model: Model, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
-    def ask(*arguments: Any) -> _Ask:
-        made = _Ask(*arguments)
+    def ask(*arguments: Any) -> _Pending:
+        made = _Pending(*arguments)
         made.turn = Interrupted(at_once=at_once)
         return made
 
     call = caller(model, max_tokens=4)
     with monkeypatch.context() as patched:
-        patched.setattr(coalescing, "_Ask", ask)
+        patched.setattr(coalescing, "_Pending", ask)
         first = threads.submit(call, [1, 1, 1, 1])
         assert model.entered.acquire(timeout=WAIT)
         interrupted = threads.submit(call, [5, 5, 5])

@@ -54,7 +54,7 @@ def test_equal_vectors_differ_in_nothing(count: int, dim: int, seed: int) -> Non
 
 @pytest.mark.parametrize("shapes", [((2, 3), (2, 4)), ((2, 3), (3, 3)), ((1, 3), (1, 3)), ((3,), (3,))])
 def test_what_cannot_be_compared(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
-    with pytest.raises(ValueError, match=r"cannot be compared|needs at least two"):
+    with pytest.raises(ValueError, match=r"^vectors: expected two arrays|^texts: expected at least 2"):
         difference(*(np.ones(shape, np.float32) for shape in shapes))
 
 

@@ -33,7 +33,7 @@ from embedrt.engine import Batch, Device, session
 from embedrt.engine.devices import find_device
 from embedrt.errors import EngineError, OutOfMemory
 from embedrt.run import runner as runner_module
-from embedrt.tasks.embed import graph_vectors_together
+from embedrt.tasks.embed import graph_vectors_in_one_batch
 from embedrt.types import Vectors
 from embedrt_export import export
 from tests.kit.bundles import change, copy_bundle, edit_graph, poison, replace_output
@@ -217,7 +217,7 @@ class TestBatches:
         assert_close(model.encode(texts), expected)
 
     def test_together_and_alone(self, tiny: Embedder) -> None:
-        assert_close(graph_vectors_together(tiny.runners["default"], TEXTS), one_by_one(tiny, TEXTS))
+        assert_close(graph_vectors_in_one_batch(tiny.runners["default"], TEXTS), one_by_one(tiny, TEXTS))
 
     def test_counted_tokens_are_those_that_the_model_gets(self, tiny: Embedder) -> None:
         texts = ["", "one", "one two", "one " * 46, "one " * 47, "one " * 5000]
@@ -247,13 +247,13 @@ class TestPrompts:
         vector = prompted.encode("cat", prompt_name="query", prompt="one ")
         assert_close(vector, prompted.encode("one cat"))
         assert [record.getMessage() for record in caplog.records] == [
-            "both prompt and prompt_name are given; prompt wins"
+            "both prompt and prompt_name are given; prompt_name is ignored"
         ]
 
     def test_an_unknown_name_lists_the_known_ones(self, prompted: Embedder, tiny: Embedder) -> None:
-        with pytest.raises(ValueError, match=r"^prompt_name: 'x' is unknown; known: 'query', 'document', 'pas"):
+        with pytest.raises(ValueError, match=r"^prompt_name: expected one of 'query', 'document', 'pas"):
             prompted.encode("a", prompt_name="x")
-        with pytest.raises(ValueError, match=r"^prompt_name: 'x' is unknown; known: 'query', 'document'$"):
+        with pytest.raises(ValueError, match=r"^prompt_name: expected one of 'query', 'document', got 'x'$"):
             tiny.encode("a", prompt_name="x")
 
     @pytest.mark.parametrize("prompt", [3, b"a", ["a"]])
@@ -327,7 +327,7 @@ class TestTruncatedTexts:
     def test_are_named_by_a_warning_at_the_callers_line(self, tiny: Embedder) -> None:
         with pytest.warns(TruncationWarning) as caught:
             tiny.encode(["a", LONG, FITS, LONG], on_truncation="warn")
-        assert str(caught[0].message) == "2 of 4 texts cut off after 48 tokens: texts[1], texts[3]"
+        assert str(caught[0].message) == "2 of 4 texts truncated to 48 tokens: texts[1], texts[3]"
         assert caught[0].filename == __file__
         assert len(caught) == 1
 
@@ -339,7 +339,7 @@ class TestTruncatedTexts:
     def test_are_counted_over_slices(self, tiny: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(runner_module, "_SLICE", 3)
         texts = ["a", "a", LONG, "a", "a", "a", LONG, "a"]
-        with pytest.warns(TruncationWarning, match=r"^2 of 8 texts cut off after 48 tokens: texts\[2\], texts\[6\]$"):
+        with pytest.warns(TruncationWarning, match=r"^2 of 8 texts truncated to 48 tokens: texts\[2\], texts\[6\]$"):
             tiny.encode(texts, on_truncation="warn")
         with pytest.raises(TruncationError, match=r"^texts\[2\]: longer"):
             tiny.encode(texts, on_truncation="error")
@@ -366,7 +366,7 @@ class TestTruncatedTexts:
         with caplog.at_level(logging.INFO, logger="embedrt"):
             tiny.encode(["a", LONG, LONG], show_progress_bar=False)
             tiny.encode(["a", FITS], show_progress_bar=False)
-        assert [record.getMessage() for record in caplog.records] == ["2 of 3 texts cut off after 48 tokens"]
+        assert [record.getMessage() for record in caplog.records] == ["2 of 3 texts truncated to 48 tokens"]
 
 
 class TestProgressBar:
@@ -466,7 +466,7 @@ class TestWrongGraphs:
             replace_output(graph, twice, cut, dim=dim)
 
         edit_graph(bundle, edit)
-        with pytest.raises(BundleError, match=rf"the graph returns vectors of shape \[{dim}\], .* says \[32\]"):
+        with pytest.raises(BundleError, match=rf"expected vectors of shape \[32\] from the graph, got \[{dim}\]"):
             Embedder(bundle).encode(texts)
 
     def test_no_such_output(self, bundle: Path) -> None:
@@ -762,9 +762,9 @@ def test_the_function_and_the_method_take_the_same_arguments() -> None:
     ("options", "error", "message"),
     [
         ({"task": ["x"]}, TypeError, "task: expected str or None, got list"),
-        ({"prompt_name": ["x"]}, ValueError, "prompt_name: ['x'] is unknown; known: 'query', 'document'"),
+        ({"prompt_name": ["x"]}, ValueError, "prompt_name: expected one of 'query', 'document'"),
         ({"sentences": "b"}, TypeError, "sentences: the old name of inputs, which is given too"),
-        ({"ranges": [[0.0], [1.0]]}, ValueError, "ranges: only 'int8' and 'uint8' have a use for them, got prec"),
+        ({"ranges": [[0.0], [1.0]]}, ValueError, "ranges: expected None for precision='float32'; only"),
         ({"chunk_size": 0}, ValueError, "chunk_size: expected a positive integer, got 0"),
         ({"output_value": "tokens"}, ValueError, "output_value: expected one of 'sentence_embedding', 'token_"),
         ({"precision": "float16"}, ValueError, "precision: expected one of 'float32', 'int8', 'uint8', 'binary', "),
@@ -793,5 +793,5 @@ def test_ranges_of_a_calibrated_bundle(tiny: Embedder, tiny_bundle: Path, tmp_pa
     np.testing.assert_array_equal(model.encode("two", precision="int8"), expected[1])
     np.testing.assert_array_equal(model.encode("two", precision="int8", truncate_dim=8), expected[1, :8])
     np.testing.assert_array_equal(model.encode("two", precision="int8", normalize_embeddings=True), expected[1])
-    with pytest.raises(ValueError, match="and normalize_embeddings scales them; give the ranges of normalized vectors"):
+    with pytest.raises(ValueError, match="but normalize_embeddings=True scales them; pass the ranges of normalized"):
         model.encode("two", precision="int8", normalize_embeddings=True, truncate_dim=8)

@@ -119,11 +119,14 @@ class TestWindows:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"max_tokens": 2}, "max_tokens: expected 3 to 64, its positions, got 2"),
-            ({"max_tokens": 65}, "max_tokens: expected 3 to 64, its positions, got 65"),
-            ({"max_tokens": 4, "prompt": "one two "}, "max_tokens: 4 leaves no room for text beside 4 tokens"),
+            ({"max_tokens": 2}, "max_tokens: expected 3 to 64, the number of positions, got 2"),
+            ({"max_tokens": 65}, "max_tokens: expected 3 to 64, the number of positions, got 65"),
+            (
+                {"max_tokens": 4, "prompt": "one two "},
+                "max_tokens: expected more than 4, the prompt",
+            ),
             ({"overlap": -1}, "overlap: expected 0 or more, got -1"),
-            ({"overlap": 46}, "overlap: expected 0 to 45, as a window has 46 tokens of text, got 46"),
+            ({"overlap": 46}, "overlap: expected 0 to 45, as a window has 46 text tokens, got 46"),
             ({"combine": "sum"}, "combine: expected one of 'mean', 'max', 'none', got 'sum'"),
         ],
     )
@@ -160,7 +163,7 @@ class TestChunks:
 
     @pytest.mark.parametrize("span", [(0, 0), (3, 2), (-1, 2), (0, 42), (0, 1.0), (0,), "ab", None, (0, 1, 2)])
     def test_spans_outside(self, tiny: Embedder, span: object) -> None:
-        with pytest.raises(ValueError, match=r"^spans\[1\]: expected \(from, to\) within 0 and 41 characters, got "):
+        with pytest.raises(ValueError, match=r"^spans\[1\]: expected \(start, end\) with 0 <= start < end <= 41, got "):
             tiny.encode_chunks(self.TEXT, [(0, 3), span])  # type: ignore[list-item]
 
     def test_a_passage_without_token(self, tiny: Embedder) -> None:

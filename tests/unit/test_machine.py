@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embedrt.engine import machine
-from embedrt.engine.machine import affinity, available_threads, processor, quota
+from embedrt.engine.machine import affinity, available_threads, cpu_model, quota
 
 
 class Tree:
@@ -209,10 +209,10 @@ def test_affinity_where_the_platform_has_none(
 )
 def test_the_kind_of_processor(tmp_path: Path, content: str, expected: tuple[str, str]) -> None:
     (tmp_path / "cpuinfo").write_text(content)
-    assert processor(tmp_path / "cpuinfo") == expected
+    assert cpu_model(tmp_path / "cpuinfo") == expected
 
 
 def test_the_kind_of_this_processor() -> None:
-    kind, instructions = processor()
+    kind, instructions = cpu_model()
     assert kind
-    assert processor() == (kind, instructions)
+    assert cpu_model() == (kind, instructions)

@@ -53,7 +53,7 @@ class TestConstructor:
     @pytest.mark.parametrize(
         ("options", "error", "message"),
         [
-            ({"default_prompt_name": "x"}, ValueError, "prompt_name: 'x' is unknown; known: 'query', 'document'"),
+            ({"default_prompt_name": "x"}, ValueError, "prompt_name: expected one of 'query', 'document', got 'x'"),
             ({"truncate_dim": 33}, ValueError, "truncate_dim: expected 1 to 32 or None, got 33"),
             ({"truncate_dim": 0}, ValueError, "truncate_dim: expected 1 to 32 or None, got 0"),
             ({"max_tokens": 0}, ValueError, "max_tokens: expected a positive integer, got 0"),
@@ -179,7 +179,7 @@ class TestMaxSeqLength:
 
     @pytest.mark.parametrize("value", [0, 2, 65, -1, 3.0, "8", True, None])
     def test_out_of_range(self, own: Embedder, value: Any) -> None:
-        with pytest.raises(ValueError, match=r"^max_seq_length: expected 3 to 64, its positions, got "):
+        with pytest.raises(ValueError, match=r"^max_seq_length: expected 3 to 64, the number of positions, got "):
             own.max_seq_length = value
         assert own.max_seq_length == 48
 

@@ -22,7 +22,7 @@ from embedrt.engine.session import SessionEngine, onnxruntime
 from embedrt.errors import BundleError, DeviceError, ParityError
 from embedrt.run.planning import padded_length
 from embedrt.tasks.embed import graph_vectors
-from embedrt.verify.bundle import parity_texts, verify
+from embedrt.verify.bundle import bundled_texts, verify
 from embedrt.verify.parity import compare
 from tests.kit.bundles import copy_bundle, edit_graph, parity, replace_output
 
@@ -189,7 +189,7 @@ class TestDtypes:
         reference = graph_vectors(runner, texts)
         reference[:, 0] += 0.2
         compare(runner, texts, reference, "x", independent=True, tolerance=1.0)
-        with pytest.raises(ParityError, match=r"have a cosine to x of only 0\.9\d+; at least 0\.999 is allowed"):
+        with pytest.raises(ParityError, match=r"expected a cosine similarity of at least 0\.999 to x, got 0\.9\d+"):
             compare(runner, texts, reference, "x", independent=True, tolerance=1.0, min_cosine=0.999)
 
 
@@ -217,7 +217,7 @@ class TestVectors:
         report = verify(embedder)["default"]
         assert isinstance(report, ParityReport)
         assert max(report.max_abs_error, report.max_batch_error) < 2e-6
-        texts = parity_texts(embedder)
+        texts = bundled_texts(embedder)
         np.testing.assert_allclose(embedder.encode(texts), minilm.encode(texts), rtol=0, atol=2e-6)
 
     @bf16

@@ -24,16 +24,16 @@ def tokens_of(rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | No
 
 
 def padded(
-    tokens: Tokens, length: int, how: Tokenization, left_out: int | NDArray[np.int64] = 0
+    tokens: Tokens, length: int, how: Tokenization, unpooled: int | NDArray[np.int64] = 0
 ) -> dict[str, NDArray[np.int64]]:
-    return pad(tokens, np.arange(len(tokens)), length, how, left_out)
+    return pad(tokens, np.arange(len(tokens)), length, how, unpooled)
 
 
 @given(ROWS, st.integers(0, 5), st.integers(0, 4), st.booleans())
-def test_tokens_stay_and_the_rest_is_filling(rows: list[list[int]], extra: int, left_out: int, left: bool) -> None:
+def test_tokens_stay_and_the_rest_is_filling(rows: list[list[int]], extra: int, unpooled: int, left: bool) -> None:
     length = max(map(len, rows)) + extra
     types = [[number % 2 for number in row] for row in rows]
-    feeds = padded(tokens_of(rows, types), length, LEFT if left else RIGHT, left_out)
+    feeds = padded(tokens_of(rows, types), length, LEFT if left else RIGHT, unpooled)
     assert list(feeds) == ["input_ids", "attention_mask", "token_type_ids", "pooling_mask"]
     assert {(array.dtype, array.shape) for array in feeds.values()} == {(np.dtype(np.int64), (len(rows), length))}
 
@@ -45,7 +45,7 @@ def test_tokens_stay_and_the_rest_is_filling(rows: list[list[int]], extra: int, 
         assert feeds["input_ids"][i].tolist() == expected(row, 9)
         assert feeds["attention_mask"][i].tolist() == expected([1] * len(row), 0)
         assert feeds["token_type_ids"][i].tolist() == expected(types[i], 0)
-        assert feeds["pooling_mask"][i].tolist() == expected([int(at >= left_out) for at in range(len(row))], 0)
+        assert feeds["pooling_mask"][i].tolist() == expected([int(at >= unpooled) for at in range(len(row))], 0)
 
 
 @pytest.mark.parametrize("how", [LEFT, RIGHT])
@@ -88,7 +88,7 @@ def test_no_rows() -> None:
 
 @pytest.mark.parametrize("how", [LEFT, RIGHT])
 def test_a_row_that_is_too_long_is_an_error(how: Tokenization) -> None:
-    with pytest.raises(ValueError, match="a row has 4 tokens, which is more than 3"):
+    with pytest.raises(ValueError, match="length: expected at least 4, the tokens of the longest row, got 3"):
         padded(tokens_of([[1, 2, 3, 4]]), 3, how)
 
 

@@ -86,13 +86,13 @@ class TestTheWay:
 
     def test_late_chunking_reads_its_text_once(self, tiny: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
         tiny.encode_chunks("one cat", [(0, 3)])  # has the tokenizer loaded
-        read, seen = TextTokenizer.read, []
+        read, seen = TextTokenizer.with_spans, []
 
         def note(self: TextTokenizer, text: str) -> Any:
             seen.append(text)
             return read(self, text)
 
-        monkeypatch.setattr(TextTokenizer, "read", note)
+        monkeypatch.setattr(TextTokenizer, "with_spans", note)
         monkeypatch.setattr(TextTokenizer, "__call__", lambda _, texts: seen.extend(texts))
         assert tiny.encode_chunks("one cat", [(0, 3)]).shape == (1, 32)
         assert seen == ["one cat"]
@@ -191,7 +191,7 @@ class TestTokenizers:
 
 @pytest.mark.parametrize("gather", [SentenceVectors(3, normalize=True), TokenVectors(), AllFeatures(3)])
 def test_a_request_goes_to_other_processes(runner: Runner, gather: Any) -> None:
-    request = Request(gather, 20, prompt="one ", batch_size=7, refuse_truncation=True)
+    request = Request(gather, 20, prompt="one ", batch_size=7, forbid_truncation=True)
     copied = pickle.loads(pickle.dumps(request))
     assert copied == request
     ours, theirs = (runner.run(["cat", "two dogs"], one).values for one in (request, copied))

@@ -83,7 +83,7 @@ def test_words_and_ids(tokenizer: Tokenizer, tiny_bundle: Path) -> None:
     ("options", "message"),
     [
         ({"return_tensors": "pt"}, r"return_tensors: expected 'np' or None, got 'pt'; torch\.from_numpy converts"),
-        ({"return_tensors": "np"}, "return_tensors: texts of different lengths are no array; use padding=True"),
+        ({"return_tensors": "np"}, "return_tensors: texts of different lengths cannot be one array; pass padding=True"),
         ({"padding": "left"}, "padding: expected True, False, 'longest' or 'max_length', got 'left'"),
         ({"truncation": "only_first"}, "truncation: expected True or False, got 'only_first'"),
         ({"max_length": 2, "truncation": True}, "max_length: expected 3 or more, or None, got 2"),

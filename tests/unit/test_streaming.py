@@ -84,16 +84,16 @@ class TestIter:
             list(Embedder(tmp_path / "b").encode_iter([*texts_of(700), "boat"]))
         with pytest.raises(TruncationError, match=r"^texts\[700\]: "):
             list(tiny.encode_iter([*texts_of(700), "one " * 99], on_truncation="error"))
-        with pytest.warns(TruncationWarning, match=r"^1 of 701 texts cut off after 48 tokens: texts\[700\]$"):
+        with pytest.warns(TruncationWarning, match=r"^1 of 701 texts truncated to 48 tokens: texts\[700\]$"):
             list(tiny.encode_iter([*texts_of(700), "one " * 99], on_truncation="warn"))
 
     def test_wrong_arguments_before_a_text_is_read(self, tiny: Embedder) -> None:
         texts = iter(["one"])
         with pytest.raises(TypeError, match="expected an iterable of str, got one str; use encode"):
             tiny.encode_iter("one")
-        with pytest.raises(ValueError, match="prompt_name: 'x' is unknown"):
+        with pytest.raises(ValueError, match="prompt_name: expected one of 'query', 'document', got 'x'"):
             tiny.encode_iter(texts, prompt_name="x")
-        with pytest.raises(ValueError, match="precision: 'int8' of a stream needs ranges=, or a calibrated bundle"):
+        with pytest.raises(ValueError, match="ranges: precision='int8' needs ranges for a stream; pass ranges="):
             tiny.encode_iter(texts, precision="int8")
         assert next(texts) == "one"
 

@@ -182,7 +182,7 @@ class TestFile:
     def test_roundtrip(self, bundle: Path) -> None:
         tuning = dataclasses.replace(tuning_of(bundle), others=(way(rate=1.5),), excluded={"float32 on cuda": "wrong"})
         tuned.write(bundle, tuning)
-        assert tuned.find(bundle, read_bundle(bundle)) == tuned.Found(tuning)
+        assert tuned.read(bundle, read_bundle(bundle)) == tuned.StoredTuning(tuning)
         assert not list(bundle.glob(".*"))
 
     @pytest.mark.parametrize(
@@ -191,9 +191,12 @@ class TestFile:
             (lambda raw: raw.update(more=1), "unknown field 'more'"),
             (lambda raw: raw.pop("texts"), "missing field 'texts'"),
             (lambda raw: raw.update(format_version="1"), "format_version: expected an integer, got str"),
-            (lambda raw: raw["conditions"].pop("processor"), "conditions: missing field 'processor'"),
-            (lambda raw: raw["settings"][0].update(threads=0), r"settings\[0\].threads: expected 1 to \d+ processors"),
-            (lambda raw: raw["settings"][0].update(threads=10**6), "expected 1 to .* processors, got 1000000"),
+            (lambda raw: raw["conditions"].pop("cpu"), "conditions: missing field 'cpu'"),
+            (
+                lambda raw: raw["settings"][0].update(threads=0),
+                r"settings\[0\].threads: expected 1 to \d+, the number",
+            ),
+            (lambda raw: raw["settings"][0].update(threads=10**6), "expected 1 to .* cores, got 1000000"),
             (
                 lambda raw: raw["settings"][0].update(threads=True),
                 r"settings\[0\].threads: expected an integer, got bool",
@@ -204,7 +207,7 @@ class TestFile:
                 "texts_per_second: expected more than 0, got 0",
             ),
             (lambda raw: raw["others"].append({}), r"others\[0\]: missing field 'dtype'"),
-            (lambda raw: raw["settings"].append(raw["settings"][0]), "one dtype twice on the same device"),
+            (lambda raw: raw["settings"].append(raw["settings"][0]), "expected each pair of dtype and device once"),
         ],
     )
     def test_a_damaged_file_is_an_error_with_the_remedy(
@@ -235,16 +238,16 @@ class TestFile:
     @pytest.mark.parametrize(
         ("edit", "reason"),
         [
-            (lambda raw: raw["conditions"].update(processor="Z80"), "measured with processor Z80, here "),
+            (lambda raw: raw["conditions"].update(cpu="Z80"), "measured with cpu Z80, here "),
             (lambda raw: raw["conditions"].update(instructions="mmx"), "measured with instructions mmx, here "),
-            (lambda raw: raw["conditions"].update(processors=99), f"measured with processors 99, here {THREADS}"),
+            (lambda raw: raw["conditions"].update(cores=99), f"measured with cores 99, here {THREADS}"),
             (
                 lambda raw: raw["conditions"]["versions"].update(onnxruntime="0.1"),
                 r"measured with versions embedrt .*, onnxruntime 0\.1(, .*)?, here embedrt",
             ),
             (lambda raw: raw["conditions"]["versions"].update(plugin="2"), "plugin 2, here embedrt"),
             (lambda raw: raw["conditions"].update(bundle="0"), "measured with another bundle"),
-            (lambda raw: raw.update(format_version=1, more=1), "format version 1, and this embedrt reads 2"),
+            (lambda raw: raw.update(format_version=1, more=1), "expected format version 2, got 1"),
         ],
     )
     def test_other_conditions_are_told_once(
@@ -258,7 +261,7 @@ class TestFile:
         assert record.levelno == logging.WARNING
         message = record.getMessage()
         assert message.startswith(f"{bundle / TUNED} is not used: ")
-        assert message.endswith(f"`embedrt tune {bundle}` measures here")
+        assert message.endswith(f"run `embedrt tune {bundle}` to measure again")
         assert re.search(reason, message)
 
     def test_nothing_is_told_where_it_holds(self, bundle: Path, caplog: pytest.LogCaptureFixture) -> None:

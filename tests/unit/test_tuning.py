@@ -85,7 +85,7 @@ class TestTune:
             assert way.one_text_ms > 0
             assert way.min_cosine == pytest.approx(1)
         assert (found.usual_device, found.texts, found.excluded) == ("cpu", 256, {})
-        assert tuned.find(bundle, read_bundle(bundle)) == tuned.Found(found)
+        assert tuned.read(bundle, read_bundle(bundle)) == tuned.StoredTuning(found)
         embedder = Embedder(bundle)
         (runner,) = embedder.runners.values()
         assert (runner.engine.threads, runner.placement.max_tokens) == (chosen.threads, chosen.max_tokens)
@@ -116,7 +116,7 @@ class TestTune:
     def test_again_replaces_it_also_a_damaged_one(self, bundle: Path) -> None:
         (bundle / TUNED).write_bytes(b"{")
         found = tuning.tune(bundle, TEXTS, seconds=QUICK)
-        assert tuned.find(bundle, read_bundle(bundle)).tuning == found
+        assert tuned.read(bundle, read_bundle(bundle)).tuning == found
 
     def test_a_name_in_the_store(self, tiny_bundle: Path) -> None:
         target = store.stored_path("org/tiny")
@@ -173,8 +173,8 @@ class TestTune:
     @pytest.mark.parametrize(
         ("texts", "seconds", "message"),
         [
-            (TEXTS[:19], 1, "texts: 19, but a choice that holds for other texts needs 20 or more"),
-            ("one", 1, "texts: 1, but"),
+            (TEXTS[:19], 1, "texts: expected at least 20, got 19"),
+            ("one", 1, "texts: expected at least 20, got 1"),
             (TEXTS, 0, "seconds: expected more than 0, got 0"),
             (TEXTS, float("nan"), "seconds: expected more than 0, got nan"),
         ],
@@ -209,7 +209,7 @@ class TestDtypes:
         found = tuning.tune(bundle, TEXTS, seconds=QUICK)
         assert [way.dtype for way in found.settings] == ["float32"]
         assert re.match(".*cannot load.*NoSuchOperator", found.excluded["int8 on cpu"])
-        assert "int8 on cpu is left out: " in caplog.text
+        assert "int8 on cpu is excluded: " in caplog.text
 
     def test_without_float32_the_proof_is_what_counts(self, bundle: Path) -> None:
         def rename(raw: Any) -> None:
@@ -318,13 +318,13 @@ class TestCommand:
         add_dtype(bundle, "int8", spoil)
         status, out, err = run("tune", bundle, "--seconds", QUICK)
         assert status == 0
-        assert err.startswith("embedrt: int8 on cpu is left out: ")
-        head, *rows, left_out, chosen = out.splitlines()
+        assert err.startswith("embedrt: int8 on cpu is excluded: ")
+        head, *rows, excluded, chosen = out.splitlines()
         assert "texts/s" in head
         assert len(rows) == len(CPU)
         assert sum(row.startswith("*") for row in rows) == 1
         assert all(row.endswith("1.000000 / 1.000000") for row in rows)
-        assert left_out.startswith("left out: int8 on cpu: ")
+        assert excluded.startswith("excluded: int8 on cpu: ")
         assert re.fullmatch(
             r'chosen, over 256 texts: float32 on cpu, \d+ threads, \d+ tokens \(\d+ texts/s\); "auto" is float32',
             chosen,
@@ -335,7 +335,7 @@ class TestCommand:
         target = store.stored_path("org/tiny")
         target.parent.mkdir(parents=True)
         copy_bundle(tiny_bundle, target)
-        untuned = f"no; `embedrt tune {target}` measures what is fastest here"
+        untuned = f"no; run `embedrt tune {target}` to measure the fastest settings"
         assert f"tuned            {untuned}\n" in run("info", "org/tiny")[1]
         assert f"    tuned            {untuned}\n" in run("doctor")[1]
         run("tune", "org/tiny", "--seconds", QUICK)
@@ -344,10 +344,10 @@ class TestCommand:
                 r'tuned +float32 on cpu, \d+ threads, \d+ tokens \(\d+ texts/s\); "auto" is float32\n', shown
             )
         raw = json.loads((target / TUNED).read_bytes())
-        raw["conditions"]["processor"] = "Z80"
+        raw["conditions"]["cpu"] = "Z80"
         (target / TUNED).write_text(json.dumps(raw))
         for shown in (run("info", "org/tiny")[1], run("doctor")[1], run("tune", "org/tiny", "--show")[1]):
-            assert "not used: measured with processor Z80, here " in shown
+            assert "not used: measured with cpu Z80, here " in shown
         (target / TUNED).write_text("{")
         assert run("info", "org/tiny")[0] == 1
         _, out, _ = run("doctor")
@@ -364,10 +364,14 @@ class TestCommand:
         change_version = {**shown, "format_version": 9}
         (bundle / TUNED).write_text(json.dumps(change_version))
         _, out, _ = run("tune", bundle, "--show", "--json")
-        assert json.loads(out) == {"unused": "format version 9, and this embedrt reads 2"}
+        assert json.loads(out) == {"unused": "expected format version 2, got 9"}
 
     def test_show_and_clear(self, bundle: Path, run: Any) -> None:
-        assert run("tune", bundle, "--show") == (0, f"no; `embedrt tune {bundle}` measures what is fastest here\n", "")
+        assert run("tune", bundle, "--show") == (
+            0,
+            f"no; run `embedrt tune {bundle}` to measure the fastest settings\n",
+            "",
+        )
         assert run("tune", bundle, "--clear") == (0, f"{bundle}: was not tuned\n", "")
         (bundle / TUNED).write_text("{")
         status, _, err = run("tune", bundle, "--show")
@@ -401,6 +405,6 @@ class TestCommand:
         tuning.tune(bundle, TEXTS, seconds=QUICK, show_progress_bar=True)
         err = capsys.readouterr().err
         assert "Tuning" in err
-        assert "judging float32 on cpu" in err
+        assert "checking float32 on cpu" in err
         assert "timing float32 on cpu, " in err
         assert "100%" in err

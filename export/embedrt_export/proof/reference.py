@@ -24,7 +24,7 @@ from embedrt.engine.session import onnxruntime, plain_session
 from embedrt.errors import ExportError, ModelNotFoundError
 from embedrt.run.runner import Runner
 from embedrt.types import Vectors
-from embedrt.verify.parity import bound_of, compare, read_texts
+from embedrt.verify.parity import bound_of, compare, read_parity_texts
 from embedrt_export.source.locate import download, locate
 
 ReferenceKind = Literal["auto", "sentence-transformers", "golden", "onnx"]
@@ -115,7 +115,7 @@ def verify_with_sentence_transformers(embedder: Embedder, source: str | Path | N
     reports = {}
     for name, loaded in embedder.runners.items():
         runner = loaded.with_max_seq_length(loaded.route.parity_max_seq_length)
-        texts = read_texts(embedder.folder, runner.route)
+        texts = read_parity_texts(embedder.folder, runner.route)
         reference = _sentence_transformers(located.folder, manifest, runner, manifest.task_of(name), texts)
         bound = bound_of(runner.placement.variant, runner.placement.dtype)
         reports[name] = compare(

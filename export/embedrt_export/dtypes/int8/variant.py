@@ -12,7 +12,7 @@ from embedrt.engine.placement import place
 from embedrt.run.runner import Runner
 from embedrt.tasks.embed import graph_vectors
 from embedrt.types import Vectors
-from embedrt.verify.parity import judge
+from embedrt.verify.parity import measure_quality
 from embedrt_export.dtypes.draft import Draft, Writer
 from embedrt_export.dtypes.int8.quantize import DATA, DTYPE, quantize
 from embedrt_export.dtypes.int8.texts import read_texts
@@ -40,7 +40,7 @@ def _judge(
     """Encodes texts with a new variant of a route and compares them with the vectors in float32."""
     files = manifest.files | record_files(folder, variant.files)
     only = dataclasses.replace(route, variants=(variant,))
-    return judge(
+    return measure_quality(
         Runner(folder, only, dataclasses.replace(manifest, files=files), place(folder, only, cpu.DEVICE, DTYPE)),
         texts,
         expected,
