@@ -54,12 +54,12 @@ class Embedder:
     """A sentence embedding model, with the methods of `SentenceTransformer`. Safe to use from many threads at once.
 
     Args:
-        model_name_or_path: A bundle folder, a name in the local store, or a hub id. What is not there yet is
-            downloaded, if it is a bundle on the hub, or exported on the spot, if the extra `export` is installed.
-        device: "cpu", "cuda", "cuda:1", "coreml", "mps", "openvino" or "openvino:GPU"; None and "auto" choose, by what
-            `embedrt tune` measured if it did. Never another than the one named.
-        prompts: Texts that go before an input, by name; they win over the model's own of the same name.
-        default_prompt_name: The prompt for calls that name none; None takes the model's, if any.
+        model_name_or_path: A bundle folder, a name in the local store, or a hub id. A bundle on the hub is downloaded
+            into the store; any other model is exported on the spot, if the extra `export` is installed.
+        device: "cpu", "cuda", "cuda:1", "coreml", "mps", "openvino" or "openvino:GPU". None and "auto" take the fastest
+            by `embedrt tune`, else CUDA if it is installed, else the CPU. A named device is used, or it is an error.
+        prompts: Prompts by name, each a text that goes before every input; they override the model's own.
+        default_prompt_name: The prompt for calls that name none; None takes the model's default, if any.
         cache_folder: A folder that is searched before the store, and takes new models; None takes the store alone:
             `EMBEDRT_HOME`, `SENTENCE_TRANSFORMERS_HOME` or the user's cache folder.
         trust_remote_code: Has no effect: nothing from a model repo is ever run, trusted or not.
@@ -71,12 +71,12 @@ class Embedder:
         dtype: The model's number format: "float32", "float16", "bfloat16" or "int8", where the bundle has it or the
             device computes it. None takes float32 if the bundle has it, else its only one. "auto" takes the fastest
             that `embedrt tune` measured here and found good enough.
-        threads: Processors to use; None takes what was tuned, else what affinity and cgroup quota allow.
-        max_tokens: Upper bound of a batch's texts times the tokens of its longest, which bounds the memory; None takes
-            what was tuned, else what suits the device. A single text that is longer is still read whole.
+        threads: Threads to use; None takes the tuned number, else all cores that affinity and cgroup quota allow.
+        max_tokens: Token budget of a batch: its texts times the tokens of the longest. It bounds the memory. None takes
+            the tuned budget, else the device's. A single text may be longer.
         verify: When the bundle's files are checked by SHA-256: "once" on this machine, until a file changes; "always";
             or "never".
-        modules: Not available, like all below: the error says what to do instead.
+        modules: Not available, like the arguments below; the error names the alternative.
         backend: "onnx", or "torch", which clients of sentence-transformers pass as its default; the engine is ONNX
             Runtime either way.
         model_kwargs: See `modules`.
@@ -86,7 +86,7 @@ class Embedder:
         model_card_data: See `modules`.
 
     Raises:
-        ModelNotFoundError: The name leads to no bundle; the message says what to run.
+        ModelNotFoundError: The name leads to no bundle; the message has the command to run.
         BundleError: The bundle is damaged.
         DeviceError: The device is unknown or not available.
         ValueError: Another argument is out of range, or has no meaning here.
@@ -111,7 +111,7 @@ class Embedder:
         max_tokens: int | None = None,
         verify: Verify = "once",
         modules: None = None,
-        backend: Literal["onnx"] | None = None,
+        backend: Literal["onnx", "torch"] | None = None,
         model_kwargs: None = None,
         processor_kwargs: None = None,
         tokenizer_kwargs: None = None,
@@ -365,40 +365,45 @@ class Embedder:
         on_truncation: OnTruncation = "ignore",
         sentences: Texts | None = None,
     ) -> Any:
-        """Turns texts into vectors, in the order given. A vector does not depend on the texts around it.
+        """Encode texts as vectors, in the order given. A vector does not depend on the other texts of the call.
 
         Args:
             inputs: One str, or an iterable of str: list, tuple, generator, numpy array, pandas Series, ...
-            prompt_name: Which of the model's prompts goes before every text; None takes the model's default, if any.
-            prompt: A prompt of your own; it wins over `prompt_name`.
-            batch_size: Upper bound of texts in a batch. Batches are planned by tokens and are mostly smaller.
-            show_progress_bar: None shows it where the logger "embedrt" is at level INFO or below.
-            output_value: "sentence_embedding"; "token_embeddings" for an array of every text; None for a dict of every
-                text with all that the graph takes and gives, without padding.
-            precision: What the vectors are stored in: "float32"; "int8" or "uint8", by the range of every coordinate;
-                "binary" or "ubinary", 8 coordinates to a byte.
+            prompt_name: The model's prompt to put before every text; None takes the model's default, if any.
+            prompt: A prompt of your own; it overrides `prompt_name`.
+            batch_size: Most texts in a batch. Batches are planned by tokens and are usually smaller.
+            show_progress_bar: None shows a bar where the logger "embedrt" is at level INFO or below.
+            output_value: "sentence_embedding"; "token_embeddings" for one array a text; None for one dict a text with
+                all inputs and outputs of the graph, without padding.
+            precision: Format of the stored vectors: "float32"; "int8" or "uint8", scaled by the range of each
+                coordinate; "binary" or "ubinary", with 8 coordinates in a byte.
             convert_to_numpy: False gives a list of torch tensors.
             convert_to_tensor: True gives one torch tensor.
-            device: Another device than the model's, or a list of devices: a process for each, for this call.
+            device: Another device than the model's, or a list of devices with one process each, for this call.
             normalize_embeddings: Scale the vectors to length 1, after truncation.
             truncate_dim: Keep only the first coordinates; None takes `Embedder.truncate_dim`.
-            pool: What `start_multi_process_pool` gave: its processes work instead of this one, wherever `device` is.
+            pool: The result of `start_multi_process_pool`; its processes encode, and `device` has no effect.
             chunk_size: Texts that a process of the pool takes at a time.
-            ranges: `[2, dim]`, smallest and largest value of every coordinate, for "int8" and "uint8". None takes the
-                bundle's, if it has them (`embedrt ranges`), else those of the call's own vectors.
-            task: What the texts are, such as "query" or "document", for models that treat these differently.
-            on_truncation: What to do when a text is longer than the model reads: cut it off without a word, with a
-                `TruncationWarning`, or raise a `TruncationError` before the model runs on it. The number of texts that
-                were cut off is in the log.
+            ranges: `[2, dim]`, the minimum and the maximum of each coordinate, for "int8" and "uint8". None takes the
+                bundle's ranges (`embedrt ranges`), else those of the call's own vectors.
+            task: Kind of the texts, such as "query" or "document", for models that treat these differently.
+            on_truncation: For texts that are longer than the model reads: "ignore" truncates them, "warn" also gives a
+                `TruncationWarning`, and "error" raises a `TruncationError` before the model runs on them. The log has
+                the number of truncated texts in any case.
             sentences: The old name of `inputs`.
 
         Returns:
-            A numpy array of shape `[dim]` for a str, else `[len(inputs), dim]`; or what the arguments above ask for.
+            A numpy array of shape `[dim]` for a str, else `[len(inputs), dim]`, in float32 unless `precision`,
+            `output_value` or the tensor arguments ask for something else.
 
         Raises:
-            TypeError: An item of `inputs` is not a str.
-            ValueError: Another argument is out of range, or a prompt name unknown.
-            NonFiniteError: The model returned NaN or infinity.
+            TypeError: An item of `inputs` is not a str; the message has its index.
+            ValueError: Another argument is out of range, or a prompt name is unknown.
+            NonFiniteError: The model returned NaN or infinity; the message names the texts.
+
+        Example:
+            >>> model.encode(["The cat sat.", "A dog ran."]).shape
+            (2, 384)
         """
         if sentences is not None:
             if inputs is not None:
@@ -815,13 +820,13 @@ class Embedder:
         revision: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Uploads the bundle in one commit, with a model card that shows the proof.
+        """Upload the bundle in one commit, with a model card that shows the parity report.
 
         Args:
             repo_id: Such as "org/model"; without an organization it is the user's own.
             token: Hub token; None uses `HF_TOKEN` or the saved login.
-            private: Whether a new repo is private; None is as the organization has it.
-            commit_message: None has one.
+            private: Whether a new repo is private; None takes the organization's default.
+            commit_message: Message of the commit; None takes a default.
             exist_ok: Whether the repo may exist already.
             replace_model_card: Whether to replace a `README.md` that is there.
             revision: The branch, which is made if need be.
@@ -831,7 +836,7 @@ class Embedder:
             The address of the commit or of the pull request.
 
         Raises:
-            UploadError: The hub did not take it; the message says what to do.
+            UploadError: The hub rejected the upload; the message has the remedy.
         """
         return remote.upload(
             self.folder,

@@ -70,6 +70,7 @@ class Loaded:
         self._placed = self._find(AUTO) if named is None else named
         self._lock = threading.Lock()
         self._runners: dict[str, dict[str, Runner]] = {}
+        self._by_name: dict[str | None, dict[str, Runner]] = {}  # the same, by every name that was asked for
         self._tokenizers: dict[tuple[str, int | None], Tokenizer] = {}
         self._closed = False
         self.runners()
@@ -103,6 +104,10 @@ class Loaded:
             InferenceError: The model is closed.
             DeviceError: The device is unknown or not available.
         """
+        found = self._by_name.get(device)
+        return self._load(device) if found is None else found
+
+    def _load(self, device: str | None) -> dict[str, Runner]:
         placements = self.placements(device)
         name = next(iter(placements.values())).device.name
         with self._lock:
@@ -112,6 +117,7 @@ class Loaded:
                     route: Runner(self.folder, self.manifest.routes[route], self.manifest, placement)
                     for route, placement in placements.items()
                 }
+            self._by_name[device] = self._runners[name]
             return self._runners[name]
 
     def placements(self, device: str | None = None) -> dict[str, Placement]:
@@ -158,6 +164,7 @@ class Loaded:
         with self._lock:
             self._closed = True
             self._runners.clear()
+            self._by_name.clear()
 
     @property
     def device(self) -> str | None:

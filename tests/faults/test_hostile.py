@@ -117,7 +117,8 @@ DAMAGED: dict[str, tuple[Damage, str]] = {
         r"a header of 200000\d\d bytes, more than",
     ),
     "300,000 tensors": (many_tensors, r"a header of 2\d{7} bytes, more than"),
-    "10^9 layers": (config(num_hidden_layers=10**9), r"tensor 'encoder\.layer\.2\..*' is missing; the config says"),
+    "3 layers": (config(num_hidden_layers=3), r"tensor 'encoder\.layer\.2\..*' is missing; the config says"),
+    "10^9 layers": (config(num_hidden_layers=10**9), r"num_hidden_layers: 1000000000, no model has more than 10000"),
     "10^12 words": (
         config(vocab_size=10**12),
         r"'embeddings\.word_embeddings\.weight' has shape \(133, 32\), the conf",
