@@ -34,6 +34,19 @@ def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
+@pytest.fixture
+def one_core() -> Iterator[None]:
+    """The worker process on a core of its own: threads of small models only wait for each other, and spin meanwhile."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    os.sched_setaffinity(0, {sorted(before)[worker % len(before)]})
+    yield
+    os.sched_setaffinity(0, before)
+
+
 @pytest.fixture(scope="session")
 def minilm_source() -> Path:
     """The model folder of the real all-MiniLM-L6-v2."""
