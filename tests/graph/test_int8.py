@@ -273,6 +273,7 @@ class TestBundle:
         assert external
         assert {ExternalDataInfo(tensor).location for tensor in external} == {"model_int8.onnx_data"}
 
+    @pytest.mark.slow
     def test_int8_alone_has_the_same_vectors(self, small_source: Path, small_bundle: Path, tmp_path: Path) -> None:
         alone = export(small_source, tmp_path / "alone", dtype="int8")
         manifest = read_bundle(alone)
@@ -289,6 +290,7 @@ class TestBundle:
         with pytest.raises(BundleError, match=message):
             Embedder(alone, dtype="float32")
 
+    @pytest.mark.slow
     def test_int8_alone_is_tuned_by_its_proof(self, small_source: Path, tmp_path: Path) -> None:
         folder = export(small_source, tmp_path / "alone", dtype="int8")
         report = quality(folder)
@@ -334,6 +336,7 @@ class TestBundle:
         with pytest.raises(QualityError, match=r"worse here than where they were exported.*dtype='float32'"):
             verify(Embedder(tmp_path / "bundle", dtype="int8"))
 
+    @pytest.mark.slow
     def test_the_same_export_gives_the_same_graph(self, small_source: Path, small_bundle: Path, tmp_path: Path) -> None:
         again = export(small_source, tmp_path / "again", dtype=("float32", "int8"))
         files = [read_raw(folder)["files"] for folder in (small_bundle, again)]
@@ -361,6 +364,7 @@ class TestBundle:
         with pytest.raises(DeviceError, match=r"runs on cpu only, not on 'other'; use device='cpu', or another dtype"):
             Embedder(small_bundle, "other", dtype="int8")
 
+    @pytest.mark.slow
     def test_tuning_takes_it_as_the_export_judged_it(self, small_bundle: Path, tmp_path: Path) -> None:
         """The texts that tuning makes up are odd; with texts of the user it is judged by those."""
         folder = copy_bundle(small_bundle, tmp_path / "bundle")
@@ -377,6 +381,7 @@ class TestBundle:
         assert main(["info", str(small_bundle)]) == 0
         assert "quality int8" in capsys.readouterr().out
 
+    @pytest.mark.slow
     def test_below_the_floor_there_is_no_bundle(
         self, small_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -385,6 +390,7 @@ class TestBundle:
             export(small_source, tmp_path / "bundle", dtype="int8")
         assert list(tmp_path.glob("*bundle*")) == []
 
+    @pytest.mark.slow
     def test_the_worst_layers_stay_in_float32_until_it_is_good_enough(
         self, small_source: Path, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -398,6 +404,7 @@ class TestBundle:
         with pytest.raises(UnsupportedModelError, match="no linear layers that embedrt can put into 8 bits"):
             export(tiny_source, tmp_path / "bundle", dtype="int8")
 
+    @pytest.mark.slow
     def test_texts_of_your_own(self, small_source: Path, tmp_path: Path) -> None:
         lines = tmp_path / "lines.txt"
         lines.write_text("\n".join(f"text number {i} of the river" for i in range(80)), "utf-8")
@@ -419,6 +426,7 @@ class TestBundle:
         with pytest.raises(ValueError, match=message):
             export(tiny_source, tmp_path / "bundle", **arguments)  # type: ignore[arg-type]
 
+    @pytest.mark.slow
     def test_values_are_observed_a_few_at_a_time(
         self, small_source: Path, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -447,6 +455,7 @@ class TestBundle:
         assert observe(model, folder / "onnx/scratch.onnx", runner, NATURAL, ["plain"]) == {}
 
 
+@pytest.mark.slow
 def test_the_real_model(minilm_int8_bundle: Path) -> None:
     """All promises of the dtype on real weights."""
     lossy, exact = Embedder(minilm_int8_bundle, dtype="int8"), Embedder(minilm_int8_bundle)

@@ -18,6 +18,8 @@ from embedrt_export.proof.reference import mapped_weights
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "large_model.py"
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_of_an_export(tmp_path: Path) -> None:
     """193 MB of weights of at most 4 MB each: whoever holds them all at once, anywhere, is over the bound of 138."""

@@ -717,17 +717,20 @@ def fork(bundle: Path, child: str, **environment: str) -> str:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 class TestFork:
+    @pytest.mark.subprocess
     @pytest.mark.parametrize("parallelism", ["true", "false"])
     def test_the_child_is_told_and_ends_well(self, tiny_bundle: Path, parallelism: str) -> None:
         printed = fork(tiny_bundle, TRY, TOKENIZERS_PARALLELISM=parallelism)
         assert printed == FORKED * 2 + "child 0\n(32,)\n"
 
+    @pytest.mark.subprocess
     def test_a_child_that_never_encodes_ends_well(self, tiny_bundle: Path) -> None:
         """The engine's destructor waits for threads that the child has not: without care one of four children hangs."""
         with ThreadPoolExecutor(2) as pool:
             printed = list(pool.map(lambda _: fork(tiny_bundle, ""), range(8)))
         assert printed == ["child 0\n(32,)\n"] * 8
 
+    @pytest.mark.subprocess
     def test_a_child_may_load_the_model_itself(self, tiny_bundle: Path) -> None:
         child = "    print(embedrt.Embedder(sys.argv[1], threads=3).encode('one two').shape)"
         assert fork(tiny_bundle, child) == "(32,)\nchild 0\n(32,)\n"
