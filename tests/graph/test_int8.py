@@ -192,6 +192,16 @@ def small_bundle(small_source: Path, tmp_path_factory: pytest.TempPathFactory) -
     return shared_folder(tmp_path_factory, "small/bundle", make)
 
 
+@pytest.fixture(scope="module")
+def int8_alone(small_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its bundle in int8 alone."""
+
+    def make(folder: Path) -> None:
+        export(small_source, folder, dtype="int8")
+
+    return shared_folder(tmp_path_factory, "small/int8", make)
+
+
 class TestBundle:
     def test_linear_layers_are_in_8_bits_and_the_rest_is_as_it_was(self, small_bundle: Path) -> None:
         manifest = Embedder(small_bundle).manifest
@@ -274,25 +284,24 @@ class TestBundle:
         assert {ExternalDataInfo(tensor).location for tensor in external} == {"model_int8.onnx_data"}
 
     @pytest.mark.slow
-    def test_int8_alone_has_the_same_vectors(self, small_source: Path, small_bundle: Path, tmp_path: Path) -> None:
-        alone = export(small_source, tmp_path / "alone", dtype="int8")
-        manifest = read_bundle(alone)
+    def test_int8_alone_has_the_same_vectors(self, small_bundle: Path, int8_alone: Path) -> None:
+        manifest = read_bundle(int8_alone)
         assert manifest.dtypes == ("int8",)
         graphs = {"onnx/model_int8.onnx", "onnx/model_int8.onnx_data"}
         assert {name for name in manifest.files if name.startswith("onnx/")} == graphs
-        assert {path.name for path in (alone / "onnx").iterdir()} == {Path(name).name for name in graphs}
-        embedder = Embedder(alone)
+        assert {path.name for path in (int8_alone / "onnx").iterdir()} == {Path(name).name for name in graphs}
+        embedder = Embedder(int8_alone)
         assert embedder.dtype == "int8"
         both = Embedder(small_bundle, dtype="int8")
         np.testing.assert_array_equal(embedder.encode(NATURAL), both.encode(NATURAL))
         assert verify(embedder).keys() == {"default"}
         message = r"dtype 'float32' is not in it; it has int8; .*`embedrt export SOURCE --dtype int8,float32`"
         with pytest.raises(BundleError, match=message):
-            Embedder(alone, dtype="float32")
+            Embedder(int8_alone, dtype="float32")
 
     @pytest.mark.slow
-    def test_int8_alone_is_tuned_by_its_proof(self, small_source: Path, tmp_path: Path) -> None:
-        folder = export(small_source, tmp_path / "alone", dtype="int8")
+    def test_int8_alone_is_tuned_by_its_proof(self, int8_alone: Path, tmp_path: Path) -> None:
+        folder = copy_bundle(int8_alone, tmp_path / "alone")
         report = quality(folder)
         setting = tune(folder, seconds=0.1).setting("int8", "cpu")
         assert setting is not None

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -29,7 +30,7 @@ from embedrt import (
     TruncationError,
     TruncationWarning,
 )
-from embedrt.engine import Batch, Device, session
+from embedrt.engine import Batch
 from embedrt.engine.devices import find_device
 from embedrt.errors import EngineError, OutOfMemory
 from embedrt.run import runner as runner_module
@@ -38,6 +39,7 @@ from embedrt.types import Vectors
 from embedrt_export import export
 from tests.kit.bundles import change, copy_bundle, edit_graph, poison, replace_output
 from tests.kit.models import make_model
+from tests.kit.sessions import count_sessions
 
 # What a vector of length 1 may differ by when it is computed in another batch.
 CLOSE = 2e-6
@@ -496,15 +498,14 @@ class TestWrongGraphs:
         ("Invalid Feed Input Name:x", EngineError),
     ],
 )
-def test_engine_errors_are_typed(tiny_bundle: Path, message: str, kind: type[Exception]) -> None:
+def test_engine_errors_are_typed(
+    tiny_bundle: Path, message: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(message)
+
     embedder = Embedder(tiny_bundle, threads=1)
-    engine = embedder.runners["default"].engine
-
-    class Failing:
-        def run(self, *_: object) -> None:
-            raise RuntimeError(message)
-
-    engine._sessions[1] = Failing()
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", fail)
     with pytest.raises(InferenceError) as caught:
         embedder.encode("a")
     assert type(caught.value) is kind
@@ -524,13 +525,7 @@ class TestThreads:
     ) -> None:
         work = [TEXTS * 20 if i % 2 else TEXTS[:1] for i in range(8)]
         expected = [tiny.encode(texts) for texts in work]
-        create, made = session._create_session, []
-
-        def count(graph: Path, device: Device, threads: int, *, prepack: bool, dtype: str) -> Any:
-            made.append(threads)
-            return create(graph, device, threads, prepack=prepack, dtype=dtype)
-
-        monkeypatch.setattr(session, "_create_session", count)
+        made = count_sessions(monkeypatch)
         embedder = Embedder(tiny_bundle, threads=2)
         together = Barrier(8)
 
@@ -541,7 +536,7 @@ class TestThreads:
         with ThreadPoolExecutor(8) as pool:
             for vectors, same in zip(pool.map(first_use, work), expected, strict=True):
                 assert_close(vectors, same)
-        assert sorted(made) == [1, 2]
+        assert sorted(one.threads for one in made) == [1, 2]
 
     def test_eight_threads_may_load(self, tiny_bundle: Path, tiny: Embedder) -> None:
         with ThreadPoolExecutor(8) as pool:
