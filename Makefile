@@ -15,7 +15,7 @@ RUN := $(VENV)/$(BIN)/python -m
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEW_PIP := "pip>=25.1" # knows dependency groups
 
-.PHONY: help quickstart test test-reference test-optimum lint fix bench docs docs-serve golden table build clean
+.PHONY: help quickstart test coverage test-reference test-optimum lint fix bench docs docs-serve golden table build clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -25,12 +25,15 @@ quickstart: $(VENV)/.runtime  ## fetch a real model, export it, encode, show sim
 	$(VENV)/$(BIN)/python examples/similarity.py
 
 test: $(VENV)/.develop  ## everything that needs no torch
-	$(RUN) pytest -n auto
+	$(RUN) pytest -n auto --dist worksteal
 
-# A process for every processor; torch's own threads would only wait for each other.
+coverage: $(VENV)/.develop  ## the same, and which lines of embedrt/ and export/ it runs: 92 % at least
+	$(RUN) pytest -n auto --dist worksteal --cov
+
+# A process for every core; torch's own threads would only wait for each other.
 test-reference: export OMP_NUM_THREADS := 1
 test-reference: $(REFERENCE)/.ready  ## compare live with sentence-transformers and transformers, on torch
-	$(REFERENCE)/$(BIN)/python -m pytest -n auto tests/live
+	$(REFERENCE)/$(BIN)/python -m pytest -n auto --dist worksteal tests/live
 
 test-optimum: export EMBEDRT_OPTIMUM_PYTHON := $(OPTIMUM)/$(BIN)/python
 test-optimum: $(VENV)/.develop $(OPTIMUM)/.ready  ## export by way of optimum-onnx, compare with its torch
@@ -76,7 +79,7 @@ build: $(VENV)/.develop  ## wheel and sdist into dist/
 	$(RUN) build
 
 clean:  ## delete environments and what was built
-	rm -rf $(VENV) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(OPTIMUM) dist site
+	rm -rf $(VENV) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(OPTIMUM) dist site .coverage*
 
 $(VENV)/.runtime: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(VENV)

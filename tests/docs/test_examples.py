@@ -38,6 +38,8 @@ def run(name: str, folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_similarity(store: Path, tmp_path: Path) -> None:
     rows = [
         [float(value) for value in re.findall(r"-?\d\.\d\d", line)]
@@ -49,6 +51,8 @@ def test_similarity(store: Path, tmp_path: Path) -> None:
     assert max(matrix[0][2], matrix[1][3]) < 0.2
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_semantic_search_stores_its_vectors_and_reuses_them(store: Path, tmp_path: Path) -> None:
     first = run("semantic_search.py", tmp_path, QUERY)
     stored = tmp_path / "python-topics.npy"
@@ -64,6 +68,8 @@ def test_semantic_search_stores_its_vectors_and_reuses_them(store: Path, tmp_pat
     assert {line.split()[1] for line in hits} <= {"attribute-references:", "attribute-access:", "class:", "types:"}
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_rag_finds_the_passage_that_answers(store: Path, tmp_path: Path) -> None:
     output = run("rag.py", tmp_path, "How do I compare two text files?")
     modules = re.findall(r"^\[\d\] module (\w+) ", output, re.MULTILINE)
@@ -72,6 +78,8 @@ def test_rag_finds_the_passage_that_answers(store: Path, tmp_path: Path) -> None
     assert output.endswith("Question: How do I compare two text files?\n")
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_long_document_shows_what_context_adds(store: Path, tmp_path: Path) -> None:
     output = run("long_document.py", tmp_path)
     windows = re.search(r"256 tokens at a time: (\d+) windows", output)

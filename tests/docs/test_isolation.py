@@ -61,17 +61,20 @@ assert embedder.encode(["one cat", "two dogs " * 30] * 40, normalize_embeddings=
 LOADED = "\nprint(*sorted({name.partition('.')[0] for name in sys.modules}))"
 
 
+@pytest.mark.subprocess
 def test_encoding_loads_no_other_framework(tiny_bundle: Path) -> None:
     loaded = set(python(ENCODE + LOADED, tiny_bundle).split())
     assert {"embedrt", "onnxruntime", "tokenizers", "numpy"} <= loaded
     assert loaded & (FOREIGN | {"embedrt_export"}) == set()
 
 
+@pytest.mark.subprocess
 def test_a_folder_needs_no_hub_client(tiny_bundle: Path) -> None:
     """It is slow to import, and a server that starts from a folder has no use for it."""
     assert "huggingface_hub" not in python(ENCODE + LOADED, tiny_bundle).split()
 
 
+@pytest.mark.subprocess
 def test_importing_is_light() -> None:
     slow = FOREIGN | {"onnxruntime", "tokenizers", "huggingface_hub", "tqdm", "platformdirs", "embedrt_export"}
     loaded = set(python("import sys, embedrt" + LOADED).split())
@@ -83,6 +86,7 @@ def test_importing_is_light() -> None:
     assert loaded & slow == set()
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("block", ["None", "absent"])
 def test_without_an_engine_the_first_use_says_what_to_install(tiny_bundle: Path, block: str) -> None:
     code = """
@@ -130,16 +134,19 @@ sys.addaudithook(audit)
 """
 
 
+@pytest.mark.subprocess
 def test_no_network(tiny_bundle: Path) -> None:
     """The audit hook also sees extension modules that use Python's sockets."""
     assert python(GUARD + ENCODE + "print('done')", tiny_bundle) == "done\n"
 
 
+@pytest.mark.subprocess
 def test_no_network_for_a_name_in_the_store(tiny_bundle: Path, own_store: Path) -> None:
     copy_bundle(tiny_bundle, own_store / "bundles" / "org--tiny")
     assert python(GUARD + ENCODE + "print('done')", "org/tiny") == "done\n"
 
 
+@pytest.mark.subprocess
 def test_the_guard_guards() -> None:
     with pytest.raises(AssertionError, match="the network was touched"):
         python(GUARD + "socket.create_connection(('127.0.0.1', 9))")
@@ -147,6 +154,7 @@ def test_the_guard_guards() -> None:
         python(GUARD + "import _socket; _socket.socket()")
 
 
+@pytest.mark.subprocess
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_no_socket_at_all_is_open_after_encoding(tiny_bundle: Path) -> None:
     """Native code goes past Python's sockets, but not past the kernel's list of open files."""
@@ -160,6 +168,7 @@ for number in os.listdir("/proc/self/fd"):
     assert "socket:" not in python(ENCODE + show, tiny_bundle)
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("before", ["", "0"])
 def test_telemetry_is_off_before_the_engine_is_imported(tiny_bundle: Path, before: str) -> None:
     code = """
@@ -176,6 +185,7 @@ sys.meta_path.insert(0, Watch())
     assert printed == "ORT_DISABLE_TELEMETRY = 1\n"
 
 
+@pytest.mark.subprocess
 def test_telemetry_is_turned_off_even_if_the_engine_was_imported_before(tiny_bundle: Path) -> None:
     code = """
 import onnxruntime
@@ -185,6 +195,7 @@ onnxruntime.disable_telemetry_events = lambda: calls.append(1)
     assert python(code + ENCODE + "print(len(calls) > 0)", tiny_bundle) == "True\n"
 
 
+@pytest.mark.subprocess
 def test_a_bundle_is_only_read(tiny_bundle: Path) -> None:
     """Nothing is written into it, and no file of it but the listed ones is opened."""
     code = """

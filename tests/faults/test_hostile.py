@@ -335,6 +335,8 @@ except ExportError as error:
 """
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
 @pytest.mark.parametrize("name", ["300,000 tensors", "10^12 words", "10^9 layers", "header of 20 MB"])
 def test_memory_stays_bounded(model: Path, name: str) -> None:
@@ -357,6 +359,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("mutation") / "model", prompts={"query": "q: "}, num_hidden_layers=1)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, derandomize=True)
 @given(data=st.data())
 @pytest.mark.parametrize("file", [*CONFIGS, WEIGHTS])

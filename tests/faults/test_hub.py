@@ -21,6 +21,8 @@ from tests.kit.hub_server import Hub
 from tests.kit.lora_adapters import lora, write_adapter
 from tests.kit.models import make_model, vocabulary
 
+pytestmark = pytest.mark.subprocess
+
 TOKEN = "hf_THISISSECRETandmuchlonger"
 REPO = "org/tiny"
 ENCODE = ("encode", "the cat", "--device", "cpu", "--model")

@@ -35,7 +35,10 @@ from embedrt.tasks.embed import SentenceVectors
 from tests.kit import faulty_workers
 from tests.kit.bundles import change, copy_bundle, poison
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="FIFOs, signals and /proc")
+pytestmark = [
+    pytest.mark.subprocess,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="FIFOs, signals and /proc"),
+]
 
 REQUEST = Request(SentenceVectors(32), 8)
 CLOSE = 2e-6  # another chunk is another batch
@@ -560,6 +563,7 @@ ROUNDS = """
 class TestParents:
     """What the process that has the pool may do, as scripts."""
 
+    @pytest.mark.slow
     def test_nothing_piles_up(self, tiny_bundle: Path, tmp_path: Path) -> None:
         """Of 50 pools."""
         done = run_script(tmp_path, ROUNDS, tiny_bundle, 50)

@@ -17,6 +17,8 @@ from tests.kit.edits import edit_json
 from tests.kit.hub_client import Client
 from tests.kit.hub_server import Hub
 
+pytestmark = pytest.mark.subprocess
+
 TOKEN = "hf_THISISSECRETandmuchlonger"
 REPO = "org/tiny"
 # Prints what the upload gives; errors as their class and message, and the whole traceback for what is in it.

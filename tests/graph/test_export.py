@@ -279,6 +279,7 @@ def test_parity_that_is_not_a_number_is_no_parity(
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.subprocess
 def test_same_input_same_bytes(model: Path, tmp_path: Path) -> None:
     """In another process, with another seed for hashes, from another folder."""
     first = export(model, tmp_path / "first")
@@ -520,6 +521,7 @@ def test_target_that_cannot_be_written(model: Path, tmp_path: Path, monkeypatch:
         export(model, tmp_path / "parent" / "bundle")
 
 
+@pytest.mark.subprocess
 def test_target_below_a_file(model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     result = run("export", model, "-o", tmp_path / "file" / "bundle")
@@ -588,6 +590,7 @@ def test_packages_without_one_model(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not {"has_none", "has_two", "has_half", "is_module"} & set(sys.modules)
 
 
+@pytest.mark.subprocess
 def test_command(model: Path, tmp_path: Path) -> None:
     result = run("export", model, "-o", tmp_path / "bundle", "--name", "x/y")
     assert result.returncode == 0
@@ -604,6 +607,7 @@ def test_command(model: Path, tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.subprocess
 def test_needs_the_extra(model: Path, tmp_path: Path) -> None:
     (tmp_path / "block").mkdir()
     (tmp_path / "block" / "sitecustomize.py").write_text("import sys\nsys.modules['onnx'] = None\n")
@@ -624,6 +628,8 @@ def absent_or_sound(target: Path) -> bool:
     return True
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_killed_at_any_moment(model: Path, tmp_path: Path) -> None:
     """Twenty moments, spread over the whole run; a slow machine only shifts them."""
     parent = tmp_path / "parent"
@@ -662,6 +668,8 @@ print(" ".join(seen))
 """
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_killed_before_any_change_to_the_disk(model: Path, tmp_path: Path) -> None:
     """Before each of some events that touch the target's folder, among them the last ones and the rename itself."""
     parent = tmp_path / "parent"
@@ -696,6 +704,8 @@ def assert_recovers(model: Path, parent: Path) -> None:
     assert all(absent_or_sound(path) for path in parent.iterdir())
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 @pytest.mark.parametrize(("seeds", "refused"), [([0, 0, 0, 0], 0), ([0, 1], 1)])
 def test_exports_to_one_target_at_once(tmp_path: Path, seeds: list[int], refused: int) -> None:
     """The same model four times, or two models: one comes first, and who finds another model there says so."""

@@ -24,7 +24,13 @@ def record(family: str) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize(("family", "name"), CASES, ids=[f"{family}: {name}" for family, name in CASES])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        pytest.param(family, name, id=f"{family}: {name}", marks=[pytest.mark.slow] if name == "long" else [])
+        for family, name in CASES
+    ],
+)
 def test_golden_vectors(family: str, name: str, tmp_path: Path) -> None:
     made = record(family)["cases"][name]
     expected = np.load(REFERENCE / f"{family}.npz", allow_pickle=False)[name]

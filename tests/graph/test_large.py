@@ -4,20 +4,22 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
 from embedrt import Embedder
-from embedrt.engine import Device, session
+from embedrt.engine import session
 from embedrt_export import export
 from embedrt_export.proof.reference import mapped_weights
+from tests.kit.sessions import count_sessions
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "large_model.py"
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_of_an_export(tmp_path: Path) -> None:
     """193 MB of weights of at most 4 MB each: whoever holds them all at once, anywhere, is over the bound of 138."""
@@ -52,13 +54,7 @@ def test_the_evaluator_gets_views_of_the_data_file(tiny_bundle: Path) -> None:
 def test_large_weights_are_repacked_once_and_never_for_the_proof(
     tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create, made = session._create_session, []
-
-    def count(graph: Path, device: Device, threads: int, *, prepack: bool, dtype: str) -> Any:
-        made.append((threads, prepack))
-        return create(graph, device, threads, prepack=prepack, dtype=dtype)
-
-    monkeypatch.setattr(session, "_create_session", count)
+    made = count_sessions(monkeypatch)
     small = Embedder(export(tiny_source, tmp_path / "small"), threads=2)
     vectors = small.encode(["the cat", *["a river bank"] * 50])
     assert {prepack for _, prepack in made} == {True}

@@ -459,6 +459,7 @@ def test_hostile_places(
         export(source, tmp_path / "bundle", via="onnx")
 
 
+@pytest.mark.subprocess
 def test_optimum_is_not_installed(tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(optimum.PYTHON, raising=False)
     with pytest.raises(MissingDependencyError, match=r"pip install 'optimum-onnx\[onnxruntime\]==0.1.0' torch"):
@@ -473,6 +474,7 @@ def test_optimum_is_not_installed(tiny_source: Path, tmp_path: Path, monkeypatch
             export(source, tmp_path / "bundle", via=via)
 
 
+@pytest.mark.subprocess
 def test_what_a_failing_exporter_said(tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here by an interpreter that has no optimum-onnx."""
     monkeypatch.setenv(optimum.PYTHON, sys.executable)
@@ -493,6 +495,7 @@ def interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.subprocess
 def test_the_exporter_ends_with_an_interrupt(tmp_path: Path, interrupts: None) -> None:
     started = tmp_path / "started"
     code = "import os, sys; open('started', 'w').write(str(os.getpid())); sys.stdin.read()"
@@ -511,6 +514,7 @@ def test_the_exporter_ends_with_an_interrupt(tmp_path: Path, interrupts: None) -
         os.kill(int(started.read_text()), 0)
 
 
+@pytest.mark.subprocess
 def test_the_exporter_ends_with_its_parent() -> None:
     code = (
         "import threading\nfrom embedrt_export.onnx_backbone.optimum_script import end_with_parent\nend_with_parent()"
@@ -521,6 +525,7 @@ def test_the_exporter_ends_with_its_parent() -> None:
     assert process.wait(60) == 1
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize(
     ("model_type", "files", "via"),
     [

@@ -29,6 +29,7 @@ def models(minilm_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Loa
     return loader(minilm_source, tmp_path_factory.mktemp("api"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_calls(variant: str, models: Loader) -> None:
     wrong, worst = [], 0.0

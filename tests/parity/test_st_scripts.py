@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from embedrt import Embedder
 
+pytestmark = pytest.mark.subprocess
+
 SCRIPTS = Path(__file__).parent / "st_scripts"
 BEFORE = "from sentence_transformers import SentenceTransformer\n"
 AFTER = "from embedrt import Embedder as SentenceTransformer\n"
@@ -98,6 +100,7 @@ def test_stored(name: str, workplace: Path, minilm: Embedder) -> None:
     assert error(found["embeddings"], minilm.encode(texts)) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_processes(workplace: Path) -> None:
     found = run("processes", workplace)
     assert found["shape"] == [40, 384]

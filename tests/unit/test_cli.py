@@ -141,6 +141,7 @@ class TestUsage:
         files = {path.stem for path in Path(doctor.__file__).parent.glob("*.py")}
         assert modules == files - {"__init__", "main", "options"}
 
+    @pytest.mark.subprocess
     def test_the_installed_command(self, tiny_bundle: Path) -> None:
         script = Path(sys.executable).with_name("embedrt")
         done = subprocess.run([script, "info", tiny_bundle], capture_output=True, text=True, check=True, timeout=60)
@@ -254,6 +255,7 @@ class TestEncode:
     def test_an_output_that_is_a_folder(self, run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
         assert_one_line_error(run("encode", "-m", tiny_bundle, "a", "--output", tmp_path), tmp_path)
 
+    @pytest.mark.subprocess
     def test_a_reader_that_stops_early(self, tiny_bundle: Path) -> None:
         """`yes | head` ends in the same way."""
         done = shell("seq 20000 | $EMBEDRT encode -m $1 - | head -1", tiny_bundle)
@@ -261,12 +263,14 @@ class TestEncode:
         assert len(json.loads(done.stdout)) == 32
         assert done.returncode == 141
 
+    @pytest.mark.subprocess
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this platform has no /dev/full")
     def test_a_full_disk(self, tiny_bundle: Path) -> None:
         done = shell("$EMBEDRT encode -m $1 a > /dev/full", tiny_bundle)
         assert done.returncode == 1
         assert done.stderr == "embedrt: [Errno 28] No space left on device\n"
 
+    @pytest.mark.subprocess
     def test_bytes_that_are_not_utf8(self, tiny_bundle: Path) -> None:
         done = shell(r"printf 'a\377\n' | $EMBEDRT encode -m $1 -", tiny_bundle)
         assert done.returncode == 1
@@ -275,12 +279,14 @@ class TestEncode:
             "embedrt: standard input:1: expected UTF-8, got byte 0xff; convert the file to UTF-8, one text per line\n"
         )
 
+    @pytest.mark.subprocess
     def test_a_closed_output(self, tiny_bundle: Path, tmp_path: Path) -> None:
         """Cron jobs and daemons may run without one."""
         done = shell("$EMBEDRT encode -m $1 a --output $2 >&-", tiny_bundle, tmp_path / "x.npy")
         assert (done.returncode, done.stderr.count("\n")) == (0, 1)
         assert np.load(tmp_path / "x.npy").shape == (1, 32)
 
+    @pytest.mark.subprocess
     def test_ascii_as_the_encoding_of_the_terminal(self, tiny_bundle: Path) -> None:
         done = shell("LC_ALL=C PYTHONUTF8=0 PYTHONIOENCODING=ascii $EMBEDRT info --json $1", tiny_bundle)
         assert done.returncode == 0, done.stderr
@@ -408,6 +414,7 @@ class TestExport:
     def test_a_source_that_is_not_there(self, run: Run) -> None:
         assert_one_line_error(run("export", "./absent"), "'./absent': no such folder")
 
+    @pytest.mark.subprocess
     def test_without_the_extra(self, tiny_source: Path) -> None:
         code = (
             "import sys; sys.modules['onnx'] = None; from embedrt.cli.main import main; "

@@ -47,6 +47,7 @@ class TestPublicNames:
             for name in inspect.signature(door).parameters:
                 assert f"\n    {name}: " in text, name
 
+    @pytest.mark.subprocess
     def test_doors_stay_open_when_every_room_is_imported(self) -> None:
         """`embedrt.verify` and `embedrt.tune` are the names of rooms too."""
         code = (

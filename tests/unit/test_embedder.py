@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -29,7 +30,7 @@ from embedrt import (
     TruncationError,
     TruncationWarning,
 )
-from embedrt.engine import Batch, Device, session
+from embedrt.engine import Batch
 from embedrt.engine.devices import find_device
 from embedrt.errors import EngineError, OutOfMemory
 from embedrt.run import runner as runner_module
@@ -38,6 +39,7 @@ from embedrt.types import Vectors
 from embedrt_export import export
 from tests.kit.bundles import change, copy_bundle, edit_graph, poison, replace_output
 from tests.kit.models import make_model
+from tests.kit.sessions import count_sessions
 
 # What a vector of length 1 may differ by when it is computed in another batch.
 CLOSE = 2e-6
@@ -496,15 +498,14 @@ class TestWrongGraphs:
         ("Invalid Feed Input Name:x", EngineError),
     ],
 )
-def test_engine_errors_are_typed(tiny_bundle: Path, message: str, kind: type[Exception]) -> None:
+def test_engine_errors_are_typed(
+    tiny_bundle: Path, message: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(message)
+
     embedder = Embedder(tiny_bundle, threads=1)
-    engine = embedder.runners["default"].engine
-
-    class Failing:
-        def run(self, *_: object) -> None:
-            raise RuntimeError(message)
-
-    engine._sessions[1] = Failing()
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", fail)
     with pytest.raises(InferenceError) as caught:
         embedder.encode("a")
     assert type(caught.value) is kind
@@ -524,13 +525,7 @@ class TestThreads:
     ) -> None:
         work = [TEXTS * 20 if i % 2 else TEXTS[:1] for i in range(8)]
         expected = [tiny.encode(texts) for texts in work]
-        create, made = session._create_session, []
-
-        def count(graph: Path, device: Device, threads: int, *, prepack: bool, dtype: str) -> Any:
-            made.append(threads)
-            return create(graph, device, threads, prepack=prepack, dtype=dtype)
-
-        monkeypatch.setattr(session, "_create_session", count)
+        made = count_sessions(monkeypatch)
         embedder = Embedder(tiny_bundle, threads=2)
         together = Barrier(8)
 
@@ -541,7 +536,7 @@ class TestThreads:
         with ThreadPoolExecutor(8) as pool:
             for vectors, same in zip(pool.map(first_use, work), expected, strict=True):
                 assert_close(vectors, same)
-        assert sorted(made) == [1, 2]
+        assert sorted(one.threads for one in made) == [1, 2]
 
     def test_eight_threads_may_load(self, tiny_bundle: Path, tiny: Embedder) -> None:
         with ThreadPoolExecutor(8) as pool:
@@ -717,17 +712,20 @@ def fork(bundle: Path, child: str, **environment: str) -> str:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 class TestFork:
+    @pytest.mark.subprocess
     @pytest.mark.parametrize("parallelism", ["true", "false"])
     def test_the_child_is_told_and_ends_well(self, tiny_bundle: Path, parallelism: str) -> None:
         printed = fork(tiny_bundle, TRY, TOKENIZERS_PARALLELISM=parallelism)
         assert printed == FORKED * 2 + "child 0\n(32,)\n"
 
+    @pytest.mark.subprocess
     def test_a_child_that_never_encodes_ends_well(self, tiny_bundle: Path) -> None:
         """The engine's destructor waits for threads that the child has not: without care one of four children hangs."""
         with ThreadPoolExecutor(2) as pool:
             printed = list(pool.map(lambda _: fork(tiny_bundle, ""), range(8)))
         assert printed == ["child 0\n(32,)\n"] * 8
 
+    @pytest.mark.subprocess
     def test_a_child_may_load_the_model_itself(self, tiny_bundle: Path) -> None:
         child = "    print(embedrt.Embedder(sys.argv[1], threads=3).encode('one two').shape)"
         assert fork(tiny_bundle, child) == "(32,)\nchild 0\n(32,)\n"

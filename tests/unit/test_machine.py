@@ -173,6 +173,7 @@ def test_threads_are_the_smaller_of_affinity_and_quota(
     assert available_threads() == expected
 
 
+@pytest.mark.subprocess
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this platform has no processor affinity")
 def test_affinity_is_what_the_scheduler_allows() -> None:
     one = min(os.sched_getaffinity(0))

@@ -20,6 +20,8 @@ print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
 """
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_any_mix_of_lengths_stays_below_500_mb(minilm_bundle: Path) -> None:
     done = subprocess.run(

@@ -78,6 +78,7 @@ print(find_device(None).name)
 """
 
 
+@pytest.mark.subprocess
 def test_without_the_plug_in_the_message_says_what_to_install() -> None:
     message = "device: '{}': onnxruntime-ep-openvino is not installed; run `pip install 'embedrt[openvino]'`"
     assert python(ASK).splitlines()[:2] == [message.format("openvino"), message.format("openvino:GPU")]
@@ -118,6 +119,7 @@ print(len(calls))
 """
 
 
+@pytest.mark.subprocess
 @needs_wheel
 def test_many_threads_register_the_plug_in_once() -> None:
     assert python(REGISTER) == "1\n"
@@ -131,6 +133,7 @@ print(*openvino.offered(onnxruntime))
 """
 
 
+@pytest.mark.subprocess
 @needs_wheel
 def test_a_program_may_have_registered_it() -> None:
     assert python(PROGRAM).split() == offered()
@@ -278,6 +281,7 @@ class TestVectors:
         assert measured >= {("float32", "cpu"), ("float32", "openvino"), ("bfloat16", "openvino")}
         assert found.excluded == {}
 
+    @pytest.mark.subprocess
     def test_a_pool(self, tiny: Embedder, tiny_bundle: Path) -> None:
         texts = [f"cat {i}" for i in range(40)]
         embedder = Embedder(tiny_bundle)

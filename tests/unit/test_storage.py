@@ -316,6 +316,8 @@ print((peak() - before) / vectors.nbytes)
 """
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @every_format
 def test_memory_is_at_most_about_twice_that_of_the_vectors(tmp_path: Path, suffix: str) -> None:

@@ -122,6 +122,8 @@ def peak(bundle: Path, texts: int) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
+@pytest.mark.subprocess
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_does_not_grow_with_the_stream(tiny_bundle: Path) -> None:
     assert peak(tiny_bundle, 100_000) <= peak(tiny_bundle, 10_000) + 30

@@ -88,6 +88,7 @@ class TestUse:
             assert in_use(other) == ("cpu", 1, 64)
             assert other.dtype == "float32"
 
+    @pytest.mark.subprocess
     def test_workers_run_as_the_parent(self, bundle: Path, tiny: Embedder) -> None:
         if THREADS > 1:
             tuned.write(bundle, tuning_of(bundle, way(threads=2)))

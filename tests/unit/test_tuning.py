@@ -264,6 +264,7 @@ class TestDevices:
         assert next(iter(embedder.runners.values())).placement.max_tokens == way.max_tokens
         assert Embedder(bundle).device == found.device_for("float32")
 
+    @pytest.mark.subprocess
     def test_a_faster_device_is_taken(self, bundle: Path, twin: None) -> None:
         ways = [
             Setting("float32", name, 1, 64, rate, 1.0, 1.0, 1.0) for name, rate in (("cpu", 100.0), ("twin", 200.0))

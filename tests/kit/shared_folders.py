@@ -1,0 +1,27 @@
+"""Folders that are expensive to make: once in a test run, for all of its worker processes."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+
+def shared_folder(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Let one worker process make a folder, while the others wait for it.
+
+    Args:
+        factory: Of this process; the parent of its folder is the same in all workers.
+        name: The folder's path, below one that is the run's.
+        make: Makes the folder. Tests only read what it writes.
+    """
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared" / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    complete = folder.with_name(f"{folder.name}.complete")
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if not complete.exists():
+            make(folder)
+            complete.touch()
+    return folder
