@@ -27,7 +27,7 @@ quickstart: $(VENV)/.runtime  ## fetch a real model, export it, encode, show sim
 test: $(VENV)/.develop  ## everything that needs no torch
 	$(RUN) pytest -n auto --dist worksteal
 
-coverage: $(VENV)/.develop  ## the same, and which lines of embedrt/ and export/ it runs: 92 % at least
+coverage: $(VENV)/.develop  ## the same tests, with the lines of embedrt/ and export/ that they run: at least 92 %
 	$(RUN) pytest -n auto --dist worksteal --cov
 
 # A process for every core; torch's own threads would only wait for each other.
