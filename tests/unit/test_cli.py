@@ -231,7 +231,7 @@ class TestEncode:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--prompt-name", "x"], "prompt_name: 'x' is unknown"),
+            (["--prompt-name", "x"], "prompt_name: expected one of 'query', 'document', got 'x'"),
             (["--truncate-dim", "99"], "truncate_dim: expected 1 to 32"),
             (["--threads", "0"], "threads: expected a positive integer"),
             (["--device", "gpu"], "device: 'gpu' is unknown (did you mean 'cuda'?); known: auto, cpu"),
