@@ -5,7 +5,6 @@ message it may send a `Failure`.
 """
 
 import os
-import pickle
 import signal
 import threading
 import traceback
@@ -14,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 from embedrt.bundle.manifest import read_bundle
@@ -118,7 +118,7 @@ def serve(connection: Connection, settings: Settings) -> None:
                 indexes = range(chunk.first, chunk.first + len(chunk.texts))
                 result = runners[chunk.route].run(chunk.texts, chunk.request, indexes=indexes)
                 # Protocol 5 copies arrays once; the default protocol of `send` copies them twice.
-                connection.send_bytes(pickle.dumps(result, protocol=5))
+                connection.send_bytes(ForkingPickler.dumps(result, protocol=5))
             except BaseException as error:  # noqa: BLE001 - the pool raises it
                 connection.send(Failure.of(error))
 
