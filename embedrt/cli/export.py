@@ -72,7 +72,7 @@ def export(
 ) -> None:
     """Turn a model into a bundle, and check that it computes the same vectors.
 
-    SOURCE is a model on the Hugging Face hub (org/model; HF_ENDPOINT, HF_TOKEN and --revision are honored), a local
+    SOURCE is a model on the Hugging Face hub (org/model; HF_ENDPOINT, HF_TOKEN and --revision apply), a local
     model folder (./folder), or an installed Python package that carries a model folder (package:NAME).
     """
     logging.getLogger("embedrt.export").setLevel(logging.INFO)
