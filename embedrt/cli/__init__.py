@@ -1,1 +1,1 @@
-"""The command `embedrt`: one file a command."""
+"""The command `embedrt`, one file per command."""

@@ -1,4 +1,4 @@
-"""`embedrt diff`: the vectors of two bundles, dtypes or devices, compared."""
+"""`embedrt diff`: comparison of the vectors of two bundles, dtypes or devices."""
 
 from pathlib import Path
 
@@ -25,17 +25,17 @@ from embedrt.inputs.lines import read_lines
 @click.option(
     "--dtype",
     metavar="DTYPE[,DTYPE]",
-    help="Of both bundles, or of A and of B.  [default: float32 where the bundle has it]",
+    help="Dtype of both bundles, or of A and B.  [default: float32 if the bundle has it]",
 )
 @click.option(
-    "--device", default="auto", show_default=True, metavar="DEVICE[,DEVICE]", help="Of both bundles, or of A and of B."
+    "--device", default="auto", show_default=True, metavar="DEVICE[,DEVICE]", help="Device of both, or of A and B."
 )
-@click.option("--worst", type=int, default=5, show_default=True, metavar="N", help="Texts to show.")
+@click.option("--worst", type=int, default=5, show_default=True, metavar="N", help="Number of worst texts to show.")
 def diff(a: str, b: str, texts: Path | None, task: str | None, dtype: str | None, device: str, worst: int) -> None:
     """Compare the vectors of two bundles, dtypes or devices.
 
-    A and B are folders, or names in the local store; both may be the same. Without --texts, the texts of the proof in
-    A are taken. Every text is also searched for among the others, with the vectors of A and with those of B.
+    A and B are folders, or names in the local store; both may be the same. Without --texts, the parity texts of A are
+    used. Each text is also a query against all other texts, once with the vectors of A and once with those of B.
     """
     from embedrt.verify.bundle import bundled_texts
 
@@ -63,8 +63,8 @@ def diff(a: str, b: str, texts: Path | None, task: str | None, dtype: str | None
 
 
 def _pair(value: str, name: str) -> tuple[str, str]:
-    """One value for both bundles, or one for each."""
+    """Split an option into one value per bundle; a single value is for both."""
     parts = value.split(",")
     if len(parts) > 2 or not all(parts):
-        raise ValueError(f"{name}: expected one value or two with a comma between them, got {value!r}")
+        raise ValueError(f"{name}: expected one value, or two separated by a comma, got {value!r}")
     return parts[0], parts[-1]

@@ -21,7 +21,7 @@ from embedrt.engine.devices import DEVICES
 from embedrt.engine.machine import affinity, available_threads, quota
 from embedrt.engine.session import onnxruntime
 from embedrt.errors import DeviceError, EmbedrtError, MissingDependencyError
-from embedrt.hub import local as store
+from embedrt.hub import local
 from embedrt.tune.result import summary
 
 _EXPORT = ("onnx", "safetensors", "ml_dtypes")
@@ -32,9 +32,9 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        topic: Part of the machine.
-        found: Its state.
-        problem: Its problem and the remedy, or None.
+        topic: The subject, such as a package.
+        found: The state.
+        problem: The problem with its remedy, or None.
     """
 
     topic: str
@@ -76,7 +76,7 @@ def examine() -> Iterator[Finding]:
     yield Finding(
         "threads",
         f"{available_threads()} in use: {affinity()} by affinity, {granted}",
-        "less than one CPU core is granted; expect long waits" if limit is not None and limit < 1 else None,
+        "less than one CPU core is granted; expect high latency" if limit is not None and limit < 1 else None,
     )
     yield from _store()
 
@@ -114,15 +114,15 @@ def _openvino(module: ModuleType) -> Finding:
 
 
 def _store() -> Iterator[Finding]:
-    home = store.home()
+    home = local.home()
     existing = next(folder for folder in [home, *home.parents] if folder.is_dir())
     problem = None
     if not os.access(existing, os.W_OK):
         problem = f"{existing} is read-only for this user; set EMBEDRT_HOME to a folder of yours"
     yield Finding("store", str(home), problem)
-    bundles = store.stored()
+    bundles = local.stored()
     for name in bundles:
-        if (folder := store.find(name)) is None:
+        if (folder := local.stored_folder(name)) is None:
             continue  # removed since
         try:
             manifest = read_bundle(folder)

@@ -1,4 +1,4 @@
-"""`embedrt encode`: texts become vectors."""
+"""`embedrt encode`: texts to vectors."""
 
 import json
 import sys
@@ -70,7 +70,7 @@ def encode(
     )
     if output is None:
         for vector in vectors:
-            # str() of a float32 is its shortest decimal; as a float64 it would get nine digits of noise.
+            # str() of a float32 is its shortest decimal; a float64 would print extra digits.
             print(json.dumps([float(str(x)) for x in vector]))
     else:
         with output.open("wb") as file:

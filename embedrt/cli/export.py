@@ -1,4 +1,4 @@
-"""`embedrt export`: a model becomes a bundle."""
+"""`embedrt export`: a model to a bundle."""
 
 import logging
 from pathlib import Path
@@ -33,7 +33,7 @@ from embedrt.cli import options
     default="float32",
     show_default=True,
     metavar="DTYPE[,DTYPE]",
-    help="float32, int8 or both. int8 is several times as fast on CPUs with VNNI or AMX, with a measured loss.",
+    help="float32, int8 or both. int8 is faster on CPUs with VNNI or AMX, with a measured loss of accuracy.",
 )
 @click.option(
     "--calibration-texts",
@@ -47,12 +47,12 @@ from embedrt.cli import options
     default="auto",
     help="Source of the reference vectors.  [default: the first that is available]",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @click.option(
     "--via",
     type=click.Choice(["auto", "native", "onnx", "optimum"]),
     default="auto",
-    help="How the graph is made: from config and safetensors, from an ONNX file in the repo, or by optimum-onnx.  "
+    help="Origin of the graph: config and safetensors, an ONNX file in the repo, or optimum-onnx.  "
     "[default: the first that fits]",
 )
 @click.option("--task", metavar="TASK", help="LoRA adapter to merge, for models that have one for each task.")
@@ -70,9 +70,9 @@ def export(
     task: str | None,
     onnx_file: str | None,
 ) -> None:
-    """Turn a model into a bundle, and prove that it computes the same vectors.
+    """Turn a model into a bundle, and check that it computes the same vectors.
 
-    SOURCE is a model on the Hugging Face hub (org/model; HF_ENDPOINT, HF_TOKEN and --revision are honored), a local
+    SOURCE is a model on the Hugging Face hub (org/model; HF_ENDPOINT, HF_TOKEN and --revision apply), a local
     model folder (./folder), or an installed Python package that carries a model folder (package:NAME).
     """
     logging.getLogger("embedrt.export").setLevel(logging.INFO)

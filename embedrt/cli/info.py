@@ -1,4 +1,4 @@
-"""`embedrt info`: the facts of a bundle."""
+"""`embedrt info`: facts about a bundle."""
 
 import dataclasses
 import json
@@ -14,9 +14,9 @@ from embedrt.cli import options
 @options.bundle
 @click.option("--json", "as_json", is_flag=True, help="Print the whole manifest.")
 def info(bundle: str, as_json: bool) -> None:
-    """Show the facts of a bundle.
+    """Show facts about a bundle.
 
-    BUNDLE is a folder, or a name in the local store. The files are not checked; `embedrt verify` does that.
+    BUNDLE is a folder, or a name in the local store. The files are not checked; use `embedrt verify` for that.
     """
     from embedrt.hub.resolve import resolve
     from embedrt.tune.result import summary

@@ -1,4 +1,4 @@
-"""The command `embedrt`: finds the commands, and turns their results and errors into exit statuses."""
+"""The entry point `embedrt`: command lookup, and exit statuses for results and errors."""
 
 import logging
 import os
@@ -26,21 +26,21 @@ COMMANDS = {
     "remove": "embedrt.cli.store:remove",
     "doctor": "embedrt.cli.doctor:doctor",
 }
-"""Every command by name, with the module and the function that it is."""
+"""The module and function of every command by name."""
 
 BROKEN_PIPE, INTERRUPTED = 141, 130
 
 
 class Commands(click.Group):
-    """The group of all commands, each imported when it is needed."""
+    """The group of all commands, each imported on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of the help."""
+        """The command names in the order of the help text."""
         del ctx
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; None if there is none of this name."""
+        """Import a command; return None if the name is unknown."""
         del ctx
         if cmd_name not in COMMANDS:
             return None
@@ -51,7 +51,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command of an argument list, or suggest one that looks like it."""
+        """Find the command of an argument list, or fail with suggestions."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-"):
             near = get_close_matches(name, COMMANDS)
@@ -94,8 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 0; 1 for an error with a message of one line; 2 for wrong usage; 130 if interrupted; 141 if
-        the reader of the output has gone.
+        The exit status: 0; 1 for an error with a one-line message; 2 for a usage error; 130 if interrupted; 141 for a
+        broken pipe.
     """
     log, handler = logging.getLogger("embedrt"), logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("embedrt: %(message)s"))
@@ -115,13 +115,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _flush() -> None:
-    """Write what is buffered; stdout is None where it was closed before the start."""
+    """Flush stdout, which is None if it was closed before the start."""
     if sys.stdout is not None:
         sys.stdout.flush()
 
 
 def _drop_output() -> None:
-    """Drop what stdout could not take; Python would try again at exit, and fail with a status of its own."""
+    """Discard the remaining output; otherwise Python would write it at exit, and fail with its own exit status."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

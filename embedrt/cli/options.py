@@ -1,4 +1,4 @@
-"""Options that several commands share, and the layout of examples in their help."""
+"""Options that several commands share, and the layout of examples in help texts."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ threads = click.option(
 dtype = click.option(
     "--dtype",
     metavar="DTYPE",
-    help="float32, float16, bfloat16, int8, or auto, the fastest that `embedrt tune` found good enough.  "
+    help="float32, float16, bfloat16, int8, or auto: the fastest that `embedrt tune` found accurate enough.  "
     "[default: float32]",
 )
 task = click.option(
@@ -41,5 +41,5 @@ prompt_name = click.option("--prompt-name", metavar="NAME", help="Prompt of the 
 
 
 def examples(*commands: str) -> str:
-    """The end of a help text: one example a line, as written."""
+    """The epilog of a help text, one example per line."""
     return "\n".join(["\b", "Examples:", *(f"  {command}" for command in commands)])

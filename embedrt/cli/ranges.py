@@ -1,4 +1,4 @@
-"""`embedrt ranges`: ranges for int8 vectors, measured and kept in the bundle."""
+"""`embedrt ranges`: measurement of the ranges for int8 vectors."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ from embedrt.inputs.lines import read_lines
 @options.required_texts
 @options.prompt_name
 @options.task
-@click.option("--limit", type=int, metavar="N", help="Take the first N lines.")
+@click.option("--limit", type=int, metavar="N", help="Use the first N lines only.")
 @options.device
 @options.threads
 def ranges(
@@ -32,10 +32,10 @@ def ranges(
     device: str | None,
     threads: int | None,
 ) -> None:
-    """Measure the ranges that int8 vectors need.
+    """Measure the ranges for int8 vectors.
 
-    The range of every coordinate over these texts is written into the bundle, so that int8 and uint8 vectors do not
-    depend on the call. Take at least 100 texts like those to encode later. Nothing else in the bundle changes.
+    The range of every coordinate over these texts is stored in the bundle, so that int8 and uint8 vectors do not
+    depend on the call. Use at least 100 texts like those to encode later. Nothing else in the bundle changes.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"--limit: expected a positive integer, got {limit}")

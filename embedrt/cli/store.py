@@ -6,16 +6,16 @@ import click
 
 from embedrt.bundle.manifest import Manifest
 from embedrt.cli import options
-from embedrt.hub import local as store
+from embedrt.hub import local
 
 
 @click.command("list", epilog=options.examples("embedrt list"))
 def list_bundles() -> None:
     """List the bundles in the local store."""
-    found = store.stored()
-    if not found:
-        print(f"the store {store.home()} is empty; `embedrt export SOURCE` puts a bundle there", file=sys.stderr)
-    for name, manifest in found.items():
+    bundles = local.stored()
+    if not bundles:
+        print(f"the store {local.home()} is empty; `embedrt export SOURCE` puts a bundle there", file=sys.stderr)
+    for name, manifest in bundles.items():
         if isinstance(manifest, Manifest):
             print(f"{name:50} {manifest.dim:5} dimensions  {', '.join(manifest.dtypes)}")
         else:
@@ -29,4 +29,4 @@ def remove(name: str) -> None:
 
     NAME is a name that `embedrt list` shows.
     """
-    print(f"removed {store.remove(name)}")
+    print(f"removed {local.remove(name)}")

@@ -1,4 +1,4 @@
-"""`embedrt tune`: the fastest settings on this machine, measured, shown or removed."""
+"""`embedrt tune`: measurement of the fastest settings on this machine."""
 
 import dataclasses
 import json
@@ -26,20 +26,19 @@ from embedrt.tune.result import clear as clear_tuning
 @options.bundle
 @options.texts
 @click.option("--seconds", type=float, metavar="N", help="Time to spend, roughly.  [default: 60]")
-@click.option("--show", is_flag=True, help="Print earlier measurements, and measure nothing.")
-@click.option("--clear", is_flag=True, help="Remove earlier measurements.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything for programs.")
+@click.option("--show", is_flag=True, help="Print the stored measurements without measuring.")
+@click.option("--clear", is_flag=True, help="Remove the stored measurements.")
+@click.option("--json", "as_json", is_flag=True, help="Print all measurements as JSON.")
 def tune(bundle: str, texts: Path | None, seconds: float | None, show: bool, clear: bool, as_json: bool) -> None:
     """Measure which settings are fastest on this machine.
 
-    Times every dtype on every device of this machine, with several numbers of threads and token budgets, and keeps the
-    choice beside the bundle, in embedrt.tuned.json. From then on the bundle runs with it where device, threads and
-    max_tokens are left open, as long as CPU, software and bundle stay the same. Tuning never changes results: the
-    dtype stays float32 unless you choose another one; dtype="auto" takes the fastest that is close enough to it. Keep
-    the machine quiet meanwhile.
+    Every dtype is timed on every device, with several numbers of threads and token budgets, and the choice is stored
+    beside the bundle, in embedrt.tuned.json. It applies where device, threads and max_tokens are left open, as long as
+    CPU, software and bundle stay the same. Tuning never changes results: the dtype stays float32 unless you choose
+    another one; dtype="auto" takes the fastest that is accurate enough. Keep the machine idle while it runs.
 
-    Without --texts, the texts are those of the bundle's proof and random ones of mixed lengths, most of a few dozen
-    words.
+    Without --texts, the texts are the parity texts of the bundle and random ones of mixed lengths, mostly of a few
+    dozen words.
     """
     from embedrt.bundle.manifest import read_manifest
     from embedrt.hub.resolve import resolve

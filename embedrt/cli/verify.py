@@ -1,4 +1,4 @@
-"""`embedrt verify`: files and vectors of a bundle, checked on this machine."""
+"""`embedrt verify`: check of a bundle's files and vectors on this machine."""
 
 from typing import Literal
 
@@ -25,7 +25,7 @@ from embedrt.cli import options
     show_default=True,
     help="Source of the reference vectors.",
 )
-@click.option("--source", metavar="SOURCE", help="Model for the reference.  [default: where the bundle's came from]")
+@click.option("--source", metavar="SOURCE", help="Model for the reference.  [default: the source of the bundle]")
 @options.device
 @options.dtype
 @options.threads
@@ -39,8 +39,8 @@ def verify(
 ) -> None:
     """Check a bundle's files, and its vectors on this machine.
 
-    The vectors are compared with the reference vectors in the bundle, or with those of sentence-transformers. The
-    latter must be installed here, and the extra `export` too; the model that the bundle was made of is loaded again.
+    The vectors are compared with the reference vectors in the bundle, or with those of sentence-transformers, which
+    loads the original model again. It must be installed here, and the extra `export` too.
     """
     embedder = embedrt.Embedder(bundle, device, dtype=dtype, threads=threads, local_files_only=True)
     reports = embedrt.verify(embedder, reference=reference, source=source)

@@ -81,7 +81,7 @@ class Device:
 
     @property
     def uses_cores(self) -> bool:
-        """Whether the device computes on the machine's own cores."""
+        """True if the device computes on the machine's own cores."""
         return self.at in self.cores_at
 
     def with_suffix(self, at: str) -> "Device":

@@ -1,4 +1,4 @@
-"""OpenVINO as a plug-in of ONNX Runtime: registered once a process; its devices and its settings."""
+"""OpenVINO as a plug-in of ONNX Runtime, registered once per process: devices and provider options."""
 
 import json
 import threading
@@ -13,21 +13,21 @@ from embedrt.errors import DeviceError
 PROVIDER = "OpenVINOExecutionProvider"
 PACKAGE = "onnxruntime-ep-openvino"
 _REGISTERING = threading.Lock()
-# By dtype: OpenVINO's `INFERENCE_PRECISION_HINT`, and the capability that it lists for hardware which computes so.
-# Other hardware would fall back to another dtype.
+# By dtype: OpenVINO's `INFERENCE_PRECISION_HINT`, and the capability of hardware that computes in it. Other hardware
+# would fall back to another dtype.
 _HINTS = {"float32": ("f32", "FP32"), "bfloat16": ("bf16", "BF16")}
 
 
 def offered(ort: ModuleType) -> dict[str, Any]:
-    """The devices that the plug-in offers on this machine, by OpenVINO's names, such as "CPU", "GPU.1" and "NPU".
+    """The devices of the plug-in on this machine by OpenVINO's names, such as "CPU", "GPU.1" and "NPU".
 
     Args:
-        ort: ONNX Runtime.
+        ort: The module onnxruntime.
 
     Raises:
         DeviceError: The plug-in is not installed, or cannot be loaded.
     """
-    with _REGISTERING:  # a library that the program itself has registered is found here, and not loaded once more
+    with _REGISTERING:  # also finds a library that the program itself registered
         found = _devices(ort)
         if not found:
             _register(ort)
@@ -35,11 +35,11 @@ def offered(ort: ModuleType) -> dict[str, Any]:
     return found
 
 
-def find(ort: ModuleType, target: str) -> Any:
-    """ONNX Runtime's description of one device; "GPU" is the first of them where there are several.
+def find_device(ort: ModuleType, target: str) -> Any:
+    """Look up ONNX Runtime's description of a device; "GPU" is the first of several.
 
     Raises:
-        DeviceError: The plug-in is missing, or does not offer the device on this machine.
+        DeviceError: The plug-in is not installed, or does not offer the device on this machine.
     """
     found = offered(ort)
     for name, device in found.items():
@@ -48,23 +48,23 @@ def find(ort: ModuleType, target: str) -> Any:
     vendors = {device.device.vendor for device in ort.get_ep_devices() if device.device.type.name == "CPU"}
     raise DeviceError(
         f"OpenVINO's device {target!r} is not offered by {PACKAGE} on this machine; it offers "
-        f"{', '.join(found) or 'none'}, and as of release 1.8.1 takes Intel hardware only (this processor is of "
+        f"{', '.join(found) or 'none'}, and as of release 1.8.1 supports Intel hardware only (this CPU is from "
         f"{' and '.join(sorted(vendors)) or 'an unknown vendor'}); use device='cpu'"
     )
 
 
 def capabilities(device: Any) -> list[str]:
-    """What the device computes in, as OpenVINO calls it, such as "FP32" and "BF16"."""
+    """The number formats of a device in OpenVINO's names, such as "FP32" and "BF16"."""
     return str(device.ep_metadata.get("OPTIMIZATION_CAPABILITIES", "")).split()
 
 
 def settings(target: str, hint: str, threads: int) -> dict[str, str]:
-    """Provider options: one request after the other on all threads, computed in the precision `hint` and no other.
+    """Make the provider options: one request at a time on all threads, in the number format `hint`.
 
     Args:
         target: OpenVINO's name of the device.
-        hint: OpenVINO's `INFERENCE_PRECISION_HINT`. Without it a processor that has bfloat16 takes that by itself.
-        threads: Processors to use.
+        hint: OpenVINO's `INFERENCE_PRECISION_HINT`. Without it, a CPU with bfloat16 uses that by default.
+        threads: The number of CPU threads.
     """
     values = {"INFERENCE_PRECISION_HINT": hint}
     if target == "CPU":
@@ -80,39 +80,39 @@ def require(device: Device) -> None:
     """Check that the plug-in offers the device on this machine.
 
     Raises:
-        DeviceError: It does not; the message names the device and the remedy.
+        DeviceError: The device is not available; the message has the remedy.
     """
     try:
-        find(onnxruntime(), _target(device))
+        find_device(onnxruntime(), _target(device))
     except DeviceError as error:
         raise DeviceError(f"device: {device.name!r}: {error}") from error
 
 
 def configure(options: Any, device: Device, dtype: str, threads: int) -> Providers:
-    """Put the whole graph on one of OpenVINO's devices, in exactly the dtype that was asked for.
+    """Run the whole graph on one of OpenVINO's devices, in exactly the requested dtype.
 
     Raises:
         DeviceError: The hardware does not compute in that dtype.
     """
     target = _target(device)
-    found = find(onnxruntime(), target)
+    description = find_device(onnxruntime(), target)
     hint, capability = _HINTS[dtype]
-    if capability not in (known := capabilities(found)):
+    if capability not in (known := capabilities(description)):
         raise DeviceError(
-            f"OpenVINO's device {target!r} does not compute in {capability} on this machine, but in "
-            f"{', '.join(known) or 'nothing that it names'}; use another dtype, or device='cpu'"
+            f"OpenVINO's device {target!r} does not compute in {capability} on this machine, only in "
+            f"{', '.join(known) or 'unnamed formats'}; use another dtype, or device='cpu'"
         )
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # nodes left over are an error
-    options.add_provider_for_devices([found], settings(target, hint, threads))
-    return []  # the session options have the provider
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # unsupported nodes are an error
+    options.add_provider_for_devices([description], settings(target, hint, threads))
+    return []  # the provider is in the session options
 
 
 def _target(device: Device) -> str:
     return device.at or "CPU"
 
 
-# One wide session is as fast as narrow ones and answers a single text sooner. Every new shape of a batch costs
-# milliseconds and 0.6 MB that is not given back.
+# One multi-threaded session has the throughput of several single-threaded ones and a lower latency. Every new batch
+# shape costs milliseconds and 0.6 MB that is never freed.
 DEVICE = Device(
     "openvino",
     PROVIDER,

@@ -1,1 +1,1 @@
-"""From a model name to a bundle folder: the local store and the Hugging Face hub."""
+"""Model names to bundle folders: the local store and the Hugging Face hub."""

@@ -1,4 +1,4 @@
-"""The model card of a bundle: what the hub shows as its README.md."""
+"""The model card of a bundle, which the hub shows as its README.md."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,14 +11,14 @@ from embedrt.bundle.reports import ParityReport, QualityReport
 
 _TAGS = ("embedrt", "sentence-transformers", "feature-extraction", "sentence-similarity", "onnx")
 _PLAIN = re.compile(r"[a-z0-9 ]+")
-# Ids as the hub has them; nothing in them means anything to YAML or Markdown.
+# Hub ids, which have no special characters of YAML or Markdown.
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 _TEXT = """\
 # {title}
 
-A sentence embedding model as a bundle of embedrt: one ONNX graph from token ids to the text's vector, its tokenizer,
-and the proof that it computes the vectors of the model that it was made of. It runs without PyTorch.
+A sentence embedding model as an embedrt bundle: an ONNX graph from token ids to the sentence embedding, the tokenizer,
+and a parity report against the original model. It runs without PyTorch.
 
 ```sh
 pip install 'embedrt[cpu]'
@@ -38,9 +38,9 @@ model.similarity(vectors, vectors)
 
 ## Proof
 
-Vectors of each graph against the reference. For float32, texts from empty to beyond the limit, each computed alone and
-in batches; an error is the largest difference in a coordinate. For lossy dtypes, the cosine similarity to float32 over
-natural texts. `embedrt verify` repeats the comparison on your machine.
+Vectors of each graph against the reference. For float32: max absolute error of a coordinate, over texts from empty to
+longer than the limit, each encoded alone and in batches. For lossy dtypes: cosine similarity to float32 over natural
+texts. `embedrt verify` repeats the comparison on your machine.
 
 {proofs}
 """
@@ -48,22 +48,22 @@ natural texts. `embedrt verify` repeats the comparison on your machine.
 
 @dataclass
 class ModelCardData:
-    """Evaluation results of a model, as evaluators of sentence-transformers report them, for its model card.
+    """Evaluation results for the model card, as reported by evaluators of sentence-transformers.
 
     Attributes:
-        evaluations: The metrics by name, by the evaluator's name.
+        evaluations: Metrics by name for each evaluator by name.
     """
 
     evaluations: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def set_evaluation_metrics(self, evaluator: Any, metrics: Mapping[str, Any], epoch: int = 0, step: int = 0) -> None:
-        """Keep the metrics of one evaluator.
+        """Record the metrics of one evaluator.
 
         Args:
-            evaluator: The evaluator; its `name` or the name of its class stands on the card.
+            evaluator: The evaluator; the card shows its `name`, or the name of its class.
             metrics: The metrics by name.
-            epoch: Has no meaning without training.
-            step: Has no meaning without training.
+            epoch: Ignored; there is no training.
+            step: Ignored; there is no training.
         """
         name = getattr(evaluator, "name", "") or type(evaluator).__name__
         self.evaluations[str(name)] = {str(key): float(value) for key, value in metrics.items()}
@@ -72,14 +72,14 @@ class ModelCardData:
 def model_card(
     manifest: Manifest, repo_id: str | None = None, evaluations: Mapping[str, Mapping[str, float]] | None = None
 ) -> str:
-    """The README.md of a bundle: front matter for the hub, how to load it, what it computes, and its parity report.
+    """Render the README.md of a bundle: front matter, usage, facts and accuracy reports.
 
-    Every string of the manifest stands in a code span of a table, so that none is taken for Markdown, HTML or YAML.
+    Manifest strings are written as code spans, so that none is parsed as Markdown, HTML or YAML.
 
     Args:
         manifest: The bundle's manifest.
-        repo_id: Where it will be on the hub; None for a folder.
-        evaluations: Metrics by name, by the name of an evaluator.
+        repo_id: The hub id of the bundle; None for a folder.
+        evaluations: Metrics by name for each evaluator by name.
     """
     title = manifest.name if repo_id is None else repo_id
     body = _TEXT.format(
@@ -110,7 +110,7 @@ def _front_matter(manifest: Manifest) -> str:
 
 
 def _facts(manifest: Manifest) -> Iterable[tuple[str, str]]:
-    """The facts in code spans; labels only where they hold a name of the manifest."""
+    """Facts with values in code spans; labels too if they contain a name from the manifest."""
     for label, value in facts(manifest):
         yield label if _PLAIN.fullmatch(label) else _cell(label), _cell(value)
 
@@ -135,7 +135,7 @@ def _proofs(manifest: Manifest) -> Iterable[tuple[str, ...]]:
                         *head,
                         str(report.texts),
                         str(report.max_tokens),
-                        f"cosine {report.mean_cosine:.5f} in the mean, {report.min_cosine:.5f} at least",
+                        f"cosine {report.mean_cosine:.5f} mean, {report.min_cosine:.5f} min",
                         f"{report.mean_cosine_allowed} and {report.min_cosine_allowed}",
                         _cell(f"float32; {report.method}"),
                         _cell(report.engine),
@@ -148,12 +148,12 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """A code span in a table, where only the bar has a meaning; readers disagree about one after a backslash."""
+    """A code span for a table cell, with bars escaped; parsers disagree about a bar after a backslash."""
     return _code(text).replace("\\|", "\\ |").replace("|", "\\|")
 
 
 def _code(text: str) -> str:
-    """A code span on one line, whatever is in the text."""
+    """A code span on one line for any text."""
     line = "".join(character if character.isprintable() else " " for character in text).strip()
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if line.startswith("`") or line.endswith("`") else ""

@@ -12,7 +12,7 @@ from embedrt.bundle.manifest import MANIFEST, Manifest, read_bundle, read_manife
 from embedrt.bundle.settings import write_settings
 from embedrt.errors import BundleError, ModelNotFoundError
 
-# As on the hub: no part ends with "-" or ".", and none has "--", which stands for the slash in the names of folders.
+# As on the hub: no part ends with "-" or ".", and none contains "--", which replaces the slash in folder names.
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _NAME = rf"(?![^@]*--){_PART}(?:/{_PART})?"
 _REFERENCE = re.compile(rf"(?P<name>{_NAME})(?:@(?P<revision>[^@]+))?")
@@ -31,15 +31,15 @@ def parse(name: str) -> tuple[str, str | None] | None:
 
 
 def stored_path(name: str, revision: str | None = None, cache_folder: str | Path | None = None) -> Path:
-    """Folder of a bundle in the store: `org/model` at revision `v2` is in `org--model@v2`.
+    """The folder of a bundle in the store: `org/model` at revision `v2` is in `org--model@v2`.
 
     Args:
         name: The bundle's name.
-        revision: Its revision.
-        cache_folder: Another folder than the store's.
+        revision: The revision.
+        cache_folder: A folder to use instead of the store.
 
     Raises:
-        ValueError: Not a name as the hub has them: letters, digits, `.`, `_` and `-`, with at most one `/`.
+        ValueError: The name is not valid on the hub: letters, digits, `.`, `_` and `-`, with at most one `/`.
     """
     if not re.fullmatch(_NAME, name):
         raise ValueError(
@@ -53,47 +53,47 @@ def stored_path(name: str, revision: str | None = None, cache_folder: str | Path
 
 
 def stored() -> dict[str, Manifest | BundleError]:
-    """Every bundle in the store by the name that loads it; a damaged one as the error that says what is wrong."""
-    found: dict[str, Manifest | BundleError] = {}
+    """The bundles in the store by name; a damaged bundle has its error instead of a manifest."""
+    bundles: dict[str, Manifest | BundleError] = {}
     for folder in sorted((home() / "bundles").glob("[!.]*")):
         name = folder.name.replace("--", "/", 1)
-        if find(name) != folder:  # not a bundle of the store
+        if stored_folder(name) != folder:  # not a bundle of the store
             continue
         try:
-            found[name] = read_manifest(folder)
+            bundles[name] = read_manifest(folder)
         except BundleError as error:
-            found[name] = error
-    return found
+            bundles[name] = error
+    return bundles
 
 
 def stored_revisions(name: str) -> list[str]:
-    """Every name of the store that is `name` at some revision or at none."""
+    """The names of the stored revisions of `name`, including the one without a revision."""
     folder = stored_path(name)
     return [
-        found.name.replace("--", "/", 1)
-        for found in [folder, *sorted(folder.parent.glob(f"{folder.name}@*"))]
-        if (found / MANIFEST).is_file()
+        path.name.replace("--", "/", 1)
+        for path in [folder, *sorted(folder.parent.glob(f"{folder.name}@*"))]
+        if (path / MANIFEST).is_file()
     ]
 
 
-def find(name: str) -> Path | None:
-    """The folder of a stored bundle by `name` or `name@revision`; None if there is none."""
+def stored_folder(name: str) -> Path | None:
+    """The folder of a stored bundle by `name` or `name@revision`; None if it is not stored."""
     parsed = parse(name)
     folder = stored_path(*parsed) if parsed else None
     return folder if folder is not None and folder.is_dir() else None
 
 
 def remove(name: str) -> Path:
-    """Delete a bundle from the store and return the folder it was in. `name@revision` names one revision.
+    """Delete a bundle from the store, by `name` or `name@revision`, and return its former folder.
 
     Raises:
-        ModelNotFoundError: The store does not have it.
+        ModelNotFoundError: The bundle is not in the store.
     """
-    folder = find(name)
+    folder = stored_folder(name)
     if folder is None:
         known = ", ".join(stored()) or "the store is empty"
         raise ModelNotFoundError(f"{name!r} is not in the store {home()}; there: {known}")
-    # Renamed first, so that nobody finds half of it.
+    # Renamed first, so that no other process finds a half-deleted bundle.
     doomed = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
     folder.rename(doomed / folder.name)
     shutil.rmtree(doomed)
@@ -101,12 +101,12 @@ def remove(name: str) -> Path:
 
 
 def copy_bundle(folder: Path, target: str | Path, readme: str | None = None, settings: Manifest | None = None) -> Path:
-    """Copy the files that a bundle's manifest lists, and the manifest, whole or not at all.
+    """Copy a bundle atomically: the manifest and the files that it lists.
 
     Args:
         folder: The bundle.
-        target: The folder of the copy. The same bundle may be there already; then nothing is written.
-        readme: The text of a `README.md` beside the files.
+        target: The folder of the copy. If it is the same bundle already, nothing is written.
+        readme: The text of a `README.md` to add.
         settings: The bundle's manifest with other settings, for the copy; None keeps those of the bundle.
 
     Returns:
@@ -131,13 +131,13 @@ def copy_bundle(folder: Path, target: str | Path, readme: str | None = None, set
         publish(fresh, target)
         if not _holds(target, manifest):
             raise BundleError(
-                f"{target} is a bundle of the same model with other prompts or ranges; choose another place"
+                f"{target} is a bundle of the same model with other prompts or ranges; choose another folder"
             )
     return target
 
 
 def _holds(folder: Path, manifest: Manifest) -> bool:
-    """Whether a folder is the sound bundle with this manifest."""
+    """Return True if a folder is an intact bundle with this manifest."""
     try:
         return read_bundle(folder) == manifest
     except BundleError:

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: downloads and uploads. `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` are honored."""
+"""The Hugging Face hub: downloads and uploads. Respects `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE`."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from embedrt.hub.card import model_card
 _CARD = "README.md"
 # Remedies by HTTP status.
 _REMEDIES: dict[int | None, str] = {
-    401: "give a token that may write, by token=, HF_TOKEN or `hf auth login`; ",
-    403: "this token may not write there, take another; ",
-    409: "exist_ok=True uploads to a repo that exists; ",
+    401: "pass a token with write access by token=, HF_TOKEN or `hf auth login`; ",
+    403: "pass a token with write access to this repo; ",
+    409: "pass exist_ok=True to upload to an existing repo; ",
 }
 
 
@@ -24,7 +24,7 @@ class Repo:
 
     Attributes:
         id: Name, such as "sentence-transformers/all-MiniLM-L6-v2".
-        commit: Commit of the revision; every file is taken from it.
+        commit: The commit of the revision.
         files: Paths of its files.
     """
 
@@ -40,24 +40,24 @@ def offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def find(repo_id: str, revision: str | None, token: str | bool | None) -> Repo:
-    """Ask the hub for a repo.
+def find_repo(repo_id: str, revision: str | None, token: str | bool | None) -> Repo:
+    """Look up a repo on the hub.
 
     Raises:
-        ModelNotFoundError: The hub does not give it: unknown, private, gated or out of reach.
+        ModelNotFoundError: The repo is unknown, private or gated, or the hub cannot be reached.
     """
     from huggingface_hub import HfApi
 
-    api = HfApi(token=_checked(token))
+    api = HfApi(token=_check_token(token))
     try:
         info = api.model_info(repo_id, revision=revision)
-    except Exception as error:  # besides its own errors it raises those of an HTTP library that changed over time
+    except Exception as error:  # the client also raises errors of its HTTP library, which depends on its version
         at = f" at revision {revision!r}" if revision else ""
         raise ModelNotFoundError(
-            f"{repo_id!r}{at} is not in the local store, and the hub does not give it: {error}"
+            f"{repo_id!r}{at} is not in the local store, and the hub does not provide it: {error}"
         ) from error
     if info.sha is None:
-        raise ModelNotFoundError(f"{repo_id!r}: the hub names no commit for it")
+        raise ModelNotFoundError(f"{repo_id!r}: expected a commit from the hub, got none")
     return Repo(repo_id, info.sha, tuple(file.rfilename for file in info.siblings or ()))
 
 
@@ -65,7 +65,7 @@ def download(repo: Repo, token: str | bool | None, files: Iterable[str], folder:
     """Download files of a repo, with a progress bar.
 
     Args:
-        repo: The repo, from `find`.
+        repo: The repo, from `find_repo`.
         token: Hub token; None uses `HF_TOKEN` or the saved login.
         files: Paths of the files.
         folder: Folder for plain files; None uses the hub's own cache, with links.
@@ -74,11 +74,11 @@ def download(repo: Repo, token: str | bool | None, files: Iterable[str], folder:
         The folder with the files.
 
     Raises:
-        ModelNotFoundError: A file did not arrive whole.
+        ModelNotFoundError: A download failed.
     """
     from huggingface_hub import snapshot_download
 
-    token = _checked(token)
+    token = _check_token(token)
     try:
         path = snapshot_download(
             repo.id,
@@ -105,31 +105,31 @@ def upload(
     create_pr: bool = False,
     evaluations: Mapping[str, Mapping[str, float]] | None = None,
 ) -> str:
-    """Uploads a bundle's files and its model card in one commit, to a repo that is made if need be.
+    """Upload a bundle's files and model card in one commit; the repo is created if needed.
 
     Args:
         folder: The bundle.
-        repo_id: Such as "org/model"; without an organization it is the user's own.
+        repo_id: Hub id, such as "org/model"; without an organization it is the user's own.
         token: Hub token; None uses `HF_TOKEN` or the saved login.
-        private: Whether a new repo is private; None is as the organization has it.
-        commit_message: None has one.
-        exist_ok: Whether the repo may exist already. Files that the bundle does not have are left in it.
-        replace_model_card: Whether to replace a `README.md` that is there.
-        revision: The branch, which is made if need be; None is the main one.
-        create_pr: Whether to open a pull request instead, in a repo that exists.
+        private: True for a private new repo; None takes the default of the organization.
+        commit_message: The commit message; None takes a default one.
+        exist_ok: True to upload to an existing repo; its other files are kept.
+        replace_model_card: True to replace an existing `README.md`.
+        revision: The branch, created if needed; None is the main branch.
+        create_pr: True to open a pull request in an existing repo instead.
         evaluations: Metrics for the model card.
 
     Returns:
-        The address of the commit or of the pull request.
+        The URL of the commit or pull request.
 
     Raises:
         BundleError: The bundle is damaged.
-        UploadError: The hub did not take it; the message says what to do.
+        UploadError: The hub rejected the upload; the message has the remedy.
     """
     manifest = read_bundle(folder)
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    api = HfApi(token=_checked(token))
+    api = HfApi(token=_check_token(token))
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=exist_ok or create_pr).repo_id
         if revision is not None:
@@ -146,15 +146,15 @@ def upload(
         )
     except Exception as error:
         remedy = _REMEDIES.get(getattr(getattr(error, "response", None), "status_code", None), "")
-        raise UploadError(f"{repo_id!r}: the hub did not take the upload: {remedy}{error}") from error
+        raise UploadError(f"{repo_id!r}: the hub rejected the upload: {remedy}{error}") from error
     return str(commit.pr_url if create_pr else commit.commit_url)
 
 
-def _checked(token: str | bool | None) -> str | bool | None:
-    """A token that a header can hold; the HTTP library quotes others in its errors and in its log."""
+def _check_token(token: str | bool | None) -> str | bool | None:
+    """Validate a token for use in a header; the HTTP library quotes an invalid one in its errors and log."""
     if not isinstance(token, str):
         return token
     token = token.strip()
     if not (token.isascii() and token.isprintable()):
-        raise ValueError("token: has characters that no token of the hub has; copy it again")
+        raise ValueError("token: expected printable ASCII; copy the token again")
     return token

@@ -1,4 +1,4 @@
-"""From a model name to a bundle folder: a folder, the local store, the hub, or an export on the spot."""
+"""Resolution of a model name to a bundle folder: a local folder, the store, the hub, or an export on the fly."""
 
 import os
 import shutil
@@ -23,23 +23,23 @@ def resolve(
     local_files_only: bool = False,
     cache_folder: str | Path | None = None,
 ) -> Path:
-    """Find the bundle folder of a model; download or export it if need be.
+    """Find the bundle folder of a model; download or export it if needed.
 
-    Tried in this order: a folder; `cache_folder`, if given; the local store; a hub repo that is a bundle; an export of
-    a hub repo on the spot, if the extra `export` is installed. The last two put the bundle into `cache_folder` or the
-    store, and neither is tried where `local_files_only` or `HF_HUB_OFFLINE` is set. `name@revision` is another way to
-    give the revision. A name without an organization is also looked for among those of "sentence-transformers".
+    The order is: a folder; `cache_folder`, if given; the local store; a hub repo that is a bundle; an export of a hub
+    repo on the fly, if the extra `export` is installed. The last two write to `cache_folder` or the store, and are
+    skipped if `local_files_only` or `HF_HUB_OFFLINE` is set. `name@revision` also names a revision. A name without an
+    organization is also looked up in "sentence-transformers".
 
     Args:
         model: Folder or model name.
         revision: Branch, tag or commit of a hub repo.
         token: Hub token; None uses `HF_TOKEN` or the saved login.
-        local_files_only: Never use the network.
-        cache_folder: Another folder for bundles, in front of the local store.
+        local_files_only: True never uses the network.
+        cache_folder: A folder for bundles that is searched before the local store.
 
     Raises:
-        ModelNotFoundError: None of these has the model; the message says what to run.
-        ValueError: Two different revisions are given.
+        ModelNotFoundError: The model was not found; the message has the command to run.
+        ValueError: `model` and `revision` name different revisions.
     """
     if not isinstance(model, (str, Path)):
         raise TypeError(f"model_name_or_path: expected a str or a Path, got {type(model).__name__}")
@@ -48,7 +48,7 @@ def resolve(
         return Path(folder)
     parsed = parse(model) if isinstance(model, str) else None
     if parsed is None:
-        raise ModelNotFoundError(f"{str(model)!r}: no such folder, and not a model name either")
+        raise ModelNotFoundError(f"{str(model)!r}: neither an existing folder nor a model name")
     base, named_revision = parsed
     if named_revision and revision not in {None, named_revision}:
         raise ValueError(f"revision: {revision!r}, but {model!r} names another")
@@ -71,36 +71,35 @@ def _fetch(
     cache_folder: str | Path | None,
 ) -> Path:
     """Download the bundle, or export the model, of the first of these names that the hub has."""
-    from embedrt.hub import remote as hub
+    from embedrt.hub.remote import download, find_repo, offline
 
     name = names[-1]
     command = f"embedrt export {name}" + (f" --revision {revision}" if revision else "")
     others = _other_revisions(names, revision)
-    if local_files_only or hub.offline():
+    if local_files_only or offline():
         raise ModelNotFoundError(
             f"{_shown(model, revision)} is not in {_places(cache_folder)}{others}, and the network may "
             f"not be used; where it may, run `{command} -o FOLDER` and copy the folder here"
         )
     try:
-        repo = hub.find(name, revision, token)
+        repo = find_repo(name, revision, token)
     except ModelNotFoundError as error:
         if name == names[0]:
             raise ModelNotFoundError(f"{error}{others}") from error
         name = names[0]
-        repo = hub.find(name, revision, token)
+        repo = find_repo(name, revision, token)
     target = stored_path(name, revision, cache_folder)
     if MANIFEST in repo.files:
         with staging(target) as fresh:
-            hub.download(repo, token, [MANIFEST], fresh)
-            hub.download(repo, token, read_manifest(fresh).files, fresh)
-            shutil.rmtree(fresh / ".cache", ignore_errors=True)  # the hub client's bookkeeping
+            download(repo, token, [MANIFEST], fresh)
+            download(repo, token, read_manifest(fresh).files, fresh)
+            shutil.rmtree(fresh / ".cache", ignore_errors=True)  # metadata of the hub client
             read_bundle(fresh, "always")
             publish(fresh, target)
         return target
     if find_spec("onnx") is None or find_spec("safetensors") is None:
         raise ModelNotFoundError(
-            f"{model!r} is on the hub as a model, and not as a bundle; run `pip install 'embedrt[export]'`, "
-            f"then `{command}`"
+            f"{model!r} on the hub is a model, not a bundle; run `pip install 'embedrt[export]'`, then `{command}`"
         )
     exported: Path = exporter().export(name, target, name=name, revision=revision, token=token)
     return exported
@@ -117,7 +116,7 @@ def _places(cache_folder: str | Path | None) -> str:
 
 
 def _other_revisions(names: list[str], revision: str | None) -> str:
-    """A remark for a model that the store has, but under another revision."""
+    """A hint for a model that the store has under other revisions."""
     known = [name for base in names for name in stored_revisions(base)]
     if not known:
         return ""
@@ -126,7 +125,7 @@ def _other_revisions(names: list[str], revision: str | None) -> str:
 
 
 def exporter() -> ModuleType:
-    """Import the export package; the runtime imports it nowhere else.
+    """Import the export package, which the runtime does here only.
 
     Raises:
         MissingDependencyError: The extra `export` is not installed.

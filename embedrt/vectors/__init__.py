@@ -1,1 +1,1 @@
-"""Math and files for vectors; needs no model."""
+"""Math and files for vectors, without a model."""

@@ -1,4 +1,4 @@
-"""Texts with their vectors in one file, and back. Nothing is ever pickled, and a vector keeps the name of its model."""
+"""Files of texts and vectors, with the name and fingerprint of the model. Nothing is ever pickled."""
 
 import hashlib
 import json
@@ -20,16 +20,16 @@ from embedrt.vectors.arrays import as_array
 
 FORMAT_VERSION = 1
 DTYPES = ("float32", "float16", "int8", "uint8")
-"""What vectors may be. The last two also hold the packed bits of "binary" and "ubinary" vectors."""
+"""The dtypes of vectors in files; int8 and uint8 also hold packed "binary" and "ubinary" vectors."""
 
-_KEY = "embedrt"  # of the record in the metadata of safetensors and Parquet
-_BLOCK_BYTES = 1 << 25  # of a Parquet row group, and of what is checked at once
+_KEY = "embedrt"  # of the record in the metadata of safetensors and Parquet files
+_BLOCK_BYTES = 1 << 25  # of a Parquet row group, and of the rows that are checked at a time
 
 Matrix = NDArray[Any]
 
 
 class Model(Protocol):
-    """What made the vectors: an `Embedder`, or anything else with a name and a fingerprint."""
+    """A model that made vectors: an `Embedder`, or any object with a name and a fingerprint."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -43,7 +43,7 @@ class Embeddings:
 
     Attributes:
         texts: The texts.
-        vectors: `[texts, dim]` in the dtype that was saved.
+        vectors: `[texts, dim]`, in the saved dtype.
         model: The name of the model that made the vectors, if it was recorded.
         fingerprint: That model's fingerprint, if it was recorded.
     """
@@ -56,13 +56,13 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class _Record:
-    """What a file says of itself, as JSON.
+    """Metadata of a file, stored as JSON.
 
     Attributes:
-        format_version: Version of this contract.
+        format_version: Version of the format.
         model: See `Embeddings`.
         fingerprint: See `Embeddings`.
-        sha256: Of the whole `.npy` file, or of all that a `.safetensors` holds; Parquet has a checksum in every page.
+        sha256: SHA-256 of the `.npy` file, or of the contents of a `.safetensors`; Parquet has page checksums instead.
     """
 
     format_version: int
@@ -73,11 +73,12 @@ class _Record:
 
 @dataclass(frozen=True)
 class _Format:
-    """A kind of file.
+    """A file format.
 
     Attributes:
-        write: Writes a new file; the record is to be completed.
-        read: Gives texts, vectors and the record, None in a foreign file without one. Raises anything.
+        write: Function that completes the record and writes a new file.
+        read: Function that returns texts, vectors and the record, or None if a foreign file has none; it may raise any
+            exception.
     """
 
     write: Callable[[Path, _Record, list[str], Matrix], None]
@@ -87,14 +88,14 @@ class _Format:
 def save_embeddings(
     path: str | Path, texts: str | Iterable[str], vectors: ArrayLike, model: Model | None = None
 ) -> None:
-    """Writes texts and vectors to a file, whole or not at all. An existing file is replaced.
+    """Write texts and vectors to a file atomically, replacing an existing one.
 
     The suffix chooses the format:
 
-    - `.safetensors`: the tensors "vectors", "texts" (all texts in UTF-8, uint8) and "offsets" (int64, one more than
-      texts: where each begins and ends).
-    - `.npy`: the matrix alone, as `numpy.load` reads it. The texts are in `NAME.npy.json` beside it, with the SHA-256
-      of the matrix: where only one of the two files was replaced, they do not load.
+    - `.safetensors`: the tensors "vectors", "texts" (all texts in UTF-8, uint8) and "offsets" (int64 `[texts + 1]`,
+      the bounds of each text).
+    - `.npy`: the matrix only, readable by `numpy.load`. The texts are in `NAME.npy.json` beside it, with the SHA-256 of
+      the matrix, so that a mismatched pair does not load.
     - `.parquet`: the columns "text" and "embedding", a fixed-size list.
 
     Args:
@@ -102,35 +103,42 @@ def save_embeddings(
         texts: The texts.
         vectors: `[texts, dim]`, float32, float16, int8 or uint8, as an array, a tensor or a list of vectors.
         model: The `Embedder` that made the vectors. Its name and fingerprint are recorded, so that `load_embeddings`
-            can tell whether vectors of another model may be compared with these.
+            can check that vectors are comparable.
 
     Raises:
-        ValueError: An unknown suffix or dtype, different numbers of texts and vectors, NaN or infinity.
-        TypeError: A text is not a str, `vectors` no numbers, or `model` not a model.
+        ValueError: The suffix or dtype is unknown, there are not as many texts as vectors, or a number is not finite.
+        TypeError: A text is not a str, `vectors` is not numeric, or `model` is not a model.
         MissingDependencyError: The package for this format is not installed.
+
+    Example:
+        >>> save_embeddings("docs.safetensors", texts, model.encode(texts), model)
     """
     path, kind, (items, _) = Path(path), _format_of(path), check_texts(texts)
-    maker = (None, None) if model is None else _identity(model)
+    identity = (None, None) if model is None else _identity(model)
     matrix = as_array(vectors, "vectors")
     _check(items, matrix)
     matrix = np.ascontiguousarray(matrix, matrix.dtype.newbyteorder("="))
     with staging(path) as fresh:
-        kind.write(fresh / path.name, _Record(FORMAT_VERSION, *maker), items, matrix)
+        kind.write(fresh / path.name, _Record(FORMAT_VERSION, *identity), items, matrix)
         replace_files(fresh, path.parent)
 
 
 def load_embeddings(path: str | Path, model: Model | None = None) -> Embeddings:
-    """Reads what `save_embeddings` wrote, or a Parquet file with the columns "text" and "embedding".
+    """Read a file of `save_embeddings`, or any Parquet file with the columns "text" and "embedding".
 
     Args:
         path: The file.
-        model: The `Embedder` whose vectors are to be compared with these.
+        model: The `Embedder` whose vectors will be compared with these; None skips the check.
 
     Raises:
-        EmbeddingsError: The file is damaged or of another kind, or its vectors are of another model than `model`.
-        ValueError: An unknown suffix.
+        EmbeddingsError: The file is damaged or of another format, or another model made its vectors.
+        ValueError: The suffix is unknown.
         MissingDependencyError: The package for this format is not installed.
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
+
+    Example:
+        >>> docs = load_embeddings("docs.safetensors", model)
+        >>> model.similarity(model.encode_query("a question"), docs.vectors)
     """
     path, kind = Path(path), _format_of(path)
     wanted = None if model is None else _identity(model)
@@ -141,33 +149,33 @@ def load_embeddings(path: str | Path, model: Model | None = None) -> Embeddings:
         _check(texts, vectors)
     except EmbedrtError:
         raise
-    except Exception as error:  # the libraries raise what they like on damaged files
+    except Exception as error:  # the libraries raise any exception on damaged files
         raise EmbeddingsError(
-            f"{path}: cannot be read as embeddings: {error}; get the file again, or encode the texts once more"
+            f"{path}: cannot be read as embeddings: {error}; get the file again, or encode the texts again"
         ) from error
-    found = Embeddings(texts, vectors, *((record.model, record.fingerprint) if record else (None, None)))
+    loaded = Embeddings(texts, vectors, *((record.model, record.fingerprint) if record else (None, None)))
     if wanted is not None:
-        _check_comparable(path, found, *wanted)
-    return found
+        _check_comparable(path, loaded, *wanted)
+    return loaded
 
 
 def _format_of(path: str | Path) -> _Format:
     suffix = Path(path).suffix
     if suffix not in _FORMATS:
-        raise ValueError(f"path: {str(path)!r} has the suffix {suffix!r}; expected {', '.join(_FORMATS)}")
+        raise ValueError(f"path: expected the suffix {', '.join(_FORMATS)}, got {suffix!r} in {str(path)!r}")
     return _FORMATS[suffix]
 
 
 def _identity(model: Model) -> tuple[str, str]:
-    """Name and fingerprint of a model."""
-    found = getattr(model, "name", None), getattr(model, "fingerprint", None)
-    if not (isinstance(found[0], str) and isinstance(found[1], str)):
+    """The name and fingerprint of a model."""
+    name, fingerprint = getattr(model, "name", None), getattr(model, "fingerprint", None)
+    if not (isinstance(name, str) and isinstance(fingerprint, str)):
         raise TypeError(f"model: expected an Embedder or None, got {type(model).__name__}")
-    return found[0], found[1]
+    return name, fingerprint
 
 
 def _check(texts: list[str], vectors: Matrix) -> None:
-    """What holds for every file, whoever wrote it."""
+    """Check the invariants of every file, including foreign ones."""
     if vectors.ndim != 2 or vectors.shape[1] < 1:
         raise ValueError(f"vectors: expected the shape [texts, dim], got {list(vectors.shape)}")
     if vectors.dtype.name not in DTYPES:
@@ -175,38 +183,38 @@ def _check(texts: list[str], vectors: Matrix) -> None:
             f"vectors: expected {', '.join(DTYPES)}, got {vectors.dtype.name}; vectors.astype(np.float32) converts them"
         )
     if len(texts) != len(vectors):
-        raise ValueError(f"{len(texts)} texts, but {len(vectors)} vectors")
+        raise ValueError(f"vectors: expected {len(texts)}, one per text, got {len(vectors)}")
     if vectors.dtype.kind == "f":
         for rows in _blocks(vectors):
             if (bad := np.flatnonzero(~np.isfinite(vectors[rows]).all(axis=1))).size:
-                raise ValueError(f"vectors[{rows.start + bad[0]}]: NaN or infinity, which cannot be compared")
+                raise ValueError(f"vectors[{rows.start + bad[0]}]: expected finite numbers, got NaN or infinity")
 
 
 def _blocks(vectors: Matrix) -> Iterable[slice]:
-    """Slices of rows, each of at most `_BLOCK_BYTES` bytes if a row is."""
+    """Slices of rows of at most `_BLOCK_BYTES` bytes, and at least one row."""
     step = max(1, _BLOCK_BYTES // (vectors.shape[1] * vectors.itemsize))
     return (slice(start, start + step) for start in range(0, len(vectors), step))
 
 
 def _check_file(path: Path) -> None:
     if not path.is_file():
-        os.stat(path)  # noqa: PTH116 - says what is missing
+        os.stat(path)  # noqa: PTH116 - raises FileNotFoundError
         raise EmbeddingsError(f"{path}: not a plain file")
     with path.open("rb") as file:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
             raise EmbeddingsError(f"{path}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
 
 
-def _check_comparable(path: Path, found: Embeddings, name: str, fingerprint: str) -> None:
-    if found.fingerprint is None:
+def _check_comparable(path: Path, loaded: Embeddings, name: str, fingerprint: str) -> None:
+    if loaded.fingerprint is None:
         raise EmbeddingsError(
-            f"{path}: does not say which model made its vectors, so whether {name!r} may be compared with them is not "
-            "known; load it without model=, if you know, or encode the texts with it"
+            f"{path}: expected vectors of {name!r}, got vectors without a recorded model; load the file without "
+            "model= if you know its model, or encode the texts again"
         )
-    if found.fingerprint != fingerprint:
+    if loaded.fingerprint != fingerprint:
         raise EmbeddingsError(
-            f"{path}: its vectors are of {found.model!r} ({found.fingerprint[:12]}), and cannot be compared with those "
-            f"of {name!r} ({fingerprint[:12]}); load that model, or encode the texts with this one"
+            f"{path}: expected vectors of {name!r} (fingerprint {fingerprint[:12]}), got vectors of {loaded.model!r} "
+            f"({loaded.fingerprint[:12]}), which are not comparable; load that model, or encode the texts again"
         )
 
 
@@ -218,7 +226,7 @@ def _from_json(raw: Any, where: str) -> _Record:
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if type(version) is int and version != FORMAT_VERSION:
         raise EmbeddingsError(
-            f"{where}: format version {version}, this embedrt reads {FORMAT_VERSION}; update embedrt, or encode again"
+            f"{where}: expected format version {FORMAT_VERSION}, got {version}; update embedrt, or encode again"
         )
     return decode(_Record, raw, where)
 
@@ -234,18 +242,18 @@ def _read_npy(path: Path) -> tuple[list[str], Matrix, _Record]:
     beside = _beside(path)
     if not beside.is_file():
         raise EmbeddingsError(
-            f"{path}: {beside.name}, the file with its texts, is not beside it; copy both. "
-            "numpy.load reads the matrix alone"
+            f"{path}: expected the file of its texts, {beside.name}, beside it, got none; copy both files, or read the "
+            "matrix alone with numpy.load"
         )
     raw = parse_json(beside.read_bytes(), beside.name)
     texts = raw.pop("texts", None) if isinstance(raw, dict) else None
     if not isinstance(texts, list):
-        raise TypeError(f"{beside.name} has no list of texts")
+        raise TypeError(f"{beside.name}: expected a list of texts")
     record = _from_json(raw, beside.name)
     if (digest := _file_digest(path)) != record.sha256:
         raise EmbeddingsError(
-            f"{path}: SHA-256 {digest}, but {beside.name} has the texts of {record.sha256}; one of the two was damaged "
-            "or replaced: copy both again, or encode the texts once more"
+            f"{path}: expected SHA-256 {record.sha256}, as in {beside.name}, got {digest}; one of the two files was "
+            "damaged or replaced: copy both again, or encode the texts again"
         )
     with path.open("rb") as file:  # not numpy.load, which would also open archives
         return texts, np.lib.format.read_array(file, allow_pickle=False), record
@@ -286,19 +294,19 @@ def _read_safetensors(path: Path) -> tuple[list[str], Matrix, _Record]:
         record = _from_json(parse_json(metadata[_KEY].encode(), _KEY), f"metadata {_KEY}")
         tensors = {name: file.get_tensor(name) for name in names}
     if _content_digest(record, tensors) != record.sha256:
-        raise ValueError("its content does not have the SHA-256 that it says")
+        raise ValueError("the SHA-256 of its contents differs from the recorded one")
     vectors, encoded, offsets = tensors.values()
     if (encoded.dtype, encoded.ndim) != (np.uint8, 1) or (offsets.dtype, offsets.ndim) != (np.int64, 1):
-        raise ValueError("texts or offsets are of another dtype or shape")
+        raise ValueError("expected texts uint8 [bytes] and offsets int64 [texts + 1]")
     ends: list[int] = offsets.tolist()
     if not ends or ends[0] != 0 or ends[-1] != len(encoded) or (np.diff(offsets) < 0).any():
-        raise ValueError(f"the offsets of the texts do not rise from 0 to {len(encoded)}")
+        raise ValueError(f"expected text offsets that rise from 0 to {len(encoded)}")
     content = encoded.tobytes()
     return [content[start:end].decode() for start, end in pairwise(ends)], vectors, record
 
 
 def _content_digest(record: _Record, tensors: dict[str, Matrix]) -> str:
-    """SHA-256 over all that the file says."""
+    """SHA-256 over model, fingerprint, shapes and tensors."""
     shapes = {name: [tensor.dtype.name, *tensor.shape] for name, tensor in tensors.items()}
     digest = hashlib.sha256(json.dumps([record.model, record.fingerprint, shapes]).encode())
     for tensor in tensors.values():
@@ -310,7 +318,7 @@ def _write_parquet(path: Path, record: _Record, texts: list[str], vectors: Matri
     pa, pq = _pyarrow()
     kind = pa.list_(pa.from_numpy_dtype(vectors.dtype), vectors.shape[1])
     schema = pa.schema({"text": pa.string(), "embedding": kind}, {_KEY: _to_json(record)})
-    # Parquet stores a byte in four; a dictionary of its 256 values stores it in one. Floats have no use for either.
+    # Parquet stores a byte as 4 bytes; a dictionary of its 256 values stores it as one. Floats gain nothing from it.
     packed = vectors.dtype.kind != "f"
     columns = {"text": True, "embedding.list.element": packed}
     with pq.ParquetWriter(
@@ -329,7 +337,7 @@ def _write_parquet(path: Path, record: _Record, texts: list[str], vectors: Matri
 
 def _read_parquet(path: Path) -> tuple[list[str], Matrix, _Record | None]:
     pa, pq = _pyarrow()
-    # Small batches over small buffers: the pages of a whole row group would otherwise be held beside the matrix.
+    # Small batches and buffers; otherwise a whole row group is held in memory beside the matrix.
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True) as file:
         schema = file.schema_arrow
         dtype, dim = _column_types(pa, schema)
@@ -339,7 +347,7 @@ def _read_parquet(path: Path) -> tuple[list[str], Matrix, _Record | None]:
         vectors = None if dim is None else np.empty((file.metadata.num_rows, dim), dtype)
         for batch in file.iter_batches(1024, columns=["text", "embedding"]):
             block = _matrix(batch.column("embedding"), dim)
-            if vectors is None:  # the first row has told the width
+            if vectors is None:  # the first row has the width
                 dim = block.shape[1]
                 vectors = np.empty((file.metadata.num_rows, dim), dtype)
             vectors[len(texts) : len(texts) + len(block)] = block
@@ -348,9 +356,9 @@ def _read_parquet(path: Path) -> tuple[list[str], Matrix, _Record | None]:
 
 
 def _column_types(pa: Any, schema: Any) -> tuple[Any, int | None]:
-    """Checks the two columns; returns the dtype of the vectors, and their width if the column's type has it."""
-    if missing := {"text", "embedding"} - {name for name in schema.names if schema.names.count(name) == 1}:
-        raise ValueError(f"no column {' and '.join(map(repr, sorted(missing)))}; its columns are {schema.names}")
+    """Check the two columns; return the dtype of the vectors, and their width if the column type has it."""
+    if {"text", "embedding"} - {name for name in schema.names if schema.names.count(name) == 1}:
+        raise ValueError(f"expected the columns 'text' and 'embedding', got {schema.names}")
     text, embedding = schema.field("text").type, schema.field("embedding").type
     words = text.value_type if pa.types.is_dictionary(text) else text
     if str(words) not in {"string", "large_string", "string_view"}:
@@ -365,14 +373,14 @@ def _column_types(pa: Any, schema: Any) -> tuple[Any, int | None]:
 
 
 def _matrix(column: Any, dim: int | None) -> Matrix:
-    """The rows of one column of lists, without a copy."""
+    """The matrix of a column of lists, without a copy."""
     values = column.flatten()
     if column.null_count or values.null_count:
-        raise ValueError("column 'embedding': rows without a vector, or vectors without a number")
+        raise ValueError("column 'embedding': expected vectors without nulls")
     dim = len(column[0]) if dim is None else dim
     lengths = column.value_lengths().to_numpy() if hasattr(column, "value_lengths") else np.array([dim])
     if len(values) != len(column) * dim or (lengths != dim).any():
-        raise ValueError("column 'embedding': vectors of different lengths")
+        raise ValueError("column 'embedding': expected vectors of equal length")
     matrix: Matrix = values.to_numpy().reshape(len(column), dim)
     return matrix
 
@@ -388,7 +396,7 @@ def _pyarrow() -> tuple[Any, Any]:
 
 def _missing(package: str) -> MissingDependencyError:
     return MissingDependencyError(
-        f"{package} is not installed; `pip install 'embedrt[storage]'` brings it. The format .npy needs nothing more"
+        f"{package} is not installed; run `pip install 'embedrt[storage]'`, or save as .npy, which needs no package"
     )
 
 

@@ -1,7 +1,7 @@
-"""The k vectors of a corpus with the highest scores, for many queries at a time, block by block.
+"""Exact top-k search: the k corpus vectors with the highest scores, for many queries at a time, block by block.
 
-The result does not depend on the blocks. A product of matrices rounds differently from block to block, so it only
-chooses candidates, by a margin that no rounding exceeds; their scores are then computed pair by pair.
+The result does not depend on the block size. A matmul rounds differently from block to block, so it only selects
+candidates, with a margin larger than any rounding error; their scores are then computed pair by pair.
 """
 
 from collections.abc import Callable
@@ -26,22 +26,22 @@ from embedrt.vectors.similarity import (
 ScoreFunction = Callable[[Any, Any], Any]
 Indices = NDArray[np.intp]
 
-# Queries that are compared with a block of the corpus at a time, at most.
+# Maximum number of queries that are compared with a block of the corpus at a time.
 QUERIES_AT_ONCE = 4096
-# A bar that lets more than this many times k scores of a query pass is raised before they are sorted.
+# If more than this many times k scores per query reach the threshold, it is raised before sorting.
 _TOO_MANY = 4
-# To raise it, columns are put in so many groups, or so many times k if that is more.
+# To raise it, columns are put into this many groups, or this many times k if that is more.
 _GROUPS = 512
 _GROUPS_PER_K = 8
 
 
 @dataclass(frozen=True)
-class Found:
-    """The best of the corpus for every query, the best first, equal scores in the order of the corpus.
+class Matches:
+    """The top k of the corpus for every query, best first, ties in corpus order.
 
     Attributes:
-        scores: float64 `[queries, k]`.
-        ids: Where in the corpus, `[queries, k]`.
+        scores: The scores, float64 `[queries, k]`.
+        ids: The corpus indexes, `[queries, k]`.
     """
 
     scores: NDArray[np.float64]
@@ -50,13 +50,14 @@ class Found:
 
 @dataclass(frozen=True)
 class _Block:
-    """Vectors of the corpus, ready to be compared.
+    """A block of the corpus with its score functions.
 
     Attributes:
-        vectors: `[columns, dim]`.
-        scores: Of queries `[rows, dim]` with all of them, `[rows, columns]`.
-        by_pair: The score of every query with the vector at the same place; None where `scores` are just that.
-        margin: Twice the most by which the two differ for each of the queries, or for all.
+        vectors: The vectors, `[columns, dim]`.
+        scores: Function from queries `[rows, dim]` to scores `[rows, columns]`.
+        by_pair: Function from `n` queries and `n` vectors to `n` scores that do not depend on the block; None if those
+            of `scores` do not either.
+        margin: Twice the maximum difference between the two functions, for each query or for all.
     """
 
     vectors: NDArray[Any]
@@ -72,19 +73,25 @@ def nearest(
     k: int,
     score_function: ScoreFunction,
     chunks: tuple[int, int],
-) -> Found:
-    """The k highest scores of every query among the `count` vectors that `read(start, stop)` gives.
+) -> Matches:
+    """Find the k highest scores of every query among the corpus vectors.
 
-    `chunks` are the numbers of queries and of vectors to compare at a time, at most.
+    Args:
+        queries: `[queries, dim]`.
+        read: Function that returns the corpus vectors `[stop - start, dim]` for `start` and `stop`.
+        count: Number of corpus vectors.
+        k: Number of results per query.
+        score_function: See `semantic_search`.
+        chunks: Maximum numbers of queries and of corpus vectors to compare at a time.
     """
     if score_function is cos_sim:
         queries = scaled(queries, "query_embeddings")
-    prepare = _PREPARE.get(score_function) or partial(_others, score_function)
+    prepare = _PREPARE.get(score_function) or partial(_custom, score_function)
     return _select(queries, lambda start, stop: prepare(read(start, stop)), count, k, chunks)
 
 
-def nearest_bits(queries: Floats, corpus: NDArray[Any], k: int, chunks: tuple[int, int]) -> Found:
-    """The k smallest Hamming distances of every query to the codes of a corpus, as negative scores."""
+def nearest_bits(queries: Floats, corpus: NDArray[Any], k: int, chunks: tuple[int, int]) -> Matches:
+    """Find the k smallest Hamming distances of every query to binary codes; scores are negative distances."""
 
     def block(start: int, stop: int) -> _Block:
         columns = np.ascontiguousarray(_words(packed_bytes(corpus[start:stop])).T)
@@ -107,7 +114,7 @@ def _cosines(vectors: Floats) -> _Block:
     return _Block(vectors, scores, pairs, lambda queries: lengths(queries, "query_embeddings") * _rounding(queries))
 
 
-def _products(vectors: Floats) -> _Block:
+def _dot_products(vectors: Floats) -> _Block:
     longest = _longest(vectors)
     return _Block(
         vectors,
@@ -121,7 +128,7 @@ def _distances(vectors: Floats) -> _Block:
     longest = _longest(vectors)
 
     def margin(queries: Floats) -> Floats:
-        # The matrix comes from sums in float64, no smaller than `CLOSE` of the squared lengths, and is rounded once.
+        # Distances are computed in float64, from sums of at least `CLOSE` times the squared norms, and rounded once.
         rounding = 2 * float(np.finfo(queries.dtype).eps) + _rounding(queries, np.float64) / CLOSE**0.5
         margins: Floats = (lengths(queries, "query_embeddings") + longest) * rounding
         return margins
@@ -135,12 +142,12 @@ def _longest(vectors: Floats) -> float:
 
 
 def _rounding(queries: Floats, dtype: Any = None) -> float:
-    """Twice the most by which two ways to sum up the products of coordinates differ, for vectors of length 1."""
+    """Twice the maximum difference between two summation orders of a dot product, for vectors of length 1."""
     rounding: float = 2 * (queries.shape[1] + 2) * np.finfo(dtype or queries.dtype).eps.item()
     return rounding
 
 
-def _others(score_function: ScoreFunction, vectors: Floats) -> _Block:
+def _custom(score_function: ScoreFunction, vectors: Floats) -> _Block:
     def scores(queries: Floats) -> Floats:
         matrix = as_matrix(score_function(queries, vectors), "score_function")
         if matrix.shape != (len(queries), len(vectors)):
@@ -154,17 +161,17 @@ def _others(score_function: ScoreFunction, vectors: Floats) -> _Block:
 
 _PREPARE: dict[ScoreFunction, Callable[[Floats], _Block]] = {
     cos_sim: _cosines,
-    dot_score: _products,
+    dot_score: _dot_products,
     euclidean_sim: _distances,
 }
 
 
 def _select(
     queries: NDArray[Any], read: Callable[[int, int], _Block], count: int, k: int, chunks: tuple[int, int]
-) -> Found:
-    """The k highest scores of every query, block by block of the corpus."""
+) -> Matches:
+    """Find the k highest scores of every query, block by block."""
     k = min(k, count)
-    best = Found(np.full((len(queries), k), -np.inf), np.zeros((len(queries), k), np.intp))
+    best = Matches(np.full((len(queries), k), -np.inf), np.zeros((len(queries), k), np.intp))
     query_rows = min(chunks[0], QUERIES_AT_ONCE, len(queries))
     corpus_rows = min(chunks[1], max(1, AT_ONCE // max(queries.shape[1], query_rows)))
     for offset in range(0, count, corpus_rows):
@@ -186,18 +193,18 @@ def _select(
 def _candidates(
     scores: NDArray[Any], worst: NDArray[np.float64], k: int, margin: Floats | float
 ) -> tuple[Indices, Indices]:
-    """Rows and columns of the scores that may be among the k best, given the k-th best so far."""
-    bar = np.nextafter(worst.astype(scores.dtype), np.inf, dtype=scores.dtype) - margin
-    passed = scores >= bar[:, np.newaxis]
+    """Rows and columns of the scores that may be in the top k, given the k-th best score so far."""
+    threshold = np.nextafter(worst.astype(scores.dtype), np.inf, dtype=scores.dtype) - margin
+    passed = scores >= threshold[:, np.newaxis]
     if scores.shape[1] > k and np.count_nonzero(passed) > _TOO_MANY * k * len(scores):
-        bar = np.maximum(bar, _kth_or_less(scores, k) - margin)
-        passed = scores >= bar[:, np.newaxis]
+        threshold = np.maximum(threshold, _kth_lower_bound(scores, k) - margin)
+        passed = scores >= threshold[:, np.newaxis]
     rows, columns = np.divmod(np.flatnonzero(passed), scores.shape[1])
     return rows, columns
 
 
-def _kth_or_less(scores: NDArray[Any], k: int) -> NDArray[Any]:
-    """The k-th highest score of every row, or a little less: the k-th of the highest of many groups of columns."""
+def _kth_lower_bound(scores: NDArray[Any], k: int) -> NDArray[Any]:
+    """A lower bound of the k-th highest score of every row: the k-th highest of the maxima of column groups."""
     groups = max(_GROUPS, _GROUPS_PER_K * k)
     width = scores.shape[1] // groups
     if width > 1:
@@ -206,8 +213,8 @@ def _kth_or_less(scores: NDArray[Any], k: int) -> NDArray[Any]:
     return kth
 
 
-def _merge(best: Found, part: slice, rows: Indices, scores: Floats, ids: Indices) -> None:
-    """Puts new scores, sorted by row and id, among the best of their rows. Their ids are above all that are there."""
+def _merge(best: Matches, part: slice, rows: Indices, scores: Floats, ids: Indices) -> None:
+    """Merge new scores, sorted by row and id, into the top k; their ids are larger than those already there."""
     held, k = best.scores[part].shape
     place = k + np.arange(len(rows)) - np.searchsorted(rows, rows)
     all_scores = np.full((held, place.max() + 1), -np.inf)
@@ -220,14 +227,14 @@ def _merge(best: Found, part: slice, rows: Indices, scores: Floats, ids: Indices
 
 
 def _words(packed: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Bytes as words of 64 bits, filled up with zeros."""
-    filled = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), np.uint8)
-    filled[:, : packed.shape[1]] = packed
-    return filled.view(np.uint64)
+    """Bytes as 64-bit words, padded with zeros."""
+    padded = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), np.uint8)
+    padded[:, : packed.shape[1]] = packed
+    return padded.view(np.uint64)
 
 
 def _hamming(queries: NDArray[np.uint64], columns: NDArray[np.uint64]) -> NDArray[np.float32]:
-    """Negative numbers of bits that differ, `[queries, columns]`, of words `[queries, n]` and `[n, columns]`."""
+    """Negative Hamming distances `[queries, columns]` of words `[queries, n]` and `[n, columns]`."""
     scores = np.empty((len(queries), columns.shape[1]), np.float32)
     for row, query in zip(scores, queries, strict=True):
         np.bitwise_count(columns ^ query[:, np.newaxis]).sum(axis=0, dtype=np.float32, out=row)

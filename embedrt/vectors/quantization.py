@@ -1,8 +1,8 @@
-"""Vectors in fewer bytes: 8 bits or 1 bit a coordinate, with the codes that sentence-transformers gives them.
+"""Vector quantization to 8 bits or 1 bit per coordinate, with the codes of sentence-transformers.
 
-int8 and uint8 cut the range of every coordinate into 255 equal steps: code = floor((x - min) / step), kept within 0 and
-255; int8 is that less 128. Binary keeps the sign: a coordinate above zero is a set bit, eight to a byte, the first one
-highest; `ubinary` is the byte, `binary` the byte less 128.
+int8 and uint8 divide the range of every coordinate into 255 equal steps: code = floor((x - min) / step), clipped to 0
+to 255; int8 subtracts 128. Binary keeps the sign: a positive coordinate is a set bit, eight per byte, the first one
+highest; `ubinary` is the byte, `binary` the byte minus 128.
 """
 
 import logging
@@ -19,10 +19,10 @@ logger = logging.getLogger("embedrt")
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-# Fewer vectors than these tell little of the range of a coordinate.
+# Ranges from fewer vectors than this are logged as unreliable.
 _ENOUGH = 100
 _STEPS = 255
-_REMEDY = "pass ranges=, calibration_embeddings= of many vectors, or measure them once: embedrt ranges"
+_REMEDY = "pass ranges=, or calibration_embeddings= with many vectors, or measure them once with `embedrt ranges`"
 
 
 @overload
@@ -49,24 +49,27 @@ def quantize_embeddings(
     ranges: Any = None,
     calibration_embeddings: Any = None,
 ) -> NDArray[Any] | list[NDArray[Any]]:
-    """Vectors in another precision.
+    """Quantize vectors to another precision.
 
     Args:
-        embeddings: `[n, dim]`, one vector `[dim]`, or a list of token matrices `[tokens, dim]`, which share their
-            ranges.
+        embeddings: `[n, dim]`, one vector `[dim]`, or a list of token matrices `[tokens, dim]`, which share ranges.
         precision: "float32", "int8", "uint8", "binary" or "ubinary".
-        ranges: `[2, dim]`, the smallest and the largest value of every coordinate, for "int8" and "uint8"; the others
-            need none. None takes those of `calibration_embeddings`, else those of `embeddings` themselves.
-        calibration_embeddings: Vectors like those to be quantized, the more the better.
+        ranges: The minimum and maximum of every coordinate, `[2, dim]`, for "int8" and "uint8" only. None takes the
+            ranges of `calibration_embeddings`, else of `embeddings` themselves.
+        calibration_embeddings: Vectors like those to quantize, the more the better.
 
     Returns:
-        A new array, or a list of such for a list of matrices. "int8" and "uint8" have the shape of the input, "binary"
-        (int8) and "ubinary" (uint8) a byte for every 8 coordinates begun, and "float32" is the vectors themselves.
+        A new array, or a list of arrays for a list of matrices. "int8" and "uint8" have the shape of the input;
+        "binary" (int8) and "ubinary" (uint8) have ceil(dim / 8) bytes per vector; "float32" is the vectors unquantized.
 
     Raises:
-        TypeError: The vectors are quantized already, or are no numbers.
-        ValueError: The precision is unknown, the ranges do not fit, there is NaN or infinity, or only one vector to
-            take ranges from.
+        TypeError: The vectors are quantized already, or not numeric.
+        ValueError: The precision is unknown, the ranges do not fit, there is NaN or infinity, or a single vector has no
+            range.
+
+    Example:
+        >>> quantize_embeddings(vectors, "ubinary").shape  # vectors: (1000, 384)
+        (1000, 48)
     """
     _check_precision(precision)
     scalar = precision in {"int8", "uint8"}
@@ -84,17 +87,21 @@ def quantize_embeddings(
 
 
 def vector_ranges(embeddings: Any) -> NDArray[np.float32]:
-    """The smallest and the largest value of every coordinate.
+    """Measure the minimum and maximum of every coordinate, for int8 and uint8 vectors.
 
     Args:
-        embeddings: `[n, dim]`, at least two; fewer than 100 are warned of in the log.
+        embeddings: `[n, dim]`, at least two vectors; fewer than 100 log a warning.
 
     Returns:
         float32 `[2, dim]`.
 
     Raises:
-        TypeError: These are no numbers.
+        TypeError: The vectors are not numeric.
         ValueError: There are fewer than two vectors, or there is NaN or infinity.
+
+    Example:
+        >>> ranges = vector_ranges(vectors)
+        >>> quantize_embeddings(vectors, "int8", ranges)
     """
     return _measured(embeddings, "embeddings")
 
@@ -102,21 +109,24 @@ def vector_ranges(embeddings: Any) -> NDArray[np.float32]:
 def dequantize_embeddings(
     embeddings: Any, precision: Precision, ranges: Any = None, dim: int | None = None
 ) -> NDArray[np.float32]:
-    """The float vectors that codes stand for.
+    """Dequantize codes to float vectors.
 
     Args:
-        embeddings: What `quantize_embeddings` returned, `[n, ...]` or one vector.
-        precision: The precision that it was given.
-        ranges: For "int8" and "uint8", the ranges that were used.
+        embeddings: Codes from `quantize_embeddings`, `[n, ...]` or one vector.
+        precision: The precision of the codes.
+        ranges: For "int8" and "uint8", the ranges that they were quantized with.
         dim: For "binary" and "ubinary", the number of coordinates; None takes all bits.
 
     Returns:
-        float32 `[n, dim]` or `[dim]`. From int8 and uint8 the lower end of each step, at most a step from what it was;
-        from bits -1 and 1.
+        float32 `[n, dim]` or `[dim]`: for int8 and uint8 the lower end of each step, so at most one step below the
+        original value; for bits -1 and 1.
 
     Raises:
-        TypeError: The array is not of the precision.
+        TypeError: The dtype of the array does not match the precision.
         ValueError: The precision is unknown, or ranges or dim are missing or do not fit.
+
+    Example:
+        >>> dequantize_embeddings(codes, "int8", ranges)
     """
     _check_precision(precision)
     codes = as_array(embeddings, "embeddings")
@@ -124,10 +134,10 @@ def dequantize_embeddings(
         return as_floats(codes, "embeddings").astype(np.float32)
     expected = np.dtype(np.int8 if precision in {"int8", "binary"} else np.uint8)
     if codes.dtype != expected:
-        raise TypeError(f"embeddings: {precision} is kept in {expected}, got {codes.dtype}; is the precision another?")
+        raise TypeError(f"embeddings: expected {expected} for precision {precision!r}, got {codes.dtype}")
     if precision in {"int8", "uint8"}:
         if ranges is None:
-            raise ValueError(f"ranges: {precision} codes mean nothing without the ranges that made them")
+            raise ValueError(f"ranges: expected the ranges that the {precision} codes were quantized with, got None")
         starts, steps = _steps(check_ranges(ranges, codes.shape[-1]))
         values = codes.astype(np.float32)
         if precision == "int8":
@@ -137,7 +147,7 @@ def dequantize_embeddings(
         return values
     bits = 8 * codes.shape[-1]
     if dim is not None and (type(dim) is not int or not bits - 8 < dim <= bits):
-        raise ValueError(f"dim: vectors of {codes.shape[-1]} bytes have {bits - 7} to {bits} coordinates, got {dim!r}")
+        raise ValueError(f"dim: expected {bits - 7} to {bits} for vectors of {codes.shape[-1]} bytes, got {dim!r}")
     signs = np.unpackbits(packed_bytes(codes), axis=-1, count=dim).astype(np.float32)
     signs *= 2
     signs -= 1
@@ -145,15 +155,15 @@ def dequantize_embeddings(
 
 
 def check_ranges(ranges: Any, dim: int) -> NDArray[np.float32]:
-    """Ranges as float32 `[2, dim]`.
+    """Validate ranges, and convert them to float32 `[2, dim]`.
 
     Raises:
-        ValueError: They have another shape, are not finite, or a smallest value is above the largest.
+        ValueError: The shape differs, a value is not finite, or a minimum is above its maximum.
     """
     array = as_array(ranges, "ranges")
     if array.shape != (2, dim):
         raise ValueError(
-            f"ranges: expected the shape [2, {dim}], smallest and largest value of every coordinate, got "
+            f"ranges: expected the shape [2, {dim}], minimum and maximum of every coordinate, got "
             f"{list(array.shape)}; vector_ranges(embeddings) makes them"
         )
     with np.errstate(over="ignore"):
@@ -162,19 +172,19 @@ def check_ranges(ranges: Any, dim: int) -> NDArray[np.float32]:
     if (array[0] > array[1]).any():
         worst = int(np.flatnonzero(array[0] > array[1])[0])
         raise ValueError(
-            f"ranges: the smallest value of coordinate {worst}, {array[0, worst]}, is above its largest, "
-            f"{array[1, worst]}; the first row has the smallest values"
+            f"ranges: expected minimum <= maximum, got {array[0, worst]} and {array[1, worst]} at coordinate {worst}; "
+            "the first row has the minimums"
         )
     return array
 
 
 def packed_bytes(codes: NDArray[Any]) -> NDArray[np.uint8]:
-    """The bytes of "binary" or "ubinary" codes as they were packed, without the offset of "binary"."""
+    """The packed bytes of "binary" or "ubinary" codes, without the offset of "binary"."""
     return codes.view(np.uint8) ^ np.uint8(128) if codes.dtype == np.int8 else codes
 
 
 def _matrices(embeddings: Any) -> list[NDArray[Any]] | None:
-    """The matrices of a list of such; None if it is none."""
+    """The matrices of a list of token matrices; None for any other input."""
     if not isinstance(embeddings, list | tuple):
         return None
     if not embeddings:
@@ -184,7 +194,7 @@ def _matrices(embeddings: Any) -> list[NDArray[Any]] | None:
     matrices = [as_array(matrix, f"embeddings[{index}]") for index, matrix in enumerate(embeddings)]
     shapes = {matrix.shape[1:] for matrix in matrices}
     if len(shapes) > 1:
-        raise ValueError(f"embeddings: token matrices of one model have one width, got the shapes [tokens, *] {shapes}")
+        raise ValueError(f"embeddings: expected token matrices of equal width, got the shapes [tokens, *] {shapes}")
     return matrices
 
 
@@ -207,9 +217,9 @@ def _ranges(vectors: Floats, ranges: Any, calibration_embeddings: Any) -> NDArra
 def _measured(embeddings: Any, name: str) -> NDArray[np.float32]:
     vectors = as_floats(as_matrix(embeddings, name), name)
     if len(vectors) < 2:
-        raise ValueError(f"ranges: {len(vectors)} vectors have no range of values; {_REMEDY}")
+        raise ValueError(f"ranges: expected at least 2 vectors to measure, got {len(vectors)}; {_REMEDY}")
     if len(vectors) < _ENOUGH:
-        logger.warning("ranges for quantization are taken from %d vectors only; %s", len(vectors), _REMEDY)
+        logger.warning("ranges for quantization are measured from %d vectors only; %s", len(vectors), _REMEDY)
     return np.stack((vectors.min(axis=0), vectors.max(axis=0))).astype(np.float32)
 
 

@@ -1,6 +1,6 @@
-"""Search, pairs and groups among vectors: semantic_search, paraphrase_mining and community_detection, with numpy.
+"""Search and clustering with NumPy: semantic_search, paraphrase_mining and community_detection.
 
-Results are exact and do not depend on the sizes of the chunks. Equal scores are in the order of the corpus.
+Results are exact and do not depend on chunk sizes. Ties are in corpus order.
 """
 
 from collections.abc import Iterable
@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 
 from embedrt.types import Precision
 from embedrt.vectors.arrays import AT_ONCE, Floats, as_floats, as_matrix, by_pair, scaled
-from embedrt.vectors.nearest import QUERIES_AT_ONCE, Found, Indices, ScoreFunction, nearest, nearest_bits
+from embedrt.vectors.nearest import QUERIES_AT_ONCE, Indices, Matches, ScoreFunction, nearest, nearest_bits
 from embedrt.vectors.quantization import PRECISIONS, dequantize_embeddings
 from embedrt.vectors.similarity import SIMILARITIES, cos_sim
 
 _CODES = {np.dtype(np.int8), np.dtype(np.uint8)}
-# Cells of the table of who is near to whom, which is held for some vectors at a time.
-_TABLE = 1 << 26
+# Maximum size of the adjacency matrix that is held at a time.
+_ADJACENCY = 1 << 26
 
 
 class Encoder(Protocol):
-    """What turns texts into vectors: an `Embedder`."""
+    """A model with `encode`, such as an `Embedder`."""
 
     def encode(self, *args: Any, **kwargs: Any) -> Any:
-        """Vectors `[n, dim]` of a list of texts."""
+        """Encode a list of texts to vectors `[n, dim]`."""
 
 
 def semantic_search(
@@ -40,31 +40,35 @@ def semantic_search(
     rescore: bool = True,
     rescore_multiplier: int = 2,
 ) -> list[list[dict[str, int | float]]]:
-    """For every query the vectors of the corpus with the highest scores, found by comparing with all of them.
+    """Find the corpus vectors with the highest scores for every query, by exhaustive comparison.
 
-    A quantized corpus is scored as the vectors that its codes stand for (`dequantize_embeddings`). int8 and uint8 are
-    all scored so. Of binary codes first `top_k * rescore_multiplier` are found by Hamming distance, and those scored.
+    A quantized corpus is dequantized for scoring (`dequantize_embeddings`). For binary codes, `top_k *
+    rescore_multiplier` candidates are found by Hamming distance first, and only those are scored.
 
     Args:
         query_embeddings: `[queries, dim]` or one `[dim]`: floats, or quantized in the same way as the corpus.
-        corpus_embeddings: `[n, dim]`, or codes of `quantize_embeddings`.
-        query_chunk_size: Queries to compare at a time, at most. For memory and speed; results do not depend on it.
-        corpus_chunk_size: Vectors of the corpus to compare at a time, at most; likewise.
-        top_k: How many to find for each query.
+        corpus_embeddings: `[n, dim]`, or codes from `quantize_embeddings`.
+        query_chunk_size: Maximum number of queries to compare at a time; affects memory and speed, not results.
+        corpus_chunk_size: Maximum number of corpus vectors to compare at a time; affects memory and speed, not results.
+        top_k: Number of results per query.
         score_function: `cos_sim`, `dot_score`, `euclidean_sim`, `manhattan_sim`, or any function of `[n, dim]` and
             `[m, dim]` that returns `[n, m]`.
-        corpus_precision: How the corpus is quantized; None and "float32" where it is not.
-        ranges: What "int8" and "uint8" were quantized with, float32 `[2, dim]`.
-        rescore: False leaves binary codes in the order of their Hamming distances; the score is the negative distance.
-        rescore_multiplier: How many times `top_k` candidates to score for binary codes.
+        corpus_precision: The precision of the corpus; None or "float32" if it is not quantized.
+        ranges: The ranges that "int8" and "uint8" codes were quantized with, float32 `[2, dim]`.
+        rescore: False ranks binary codes by Hamming distance only; the score is the negative distance.
+        rescore_multiplier: Candidates per result for binary codes.
 
     Returns:
-        A list for every query of `{"corpus_id": int, "score": float}`, the highest score first, equal scores in the
-        order of the corpus; fewer than `top_k` where the corpus is smaller.
+        A list of `{"corpus_id": int, "score": float}` per query, highest score first, ties in corpus order; fewer than
+        `top_k` if the corpus is smaller.
 
     Raises:
-        TypeError: Vectors are not numbers, or not of the precision.
+        TypeError: The vectors are not numeric, or their dtype does not match the precision.
         ValueError: Shapes do not fit, another argument is out of range, or there is NaN or infinity.
+
+    Example:
+        >>> (hits,) = semantic_search(model.encode_query("a question"), corpus, top_k=3)
+        >>> hits[0]["corpus_id"], hits[0]["score"]
     """
     _check_positive(
         query_chunk_size=query_chunk_size,
@@ -79,7 +83,7 @@ def semantic_search(
     precision = _corpus_precision(corpus, corpus_precision)
     if queries.dtype in _CODES:
         if precision == "float32":
-            raise TypeError(f"query_embeddings: {queries.dtype} codes cannot be compared with a corpus of floats")
+            raise TypeError(f"query_embeddings: expected floats, as in the corpus, got {queries.dtype} codes")
         queries = dequantize_embeddings(queries, precision, ranges)
     bits = precision in {"binary", "ubinary"}
     width = (queries.shape[1] + 7) // 8 if bits else queries.shape[1]
@@ -124,28 +128,32 @@ def paraphrase_mining(
     prompt_name: str | None = None,
     prompt: str | None = None,
 ) -> list[list[float | int]]:
-    """The pairs of texts that are most alike, found by comparing all with all.
+    """Find the most similar pairs of texts, by comparing all with all.
 
     Args:
         model: An `Embedder`.
         sentences: The texts.
-        show_progress_bar: Of the encoding.
-        batch_size: Of the encoding.
-        query_chunk_size: As in `paraphrase_mining_embeddings`, and so are the next four.
-        corpus_chunk_size: See there.
-        max_pairs: See there.
-        top_k: See there.
-        score_function: See there.
-        truncate_dim: Keep only the first coordinates of the vectors; None takes the model's default, if any.
-        prompt_name: Which of the model's prompts goes before every text.
-        prompt: A prompt of your own; it wins over `prompt_name`.
+        show_progress_bar: True shows a bar while encoding.
+        batch_size: Maximum number of texts in a batch.
+        query_chunk_size: See `paraphrase_mining_embeddings`.
+        corpus_chunk_size: See `paraphrase_mining_embeddings`.
+        max_pairs: See `paraphrase_mining_embeddings`.
+        top_k: See `paraphrase_mining_embeddings`.
+        score_function: See `paraphrase_mining_embeddings`.
+        truncate_dim: Coordinates to keep; None takes the model's default, if any.
+        prompt_name: The name of the model's prompt before every text.
+        prompt: Another prompt before every text; it takes precedence over `prompt_name`.
 
     Returns:
-        `[score, i, j]` for every pair, i < j, the highest score first.
+        `[score, i, j]` per pair, i < j, highest score first.
 
     Raises:
-        TypeError: `sentences` is a single text, or what `Embedder.encode` raises.
+        TypeError: `sentences` is a single text, or has an item that is not a str.
         ValueError: An argument is out of range.
+
+    Example:
+        >>> paraphrase_mining(model, ["A cat sat.", "A dog ran.", "A cat was sitting."])[0][1:]
+        [0, 2]
     """
     if isinstance(sentences, str):
         raise TypeError("sentences: expected a list of texts to compare with each other, got one str")
@@ -170,21 +178,21 @@ def paraphrase_mining_embeddings(
     top_k: int = 100,
     score_function: ScoreFunction = cos_sim,
 ) -> list[list[float | int]]:
-    """The pairs of vectors with the highest scores, found by comparing all with all.
+    """Find the pairs of vectors with the highest scores, by comparing all with all.
 
     Args:
         embeddings: `[n, dim]`.
-        query_chunk_size: Vectors to compare at a time, at most. For memory and speed; results do not depend on it.
-        corpus_chunk_size: How many to compare them with at a time, at most; likewise.
-        max_pairs: How many pairs to return, at most.
-        top_k: Of every vector only the pairs with so many others, those with the highest scores, are considered.
+        query_chunk_size: Maximum number of vectors to compare at a time; affects memory and speed, not results.
+        corpus_chunk_size: Maximum number of vectors to compare them with at a time; affects memory and speed only.
+        max_pairs: Maximum number of pairs to return.
+        top_k: Keep only the `top_k` best partners of each vector.
         score_function: As in `semantic_search`; it must not depend on the order of its arguments.
 
     Returns:
-        `[score, i, j]` for every pair, i < j, the highest score first, equal scores in the order of i and j.
+        `[score, i, j]` per pair, i < j, highest score first, ties in the order of i and j.
 
     Raises:
-        TypeError: These are no numbers.
+        TypeError: The vectors are not numeric.
         ValueError: An argument is out of range, or there is NaN or infinity.
     """
     _check_positive(
@@ -216,35 +224,39 @@ def community_detection(
     batch_size: int = 1024,
     show_progress_bar: bool = False,
 ) -> list[list[int]]:
-    """Groups of vectors whose cosine to the one in their centre is at least `threshold`; no vector is in two groups.
+    """Find disjoint groups of vectors whose cosine similarity to the center of the group is at least `threshold`.
 
-    The vectors with the most others near them become centres first. What is nearer to a later centre stays where it is.
+    Vectors with the most neighbors become centers first. A vector stays in its group even if a later center is nearer.
 
     Args:
         embeddings: `[n, dim]`.
-        threshold: The smallest cosine to the centre.
-        min_community_size: The smallest number of vectors in a group, with its centre.
-        batch_size: Vectors to compare with all at a time, at most. For memory and speed; results do not depend on it.
-        show_progress_bar: Needs tqdm.
+        threshold: Lower bound for the cosine similarity to the center.
+        min_community_size: Minimum number of vectors in a group, center included.
+        batch_size: Maximum number of vectors to compare with all at a time; affects memory and speed, not results.
+        show_progress_bar: True shows a bar, which needs tqdm.
 
     Returns:
-        The indices of each group: the centre, then the others, the nearest first. The largest group is first.
+        The indexes of each group: the center, then the others, nearest first. The largest group is first.
 
     Raises:
-        TypeError: These are no numbers.
+        TypeError: The vectors are not numeric.
         ValueError: An argument is out of range, or there is NaN or infinity.
+
+    Example:
+        >>> community_detection([[1, 0], [0, 1], [1, 0.1]], min_community_size=2)
+        [[0, 2]]
     """
     _check_positive(min_community_size=min_community_size, batch_size=batch_size)
     vectors = scaled(as_floats(np.ascontiguousarray(as_matrix(embeddings, "embeddings")), "embeddings"), "embeddings")
     if not np.isfinite(threshold):
-        raise ValueError(f"threshold: expected a cosine, got {threshold!r}")
+        raise ValueError(f"threshold: expected a cosine similarity, got {threshold!r}")
     if not len(vectors) or len(vectors) < min_community_size:
         return []
-    everyone = np.arange(len(vectors))
-    rows = min(batch_size, max(1, _TABLE // len(vectors)))
+    all_rows = np.arange(len(vectors))
+    rows = min(batch_size, max(1, _ADJACENCY // len(vectors)))
     sizes = np.concatenate(
         [
-            np.count_nonzero(_near(vectors, everyone[start : start + rows], threshold), axis=1)
+            np.count_nonzero(_near(vectors, all_rows[start : start + rows], threshold), axis=1)
             for start in _steps(range(0, len(vectors), rows), show_progress_bar)
         ]
     )
@@ -267,14 +279,14 @@ def community_detection(
 
 
 def _rescored(
-    found: Found, queries: Floats, corpus: NDArray[Any], precision: Precision, k: int, score_function: ScoreFunction
-) -> Found:
-    """The k best of what was found, by the similarity of the queries to the signs that the bits stand for."""
+    found: Matches, queries: Floats, corpus: NDArray[Any], precision: Precision, k: int, score_function: ScoreFunction
+) -> Matches:
+    """Rescore matches of binary codes by the similarity of the queries to the dequantized codes; keep the top k."""
     pairwise = {similarity.matrix: similarity.pairwise for similarity in SIMILARITIES.values()}.get(score_function)
     if pairwise is None:
         raise ValueError(
-            f"score_function: {precision} codes are scored by cos_sim, dot_score, euclidean_sim or manhattan_sim, got "
-            f"{score_function!r}; pass rescore=False to leave them in the order of their Hamming distances"
+            f"score_function: expected cos_sim, dot_score, euclidean_sim or manhattan_sim for {precision} codes, got "
+            f"{score_function!r}; pass rescore=False to rank by Hamming distance"
         )
     rows = np.repeat(np.arange(len(queries)), found.ids.shape[1])
     scores = by_pair(
@@ -285,13 +297,13 @@ def _rescored(
         lambda query, codes: pairwise(query, dequantize_embeddings(codes, precision, dim=queries.shape[1])),
     ).reshape(found.ids.shape)
     order = np.lexsort((found.ids, -scores))[:, :k]
-    return Found(
+    return Matches(
         np.take_along_axis(scores, order, axis=1).astype(np.float64), np.take_along_axis(found.ids, order, axis=1)
     )
 
 
 def _near(vectors: Floats, rows: Indices, threshold: float) -> NDArray[np.bool_]:
-    """Which vectors have a cosine of at least `threshold` to those of the rows, `[rows, n]`."""
+    """The adjacency matrix `[rows, n]`: True where the cosine similarity is at least `threshold`."""
     bound = vectors.dtype.type(threshold)
     margin = vectors.shape[1] * np.finfo(vectors.dtype).eps
     near = np.empty((len(rows), len(vectors)), bool)
@@ -318,7 +330,7 @@ def _corpus_precision(corpus: NDArray[Any], precision: Precision | None) -> Prec
     expected = {"int8": np.int8, "binary": np.int8, "uint8": np.uint8, "ubinary": np.uint8}.get(precision)
     fits = corpus.dtype not in _CODES if expected is None else corpus.dtype == expected
     if not fits:
-        raise TypeError(f"corpus_embeddings: a corpus of {corpus.dtype} is not of corpus_precision {precision!r}")
+        raise TypeError(f"corpus_embeddings: a dtype of {corpus.dtype} does not match corpus_precision {precision!r}")
     return precision
 
 

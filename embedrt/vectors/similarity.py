@@ -1,4 +1,4 @@
-"""Similarities of vectors as sentence-transformers names and computes them, with numpy: larger is more alike.
+"""Similarity functions with the names and definitions of sentence-transformers, in NumPy; larger is more similar.
 
 All take arrays, lists of vectors or tensors. float16 and integers are computed in float32, float64 in float64.
 """
@@ -13,28 +13,32 @@ from numpy.typing import NDArray
 
 from embedrt.vectors.arrays import Floats, as_array, as_floats, as_matrix, by_pair, scaled
 
-# Numbers that stay in the processor's cache while every vector of the other side is compared with them.
+# Elements of a block that stays in the CPU cache while it is compared with every vector of the other side.
 _IN_CACHE = 1 << 16
-# Rows and columns of the distances that are computed at a time.
+# Rows and columns of the distance matrix that are computed at a time.
 _TILE = 1024
-# Squared distances below this share of the squared lengths are taken from the differences: |a|² + |b|² - 2ab has lost
-# too many digits there.
+# Squared distances below this fraction of the squared norms are computed from differences: |a|² + |b|² - 2ab loses too
+# many digits there.
 CLOSE = 1e-4
 
 
 def cos_sim(a: Any, b: Any) -> Floats:
-    """Cosines of the angles between all vectors of `a` and all of `b`.
+    """Cosine similarities of all vectors of `a` and all vectors of `b`.
 
     Args:
-        a: Vectors `[n, dim]`; `[dim]` is one of them.
-        b: Vectors `[m, dim]`; `[dim]` is one of them.
+        a: Vectors `[n, dim]`, or one vector `[dim]`.
+        b: Vectors `[m, dim]`, or one vector `[dim]`.
 
     Returns:
-        `[n, m]`. A vector of zeros has the cosine 0 to every other.
+        `[n, m]`; 0 for zero vectors.
 
     Raises:
-        TypeError: These are no numbers.
-        ValueError: The shapes do not fit each other, or there is NaN or infinity.
+        TypeError: The vectors are not numeric.
+        ValueError: The shapes do not fit, or there is NaN or infinity.
+
+    Example:
+        >>> cos_sim([[1, 0], [0, 2]], [1, 1]).round(3).tolist()
+        [[0.707], [0.707]]
     """
     a, b = _matrices(a, b)
     cosines: Floats = scaled(a, "a") @ scaled(b, "b").T
@@ -42,16 +46,27 @@ def cos_sim(a: Any, b: Any) -> Floats:
 
 
 def dot_score(a: Any, b: Any) -> Floats:
-    """Dot products of all vectors of `a` and all of `b`, `[n, m]`. Args and errors are those of `cos_sim`."""
+    """Dot products of all vectors of `a` and all vectors of `b`, `[n, m]`.
+
+    Arguments and errors are those of `cos_sim`.
+
+    Example:
+        >>> dot_score([[1, 0], [0, 2]], [1, 1]).tolist()
+        [[1.0], [2.0]]
+    """
     a, b = _matrices(a, b)
     products: Floats = a @ b.T
     return products
 
 
 def euclidean_sim(a: Any, b: Any) -> Floats:
-    """Negative Euclidean distances of all vectors of `a` and all of `b`, `[n, m]`; exact near zero too.
+    """Negative Euclidean distances of all vectors of `a` and all vectors of `b`, `[n, m]`; accurate near zero too.
 
-    Args and errors are those of `cos_sim`.
+    Arguments and errors are those of `cos_sim`.
+
+    Example:
+        >>> euclidean_sim([[3, 4]], [0, 0]).tolist()
+        [[-5.0]]
     """
     a, b = _matrices(a, b)
     negative = np.empty((len(a), len(b)), a.dtype)
@@ -69,9 +84,13 @@ def euclidean_sim(a: Any, b: Any) -> Floats:
 
 
 def manhattan_sim(a: Any, b: Any) -> Floats:
-    """Negative sums of the absolute differences of all vectors of `a` and all of `b`, `[n, m]`.
+    """Negative Manhattan distances of all vectors of `a` and all vectors of `b`, `[n, m]`.
 
-    Args and errors are those of `cos_sim`.
+    Arguments and errors are those of `cos_sim`.
+
+    Example:
+        >>> manhattan_sim([[3, 4]], [0, 0]).tolist()
+        [[-7.0]]
     """
     a, b = _matrices(a, b)
     if len(a) > len(b):
@@ -88,32 +107,36 @@ def manhattan_sim(a: Any, b: Any) -> Floats:
 
 
 def pairwise_cos_sim(a: Any, b: Any) -> Floats:
-    """The cosine of every vector of `a` and the one of `b` at the same place.
+    """Cosine similarities of corresponding vectors of `a` and `b`.
 
     Args:
-        a: Vectors `[n, dim]`, or one `[dim]` that is compared with all of `b`.
-        b: Vectors `[n, dim]`, or one `[dim]` that is compared with all of `a`.
+        a: Vectors `[n, dim]`, or one vector `[dim]` to compare with all of `b`.
+        b: Vectors `[n, dim]`, or one vector `[dim]` to compare with all of `a`.
 
     Returns:
-        `[n]`; of one vector and another a single number.
+        `[n]`, or a single number for two single vectors.
 
     Raises:
-        TypeError: These are no numbers.
-        ValueError: The shapes do not fit each other, or there is NaN or infinity.
+        TypeError: The vectors are not numeric.
+        ValueError: The shapes do not fit, or there is NaN or infinity.
+
+    Example:
+        >>> pairwise_cos_sim([[1, 0], [0, 2]], [[2, 0], [1, 0]]).tolist()
+        [1.0, 0.0]
     """
     a, b = _pairs(a, b)
     return np.asarray(np.vecdot(scaled(a, "a"), scaled(b, "b")))
 
 
 def pairwise_dot_score(a: Any, b: Any) -> Floats:
-    """The dot products of vectors at the same place. Args, result and errors are those of `pairwise_cos_sim`."""
+    """Dot products of corresponding vectors; arguments, result and errors are those of `pairwise_cos_sim`."""
     return np.asarray(np.vecdot(*_pairs(a, b)))
 
 
 def pairwise_euclidean_sim(a: Any, b: Any) -> Floats:
-    """The negative Euclidean distances of vectors at the same place.
+    """Negative Euclidean distances of corresponding vectors.
 
-    Args, result and errors are those of `pairwise_cos_sim`.
+    Arguments, result and errors are those of `pairwise_cos_sim`.
     """
     a, b = _pairs(a, b)
     differences = np.subtract(a, b, dtype=np.float64)
@@ -121,9 +144,9 @@ def pairwise_euclidean_sim(a: Any, b: Any) -> Floats:
 
 
 def pairwise_manhattan_sim(a: Any, b: Any) -> Floats:
-    """The negative sums of the absolute differences of vectors at the same place.
+    """Negative Manhattan distances of corresponding vectors.
 
-    Args, result and errors are those of `pairwise_cos_sim`.
+    Arguments, result and errors are those of `pairwise_cos_sim`.
     """
     a, b = _pairs(a, b)
     return np.asarray(0 - np.abs(a - b).sum(axis=-1))
@@ -131,11 +154,11 @@ def pairwise_manhattan_sim(a: Any, b: Any) -> Floats:
 
 @dataclass(frozen=True)
 class Similarity:
-    """A similarity in both forms.
+    """A similarity function in both forms.
 
     Attributes:
-        matrix: Of all vectors of one side with all of the other: `[n, dim]`, `[m, dim]` -> `[n, m]`.
-        pairwise: Of the vectors at the same place: `[n, dim]`, `[n, dim]` -> `[n]`.
+        matrix: All vectors with all vectors: `[n, dim]`, `[m, dim]` -> `[n, m]`.
+        pairwise: Corresponding vectors: `[n, dim]`, `[n, dim]` -> `[n]`.
     """
 
     matrix: Callable[[Any, Any], Floats]
@@ -151,20 +174,20 @@ SIMILARITIES = {
 
 
 def find_similarity(name: str | Enum) -> Similarity:
-    """The similarity of a name, which may be a member of an enum such as `SimilarityFunction`.
+    """Look up a similarity by name, or by a member of an enum such as `SimilarityFunction`.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: The name is unknown.
     """
     key = name.value if isinstance(name, Enum) else name
     if not isinstance(key, str) or key not in SIMILARITIES:
         allowed = ", ".join(map(repr, SIMILARITIES))
-        raise ValueError(f"similarity: {key!r} is unknown; expected one of {allowed}")
+        raise ValueError(f"similarity: expected one of {allowed}, got {key!r}")
     return SIMILARITIES[key]
 
 
 def normalize_embeddings(embeddings: Any) -> Floats:
-    """The vectors at length 1; vectors of zeros stay so.
+    """Scale vectors to length 1; zero vectors stay zero.
 
     Args:
         embeddings: `[dim]` or `[n, dim]`.
@@ -173,22 +196,30 @@ def normalize_embeddings(embeddings: Any) -> Floats:
         A new array of the same shape, float32 or float64.
 
     Raises:
-        TypeError: These are no numbers.
+        TypeError: The vectors are not numeric.
         ValueError: There is NaN or infinity.
+
+    Example:
+        >>> normalize_embeddings([0, 4]).tolist()
+        [0.0, 1.0]
     """
     return scaled(as_floats(as_array(embeddings, "embeddings"), "embeddings"), "embeddings")
 
 
 def truncate_embeddings(embeddings: Any, truncate_dim: int | None) -> NDArray[Any]:
-    """The first coordinates of every vector, a view; they are not scaled to length 1 again.
+    """Keep the first coordinates of every vector, as a view, without scaling to length 1.
 
     Args:
         embeddings: `[dim]` or `[n, dim]`.
-        truncate_dim: How many coordinates to keep, at most what there is; None keeps all.
+        truncate_dim: Number of coordinates to keep, 1 to `dim`; None keeps all.
 
     Raises:
-        TypeError: These are no numbers.
-        ValueError: `truncate_dim` is less than 1 or more than there is.
+        TypeError: The vectors are not numeric.
+        ValueError: `truncate_dim` is out of range.
+
+    Example:
+        >>> truncate_embeddings([1, 2, 3], 2).tolist()
+        [1, 2]
     """
     array = as_array(embeddings, "embeddings")
     if truncate_dim is None:
@@ -201,30 +232,30 @@ def truncate_embeddings(embeddings: Any, truncate_dim: int | None) -> NDArray[An
 
 
 def _matrices(a: Any, b: Any) -> tuple[Floats, Floats]:
-    """Both sides as `[n, dim]` and `[m, dim]` of one type."""
+    """Both arguments as `[n, dim]` and `[m, dim]` of one dtype."""
     a, b = as_matrix(a, "a"), as_matrix(b, "b")
     if not len(a) and not a.shape[1]:
         a = a.reshape(0, b.shape[1])
     if not len(b) and not b.shape[1]:
         b = b.reshape(0, a.shape[1])
     if a.shape[1] != b.shape[1]:
-        raise ValueError(f"a and b: vectors of {a.shape[1]} and {b.shape[1]} coordinates cannot be compared")
-    return _of_one_type(a, b)
+        raise ValueError(f"a and b: expected vectors of equal width, got {a.shape[1]} and {b.shape[1]} coordinates")
+    return _same_dtype(a, b)
 
 
 def _pairs(a: Any, b: Any) -> tuple[Floats, Floats]:
-    """Both sides as `[n, dim]`, or one or both as `[dim]`, of one type."""
+    """Both arguments as `[n, dim]`, or one or both as `[dim]`, of one dtype."""
     a, b = as_array(a, "a"), as_array(b, "b")
     fit = {a.ndim, b.ndim} <= {1, 2} and a.shape[-1] == b.shape[-1]
     if not fit or (a.ndim == b.ndim == 2 and len(a) != len(b)):
         raise ValueError(
-            f"a and b: expected as many vectors in both, or one on one side, got the shapes {list(a.shape)} and "
-            f"{list(b.shape)}; the similarities of all with all are those of the function without 'pairwise'"
+            f"a and b: expected equal numbers of vectors, or one vector on one side, got the shapes {list(a.shape)} "
+            f"and {list(b.shape)}; the function without 'pairwise' compares all with all"
         )
-    return _of_one_type(a, b)
+    return _same_dtype(a, b)
 
 
-def _of_one_type(a: NDArray[Any], b: NDArray[Any]) -> tuple[Floats, Floats]:
+def _same_dtype(a: NDArray[Any], b: NDArray[Any]) -> tuple[Floats, Floats]:
     return as_floats(a, "a", np.result_type(b.dtype, np.float32)), as_floats(
         b, "b", np.result_type(a.dtype, np.float32)
     )

@@ -1,4 +1,4 @@
-"""The only place where torch is imported, for callers who ask for its tensors."""
+"""Optional torch tensors. torch is imported here only, and only on request."""
 
 from types import ModuleType
 from typing import Any
@@ -7,24 +7,24 @@ from embedrt.errors import MissingDependencyError
 
 
 def torch() -> ModuleType:
-    """Imports torch.
+    """Import torch.
 
     Raises:
-        MissingDependencyError: It is not installed.
+        MissingDependencyError: torch is not installed.
     """
     try:
         import torch as module  # noqa: TID251
     except ImportError as error:
         raise MissingDependencyError(
-            "convert_to_tensor=True and convert_to_numpy=False give torch tensors, and torch is not installed; leave "
-            "them out for numpy arrays, or run `pip install torch`"
+            "convert_to_tensor=True and convert_to_numpy=False return torch tensors, but torch is not installed; leave "
+            "them out to get NumPy arrays, or run `pip install torch`"
         ) from error
     loaded: ModuleType = module
     return loaded
 
 
 def to_tensors(value: Any) -> Any:
-    """Arrays as torch tensors that share their memory: an array, a list of them, or dicts of them."""
+    """Convert an array, or lists and dicts of arrays, to torch tensors that share memory."""
     if isinstance(value, list):
         return [to_tensors(item) for item in value]
     if isinstance(value, dict):

@@ -154,7 +154,7 @@ def test_token_is_sent_and_never_shown(hub: Hub, client: Client, tiny_source: Pa
     hub.add(REPO, tiny_source)
     hub.token = TOKEN
     without = client.command("export", REPO).refused()
-    assert f"'{REPO}' is not in the local store, and the hub does not give it: " in without
+    assert f"'{REPO}' is not in the local store, and the hub does not provide it: " in without
     assert "401" in without
     assert hub.authorizations() == {None}
     wrong = client.command("export", REPO, HF_TOKEN="hf_WRONG")
@@ -189,7 +189,7 @@ def test_refusals_of_the_hub(hub: Hub, client: Client, tiny_source: Path) -> Non
         REFUSALS.items(), client.commands(*(["export", repo] for repo in REFUSALS)), strict=True
     ):
         text = finished.refused()
-        assert text.startswith(f"embedrt: '{repo}' is not in the local store, and the hub does not give it: ")
+        assert text.startswith(f"embedrt: '{repo}' is not in the local store, and the hub does not provide it: ")
         assert str(status) in text
         assert shown in text.lower()
         assert finished.errors == text
@@ -201,13 +201,13 @@ def test_no_such_repo(hub: Hub, client: Client) -> None:
     for name, finished in zip(
         ("org/nothing", "nothing"), client.commands(["export", "org/nothing"], [*ENCODE, "nothing"]), strict=True
     ):
-        assert f"'{name}' is not in the local store, and the hub does not give it" in finished.refused()
+        assert f"'{name}' is not in the local store, and the hub does not provide it" in finished.refused()
 
 
 def test_no_server(hub: Hub, client: Client) -> None:
     hub.url = "http://127.0.0.1:9"
     text = client.command("export", REPO).refused()
-    assert f"'{REPO}' is not in the local store, and the hub does not give it" in text
+    assert f"'{REPO}' is not in the local store, and the hub does not provide it" in text
     assert client.stored() == []
 
 
@@ -344,7 +344,7 @@ def test_without_the_extra_the_message_says_what_to_install(hub: Hub, client: Cl
         "import embedrt; embedrt.Embedder('org/tiny')"
     )
     result = client.python("-c", code)
-    assert "ModelNotFoundError: 'org/tiny' is on the hub as a model, and not as a bundle" in result.stderr
+    assert "ModelNotFoundError: 'org/tiny' on the hub is a model, not a bundle" in result.stderr
     assert "pip install 'embedrt[export]'" in result.stderr
     assert hub.downloads() == []
 

@@ -115,19 +115,21 @@ class TestDamage:
 
     def test_a_matrix_without_its_texts(self, tmp_path: Path) -> None:
         np.save(tmp_path / "x.npy", vectors_of(4))
-        assert "x.npy.json, the file with its texts, is not beside it; copy both" in error_of(tmp_path / "x.npy")
+        assert "expected the file of its texts, x.npy.json, beside it, got none; copy both" in error_of(
+            tmp_path / "x.npy"
+        )
 
     @pytest.mark.parametrize(
         ("edit", "message"),
         [
-            (lambda raw: raw.update(texts=TEXTS[:3]), "3 texts, but 4 vectors"),
-            (lambda raw: raw.update(texts="abcd"), "no list of texts"),
-            (lambda raw: raw.pop("texts"), "x.npy.json has no list of texts"),
+            (lambda raw: raw.update(texts=TEXTS[:3]), "expected 3, one per text, got 4"),
+            (lambda raw: raw.update(texts="abcd"), "expected a list of texts"),
+            (lambda raw: raw.pop("texts"), "x.npy.json: expected a list of texts"),
             (lambda raw: raw.update(texts=[1, 2, 3, 4]), "texts[0]: expected str, got int"),
             (lambda raw: raw.update(texts=["\ud800"] * 4), "lone surrogate"),
-            (lambda raw: raw.update(sha256="0" * 64), "has the texts of 000"),
-            (lambda raw: raw.update(sha256=None), "has the texts of None"),
-            (lambda raw: raw.update(format_version=2), "format version 2, this embedrt reads 1; update embedrt"),
+            (lambda raw: raw.update(sha256="0" * 64), "expected SHA-256 000"),
+            (lambda raw: raw.update(sha256=None), "expected SHA-256 None"),
+            (lambda raw: raw.update(format_version=2), "expected format version 1, got 2; update embedrt"),
             (lambda raw: raw.update(format_version="1"), "format_version: expected an integer"),
             (lambda raw: raw.update(fingerprint=7), "fingerprint: expected a string"),
             (lambda raw: raw.update(novelty=7), "unknown field 'novelty'"),
@@ -165,23 +167,23 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("tensors", "message"),
         [
-            ({"offsets": np.array([0, 7, 3, 9, 9])}, "the offsets of the texts do not rise from 0 to 47"),
-            ({"offsets": np.array([1, 7, 7, 9, 47])}, "do not rise from 0"),
-            ({"offsets": np.array([0, 7, 7, 9, 41])}, "do not rise from 0"),
-            ({"offsets": np.array([0, -7, 7, 9, 47])}, "do not rise from 0"),
-            ({"offsets": np.array([0, 47])}, "1 texts, but 4 vectors"),
-            ({"offsets": np.array([], np.int64)}, "do not rise from 0"),
-            ({"offsets": np.array([0, 7, 7, 9, 47], np.int32)}, "another dtype or shape"),
-            ({"offsets": np.array([[0, 7, 7, 9, 47]])}, "another dtype or shape"),
-            ({"texts": np.zeros(47, np.int8)}, "another dtype or shape"),
+            ({"offsets": np.array([0, 7, 3, 9, 9])}, "expected text offsets that rise from 0 to 47"),
+            ({"offsets": np.array([1, 7, 7, 9, 47])}, "expected text offsets that rise from 0"),
+            ({"offsets": np.array([0, 7, 7, 9, 41])}, "expected text offsets that rise from 0"),
+            ({"offsets": np.array([0, -7, 7, 9, 47])}, "expected text offsets that rise from 0"),
+            ({"offsets": np.array([0, 47])}, "expected 1, one per text, got 4"),
+            ({"offsets": np.array([], np.int64)}, "expected text offsets that rise from 0"),
+            ({"offsets": np.array([0, 7, 7, 9, 47], np.int32)}, "expected texts uint8"),
+            ({"offsets": np.array([[0, 7, 7, 9, 47]])}, "expected texts uint8"),
+            ({"texts": np.zeros(47, np.int8)}, "expected texts uint8"),
             ({"texts": np.full(47, 0xFF, np.uint8)}, "can't decode byte 0xff"),
             ({"vectors": np.zeros((4, 5), np.float64)}, "got float64"),
             ({"vectors": np.zeros((4, 5, 1), np.float32)}, "got [4, 5, 1]"),
-            ({"vectors": np.full((4, 5), np.nan, np.float32)}, "vectors[0]: NaN"),
+            ({"vectors": np.full((4, 5), np.nan, np.float32)}, "vectors[0]: expected finite numbers, got NaN"),
             ({"more": np.zeros(1)}, "not one that save_embeddings wrote"),
-            ({"raw": {"format_version": 3}}, "format version 3, this embedrt reads 1"),
-            ({"raw": {"sha256": None}}, "does not have the SHA-256 that it says"),
-            ({"raw": {"model": "another"}}, "does not have the SHA-256 that it says"),
+            ({"raw": {"format_version": 3}}, "expected format version 1, got 3"),
+            ({"raw": {"sha256": None}}, "the SHA-256 of its contents differs"),
+            ({"raw": {"model": "another"}}, "the SHA-256 of its contents differs"),
         ],
     )
     def test_safetensors_that_were_made_up(self, tmp_path: Path, tensors: dict[str, Any], message: str) -> None:
@@ -223,7 +225,7 @@ class TestForeignParquet:
     def test_columns_of_all_kinds(self, tmp_path: Path, text: Any, kind: Any) -> None:
         path = foreign(tmp_path / "x.parquet", text, pa.array(FLOATS, kind))
         assert_same(load_embeddings(path), TEXTS, vectors_of(4))
-        assert "does not say which model made its vectors" in error_of(path, OTTER)
+        assert "got vectors without a recorded model" in error_of(path, OTTER)
 
     def test_a_table_that_was_filtered_keeps_its_model(self, tmp_path: Path) -> None:
         path = tmp_path / "x.parquet"

@@ -93,7 +93,7 @@ class TestCopy:
             }
             change(target, lambda raw: raw.update(edits[kind]))
         before = {path: path.read_bytes() for path in [target, *target.rglob("*")] if path.is_file()}
-        with pytest.raises(BundleError, match="choose another place"):
+        with pytest.raises(BundleError, match="choose another folder"):
             store.copy_bundle(bundle, target)
         assert {path: path.read_bytes() for path in [target, *target.rglob("*")] if path.is_file()} == before
         assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
@@ -183,11 +183,11 @@ def test_the_token_of_the_environment(uploads: Uploads) -> None:
 def test_a_token_that_no_header_can_hold_is_not_shown(hub: Hub, uploads: Uploads, token: str) -> None:
     """The HTTP library would quote it in its error, and in its log."""
     outcome, message = uploads(token=token)
-    assert (outcome, message) == ("ValueError", "token: has characters that no token of the hub has; copy it again")
+    assert (outcome, message) == ("ValueError", "token: expected printable ASCII; copy the token again")
     assert TOKEN not in uploads.log
     code = "import embedrt, sys; embedrt.Embedder('org/other', token=eval(sys.argv[1]))"
     result = uploads.client.python("-c", code, ascii(token))
-    assert "ValueError: token: has characters" in result.stderr
+    assert "ValueError: token: expected printable ASCII" in result.stderr
     assert TOKEN not in result.stderr
     assert hub.requests == []
 
@@ -200,7 +200,9 @@ def test_a_token_from_a_file_may_end_with_a_newline(uploads: Uploads) -> None:
 def test_a_repo_that_exists(hub: Hub, uploads: Uploads) -> None:
     uploads.done()
     message = uploads.refused()
-    assert message.startswith(f"'{REPO}': the hub did not take the upload: exist_ok=True uploads to a repo that exists")
+    assert message.startswith(
+        f"'{REPO}': the hub rejected the upload: pass exist_ok=True to upload to an existing repo"
+    )
     assert "409" in message
     edit_json(uploads.bundle / MANIFEST, prompts={"query": "q: "})
     uploads.done(exist_ok=True, commit_message="Prompts")
@@ -242,11 +244,11 @@ def test_a_pull_request(hub: Hub, uploads: Uploads) -> None:
 @pytest.mark.parametrize(
     ("path", "status", "remedy"),
     [
-        ("api/repos/create", 401, "give a token that may write, by token=, HF_TOKEN or `hf auth login`"),
-        ("api/repos/create", 403, "this token may not write there"),
-        ("preupload/main", 403, "this token may not write there"),
-        ("objects/batch", 401, "give a token that may write"),
-        ("commit/main", 403, "this token may not write there"),
+        ("api/repos/create", 401, "pass a token with write access by token=, HF_TOKEN or `hf auth login`"),
+        ("api/repos/create", 403, "pass a token with write access to this repo"),
+        ("preupload/main", 403, "pass a token with write access to this repo"),
+        ("objects/batch", 401, "pass a token with write access by"),
+        ("commit/main", 403, "pass a token with write access to this repo"),
         ("commit/main", 418, "418"),
         ("validate-yaml", 400, "README.md"),
     ],
@@ -254,7 +256,7 @@ def test_a_pull_request(hub: Hub, uploads: Uploads) -> None:
 def test_refusals_of_the_hub(hub: Hub, uploads: Uploads, path: str, status: int, remedy: str) -> None:
     hub.refuse_upload[path] = (status, f"No, {status}")
     message = uploads.refused()
-    assert message.startswith(f"'{REPO}': the hub did not take the upload: ")
+    assert message.startswith(f"'{REPO}': the hub rejected the upload: ")
     assert remedy in message
     assert TOKEN not in uploads.log
     if REPO in hub.repos:
@@ -263,7 +265,7 @@ def test_refusals_of_the_hub(hub: Hub, uploads: Uploads, path: str, status: int,
 
 @pytest.mark.parametrize("repo", ["org/not a name", "a/b/c", "", "../x"])
 def test_what_is_no_repo(hub: Hub, uploads: Uploads, repo: str) -> None:
-    assert uploads.refused(repo).startswith(f"{repo!r}: the hub did not take the upload: ")
+    assert uploads.refused(repo).startswith(f"{repo!r}: the hub rejected the upload: ")
     assert hub.requests == []
 
 
@@ -272,7 +274,7 @@ def test_no_network(hub: Hub, uploads: Uploads) -> None:
     assert outcome == "UploadError"
     assert "HF_HUB_OFFLINE" in message
     hub.url = "http://127.0.0.1:9"
-    assert uploads.refused().startswith(f"'{REPO}': the hub did not take the upload: ")
+    assert uploads.refused().startswith(f"'{REPO}': the hub rejected the upload: ")
     assert hub.requests == []
 
 

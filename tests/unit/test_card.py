@@ -155,7 +155,7 @@ def test_a_row_for_every_variant_of_every_route(manifest: Manifest) -> None:
         ["document", "float32", "onnx/model.onnx"],
     ]
     assert proof[2][3:] == [
-        *("9", "48", "cosine 0.99910 in the mean, 0.99600 at least", "0.999 and 0.995"),
+        *("9", "48", "cosine 0.99910 mean, 0.99600 min", "0.999 and 0.995"),
         *("float32; rounding", "onnxruntime"),
     ]
     assert {"architecture (query)", "architecture (document)"} <= {row[0] for row in facts}

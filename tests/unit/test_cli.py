@@ -232,7 +232,7 @@ class TestEncode:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--prompt-name", "x"], "prompt_name: 'x' is unknown"),
+            (["--prompt-name", "x"], "prompt_name: expected one of 'query', 'document', got 'x'"),
             (["--truncate-dim", "99"], "truncate_dim: expected 1 to 32"),
             (["--threads", "0"], "threads: expected a positive integer"),
             (["--device", "gpu"], "device: 'gpu' is unknown (did you mean 'cuda'?); known: auto, cpu"),
@@ -338,7 +338,7 @@ class TestInfo:
 
     @pytest.mark.parametrize("command", ["info", "verify"])
     def test_what_is_nowhere(self, run: Run, command: str) -> None:
-        assert_one_line_error(run(command, "./absent"), "'./absent': no such folder")
+        assert_one_line_error(run(command, "./absent"), "'./absent': neither an existing folder")
         assert_one_line_error(run(command, "org/absent"), "'org/absent' is not in the local store")
 
     def test_what_is_no_bundle(self, run: Run, tmp_path: Path) -> None:
@@ -412,7 +412,7 @@ class TestExport:
         assert run("encode", "-m", "org/mine", "a")[0] == 0
 
     def test_a_source_that_is_not_there(self, run: Run) -> None:
-        assert_one_line_error(run("export", "./absent"), "'./absent': no such folder")
+        assert_one_line_error(run("export", "./absent"), "'./absent': neither an existing folder")
 
     @pytest.mark.subprocess
     def test_without_the_extra(self, tiny_source: Path) -> None:
@@ -466,7 +466,7 @@ class TestDoctor:
         status, out, _ = run("doctor")
         assert status == 1
         (problem,) = self.problems(out)
-        assert problem.startswith(f"{stored_bundle / 'tokenizer.json'}: 0 bytes")
+        assert problem.startswith(f"{stored_bundle / 'tokenizer.json'}: expected 2630 bytes, got 0")
         assert problem.endswith("; or `embedrt remove org/tiny`")
 
     def test_a_bundle_is_judged_in_the_store_and_not_in_the_working_folder(
@@ -503,7 +503,7 @@ class TestDoctor:
         monkeypatch.setattr(doctor, "quota", lambda: 0.5)
         status, out, _ = run("doctor")
         assert status == 1
-        assert self.problems(out) == ["less than one CPU core is granted; expect long waits"]
+        assert self.problems(out) == ["less than one CPU core is granted; expect high latency"]
         assert "0.5 by cgroup limit" in out
 
     def test_no_engine(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,8 @@ runs = pytest.mark.skipif(
     reason="the plug-in has no wheel for this platform, or does not take this processor",
 )
 bf16 = pytest.mark.skipif(
-    not WHEEL or ("CPU" in offered() and "BF16" not in openvino.capabilities(openvino.find(onnxruntime(), "CPU"))),
+    not WHEEL
+    or ("CPU" in offered() and "BF16" not in openvino.capabilities(openvino.find_device(onnxruntime(), "CPU"))),
     reason="this processor does not compute in bfloat16",
 )
 
@@ -92,7 +93,7 @@ def test_hardware_that_is_not_there(tiny_bundle: Path, target: str) -> None:
     message = str(caught.value)
     assert message.startswith(f"device: 'openvino:{target}': OpenVINO's device {target!r} is not offered by ")
     assert f"it offers {', '.join(offered()) or 'none'}" in message
-    assert f"this processor is of {' and '.join(vendors())}" in message
+    assert f"this CPU is from {' and '.join(vendors())}" in message
 
 
 REGISTER = """
@@ -238,7 +239,7 @@ class TestVectors:
     def test_hardware_without_the_precision(self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(openvino, "capabilities", lambda _: ["FP32", "INT8"])
         Embedder(tiny_bundle, "openvino")
-        message = r"'CPU' does not compute in BF16 on this machine, but in FP32, INT8; use another dtype"
+        message = r"'CPU' does not compute in BF16 on this machine, only in FP32, INT8; use another dtype"
         with pytest.raises(DeviceError, match=message):
             Embedder(tiny_bundle, "openvino", dtype="bf16")
 

@@ -257,16 +257,16 @@ def test_precision_of_the_corpus() -> None:
     wrong: list[tuple[Any, Any, dict[str, Any], type[Exception], str]] = [
         (queries, codes, {}, ValueError, r"corpus_precision: expected one of .* for a corpus of int8, got None"),
         (queries, codes, {"corpus_precision": "int4"}, ValueError, r"corpus_precision: expected one of .* got 'int4'"),
-        (queries, codes, {"corpus_precision": "uint8"}, TypeError, "a corpus of int8 is not of corpus_precision"),
-        (queries, codes, {"corpus_precision": "float32"}, TypeError, "a corpus of int8 is not of corpus_precision"),
-        (queries, corpus, {"corpus_precision": "int8"}, TypeError, "a corpus of float32 is not of corpus_precision"),
-        (queries, codes, {"corpus_precision": "int8"}, ValueError, "ranges: int8 codes mean nothing without"),
+        (queries, codes, {"corpus_precision": "uint8"}, TypeError, "int8 does not match corpus_precision"),
+        (queries, codes, {"corpus_precision": "float32"}, TypeError, "int8 does not match corpus_precision"),
+        (queries, corpus, {"corpus_precision": "int8"}, TypeError, "float32 does not match corpus_precision"),
+        (queries, codes, {"corpus_precision": "int8"}, ValueError, "ranges: expected the ranges that the int8 codes"),
         (queries, codes, {"corpus_precision": "int8", "ranges": ranges[0]}, ValueError, r"ranges: expected the shape"),
         (queries, codes, {"corpus_precision": "binary"}, ValueError, "need a binary corpus 2 wide, got 16"),
         (queries[:, :8], codes, {"corpus_precision": "int8", "ranges": ranges}, ValueError, "corpus 8 wide, got 16"),
         (queries, corpus[:, :8], {}, ValueError, "queries of 16 coordinates need a float32 corpus 16 wide, got 8"),
-        (codes, corpus, {}, TypeError, "query_embeddings: int8 codes cannot be compared with a corpus of floats"),
-        (codes.view(np.uint8), codes, {"corpus_precision": "int8", "ranges": ranges}, TypeError, "is kept in int8"),
+        (codes, corpus, {}, TypeError, "query_embeddings: expected floats, as in the corpus, got int8 codes"),
+        (codes.view(np.uint8), codes, {"corpus_precision": "int8", "ranges": ranges}, TypeError, "expected int8 for"),
     ]  # fmt: skip
     for query, searched, arguments, error, message in wrong:
         with pytest.raises(error, match=message):
@@ -276,7 +276,7 @@ def test_precision_of_the_corpus() -> None:
     def own(a: Array, b: Array) -> Array:
         return a @ b.T
 
-    with pytest.raises(ValueError, match=r"score_function: ubinary codes are scored by cos_sim, .* pass rescore=False"):
+    with pytest.raises(ValueError, match=r"score_function: expected cos_sim, .* for ubinary codes, .* rescore=False"):
         semantic_search(queries, bits, score_function=own, corpus_precision="ubinary")
     assert semantic_search(queries, bits, score_function=own, corpus_precision="ubinary", rescore=False)
 
@@ -411,7 +411,7 @@ def test_communities_in_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     some[100:150] = some[200:250]
     whole = community_detection(some)
     monkeypatch.setattr(embedrt.vectors.search, "AT_ONCE", 1 << 9)
-    monkeypatch.setattr(embedrt.vectors.search, "_TABLE", 1 << 12)
+    monkeypatch.setattr(embedrt.vectors.search, "_ADJACENCY", 1 << 12)
     assert community_detection(some) == whole
 
 
@@ -431,7 +431,7 @@ def test_few_or_no_communities() -> None:
     assert community_detection(some[0], min_community_size=1) == [[0]]
     assert community_detection(np.zeros((20, 4))) == []
     assert community_detection(some, -1.1, 2) == [sorted(range(20), key=lambda j: -cos_sim(some[0], some[j])[0, 0])]
-    with pytest.raises(ValueError, match="threshold: expected a cosine, got nan"):
+    with pytest.raises(ValueError, match="threshold: expected a cosine similarity, got nan"):
         community_detection(some, float("nan"))
     with pytest.raises(ValueError, match="min_community_size: expected a positive integer, got 0"):
         community_detection(some, min_community_size=0)

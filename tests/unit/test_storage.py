@@ -160,7 +160,7 @@ class TestOtherReaders:
 class TestArguments:
     @pytest.mark.parametrize("name", ["x.pkl", "x", "x.npz", "x.NPY", ".npy"])
     def test_an_unknown_suffix(self, tmp_path: Path, name: str) -> None:
-        message = "expected .safetensors, .npy, .parquet"
+        message = "expected the suffix .safetensors, .npy, .parquet, got"
         with pytest.raises(ValueError, match=re.escape(message)):
             save_embeddings(tmp_path / name, TEXTS, vectors_of(4))
         with pytest.raises(ValueError, match=re.escape(message)):
@@ -169,7 +169,7 @@ class TestArguments:
     @pytest.mark.parametrize(
         ("texts", "vectors", "error", "message"),
         [
-            (TEXTS, vectors_of(3), ValueError, "4 texts, but 3 vectors"),
+            (TEXTS, vectors_of(3), ValueError, "vectors: expected 4, one per text, got 3"),
             (TEXTS, vectors_of(4)[0], ValueError, "vectors: expected the shape [texts, dim], got [5]"),
             ([], np.empty((0, 0), np.float32), ValueError, "vectors: expected the shape [texts, dim], got [0, 0]"),
             (
@@ -180,8 +180,18 @@ class TestArguments:
             ),
             (TEXTS, vectors_of(4).astype(object), TypeError, "expected vectors"),
             (TEXTS, vectors_of(4) > 0, ValueError, "got bool"),
-            (TEXTS[:2], np.array([[1, 2], [1, np.nan]], np.float32), ValueError, "vectors[1]: NaN or infinity"),
-            (TEXTS[:2], np.array([[1, -np.inf], [1, 2]], np.float16), ValueError, "vectors[0]: NaN or infinity"),
+            (
+                TEXTS[:2],
+                np.array([[1, 2], [1, np.nan]], np.float32),
+                ValueError,
+                "vectors[1]: expected finite numbers",
+            ),
+            (
+                TEXTS[:2],
+                np.array([[1, -np.inf], [1, 2]], np.float16),
+                ValueError,
+                "vectors[0]: expected finite numbers",
+            ),
             (["a", "\ud800"], vectors_of(2), ValueError, "texts[1]: lone surrogate"),
             (["a", None], vectors_of(2), TypeError, "texts[1]: expected str, got NoneType"),
         ],
@@ -202,7 +212,7 @@ class TestArguments:
         monkeypatch.setattr("embedrt.vectors.files._BLOCK_BYTES", 64)
         vectors = vectors_of(50)
         vectors[31, 2] = np.nan
-        with pytest.raises(ValueError, match=re.escape("vectors[31]: NaN")):
+        with pytest.raises(ValueError, match=re.escape("vectors[31]: expected finite numbers, got NaN")):
             save_embeddings(tmp_path / "x.npy", ["a"] * 50, vectors)
         assert not list(tmp_path.iterdir())
 
@@ -220,9 +230,8 @@ class TestArguments:
         path = tmp_path / f"x{suffix}"
         save_embeddings(path, TEXTS, vectors_of(4), OTTER)
         error = error_of(path, BADGER)
-        assert (
-            "its vectors are of 'org/otter' (0a0a0a0a0a0a), and cannot be compared with those of 'org/badger'" in error
-        )
+        assert "expected vectors of 'org/badger' (fingerprint " in error
+        assert "got vectors of 'org/otter' (0a0a0a0a0a0a)" in error
         renamed = Model("elsewhere", OTTER.fingerprint)
         assert load_embeddings(path, renamed).model == OTTER.name
 
@@ -230,13 +239,13 @@ class TestArguments:
         save_embeddings(tmp_path / "x.npy", ["the cat"], tiny.encode(["the cat"]), tiny)
         found = load_embeddings(tmp_path / "x.npy", tiny)
         assert_same(found, ["the cat"], tiny.encode(["the cat"]), Model(tiny.name, tiny.fingerprint))
-        assert "cannot be compared with those of 'org/otter'" in error_of(tmp_path / "x.npy", OTTER)
+        assert "expected vectors of 'org/otter' (fingerprint 0a0a0a0a0a0a)" in error_of(tmp_path / "x.npy", OTTER)
 
     @every_format
     def test_vectors_of_nobody_are_not_taken_for_those_of_a_model(self, tmp_path: Path, suffix: str) -> None:
         path = tmp_path / f"x{suffix}"
         save_embeddings(path, TEXTS, vectors_of(4))
-        assert "does not say which model made its vectors" in error_of(path, OTTER)
+        assert "got vectors without a recorded model" in error_of(path, OTTER)
 
     @pytest.mark.parametrize(("suffix", "package"), [(".safetensors", "safetensors"), (".parquet", "pyarrow")])
     def test_without_the_package(
@@ -247,7 +256,7 @@ class TestArguments:
         for name in [name for name in sys.modules if name.partition(".")[0] == package]:
             monkeypatch.delitem(sys.modules, name)
         monkeypatch.setitem(sys.modules, package, None)
-        message = rf"{package} is not installed; `pip install 'embedrt\[storage\]'` brings it"
+        message = rf"{package} is not installed; run `pip install 'embedrt\[storage\]'`"
         with pytest.raises(MissingDependencyError, match=message):
             load_embeddings(path)
         with pytest.raises(MissingDependencyError, match=message):
@@ -290,7 +299,7 @@ class TestAtOnce:
         with pytest.raises(KeyboardInterrupt):
             save_embeddings(path, TEXTS[::-1], vectors_of(4, seed=1))
         monkeypatch.undo()
-        assert "x.npy.json has the texts of" in error_of(path)
+        assert "as in x.npy.json, got" in error_of(path)
         save_embeddings(path, TEXTS[::-1], vectors_of(4, seed=1))
         assert_same(load_embeddings(path), TEXTS[::-1], vectors_of(4, seed=1))
 

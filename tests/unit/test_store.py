@@ -383,7 +383,7 @@ class FakeHub:
 @pytest.fixture
 def fake_hub(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     fake = FakeHub(copy_bundle(tiny_bundle, tmp_path / "on-the-hub"))
-    monkeypatch.setattr(hub, "find", fake.find)
+    monkeypatch.setattr(hub, "find_repo", fake.find)
     monkeypatch.setattr(hub, "download", fake.download)
     return fake
 
@@ -447,7 +447,7 @@ class TestResolve:
             "`embedrt export org/model --revision main -o FOLDER` and copy the folder here"
         )
         with pytest.raises(
-            ModelNotFoundError, match=r"does not give it: .* \(it has 'org/model', 'org/model@v2'; leave"
+            ModelNotFoundError, match=r"does not provide it: .* \(it has 'org/model', 'org/model@v2'; leave"
         ):
             resolve("org/model@main")
 
@@ -501,7 +501,7 @@ class TestResolve:
         with pytest.raises(ModelNotFoundError) as caught:
             resolve("org/model")
         assert str(caught.value) == (
-            "'org/model' is on the hub as a model, and not as a bundle; run `pip install 'embedrt[export]'`, then "
+            "'org/model' on the hub is a model, not a bundle; run `pip install 'embedrt[export]'`, then "
             "`embedrt export org/model`"
         )
 
@@ -522,7 +522,7 @@ class TestResolve:
 
     def test_a_hub_out_of_reach(self) -> None:
         """The address is one where nobody listens."""
-        with pytest.raises(ModelNotFoundError, match="is not in the local store, and the hub does not give it: "):
+        with pytest.raises(ModelNotFoundError, match="is not in the local store, and the hub does not provide it: "):
             Embedder("org/model")
 
     @pytest.mark.parametrize(
@@ -551,7 +551,7 @@ class TestResolve:
         monkeypatch.setenv("HOME", str(tmp_path))
         with pytest.raises(ModelNotFoundError) as caught:
             resolve(model)
-        assert str(caught.value) == f"{str(model)!r}: no such folder, and not a model name either"
+        assert str(caught.value) == f"{str(model)!r}: neither an existing folder nor a model name"
         assert fake_hub.asked == []
 
     def test_a_name_with_two_revisions(self) -> None:

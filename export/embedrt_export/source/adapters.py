@@ -120,7 +120,7 @@ def find_base(folder: Path, *, is_local: bool, token: str | bool | None) -> Path
             f"{CONFIG}: base_model_name_or_path {quote(name)} is not a folder here; "
             f"put the base model's config.json and weights beside the adapter, or {_MERGE}"
         )
-    repo = hub.find(name, config.revision, token)
+    repo = hub.find_repo(name, config.revision, token)
     return hub.download(repo, token, [file for file in repo.files if _OF_BASE.fullmatch(file)])
 
 

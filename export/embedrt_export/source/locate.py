@@ -67,7 +67,7 @@ def locate(source: str | Path, revision: str | None, token: str | bool | None) -
         return Located(folder, Source("folder", name, None), name)
     if isinstance(source, Path) or text.count("/") > 1 or text.startswith((".", "/", "~")) or "\\" in text:
         raise ModelNotFoundError(f"{text!r}: no such folder")
-    repo = hub.find(text, revision, token)
+    repo = hub.find_repo(text, revision, token)
     if not {MODULES, "config.json"} & set(repo.files):
         raise UnsupportedModelError(f"{repo.id}: neither {MODULES} nor config.json, so it is no model that can be read")
     return _from_hub(repo, token)
