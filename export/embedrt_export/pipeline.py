@@ -31,10 +31,11 @@ from embedrt_export.graph.data_file import DataFile
 from embedrt_export.options import ExportOptions, Wanted
 from embedrt_export.proof.reference import ReferenceKind
 from embedrt_export.routes.decide import Decisions, decide
-from embedrt_export.routes.route import DATA, BuiltRoute, build_route
+from embedrt_export.routes.layout import DATA
+from embedrt_export.routes.repo import ModelSpec, read_repo
+from embedrt_export.routes.route import BuiltRoute, build_route
 from embedrt_export.source.files import check_files, copy_config
 from embedrt_export.source.locate import Located, locate
-from embedrt_export.source.repo import ModelSpec, read_repo
 
 logger = logging.getLogger("embedrt.export")
 

@@ -246,7 +246,7 @@ REFUSED: dict[str, tuple[Edit, type[ExportError], str]] = {
     "a stray matrix": (
         tensors(lambda t: t.update(lora({"encoder.layer.9.attention.self.query": (32, 32)}, 4))),
         ExportError,
-        r"^weights: .* no place for 'encoder\.layer\.9\.attention\.self\.query\.weight'$",
+        r"^weights: .* which does not use 'encoder\.layer\.9\.attention\.self\.query\.weight'$",
     ),
     "not a target": (
         tensors(lambda t: t.update(lora({"encoder.layer.0.attention.self.key": (32, 32)}, 4))),

@@ -19,8 +19,9 @@ from embedrt.engine.session import onnxruntime
 from embedrt_export import export
 from embedrt_export.graph.builder import INT64, OPSET, GraphBuilder
 from embedrt_export.graph.data_file import DataFile
+from embedrt_export.heads.head import Masks
 from embedrt_export.heads.normalize import normalize
-from embedrt_export.heads.pooling import POOLERS, Masks, pool
+from embedrt_export.heads.pooling import POOLERS, pool
 from embedrt_export.layers.activations import ACTIVATIONS, activation
 from embedrt_export.layers.attention import attention_bias
 from embedrt_export.layers.relative import bucket
@@ -284,6 +285,7 @@ def test_graph_of_a_bundle(tmp_path: Path, architecture: str) -> None:
     inputs = {value.name: signature(value) for value in model.graph.input}
     assert inputs == {name: (INT64, ["batch", "sequence"]) for name in ("input_ids", "attention_mask")}
     assert {value.name: signature(value)[1] for value in model.graph.output} == {
+        "last_hidden_state": ["batch", "sequence", 32],
         "token_embeddings": ["batch", "sequence", 32],
         "sentence_embedding": ["batch", 32],
     }

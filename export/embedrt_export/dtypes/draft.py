@@ -7,7 +7,7 @@ from pathlib import Path
 from embedrt.bundle.manifest import Manifest
 from embedrt_export.dtypes.int8.texts import Texts
 from embedrt_export.proof.reference import ReferenceKind
-from embedrt_export.source.repo import ModelSpec
+from embedrt_export.routes.repo import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from embedrt_export.families import is_native
 from embedrt_export.graph.fuse_cpu import fuse
 from embedrt_export.proof.reference import find_reference
 from embedrt_export.proof.texts import parity_texts
-from embedrt_export.source.modules import Transformer
+from embedrt_export.routes.modules import Transformer
 
 logger = logging.getLogger("embedrt.export")
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from embedrt.bundle.strict_json import RecordError, is_lfs_pointer, read_json
 from embedrt.errors import ExportError
 
+MODULES = "modules.json"
+
 # What an export may read. In folders deeper than this there is nothing that it reads.
 _SUFFIXES = {".json", ".safetensors", ".txt", ".model"}
 _DEPTHS = ("*", "*/*", "*/*/*")

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from embedrt.bundle.manifest import Source
 from embedrt.errors import ModelNotFoundError, UnsupportedModelError
 from embedrt.hub import remote as hub
-from embedrt_export.source.repo import MODULES
+from embedrt_export.source.files import MODULES
 
 _PACKAGE = "package:"
 # Folders of a hub repo with the same model for other runtimes.

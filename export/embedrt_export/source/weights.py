@@ -192,8 +192,8 @@ class Weights:
             raise ExportError(f"{tensor} is {tensor.dtype} {tensor.shape}; expected a vector of integers")
         return tensor.raw.view(_INTEGERS[tensor.dtype]).astype(np.int64)
 
-    def unread(self, starts: tuple[str, ...], ignored: tuple[str, ...] = ()) -> list[str]:
-        """Unread float tensors whose names start with one of `starts`.
+    def unused(self, starts: tuple[str, ...], ignored: tuple[str, ...] = ()) -> list[str]:
+        """Names of float tensors that start with one of `starts` and were not read.
 
         Tensors of integers are buffers, such as `embeddings.position_ids`, which the graph computes by itself.
         """
@@ -204,8 +204,8 @@ class Weights:
             and name not in self._digests
             and not any(re.fullmatch(pattern, name) for pattern in ignored)
         ]
-        unread = sorted(name for name in left if self._tensors[name].dtype in _FLOATS)
-        return unread if self._adapter is None else unread + self._adapter.unused(*starts)
+        unused = sorted(name for name in left if self._tensors[name].dtype in _FLOATS)
+        return unused if self._adapter is None else unused + self._adapter.unused(*starts)
 
     def digest(self) -> str:
         """SHA-256 over names, shapes and float32 values of what was read, whatever the files and their order."""
