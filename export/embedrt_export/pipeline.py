@@ -109,7 +109,7 @@ def export(
     target = None if output is None else Path(output).expanduser()
     if target is not None and target.exists():
         _require_bundle(target, overwrite=overwrite)
-    located = locate(source, revision, token)
+    located = locate(source, revision, token, defer_weights=via in {"auto", "onnx"})
     name = located.name if name is None else name
     target = stored_path(name, revision) if target is None else target
     check_files(located.folder)

@@ -25,7 +25,7 @@ from embedrt.errors import ExportError, ModelNotFoundError
 from embedrt.run.runner import Runner
 from embedrt.types import Vectors
 from embedrt.verify.parity import bound_of, compare, read_texts
-from embedrt_export.source.locate import download, locate
+from embedrt_export.source.locate import locate
 
 ReferenceKind = Literal["auto", "sentence-transformers", "golden", "onnx"]
 GOLDEN = Path(__file__).parent / "golden"
@@ -111,7 +111,6 @@ def verify_with_sentence_transformers(embedder: Embedder, source: str | Path | N
         source = f"package:{packages[0] if packages else manifest.source.id}"
     revision = manifest.source.revision if source is None else None
     located = locate(manifest.source.id if source is None else source, revision, None)
-    download(located, None, located.pending)
     reports = {}
     for name, runner in embedder.runners.items():
         texts = read_texts(embedder.folder, runner.route)
