@@ -59,7 +59,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         "n_heads 4 and num_attention_heads 2 are two names of one number",
     ),
     "distilbert: heads": ("distilbert", {"n_heads": 5}, "hidden_size 32 is not a multiple of num_attention_heads 5"),
-    "distilbert: activation": ("distilbert", {"activation": "xielu"}, "hidden_act 'xielu' is unknown"),
+    "distilbert: activation": ("distilbert", {"activation": "xielu"}, "hidden_act 'xielu' is not supported"),
     "roformer: odd heads": (
         "roformer",
         {"hidden_size": 36, "num_attention_heads": 12},
