@@ -1,4 +1,4 @@
-"""The export step of embedrt: a model folder to a bundle, without torch. `embedrt export` on the command line."""
+"""The exporter of embedrt: from a model folder to a bundle, without torch. `embedrt export` on the command line."""
 
 from embedrt.errors import MissingDependencyError
 

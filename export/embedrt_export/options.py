@@ -12,9 +12,9 @@ class ExportOptions:
     """Options of the user.
 
     Attributes:
-        via: The way to the graph, or "auto" for the first that fits.
-        onnx_file: The ONNX file to take instead of the usual one, relative to the folder of the transformer.
-        task: The task whose adapter is merged into the weights, for models that have some.
+        via: The export method, or "auto" for the first that works.
+        onnx_file: An ONNX file to use instead of the default one, relative to the transformer's folder.
+        task: The task whose adapter is merged into the weights, for models with task adapters.
     """
 
     via: Wanted = "auto"
@@ -25,4 +25,4 @@ class ExportOptions:
         if self.via not in get_args(Wanted):
             raise ValueError(f"via: expected one of {', '.join(get_args(Wanted))}, got {self.via!r}")
         if self.onnx_file is not None and self.via not in {"auto", "onnx"}:
-            raise ValueError(f"onnx_file: {self.onnx_file!r} is for via='onnx', not for via={self.via!r}")
+            raise ValueError(f"onnx_file: {self.onnx_file!r} needs via='onnx', got via={self.via!r}")

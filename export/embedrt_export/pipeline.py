@@ -1,4 +1,4 @@
-"""`export`: source -> spec -> graph -> bundle -> proof -> published, in a straight line."""
+"""`export`: locate the model, read it, choose the method, build the graphs, verify them, publish the bundle."""
 
 import dataclasses
 import hashlib
@@ -31,14 +31,15 @@ from embedrt_export.graph.data_file import DataFile
 from embedrt_export.options import ExportOptions, Wanted
 from embedrt_export.proof.reference import ReferenceKind
 from embedrt_export.routes.decide import Decisions, decide
-from embedrt_export.routes.route import DATA, BuiltRoute, build_route
+from embedrt_export.routes.layout import DATA
+from embedrt_export.routes.repo import ModelSpec, read_repo
+from embedrt_export.routes.route import BuiltRoute, build_route
 from embedrt_export.source.files import check_files, copy_config
 from embedrt_export.source.locate import Located, locate
-from embedrt_export.source.repo import ModelSpec, read_repo
 
 logger = logging.getLogger("embedrt.export")
 
-# Configs for other tools; the runtime reads none of them.
+# Configs for other tools; the runtime does not read them.
 _COPIED = (
     "config.json",
     "modules.json",
@@ -65,42 +66,42 @@ def export(
     onnx_file: str | None = None,
     reference: ReferenceKind = "auto",
 ) -> Path:
-    """Turns a model into a bundle, without torch, and proves that it computes the same vectors.
+    """Export a model as a bundle, without torch, and verify that it computes the same vectors.
 
     Args:
-        source: A hub id, a local model folder, or `package:NAME` for an installed Python package that carries one.
-        output: The bundle's folder; None puts it into the local store under its name.
-        name: The bundle's name; None takes the hub id, or the name of the folder or package.
+        source: A hub id, a local model folder, or `package:NAME` for a model in an installed Python package.
+        output: The bundle's folder; None stores it in the local store under its name.
+        name: The bundle's name; None uses the hub id, or the name of the folder or package.
         revision: Branch, tag or commit of a hub repo.
         token: Hub token; None uses `HF_TOKEN` or the saved login.
-        task: For models that have an adapter for each task: the one to put into the weights; None leaves them out.
-        dtype: The dtypes that the bundle will hold: "float32", "int8" or both, as in `("float32", "int8")`. Each is
-            proved against float32. If this machine cannot run one of several, the bundle is made without it, with a
-            warning in the log.
-        calibration_texts: A file with texts to calibrate int8 with, one a line; None takes embedrt's own, in many
+        task: For models with task adapters: the one to merge into the weights; None merges none.
+        dtype: The dtypes of the bundle: "float32", "int8" or both, as in `("float32", "int8")`. Each is compared with
+            float32. If this machine cannot run one of several, the bundle is exported without it and a warning is
+            logged.
+        calibration_texts: A file with calibration texts for int8, one per line; None uses embedrt's own, in many
             languages.
-        overwrite: Replace a bundle that is there already.
-        via: The way to the graph: "native" builds it from config and safetensors; "onnx" takes an ONNX file of the
+        overwrite: Replace an existing bundle.
+        via: The export method: "native" builds the graph from config and safetensors; "onnx" uses an ONNX file of the
             repo (`onnx/model.onnx` or `model.onnx`) and adds the modules after the transformer; "optimum" has
-            optimum-onnx make that file first, with torch, in another process; "auto" takes the first that fits.
-        onnx_file: Another ONNX file of the repo, such as "onnx/model_O3.onnx"; it must be a float32 model.
-        reference: What the vectors are compared with: "sentence-transformers" on this machine, "golden" vectors that
-            embedrt has of this very model, or "onnx", the same graph in onnx's own evaluator. "auto" takes the first
-            of these that is there.
+            optimum-onnx export that file first, with torch, in another process; "auto" chooses the first that works.
+        onnx_file: Another ONNX file of the repo, such as "onnx/model_O3.onnx"; a float32 model.
+        reference: The reference for the vectors: "sentence-transformers" on this machine, "golden" vectors that
+            embedrt ships for some models, or "onnx", the same graph in onnx's reference evaluator. "auto" chooses the
+            first available.
 
     Returns:
-        The bundle's folder. It exists whole and proven, or not at all.
+        The bundle's folder. It exists complete and verified, or not at all.
 
     Raises:
-        ModelNotFoundError: The source is nowhere.
-        UnsupportedModelError: The model uses something that embedrt does not know; the message names it.
+        ModelNotFoundError: The source cannot be found.
+        UnsupportedModelError: The model uses something that embedrt does not support; the message names it.
         ExportError: A file of the model is missing or damaged.
         ParityError: The bundle's vectors differ from the reference.
-        QualityError: The vectors in int8 are too far from those in float32.
-        DeviceError: This machine can run none of the dtypes, and so cannot prove them.
-        BundleError: Something else is where the bundle should go.
-        MissingDependencyError: The way is "optimum", and optimum-onnx is not installed.
-        ValueError: `via` is unknown, or does not fit `onnx_file`; `dtype` is unknown, or takes no calibration texts.
+        QualityError: The int8 vectors differ too much from float32.
+        DeviceError: This machine can run none of the dtypes, and so cannot verify them.
+        BundleError: `output` exists and is not a bundle.
+        MissingDependencyError: `via` is "optimum", and optimum-onnx is not installed.
+        ValueError: `via` or `dtype` is unknown, or `onnx_file` or `calibration_texts` does not apply to it.
     """
     options = ExportOptions(via, onnx_file, task)
     dtypes = _dtypes(dtype)
@@ -108,7 +109,7 @@ def export(
     target = None if output is None else Path(output).expanduser()
     if target is not None and target.exists():
         _require_bundle(target, overwrite=overwrite)
-    located = locate(source, revision, token)
+    located = locate(source, revision, token, defer_weights=via in {"auto", "onnx"})
     name = located.name if name is None else name
     target = stored_path(name, revision) if target is None else target
     check_files(located.folder)
@@ -121,17 +122,17 @@ def export(
             draft = dataclasses.replace(draft, manifest=WRITERS[name].write(draft))
         manifest = _keep(folder, draft.manifest, dtypes)
         write_manifest(folder, manifest)
-        read_manifest(folder)  # refuses here what it would refuse in every reader
+        read_manifest(folder)  # an invalid manifest fails here, not on load
         publish(folder, target, overwrite=overwrite)
         logger.info("done: %s", target)
     return target
 
 
 def _dtypes(dtype: str | Sequence[str]) -> list[str]:
-    """The dtypes that are asked for and that this machine can run.
+    """List the requested dtypes that this machine can run.
 
     Raises:
-        ValueError: One is unknown, or none is asked for.
+        ValueError: A dtype is unknown, or the list is empty.
         DeviceError: This machine can run none of them.
     """
     wanted = list(dict.fromkeys(map(dtype_name, [dtype] if isinstance(dtype, str) else dtype)))
@@ -148,33 +149,33 @@ def _dtypes(dtype: str | Sequence[str]) -> list[str]:
     if len(failures) == len(wanted):
         raise failures[wanted[0]]
     for name, failure in failures.items():
-        logger.warning("%s is left out: %s", name, failure)
+        logger.warning("exporting without %s: %s", name, failure)
     return [name for name in wanted if name not in failures]
 
 
 def _calibration(dtypes: Sequence[str], calibration_texts: str | Path | None) -> Texts | None:
-    """The calibration texts, if a dtype takes any."""
+    """Read the calibration texts, if a dtype needs them."""
     if any(WRITERS[name].takes_texts for name in dtypes):
         return read_texts(None if calibration_texts is None else Path(calibration_texts))
     if calibration_texts is not None:
         takers = " or ".join(name for name, writer in WRITERS.items() if writer.takes_texts)
-        raise ValueError(f"calibration_texts: only {takers} takes them; add {takers} to dtype, or leave them out")
+        raise ValueError(f"calibration_texts: only for {takers}; add {takers} to dtype, or leave calibration_texts out")
     return None
 
 
 def _require_bundle(target: Path, *, overwrite: bool) -> None:
-    """Fails before the work where `publish` would fail after it, or would delete what no export has made."""
+    """Require that the target is a bundle, or an empty folder to overwrite; fail before the export starts."""
     is_empty = target.is_dir() and not any(target.iterdir())
     if not (target / MANIFEST).is_file() and not (overwrite and is_empty):
         raise BundleError(f"{target} exists and is not a bundle; choose another folder, or delete it first")
 
 
 def _chains(spec: ModelSpec) -> str:
-    return ", ".join(" > ".join(part.kind for part in chain) for chain in spec.chains.values())
+    return ", ".join(" > ".join(module.kind for module in chain) for chain in spec.chains.values())
 
 
 def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, decisions: Decisions) -> Manifest:
-    """Writes graphs, tokenizers and configs; the manifest lacks the proof."""
+    """Write graphs, tokenizers and configs; returns the manifest without proofs."""
     (folder / "onnx").mkdir()
     with DataFile(folder / DATA) as data:
         built = {route: build_route(folder, data, route, chain, decisions) for route, chain in spec.chains.items()}
@@ -209,28 +210,28 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, de
 
 
 def _common_dim(built: dict[str, BuiltRoute]) -> int:
-    """The width of all routes' vectors; they are compared with each other, so it must be one."""
+    """Width of the vectors, which must be the same for all routes, as their vectors are compared with each other."""
     dims = {route: one.dim for route, one in built.items()}
     if len(set(dims.values())) > 1:
         shown = ", ".join(f"{route}: {dim}" for route, dim in dims.items())
-        raise UnsupportedModelError(f"the routes make vectors of different widths, which cannot be compared: {shown}")
+        raise UnsupportedModelError(f"the routes return vectors of different widths, which cannot be compared: {shown}")
     return next(iter(dims.values()))
 
 
 def _copy_configs(spec: ModelSpec, folder: Path) -> list[str]:
-    """Copies the JSON files that other tools read, at the places where they expect them."""
+    """Copy the JSON files that other tools read, to the paths that they expect; returns the paths."""
     copied = []
     for path in sorted(path for pattern in _COPIED for path in spec.folder.glob(pattern)):
         name = path.relative_to(spec.folder).as_posix()
         if copy_config(spec.folder, name, folder):
             copied.append(name)
         else:
-            logger.warning("%s is a link that leads out of the model folder, and is not copied into the bundle", name)
+            logger.warning("%s: not copied into the bundle, as it is a link that leads out of the model folder", name)
     return copied
 
 
 def _keep(folder: Path, manifest: Manifest, dtypes: Sequence[str]) -> Manifest:
-    """Drops the variants of other dtypes, and the files that nothing else needs."""
+    """Drop the variants of other dtypes, and the files that only they use."""
     routes = {
         name: dataclasses.replace(
             route, variants=tuple(variant for variant in route.variants if variant.dtype in dtypes)

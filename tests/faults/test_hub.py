@@ -105,7 +105,7 @@ def test_adapter_whose_base_is_another_repo(hub: Hub, client: Client, tmp_path: 
     assert hub.downloads().count("tokenizer.json") == 1
     edit_json(adapter / "adapter_config.json", base_model_name_or_path=str(base))
     hub.add("org/thief", adapter)
-    assert "is not a folder here" in client.command("export", "org/thief").refused()
+    assert "is not a folder on this machine" in client.command("export", "org/thief").refused()
     assert client.stored() == ["org--tiny"]
 
 

@@ -189,7 +189,7 @@ REFUSED: dict[str, tuple[Edit, type[ExportError], str]] = {
         key: (
             keys(**{key: value}),
             UnsupportedModelError,
-            rf"^adapter_config\.json: '{key}' is not supported: only plain",
+            rf"^adapter_config\.json: '{key}' is not supported; only plain",
         )
         for key, value in {
             "use_dora": True,
@@ -221,15 +221,15 @@ REFUSED: dict[str, tuple[Edit, type[ExportError], str]] = {
     "evil pattern": (
         keys(rank_pattern={"(a+)+$": 1}),
         UnsupportedModelError,
-        r"'\(a\+\)\+\$' is not the name of a module",
+        r"'\(a\+\)\+\$' is not a module name",
     ),
     "pissa": (
         keys(init_lora_weights="pissa"),
         UnsupportedModelError,
-        "init_lora_weights 'pissa' changes the base model",
+        "init_lora_weights 'pissa' changes the base weights",
     ),
-    "rank 0": (keys(r=0), ExportError, "rank 0 is not positive"),
-    "rank 0 by pattern": (keys(rank_pattern={"query": 0}), ExportError, "rank 0 is not positive"),
+    "rank 0": (keys(r=0), ExportError, "rank: expected a positive integer, got 0"),
+    "rank 0 by pattern": (keys(rank_pattern={"query": 0}), ExportError, "rank: expected a positive integer, got 0"),
     "another rank": (
         keys(r=5),
         ExportError,
@@ -241,17 +241,17 @@ REFUSED: dict[str, tuple[Edit, type[ExportError], str]] = {
     "both are missing": (
         tensors(lambda t: (t.pop(A), t.pop(B))),
         ExportError,
-        f"nothing for '{QUERIES[0]}', which is",
+        f"no tensors for '{QUERIES[0]}', which is",
     ),
     "a stray matrix": (
         tensors(lambda t: t.update(lora({"encoder.layer.9.attention.self.query": (32, 32)}, 4))),
         ExportError,
-        r"^weights: .* no place for 'encoder\.layer\.9\.attention\.self\.query\.weight'$",
+        r"^weights: .* which does not use 'encoder\.layer\.9\.attention\.self\.query\.weight'$",
     ),
     "not a target": (
         tensors(lambda t: t.update(lora({"encoder.layer.0.attention.self.key": (32, 32)}, 4))),
         ExportError,
-        r"'.*key\.lora_A\.weight' is for a module that is not among the target_modules",
+        r"'.*key\.lora_A\.weight' is for a module that is not one of the target_modules",
     ),
     "a weight of its own": (
         tensors(lambda t: t.update({f"{ROOT}{QUERIES[0]}.base_layer.weight": SQUARE})),
@@ -271,9 +271,9 @@ REFUSED: dict[str, tuple[Edit, type[ExportError], str]] = {
     "two for one place": (
         tensors(lambda t: t.update({A.removeprefix(ROOT): t[A]})),
         ExportError,
-        "are for one place",
+        "update the same weight",
     ),
-    "a base of no name": (with_base("~nobody/" + "x" * 300), ExportError, "is not a folder here"),
+    "a base of no name": (with_base("~nobody/" + "x" * 300), ExportError, "is not a folder on this machine"),
     "NaN": (
         tensors(lambda t: t[A].fill(np.nan)),
         ExportError,
@@ -282,19 +282,23 @@ REFUSED: dict[str, tuple[Edit, type[ExportError], str]] = {
     "cut off": (
         lambda m: (m / TENSORS).write_bytes((m / TENSORS).read_bytes()[:-1]),
         ExportError,
-        f"^{TENSORS}: not a wh",
+        f"^{TENSORS}: not a complete",
     ),
     "only pickled": (
         lambda m: (m / TENSORS).rename(m / "adapter_model.bin"),
         ExportError,
-        r"^model: no adapter_model\.safetensors; save the adapter with safetensors",
+        r"^model: no adapter_model\.safetensors; save the adapter as safetensors",
     ),
     "not JSON": (lambda m: (m / CONFIG).write_bytes(b"{"), ExportError, r"^adapter_config\.json: not valid JSON"),
-    "no base": (lambda m: (m / "config.json").unlink(), ExportError, "base_model_name_or_path 'None' names no model"),
+    "no base": (
+        lambda m: (m / "config.json").unlink(),
+        ExportError,
+        "base_model_name_or_path 'None' is not the name of a model",
+    ),
     "a base that is nowhere": (
         with_base("/home/author/base"),
         ExportError,
-        "'/home/author/base' is not a folder here; put the base model's config.json and weights beside the adapter",
+        "'/home/author/base' is not a folder on this machine; put the base model's config.json",
     ),
 }
 
@@ -315,7 +319,7 @@ def test_the_hub_may_name_no_folder_of_this_machine(adapted: Path, tmp_path: Pat
     (adapted / "config.json").unlink()
     edit_json(adapted / CONFIG, base_model_name_or_path=str(base))
     assert find_base(adapted, is_local=True, token=None) == base
-    with pytest.raises(ExportError, match="is not a folder here"):
+    with pytest.raises(ExportError, match="is not a folder on this machine"):
         find_base(adapted, is_local=False, token=None)
 
 

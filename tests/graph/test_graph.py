@@ -19,8 +19,9 @@ from embedrt.engine.session import onnxruntime
 from embedrt_export import export
 from embedrt_export.graph.builder import INT64, OPSET, GraphBuilder
 from embedrt_export.graph.data_file import DataFile
+from embedrt_export.heads.head import Masks
 from embedrt_export.heads.normalize import normalize
-from embedrt_export.heads.pooling import POOLERS, Masks, pool
+from embedrt_export.heads.pooling import POOLERS, pool
 from embedrt_export.layers.activations import ACTIVATIONS, activation
 from embedrt_export.layers.attention import attention_bias
 from embedrt_export.layers.relative import bucket
@@ -74,7 +75,7 @@ def test_activation(tmp_path: Path, engine: Engine, name: str) -> None:
 def test_unknown_activation(tmp_path: Path) -> None:
     with DataFile(tmp_path / "m.onnx_data") as data:
         graph = GraphBuilder(data)
-        with pytest.raises(UnsupportedModelError, match="'xielu' is unknown"):
+        with pytest.raises(UnsupportedModelError, match="'xielu' is not supported"):
             activation(graph, "xielu", "x")
 
 

@@ -28,9 +28,9 @@ from embedrt.verify.parity import cosines
 from embedrt_export import export, pipeline
 from embedrt_export.dtypes.int8 import quantize
 from embedrt_export.dtypes.int8.activations import Scheme, choose, column_scales
-from embedrt_export.dtypes.int8.embeddings import replace_tables
+from embedrt_export.dtypes.int8.embeddings import quantize_embeddings
 from embedrt_export.dtypes.int8.gptq import round_weights
-from embedrt_export.dtypes.int8.linear import Quantized, find_products, observe, replace_products
+from embedrt_export.dtypes.int8.linear import QuantizedLayer, find_layers, observe, replace_layers
 from embedrt_export.dtypes.int8.texts import FEWEST, OWN, read_texts
 from embedrt_export.graph.data_file import DataFile
 from tests.kit.bundles import Json, change, copy_bundle, edit_graph, read_raw
@@ -65,11 +65,11 @@ class TestActivations:
         x = np.array([numbers], np.float32)
         zero, step = float(made.zero_point), float(made.scale)
         inside = np.clip(x, -zero * step, (255 - zero) * step)
-        assert np.abs(made.rounded(x) - inside).max() <= 0.5001 * step + 1e-6
+        assert np.abs(made.quantized(x) - inside).max() <= 0.5001 * step + 1e-6
 
     @given(st.floats(-50, 0), st.floats(1e-3, 50))
     def test_zero_stays_zero(self, low: float, high: float) -> None:
-        assert scheme(low, high).rounded(np.zeros((1, 1), np.float32)) == 0
+        assert scheme(low, high).quantized(np.zeros((1, 1), np.float32)) == 0
 
     def test_excess_and_the_rest_are_the_whole(self) -> None:
         x = values(50, 8) * 10
@@ -88,17 +88,17 @@ class TestActivations:
         x = values(500, 256)
         x[::50, [7, 200]] += 60
         chosen = choose(x, [values(256, 64, seed=1)])
-        assert {7, 200} <= set(chosen.exceeding.tolist())
+        assert {7, 200} <= set(chosen.outliers.tolist())
         assert chosen.high < 20
 
     def test_even_values_need_neither(self) -> None:
         chosen = choose(np.random.default_rng(0).uniform(-1, 1, (500, 64)).astype(np.float32), [values(64, 64)])
         assert chosen.smoothing is None
-        assert len(chosen.exceeding) == 0
+        assert len(chosen.outliers) == 0
 
     def test_zeros_alone_are_no_division_by_zero(self) -> None:
         chosen = choose(np.zeros((10, 64), np.float32), [values(64, 64)])
-        assert (chosen.rounded(np.zeros((10, 64), np.float32)) == 0).all()
+        assert (chosen.quantized(np.zeros((10, 64), np.float32)) == 0).all()
 
 
 class TestRounding:
@@ -146,7 +146,7 @@ class TestTexts:
     def test_a_file_of_too_few_lines(self, tmp_path: Path) -> None:
         path = tmp_path / "lines.txt"
         path.write_text("the same\n" * 1000, "utf-8")
-        with pytest.raises(ExportError, match=f"1 different lines; to calibrate takes {FEWEST}"):
+        with pytest.raises(ExportError, match=f"expected {FEWEST} or more different lines for calibration, found 1"):
             read_texts(path)
 
     def test_a_file_that_is_no_text(self, tmp_path: Path) -> None:
@@ -214,13 +214,13 @@ class TestBundle:
         assert counts["MatMulIntegerToFloat"] == 12  # 2 layers of 6
         assert counts["QuantizeLinear"] == 8  # query, key and value share one
 
-    @pytest.mark.parametrize(("exceeding", "smooth"), [([], False), ([], True), ([2, 70], False)])
+    @pytest.mark.parametrize(("outliers", "smooth"), [([], False), ([], True), ([2, 70], False)])
     def test_what_takes_the_place_of_a_product_computes_what_it_says(
-        self, exceeding: list[int], smooth: bool, tmp_path: Path
+        self, outliers: list[int], smooth: bool, tmp_path: Path
     ) -> None:
         x, weight, bias = values(30, 96) * 3, values(80, 96, seed=1), values(1, 80, seed=2)[0]
         factor = np.linspace(0.5, 2, 96, dtype=np.float32) if smooth else None
-        made = Scheme(factor, -2.0, 4.0, np.array(exceeding, np.int64))
+        made = Scheme(factor, -2.0, 4.0, np.array(outliers, np.int64))
         levels, scales = round_weights(
             (weight.T * (1 if factor is None else factor[:, None])).astype(float), np.eye(96)
         )
@@ -233,17 +233,17 @@ class TestBundle:
             [onnx.numpy_helper.from_array(weight, "weight"), onnx.numpy_helper.from_array(bias, "bias")],
         )
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
-        (product,) = find_products(model)
-        extra = weight.T[exceeding]
+        (layer,) = find_layers(model)
+        extra = weight.T[outliers]
         with DataFile(tmp_path / "model.data") as data:
-            replace_products(model, [(product, Quantized(made, levels, scales, bias, extra, 0.0))], data)
+            replace_layers(model, [(layer, QuantizedLayer(made, levels, scales, bias, extra, 0.0))], data)
             data.flush()
             onnx.save_model(model, tmp_path / "model.onnx")
             session = onnxruntime().InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
             (y,) = session.run(None, {"x": x})
-        expected = made.rounded(x) @ (levels * scales) + made.excess(x) @ extra + bias
+        expected = made.quantized(x) @ (levels * scales) + made.excess(x) @ extra + bias
         assert np.abs(y - expected).max() <= 1e-3
-        if exceeding:
+        if outliers:
             assert np.abs(made.excess(x) @ extra).max() > 1
 
     def test_large_tables_are_in_8_bits_where_only_rows_are_read(self) -> None:
@@ -263,7 +263,7 @@ class TestBundle:
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
         before = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in tensors}
         with tempfile.TemporaryDirectory() as folder, DataFile(Path(folder) / "model.data") as data:
-            assert replace_tables(model, before.__getitem__, data) == 1
+            assert quantize_embeddings(model, before.__getitem__, data) == 1
             data.flush()
             onnx.save_model(model, Path(folder) / "model.onnx")
             session = onnxruntime().InferenceSession(Path(folder) / "model.onnx", providers=["CPUExecutionProvider"])
@@ -321,7 +321,7 @@ class TestBundle:
     ) -> None:
         folder = export(tiny_source, tmp_path / "bundle", dtype=("float32", "int8"))
         assert read_manifest(folder).dtypes == ("float32",)
-        assert "int8 is left out: dtype 'int8': " in caplog.text
+        assert "exporting without int8: dtype 'int8': " in caplog.text
 
     def test_the_report_is_true(self, small_bundle: Path) -> None:
         exact, lossy = Embedder(small_bundle), Embedder(small_bundle, dtype="int8")
@@ -395,7 +395,7 @@ class TestBundle:
         self, small_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(parity, "MEAN_COSINE", 0.9999999)
-        with pytest.raises(QualityError, match=r"0\.9999999 and .* asked for.*--calibration-texts FILE"):
+        with pytest.raises(QualityError, match=r"0\.9999999 and .*--calibration-texts FILE"):
             export(small_source, tmp_path / "bundle", dtype="int8")
         assert list(tmp_path.glob("*bundle*")) == []
 
@@ -410,7 +410,7 @@ class TestBundle:
         assert not found.method.startswith("12 of 12")
 
     def test_a_model_without_linear_layers_of_some_size(self, tiny_source: Path, tmp_path: Path) -> None:
-        with pytest.raises(UnsupportedModelError, match="no linear layers that embedrt can put into 8 bits"):
+        with pytest.raises(UnsupportedModelError, match="no linear layers that embedrt can quantize"):
             export(tiny_source, tmp_path / "bundle", dtype="int8")
 
     @pytest.mark.slow
@@ -428,7 +428,7 @@ class TestBundle:
             ({"dtype": ("float32", "")}, "dtype: expected one of 'float32', .*, got ''"),
             ({"dtype": "fp16"}, "dtype: 'float16' cannot be exported; expected float32 or int8"),
             ({"dtype": []}, "dtype: expected one or more of float32, int8, got none"),
-            ({"calibration_texts": "lines.txt"}, "calibration_texts: only int8 takes them"),
+            ({"calibration_texts": "lines.txt"}, "calibration_texts: only for int8"),
         ],
     )
     def test_wrong_arguments(self, tiny_source: Path, tmp_path: Path, arguments: dict[str, str], message: str) -> None:
@@ -445,7 +445,7 @@ class TestBundle:
         assert np.abs(a - b).max() <= 1e-3
 
     def test_a_head_that_runs_once_a_text_stays_in_float32(self, small_bundle: Path, tmp_path: Path) -> None:
-        """Products of whole texts are few and cheap; `observe` tells them by their number of rows."""
+        """Linear layers of whole texts are few and cheap; `observe` recognizes them by their number of rows."""
         folder = copy_bundle(small_bundle, tmp_path / "bundle")
         head = np.eye(64, dtype=np.float32)
 
@@ -460,7 +460,7 @@ class TestBundle:
         edit_graph(folder, edit)
         runner = Embedder(folder).runners["default"]
         model = onnx.load(folder / "onnx/model.onnx", load_external_data=False)
-        assert [product.x for product in find_products(model) if product.node == "head"] == ["plain"]
+        assert [layer.x for layer in find_layers(model) if layer.node == "head"] == ["plain"]
         assert observe(model, folder / "onnx/scratch.onnx", runner, NATURAL, ["plain"]) == {}
 
 

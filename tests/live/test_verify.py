@@ -29,7 +29,7 @@ def test_a_bundle_of_a_package(minilm: Embedder) -> None:
 
 def test_a_bundle_of_a_folder(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not parity(Embedder(bundle).manifest).independent
-    with pytest.raises(ModelNotFoundError, match=r"made of the folder 'model', .* name it with --source"):
+    with pytest.raises(ModelNotFoundError, match=r"exported from the folder 'model', .* give it as --source"):
         verify_with_sentence_transformers(Embedder(bundle), None)
     command = ["verify", str(bundle), "--reference", "sentence-transformers", "--source", str(tmp_path / "model")]
     assert main(command) == 0

@@ -19,35 +19,41 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     **{
         method: (
             {"quantization_config": {"quant_method": method, "bits": 4}},
-            rf"^config\.json: quantization_config '{method}': quantized weights cannot be exported; export the repo",
+            rf"^config\.json: quantization_config '{method}': quantized weights cannot be exported; export the orig",
         )
         for method in ("gptq", "awq", "bitsandbytes", "fp8", "compressed-tensors", "tomorrow")
     },
     "compressed": ({"compression_config": {"format": "pack-quantized"}}, "compression_config: quantized weights"),
     "vision": (
         {"vision_config": {"hidden_size": 8}},
-        "vision_config: a tower for other than text .* save the text",
+        "vision_config: a tower for a modality other than text .* save the text",
     ),
-    "audio": ({"audio_config": {"model_type": "whisper"}}, "audio_config 'whisper': a tower for other than text"),
+    "audio": (
+        {"audio_config": {"model_type": "whisper"}},
+        "audio_config 'whisper': a tower for a modality other than text",
+    ),
     "text tower": (
         {"text_config": {"model_type": "gemma3_text"}},
-        "'gemma3_text': a text tower among others",
+        "'gemma3_text': a text tower beside other towers",
     ),
-    "num_experts": ({"num_experts": 8}, "num_experts 8: a mixture of experts cannot be exported; run it with"),
+    "num_experts": (
+        {"num_experts": 8},
+        "num_experts 8: a mixture of experts cannot be exported; use sentence-transformers",
+    ),
     "num_local_experts": ({"num_local_experts": 8}, "num_local_experts 8: a mixture of experts"),
     "n_routed_experts": ({"n_routed_experts": 64, "moe_layer_freq": 1}, "n_routed_experts 64: a mixture"),
     "moe_every_n_layers": ({"moe_every_n_layers": 2}, "moe_every_n_layers 2: a mixture of experts"),
     "moe_intermediate_size": ({"moe_intermediate_size": 512}, "moe_intermediate_size 512: a mixture"),
-    "pair": ({"model_type": "bart", "is_encoder_decoder": True}, "is_encoder_decoder True: an encoder with a decoder"),
+    "pair": ({"model_type": "bart", "is_encoder_decoder": True}, "is_encoder_decoder True: an encoder-decoder model"),
     "pair of a family that has none": ({"is_encoder_decoder": True}, r"`model\.get_encoder\(\)\.save_pretrained"),
-    "pruned": ({"pruned_heads": {"0": [1]}}, "pruned_heads: layers with heads cut out"),
+    "pruned": ({"pruned_heads": {"0": [1]}}, "pruned_heads: pruned attention heads"),
     "unknown": (
         {"model_type": "mamba"},
-        r"model_type 'mamba' is not supported; supported: .*bert.*; run it with",
+        r"model_type 'mamba' is not supported; supported: .*bert.*; use sentence-transformers",
     ),
     "own code": (
         {"model_type": "mine", "auto_map": {"AutoModel": "modeling_mine.Mine"}},
-        r"model_type 'mine' is not supported, and code from a repo \(auto_map\) is never run; supported",
+        r"model_type 'mine' is not supported, and code from the repo \(auto_map\) is never run; supported",
     ),
     "endless type": ({"model_type": "x" * 10**5}, "model_type 'x{80}' is not supported"),
 }
@@ -98,7 +104,9 @@ def test_an_encoder_of_a_pair_that_has_a_family() -> None:
 def test_packed_weights_without_a_word_in_the_config(tmp_path: Path, name: str, values: Any) -> None:
     model = make_model(tmp_path / "model")
     edit_weights(model, lambda tensors: {**tensors, name: values})
-    with pytest.raises(UnsupportedModelError, match=rf"^model\.safetensors: tensor '{name}' belongs to packed weights"):
+    with pytest.raises(
+        UnsupportedModelError, match=rf"^model\.safetensors: tensor '{name}' belongs to quantized weights"
+    ):
         export(model, tmp_path / "bundle")
 
 
@@ -109,6 +117,6 @@ def test_weights_in_another_format_only(tmp_path: Path, file: str) -> None:
     model = make_model(tmp_path / "model")
     shutil.move(model / "model.safetensors", model / file)
     with pytest.raises(
-        ExportError, match=rf"^model: no model\.safetensors .*; it has {file}, .*save_pretrained\(FOLDER\)"
+        ExportError, match=rf"^model: no model\.safetensors .*; {file} cannot be read; .*save_pretrained\(FOLDER\)"
     ):
         export(model, tmp_path / "bundle")

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from embedrt import Embedder, EmbedrtError, ExportError, UnsupportedModelError
 from embedrt_export import export
-from embedrt_export.source.modules import ModuleSpec, Pooling, Transformer
-from embedrt_export.source.repo import ModelSpec, read_repo
+from embedrt_export.heads.pooling import Pooling
+from embedrt_export.routes.modules import ModuleSpec, Transformer
+from embedrt_export.routes.repo import ModelSpec, read_repo
 from tests.kit.edits import edit_json
 from tests.kit.models import make_model, write_json
 
@@ -217,12 +218,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
     "normalize before pooling": (
         lambda model: edit_modules(model, lambda entries: entries.__delitem__(1)),
         ExportError,
-        "Normalize in '2_Normalize': it reads 'sentence_embedding', but the modules before it make only token_embed",
+        "Normalize in '2_Normalize': expected the input 'sentence_embedding', but the modules before it only make",
     ),
     "pooling first": (
         lambda model: edit_modules(model, lambda entries: entries.reverse()),
         UnsupportedModelError,
-        "a chain begins with Normalize; it must begin with Transformer or StaticEmbedding",
+        "expected Transformer or StaticEmbedding as the first module, got Normalize",
     ),
     "no modules": (lambda model: write_json(model / "modules.json", []), ExportError, "expected a list of modules"),
     "modules not a list": (lambda model: write_json(model / "modules.json", {"0": 1}), ExportError, "expected a list"),
@@ -255,7 +256,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
     "dimension": (
         with_keys(POOLING, embedding_dimension=31),
         ExportError,
-        "Pooling in '1_Pooling': config.json says 31 dimensions, but it gets 32",
+        "Pooling in '1_Pooling': config.json expects 31 dimensions, but its input has 32",
     ),
     "no dimension": (with_keys(POOLING, embedding_dimension=...), ExportError, "missing field 'embedding_dimension'"),
     "null dimension": (
@@ -275,7 +276,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
     "image": (
         with_keys(TRANSFORMER, modality_config={"image": {"method": "get_image_features"}}),
         UnsupportedModelError,
-        "modalities image; only text",
+        "modalities image are not supported; supported: text",
     ),
     "text by another method": (
         with_keys(TRANSFORMER, modality_config={"text": {"method": "get_text_features"}}),
@@ -284,12 +285,16 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
     ),
     "task": (with_keys(TRANSFORMER, transformer_task="fill-mask"), UnsupportedModelError, "transformer_task"),
     "output": (with_keys(TRANSFORMER, module_output_name="x"), UnsupportedModelError, "module_output_name"),
-    "max_seq_length 0": (with_keys(TRANSFORMER, max_seq_length=0), ExportError, "max_seq_length 0"),
+    "max_seq_length 0": (
+        with_keys(TRANSFORMER, max_seq_length=0),
+        ExportError,
+        "max_seq_length: expected a positive integer, got 0",
+    ),
     "max_seq_length text": (with_keys(TRANSFORMER, max_seq_length="9"), ExportError, "max_seq_length: expected an int"),
     "normalize input": (
         lambda model: write_json(model / "2_Normalize/config.json", {"module_input_name": "nothing"}),
         ExportError,
-        "Normalize in '2_Normalize': it reads 'nothing', but the modules before it make only",
+        "Normalize in '2_Normalize': expected the input 'nothing', but the modules before it only make",
     ),
     "normalize key": (
         lambda model: write_json(model / "2_Normalize/config.json", {"p": 1}),

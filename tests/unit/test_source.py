@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedrt.hub import local as store
+from embedrt.hub import remote
+from embedrt.hub.remote import Repo
 from embedrt_export.source.locate import locate
 
 ODD = ["my model (1)", "my--model", "-", "..model..", "größe-模型", "a" * 200, "v1.0-", "@x", "_"]
@@ -28,3 +30,24 @@ def test_any_name(folder: str, tmp_path_factory: pytest.TempPathFactory) -> None
         return
     place.mkdir(parents=True, exist_ok=True)
     assert store.stored_path(locate(place.parent, None, None).name)
+
+
+@pytest.mark.parametrize(
+    ("onnx", "defer", "pending"),
+    [(True, False, set()), (True, True, {"model.safetensors"}), (False, True, set())],
+)
+def test_weights_wait_only_where_an_onnx_file_may_replace_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, onnx: bool, defer: bool, pending: set[str]
+) -> None:
+    files = ("config.json", "model.safetensors", *(["onnx/model.onnx"] if onnx else []))
+    downloads: list[set[str]] = []
+
+    def download(repo: Repo, token: str | None, files: list[str]) -> Path:
+        downloads.append(set(files))
+        return tmp_path
+
+    monkeypatch.setattr(remote, "find", lambda *_: Repo("org/tiny", "0" * 40, files))
+    monkeypatch.setattr(remote, "download", download)
+    located = locate("org/tiny", None, None, defer_weights=defer)
+    assert located.pending == pending
+    assert downloads == [{"config.json", "model.safetensors"} - pending]

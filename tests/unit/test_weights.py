@@ -207,26 +207,26 @@ NAN[3, 4], INFINITE[5, 6] = np.nan, -np.inf
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 97848\n"
 
 DAMAGED: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
-    "missing tensor": (without(QUERY), ExportError, rf"^weights: tensor '{QUERY}' is missing; the config says"),
+    "missing tensor": (without(QUERY), ExportError, rf"^weights: tensor '{QUERY}' is missing, but config"),
     "wrong shape": (
         with_tensor(QUERY, np.zeros((32, 31), np.float32)),
         ExportError,
-        rf"^model\.safetensors: tensor '{QUERY}' has shape \(32, 31\), the config says \(32, 32\)",
+        rf"^model\.safetensors: tensor '{QUERY}' has shape \(32, 31\), config.json requires \(32, 32\)",
     ),
     "fewer words than the config says": (
         lambda model: edit_json(model / "config.json", vocab_size=134),
         ExportError,
-        r"'embeddings\.word_embeddings\.weight' has shape \(133, 32\), the config says \(134, 32\)",
+        r"'embeddings\.word_embeddings\.weight' has shape \(133, 32\), config.json requires \(134, 32\)",
     ),
     "fewer layers than stored": (
         lambda model: edit_json(model / "config.json", num_hidden_layers=1),
         ExportError,
-        r"^weights: config.json describes a smaller model, it has no place for 'encoder\.layer\.1\..*' and 11 more$",
+        r"^weights: config.json describes a smaller model, which does not use 'encoder\.layer\.1\..*' and 11 more$",
     ),
     "one stray tensor": (
         with_tensor("embeddings.extra.weight", np.ones(2, np.float32)),
         ExportError,
-        r"it has no place for 'embeddings\.extra\.weight'$",
+        r"which does not use 'embeddings\.extra\.weight'$",
     ),
     "more layers than stored": (
         lambda model: edit_json(model / "config.json", num_hidden_layers=3),
@@ -250,30 +250,34 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
         UnsupportedModelError,
         f"tensor '{QUERY}' is stored as F8_E4M3",
     ),
-    "truncated": (with_bytes(lambda raw: raw[:-1]), ExportError, r"^model\.safetensors: not a whole safetensors file"),
-    "half": (with_bytes(lambda raw: raw[: len(raw) // 2]), ExportError, r"^model\.safetensors: not a whole .*again$"),
-    "seven bytes": (with_bytes(lambda raw: raw[:7]), ExportError, r"^model\.safetensors: not a whole"),
-    "empty": (with_bytes(lambda _: b""), ExportError, r"^model\.safetensors: not a whole"),
-    "longer": (with_bytes(lambda raw: raw + b"\0"), ExportError, r"^model\.safetensors: not a whole"),
-    "zeros": (with_bytes(lambda raw: b"\0" * len(raw)), ExportError, r"^model\.safetensors: not a whole"),
-    "pickle": (with_bytes(lambda _: b"\x80\x04\x95" + b"x" * 999), ExportError, r"^model\.safetensors: not a whole"),
+    "truncated": (with_bytes(lambda raw: raw[:-1]), ExportError, r"^model\.safetensors: not a complete safe"),
+    "half": (
+        with_bytes(lambda raw: raw[: len(raw) // 2]),
+        ExportError,
+        r"^model\.safetensors: not a complete .*again$",
+    ),
+    "seven bytes": (with_bytes(lambda raw: raw[:7]), ExportError, r"^model\.safetensors: not a complete"),
+    "empty": (with_bytes(lambda _: b""), ExportError, r"^model\.safetensors: not a complete"),
+    "longer": (with_bytes(lambda raw: raw + b"\0"), ExportError, r"^model\.safetensors: not a complete"),
+    "zeros": (with_bytes(lambda raw: b"\0" * len(raw)), ExportError, r"^model\.safetensors: not a complete"),
+    "pickle": (with_bytes(lambda _: b"\x80\x04\x95" + b"x" * 999), ExportError, r"^model\.safetensors: not a complete"),
     "huge header": (
         with_bytes(lambda raw: struct.pack("<Q", 2**62) + raw[8:]),
         ExportError,
-        r"^model\.safetensors: not a whole",
+        r"^model\.safetensors: not a complete",
     ),
     "LFS pointer": (with_bytes(lambda _: LFS), ExportError, r"it is a Git LFS pointer; run `git lfs pull`$"),
     "no weights": (
         lambda model: (model / FILE).unlink(),
         ExportError,
-        r"^model: no model\.safetensors and no model\.safetensors\.index\.json; save the model with safetensors",
+        r"^model: no model\.safetensors and no model\.safetensors\.index\.json; save the model as safetensors",
     ),
     "pickled weights": (
         instead(b"\x80\x04.", "pytorch_model.bin"),
         ExportError,
-        r"^model: no model\.safetensors and .*; it has pytorch_model\.bin, which are not read; save the model with",
+        r"^model: no model\.safetensors and .*; pytorch_model\.bin cannot be read; save the model as",
     ),
-    "shard missing": (drop_shard, ExportError, r"^model: shard model-00002-of-00003\.safetensors is listed in .*, but"),
+    "shard missing": (drop_shard, ExportError, r"^model: shard model-00002-of-00003\.safetensors is listed in .* but"),
     "shard outside": (index_with("../x"), ExportError, rf"^{INDEX}: '\.\./x' is not the name of a safetensors file"),
     "shard absolute": (index_with("/etc/passwd"), ExportError, "'/etc/passwd' is not the name of a safetensors file"),
     "shard a parent": (index_with(".."), ExportError, "'..' is not the name of a safetensors file"),
@@ -301,7 +305,7 @@ def test_a_damaged_shard_is_named(model: Path, tmp_path: Path) -> None:
     shard(model)
     path = model / "model-00003-of-00003.safetensors"
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(ExportError, match=r"^model-00003-of-00003\.safetensors: not a whole safetensors file"):
+    with pytest.raises(ExportError, match=r"^model-00003-of-00003\.safetensors: not a complete safe"):
         export(model, tmp_path / "bundle")
 
 
@@ -324,8 +328,8 @@ def test_reading_twice_gives_the_same_digest(model: Path) -> None:
         once = weights.digest()
         weights(QUERY, 32, 32)
         assert weights.digest() == once
-        assert QUERY not in weights.unread(("encoder.",))
-        assert QUERY.replace("query", "key") in weights.unread(("encoder.",))
+        assert QUERY not in weights.unused(("encoder.",))
+        assert QUERY.replace("query", "key") in weights.unused(("encoder.",))
 
 
 @pytest.mark.parametrize("twin", ["bert.embeddings.LayerNorm.gamma", "embeddings.LayerNorm.weight"])

@@ -56,7 +56,7 @@ def encoder_layer(scope: Scope, x: str, bias: str, config: EncoderConfig, names:
 
 
 def pre_norm_layer(scope: Scope, x: str, bias: str, config: EncoderConfig, names: LayerNames) -> str:
-    """Add one pre-norm layer: each part gets its input normalized, and the sum is left as it is."""
+    """Add one pre-norm layer: the input of each part is normalized, and the sum is not."""
     hidden, epsilon = config.hidden_size, config.layer_norm_eps
     normed = scope.layer_norm(x, names.attention_norm, hidden, epsilon)
     x = scope.op("Add", self_attention(scope, normed, bias, config, names), x)

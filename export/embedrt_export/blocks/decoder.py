@@ -79,7 +79,7 @@ def check(decoder: Decoder) -> Decoder:
     """Return the model if its sizes fit each other.
 
     Raises:
-        UnsupportedModelError: Names the keys that do not.
+        UnsupportedModelError: They do not; the message names the keys.
     """
     check_multiple("num_attention_heads", decoder.heads, "num_key_value_heads", decoder.key_heads)
     if decoder.head_size < 2 or decoder.head_size % 2:
@@ -105,7 +105,7 @@ def require_plain_code(config: Mapping[str, Any]) -> None:
     """
     own = config.get("auto_map")
     if "is_causal" in config and config["is_causal"] is None:
-        raise UnsupportedModelError("config.json: is_causal is null; say true or false, or remove it")
+        raise UnsupportedModelError("config.json: is_causal: expected true or false, got null; set it or remove it")
     if isinstance(own, Mapping) and "AutoModel" in own and config.get("is_causal", True):
         raise UnsupportedModelError(
             f"config.json: auto_map: AutoModel {own['AutoModel']!r} is code of the repo, which embedrt does not run. "
@@ -145,7 +145,7 @@ def attention_window(window: int | None, *, causal: bool) -> AttentionWindow:
         UnsupportedModelError: The window is not a length.
     """
     if window is not None and window < 1:
-        raise UnsupportedModelError(f"config.json: sliding_window {window} is not a length")
+        raise UnsupportedModelError(f"config.json: sliding_window: expected a positive integer, got {window}")
     if causal:
         return AttentionWindow(before=None if window is None else window - 1, after=0)
     return AttentionWindow(before=window, after=window)

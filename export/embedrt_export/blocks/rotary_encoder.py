@@ -98,7 +98,7 @@ def from_keys(config: Mapping[str, Any], defaults: Mapping[str, Any], rope: Rope
         rope: The rotary positions.
 
     Raises:
-        UnsupportedModelError: Names the key, what it holds and what is known.
+        UnsupportedModelError: A key or value is not supported; the message names it.
     """
     keys = pick(Keys, config, defaults=defaults)
     return RotaryEncoder(
@@ -120,7 +120,7 @@ def check(config: RotaryEncoder) -> RotaryEncoder:
     """Return the model if its sizes fit each other.
 
     Raises:
-        UnsupportedModelError: Names the key that does not fit.
+        UnsupportedModelError: The sizes do not fit; the message names the key.
     """
     check_sizes(config, unchecked=("head_dim", "type_vocab_size", "positions"))
     if config.type_vocab_size < 0:

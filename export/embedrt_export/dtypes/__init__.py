@@ -1,4 +1,4 @@
-"""The dtypes that a bundle can hold: a table of writers, each of which adds variants to a bundle."""
+"""Dtypes of a bundle: a table of writers, each of which adds variants to every route."""
 
 from embedrt_export.dtypes import float32
 from embedrt_export.dtypes.draft import Draft, Writer
@@ -7,4 +7,4 @@ from embedrt_export.dtypes.int8 import variant as int8
 __all__ = ["WRITERS", "Draft", "Writer"]
 
 WRITERS: dict[str, Writer] = {"float32": float32.WRITER, "int8": int8.WRITER}
-"""By dtype. Float32 is always written first: the others are made of it, and judged by it."""
+"""By dtype. Float32 is always written first: the others are derived from it and compared with it."""

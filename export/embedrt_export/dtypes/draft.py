@@ -1,4 +1,4 @@
-"""The interface of the dtype writers: a bundle that is being made, and how a writer adds to it."""
+"""Contract of a dtype writer, and the unfinished bundle that it adds to."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,19 +7,19 @@ from pathlib import Path
 from embedrt.bundle.manifest import Manifest
 from embedrt_export.dtypes.int8.texts import Texts
 from embedrt_export.proof.reference import ReferenceKind
-from embedrt_export.source.repo import ModelSpec
+from embedrt_export.routes.repo import ModelSpec
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A bundle that is being made.
+    """An unfinished bundle.
 
     Attributes:
-        folder: Its files.
+        folder: The folder with its files.
         manifest: Its manifest so far.
-        spec: The model that it is made of.
-        reference: The reference of the float32 proof.
-        texts: Calibration texts; None if no writer that was asked for takes any.
+        spec: The model.
+        reference: The reference for the float32 proof.
+        texts: Calibration texts; None if no requested dtype needs them.
     """
 
     folder: Path
@@ -31,12 +31,12 @@ class Draft:
 
 @dataclass(frozen=True)
 class Writer:
-    """A dtype.
+    """Writer of one dtype.
 
     Attributes:
-        write: Writes the variants of every route with their proofs, and returns the manifest with them.
-        require: Raises a DeviceError if this machine cannot run the dtype, and so cannot prove it.
-        takes_texts: True if it is calibrated with texts.
+        write: Writes the variants of every route with their proofs, and returns the new manifest.
+        require: Raises a DeviceError if this machine cannot run the dtype, and so cannot verify it.
+        takes_texts: True if the dtype needs calibration texts.
     """
 
     write: Callable[[Draft], Manifest]

@@ -1,4 +1,4 @@
-"""The dtype float32: the portable graph, and the same graph in the shape that ONNX Runtime runs fastest on a CPU."""
+"""The dtype float32: the portable graph, and the same graph with fused attention for CPUs."""
 
 import dataclasses
 import logging
@@ -14,15 +14,15 @@ from embedrt.verify.parity import compare, save_reference
 from embedrt_export.dtypes.draft import Draft, Writer
 from embedrt_export.families import is_native
 from embedrt_export.graph.fuse_cpu import fuse
-from embedrt_export.proof.reference import find_reference
+from embedrt_export.proof.reference import Subject, find_reference
 from embedrt_export.proof.texts import parity_texts
-from embedrt_export.source.modules import Transformer
+from embedrt_export.routes.modules import Transformer
 
 logger = logging.getLogger("embedrt.export")
 
 
 def write(draft: Draft) -> Manifest:
-    """Adds the CPU's graph to every route, proves both graphs, and keeps the texts and vectors of the proof."""
+    """Add the CPU graph to every route, verify both graphs, and save the texts and vectors of the proof."""
     routes, files = {}, dict(draft.manifest.files)
     for name, route in draft.manifest.routes.items():
         (portable,) = route.variants_in(FLOAT32)
@@ -35,9 +35,9 @@ def write(draft: Draft) -> Manifest:
 
 
 def _fused(folder: Path, route: str, portable: Variant) -> list[Variant]:
-    """The graph over the same weights with the attention operator for CPUs, if it has attention of that shape."""
+    """Write the graph with fused attention over the same weights, if the graph has attention that can be fused."""
     path = PurePosixPath(portable.file)
-    # No route has a dot in its name.
+    # Route names have no dots, so this is no other route's file.
     file = str(path.with_name(f"{path.stem}_cpu.onnx" if route == DEFAULT_ROUTE else f"{path.stem}.cpu.onnx"))
     fused = fuse(onnx.load(folder / portable.file, load_external_data=False))
     if fused is None:
@@ -48,7 +48,7 @@ def _fused(folder: Path, route: str, portable: Variant) -> list[Variant]:
 
 
 def _proved(draft: Draft, name: str, route: Route, variants: list[Variant]) -> Route:
-    """Compares every graph with the reference."""
+    """Compare every graph with the reference."""
 
     def runner(variant: Variant) -> Runner:
         only = dataclasses.replace(route, variants=(variant,))
@@ -58,16 +58,16 @@ def _proved(draft: Draft, name: str, route: Route, variants: list[Variant]) -> R
     texts = parity_texts(route.max_seq_length)
     first = draft.spec.chains[name][0].settings
     native = not isinstance(first, Transformer) or is_native(first.config, first.architecture)
-    reference = find_reference(
-        draft.reference,
-        draft.spec.folder,
-        draft.manifest,
-        runner(variants[-1]),
-        draft.manifest.task_of(name),
-        texts,
-        native,
+    subject = Subject(
+        folder=draft.spec.folder,
+        manifest=draft.manifest,
+        runner=runner(variants[-1]),
+        task=draft.manifest.task_of(name),
+        texts=texts,
+        is_native=native,
     )
-    logger.info("comparing %d texts with %s", len(texts), reference.name)
+    reference = find_reference(draft.reference, subject)
+    logger.info("comparing the vectors of %d texts with %s", len(texts), reference.name)
     proved = []
     for variant in variants:
         report = compare(runner(variant), texts, reference.vectors, reference.name, independent=reference.independent)

@@ -1,4 +1,4 @@
-"""Architecture families: one module each, from config and weights to the graph of `token_embeddings`."""
+"""Architecture families: one file and one entry each, from config and weights to token embeddings."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -25,7 +25,7 @@ LAYER = LayerNames(
 
 @dataclass(frozen=True)
 class Config:
-    """Keys of config.json that change the numbers, with the defaults of transformers."""
+    """Keys of config.json that change the vectors, with the defaults of transformers."""
 
     vocab_size: int = 30000
     embedding_size: int = 128
@@ -43,7 +43,7 @@ class Config:
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
-    """Read config.json; variants that the graph does not have are an error."""
+    """Read config.json; unsupported variants are an error."""
     read = pick(Config, config)
     check_sizes(read)
     return read

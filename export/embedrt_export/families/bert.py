@@ -1,4 +1,4 @@
-"""BERT and those that differ from it in their embeddings alone: post-norm layers, a table of positions.
+"""BERT and architectures that differ from it only in their embeddings: post-norm layers, a table of positions.
 
 RoBERTa, XLM-RoBERTa, CamemBERT and data2vec count positions from the padding id on; ELECTRA may have narrow embeddings
 and a linear layer after them; ERNIE may have task types; BERT for generation has no token types.
@@ -28,7 +28,7 @@ LAYER = LayerNames(
 
 @dataclass(frozen=True)
 class Config:
-    """Keys of config.json that change the numbers, with the defaults of transformers for BERT.
+    """Keys of config.json that change the vectors, with the defaults of transformers for BERT.
 
     Optional keys, which some architectures lack, are None there.
     """
@@ -57,7 +57,7 @@ ROBERTA_DEFAULTS: dict[str, Any] = {"vocab_size": 50265, "pad_token_id": 1}
 
 
 def read_config(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Config:
-    """Read config.json; variants that the graph does not have are an error.
+    """Read config.json; unsupported variants are an error.
 
     Args:
         config: The parsed file.

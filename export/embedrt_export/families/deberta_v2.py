@@ -20,7 +20,7 @@ _UNCHECKED = ("type_vocab_size", "max_relative_positions", "position_buckets", "
 
 @dataclass(frozen=True)
 class Config:
-    """Keys of config.json that change the numbers, with the defaults of transformers."""
+    """Keys of config.json that change the vectors, with the defaults of transformers."""
 
     vocab_size: int = 128100
     hidden_size: int = 1536
@@ -67,7 +67,7 @@ class Config:
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
-    """Read config.json; variants that the graph does not have are an error."""
+    """Read config.json; unsupported variants are an error."""
     kinds = config.get("pos_att_type")
     if isinstance(kinds, str):
         kinds = [kind.strip() for kind in kinds.lower().split("|")]

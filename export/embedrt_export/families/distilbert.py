@@ -36,7 +36,7 @@ _ALIASED = ("dim", "n_layers", "n_heads")
 
 @dataclass(frozen=True)
 class Config:
-    """Keys of config.json that change the numbers, under their usual names, with transformers' defaults.
+    """Keys of config.json that change the vectors, under their usual names, with transformers' defaults.
 
     `sinusoidal_pos_embds` is not among them: the positions are in the weights in any case.
     """

@@ -16,7 +16,7 @@ from embedrt_export.source.configs import check_sizes, pick
 
 @dataclass(frozen=True)
 class Config:
-    """Keys of config.json that change the numbers, with the defaults of transformers; `rope` stands for several."""
+    """Keys of config.json that change the vectors, with the defaults of transformers; `rope` stands for several."""
 
     vocab_size: int = 128256
     hidden_size: int = 768
@@ -34,7 +34,7 @@ class Config:
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
-    """Read config.json; variants that the graph does not have are an error."""
+    """Read config.json; unsupported variants are an error."""
     keys = pick(Config, {key: value for key, value in config.items() if key != "rope"})
     read = dataclasses.replace(keys, rope=config_rope(config, theta=10000.0))
     check_sizes(read)

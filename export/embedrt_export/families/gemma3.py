@@ -16,7 +16,7 @@ from embedrt_export.source.configs import check_sizes, pick
 
 @dataclass(frozen=True)
 class Config:
-    """Keys of config.json that change the numbers, with the defaults of transformers."""
+    """Keys of config.json that change the vectors, with the defaults of transformers."""
 
     vocab_size: int = 262208
     hidden_size: int = 2304
@@ -42,7 +42,7 @@ class Config:
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
-    """Read config.json; variants that the graph does not have are an error."""
+    """Read config.json; unsupported variants are an error."""
     decoder.require_plain_code(config)
     if config.get("attn_logit_softcapping") is not None:
         raise UnsupportedModelError(

@@ -57,7 +57,7 @@ class _Ntk:
 
 
 def read_config(config: Mapping[str, Any]) -> RotaryEncoder:
-    """Read config.json of either kind; variants that the graph does not have are an error."""
+    """Read config.json of either kind; unsupported variants are an error."""
     is_hub = config.get("model_type") == "new"
     pick(_Variant, config)
     model = from_keys(config, _HUB_DEFAULTS if is_hub else _DEFAULTS, Rope())

@@ -69,7 +69,7 @@ class HubKeys:
 
 
 def read_config(config: Mapping[str, Any]) -> RotaryEncoder:
-    """Read config.json of either kind; variants that the graph does not have are an error."""
+    """Read config.json of either kind; unsupported variants are an error."""
     hub = pick(HubKeys, config) if is_hub(config) else None
     rope = Rope(rope_theta=hub.rotary_emb_base) if hub else config_rope(config, theta=20000.0)
     model = dataclasses.replace(from_keys(config, _DEFAULTS, rope), gated=False, input_bias=True)

@@ -14,7 +14,7 @@ from embedrt_export.source.configs import check_sizes, pick
 
 @dataclass(frozen=True)
 class Config:
-    """Keys of config.json that change the numbers, with the defaults of transformers for Llama.
+    """Keys of config.json that change the vectors, with the defaults of transformers for Llama.
 
     `attention_bias` stands for queries, keys and values, and but for Qwen2 for the attention's output too.
     """
@@ -46,11 +46,11 @@ class Config:
 
 @dataclass(frozen=True)
 class _Variant:
-    """A model type: defaults that differ from Llama's, keys with a fixed value, and keys that it does not read."""
+    """A model type: defaults that differ from Llama's, keys with a fixed value, and keys that it ignores."""
 
     defaults: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    unread: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
 
 _WINDOWS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
@@ -62,7 +62,7 @@ _QWEN = {
     "sliding_window": 4096,
 }
 _VARIANTS = {
-    "llama": _Variant(unread=_WINDOWS),
+    "llama": _Variant(ignored=_WINDOWS),
     "mistral": _Variant(
         {
             "intermediate_size": 14336,
@@ -79,10 +79,10 @@ _VARIANTS = {
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
-    """Read config.json; variants that the graph does not have are an error."""
+    """Read config.json; unsupported variants are an error."""
     decoder.require_plain_code(config)
     variant = _VARIANTS[config["model_type"]]
-    stated = {key: value for key, value in config.items() if key not in variant.unread}
+    stated = {key: value for key, value in config.items() if key not in variant.ignored}
     read = pick(Config, {**variant.defaults, **stated, **variant.fixed})
     check_sizes(read, unchecked=("sliding_window", "max_window_layers"))
     _decoder(read)

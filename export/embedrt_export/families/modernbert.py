@@ -28,7 +28,7 @@ class Ropes:
 
 @dataclass(frozen=True)
 class Config:
-    """Keys of config.json that change the numbers, with the defaults of transformers.
+    """Keys of config.json that change the vectors, with the defaults of transformers.
 
     `layer_types` and `rope_parameters` go before the older `global_attn_every_n_layers` and `..._rope_theta`.
     """
@@ -54,7 +54,7 @@ class Config:
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
-    """Read config.json; variants that the graph does not have are an error."""
+    """Read config.json; unsupported variants are an error."""
     for key in ("global_rope_theta", "local_rope_theta"):
         if config.get(key, 0) is None:
             raise UnsupportedModelError(

@@ -28,7 +28,7 @@ LAYER = LayerNames(
 
 @dataclass(frozen=True)
 class Config:
-    """Keys of config.json that change the numbers, with the defaults of transformers."""
+    """Keys of config.json that change the vectors, with the defaults of transformers."""
 
     vocab_size: int = 30527
     hidden_size: int = 768

@@ -73,7 +73,7 @@ class HubKeys:
 
 
 def read_config(config: Mapping[str, Any]) -> RotaryEncoder:
-    """Read config.json of either kind; variants that the graph does not have are an error."""
+    """Read config.json of either kind; unsupported variants are an error."""
     return check(_hub(config) if is_hub(config) else _native(config))
 
 

@@ -24,7 +24,7 @@ _TABLE = "encoder.embed_positions.weight"
 
 @dataclass(frozen=True)
 class Config:
-    """Keys of config.json that change the numbers, with the defaults of transformers."""
+    """Keys of config.json that change the vectors, with the defaults of transformers."""
 
     vocab_size: int = 50000
     embedding_size: int | None = None
@@ -42,7 +42,7 @@ class Config:
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
-    """Read config.json; variants that the graph does not have are an error."""
+    """Read config.json; unsupported variants are an error."""
     read = pick(Config, config)
     check_sizes(read)
     if (read.hidden_size // read.num_attention_heads) % 2:

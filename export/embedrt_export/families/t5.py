@@ -1,4 +1,4 @@
-"""The encoder of T5 and mT5: a bias by bucket of the offset instead of positions, RMS norms, unscaled attention."""
+"""The encoder of T5 and mT5: relative position biases, RMS norms, unscaled attention."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Config:
-    """Keys of config.json that change the numbers, with the defaults of transformers for T5.
+    """Keys of config.json that change the vectors, with the defaults of transformers for T5.
 
     `dense_act_fn` and `is_gated_act` follow from `feed_forward_proj` where they are missing.
     """
@@ -59,7 +59,7 @@ class Config:
 
 
 def read_config(config: Mapping[str, Any]) -> Config:
-    """Read config.json; variants that the graph does not have are an error."""
+    """Read config.json; unsupported variants are an error."""
     read = pick(Config, {**_DEFAULTS[config["model_type"]], **config})
     check_sizes(read, unchecked=("relative_attention_num_buckets", "relative_attention_max_distance"))
     buckets, farthest = read.relative_attention_num_buckets, read.relative_attention_max_distance
@@ -72,7 +72,7 @@ def read_config(config: Mapping[str, Any]) -> Config:
 
 
 def positions(config: Config) -> int | None:
-    """No limit."""
+    """Relative position biases have no limit."""
     del config
     return None
 

@@ -1,1 +1,1 @@
-"""ONNX graphs: builder, weight file, rewrites."""
+"""ONNX graphs: builder, data file, fusion, opset conversion."""

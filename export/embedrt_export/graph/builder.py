@@ -1,4 +1,4 @@
-"""A thin builder of ONNX graphs. Weights go straight to the data file, so memory holds one tensor at a time."""
+"""Builder of ONNX graphs. Weights are written to the data file at once, so memory holds one tensor at a time."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from embedrt._version import __version__
 from embedrt_export.graph.data_file import DataFile, identity_of
 
-OPSET = 20  # has Gelu and LayerNormalization; every execution provider that embedrt names runs it
-_IR_VERSION = 9  # the one that opset 20 came with
+OPSET = 20  # has Gelu and LayerNormalization, and all supported execution providers run it
+_IR_VERSION = 9  # of opset 20
 BOOL, FLOAT = int(TensorProto.BOOL), int(TensorProto.FLOAT)
 INT32, INT64 = int(TensorProto.INT32), int(TensorProto.INT64)
 
@@ -24,7 +24,7 @@ class GraphBuilder:
     Nodes are pure functions of their inputs, so equal nodes are added once.
 
     Args:
-        data: Takes the weights.
+        data: File for the weights.
     """
 
     def __init__(self, data: DataFile) -> None:
@@ -81,7 +81,7 @@ class GraphBuilder:
         return name
 
     def once(self, key: Hashable, make: Callable[[], str]) -> str:
-        """Value that `make` adds. It is called once per key, so that shared parameters are read once."""
+        """Return the value that `make` adds; it is called once per key, so that shared parameters are read once."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
@@ -105,7 +105,7 @@ class GraphBuilder:
         return name
 
     def attach(self, nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int]) -> None:
-        """Add nodes of another graph, whose values have names of their own.
+        """Add nodes of another graph, whose values have distinct names.
 
         Args:
             nodes: The nodes, in an order in which they can be computed.
@@ -150,7 +150,7 @@ class GraphBuilder:
 
 
 def needed(nodes: list[onnx.NodeProto], values: Iterable[str]) -> list[onnx.NodeProto]:
-    """Nodes that some values depend on, in their order."""
+    """List the nodes that some values depend on, in their order."""
     read, chosen = set(values), []
     for node in reversed(nodes):
         if read.intersection(node.output):

@@ -1,4 +1,4 @@
-"""The data file of a bundle: weights of its graphs, aligned so that they can be mapped."""
+"""Data file of a bundle: the weights of its graphs, aligned for memory mapping."""
 
 import hashlib
 from pathlib import Path
@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from embedrt.bundle.check import FileRecord
 
 _INLINE_BYTES = 1024
-# Large tensors start where every system can map a file from (Windows wants 64 KiB), small ones at a cache line.
+# Large tensors start at offsets that every system can map (multiples of 64 KiB on Windows), small ones at cache lines.
 _LARGE_BYTES, _LARGE_ALIGNMENT, _SMALL_ALIGNMENT = 1 << 20, 1 << 16, 64
 
 
@@ -39,12 +39,12 @@ class DataFile:
         self._file.close()
 
     def tensor(self, name: str, values: NDArray[Any], identity: bytes | None = None) -> TensorProto:
-        """Make a tensor of a graph beside this file: small ones have their values inside, others in the file.
+        """Make a tensor for a graph beside this file; the values of small tensors are stored in the graph.
 
         Args:
             name: Its name.
             values: Its values.
-            identity: Their `identity_of`, if it is known: it takes a while for large ones.
+            identity: Their `identity_of`, if it is known, as it takes time for large tensors.
         """
         if values.nbytes < _INLINE_BYTES:
             return numpy_helper.from_array(values, name)
@@ -63,7 +63,7 @@ class DataFile:
         alignment = _LARGE_ALIGNMENT if values.nbytes >= _LARGE_BYTES else _SMALL_ALIGNMENT
         offset = -(-self._size // alignment) * alignment
         self._write(bytes(offset - self._size))
-        # ONNX stores little-endian; on a machine that is, this is no copy.
+        # ONNX stores little-endian; on little-endian machines this does not copy.
         self._write(values.astype(values.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8).data)
         self._offsets[identity] = offset
         return offset
@@ -84,7 +84,11 @@ class DataFile:
 
 
 def identity_of(values: NDArray[Any]) -> bytes:
-    """SHA-256 over type, shape and values: only equal tensors share it."""
+    """SHA-256 over dtype, shape and values, by which equal tensors are stored once.
+
+    The fingerprint of a model hashes the tensors of its repo once more, in `source.weights`: the graph often has other
+    values, such as scaled queries, and the two digests start with different headers, so neither can serve for both.
+    """
     identity = hashlib.sha256(f"{values.dtype} {values.shape} ".encode())
     identity.update(values.reshape(-1).view(np.uint8).data)
     return identity.digest()

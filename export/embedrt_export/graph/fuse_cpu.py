@@ -1,7 +1,7 @@
-"""The graph that ONNX Runtime runs fastest on a CPU: attention as one node.
+"""Fusion of attention into one node, for ONNX Runtime on CPUs.
 
-`attention.attend` writes attention from plain operators, which every execution provider and every other tool runs. The
-operator `Attention`, which ONNX has since opset 23, computes the same without the four transposed copies. Measured in
+`attention.attend` builds attention from plain operators, which every execution provider and every other tool runs. The
+operator `Attention` of opset 23 computes the same without the four transposed copies. Measured in
 ONNX Runtime 1.32 on one thread, it takes 0.7 to 0.9 of the time, 0.9 to 1 where every layer has a bias of its own;
 `MultiHeadAttention` of com.microsoft takes more than plain operators.
 """
@@ -24,7 +24,7 @@ _BY_HEAD, _KEYS = [0, 2, 1, 3], [0, 2, 3, 1]
 
 
 class _DiffersError(Exception):
-    """A value is not what `attend` would have written."""
+    """A value that `attend` would not have written."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class _Found:
 
 
 def fuse(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """The same graph with `Attention` nodes; the weights stay in their data file.
+    """Build the same graph with `Attention` nodes; the weights stay in their data file.
 
     Only attention exactly as `attention.attend` writes it is replaced. Where `Attention` needs a bias for each query,
     one that is for all is expanded, once for all layers that share it.
@@ -60,7 +60,7 @@ def fuse(model: onnx.ModelProto) -> onnx.ModelProto | None:
         model: A graph of `GraphBuilder`, also with operators of ONNX Runtime in it. It is left as it is.
 
     Returns:
-        A graph of opset 23, or None if there is nothing to replace, or something that may mean another thing there.
+        A graph of opset 23, or None if there is nothing to fuse, or an operator that cannot be converted to opset 23.
     """
     values = _Values(model)
     found = {node.output[0]: one for node in model.graph.node if (one := _find(values, node)) is not None}
@@ -92,7 +92,7 @@ def fuse(model: onnx.ModelProto) -> onnx.ModelProto | None:
 
 
 def _find(values: "_Values", last: onnx.NodeProto) -> _Found | None:
-    """The attention whose context the node `last` lays out as rows, read from its end as `attend` writes it."""
+    """Match the nodes of `attend` backwards from `last`, the reshape of its context; None if they do not match."""
     if last.op_type != "Reshape":
         return None
     try:
@@ -100,8 +100,8 @@ def _find(values: "_Values", last: onnx.NodeProto) -> _Found | None:
         (context,) = values.inputs_of(merged, "Transpose", perm=_BY_HEAD)
         weights, value = values.inputs_of(context, "MatMul")
         (scores,) = values.inputs_of(weights, "Softmax", axis=-1)
-        products, bias = values.inputs_of(scores, "Add")
-        query, key = values.inputs_of(products, "MatMul")
+        unmasked, bias = values.inputs_of(scores, "Add")
+        query, key = values.inputs_of(unmasked, "MatMul")
         (query,) = values.inputs_of(query, "Transpose", reads=None, perm=_BY_HEAD)
         (key,) = values.inputs_of(key, "Transpose", reads=None, perm=_KEYS)
         (value,) = values.inputs_of(value, "Transpose", reads=None, perm=_BY_HEAD)
@@ -162,16 +162,16 @@ class _Values:
         }
 
     def inputs_of(self, name: str, op_type: str, *, reads: int | None = 1, **attributes: Any) -> list[str]:
-        """The inputs of the node that makes a value.
+        """Inputs of the node that computes a value.
 
         Args:
             name: The value.
             op_type: The operator that the node must have.
-            reads: By how many nodes the value must be read; None is any number.
+            reads: Number of nodes that must read the value; None is any number.
             **attributes: All attributes that the node must have.
 
         Raises:
-            _DiffersError: It is another node.
+            _DiffersError: The node is another one.
         """
         node = self._makers.get(name)
         if node is None or node.op_type != op_type or node.domain not in STANDARD or len(node.output) != 1:
@@ -183,10 +183,10 @@ class _Values:
         return list(node.input)
 
     def shape(self, name: str) -> list[int | None]:
-        """The shape of a value; None for sizes that depend on the input.
+        """Shape of a value; None for sizes that depend on the input.
 
         Raises:
-            _DiffersError: It is not known how many axes it has.
+            _DiffersError: The number of axes is unknown.
         """
         if name not in self._shapes:
             raise _DiffersError
@@ -242,7 +242,7 @@ class _Writer:
         )
 
     def _rows(self, name: str) -> str:
-        """`[batch, sequence, heads, size]` to `[batch, sequence, heads x size]`."""
+        """Reshape `[batch, sequence, heads, size]` to `[batch, sequence, heads x size]`."""
         heads, size = self._values.head_shape(name)
         if (split := self._values.split_of(name)) is None:
             return self._add("Reshape", f"{name}/rows", name, self._ints(0, 0, heads * size))
@@ -251,7 +251,7 @@ class _Writer:
         return self._add("Reshape", f"{name}/rows", flat, shape)
 
     def _square(self, bias: str) -> str:
-        """A bias with a row for each query, which `Attention` wants, of one that has a row for all."""
+        """Expand a bias that has one row for all queries, as `Attention` needs a row for each."""
         if self._values.shape(bias)[2] != 1:
             return bias
         length = self._add("Shape", f"{bias}/length", bias, start=3)

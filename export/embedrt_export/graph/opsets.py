@@ -39,16 +39,16 @@ def upgrade(model: onnx.ModelProto, target: int, where: str) -> onnx.GraphProto:
     changed = {node.op_type for node in nodes if _since(node.op_type, version) != _since(node.op_type, target)}
     if not changed:
         return model.graph
-    refusal = (
+    message = (
         f"{where}: the operators {', '.join(sorted(changed))} changed between opset {version} and {target} and cannot "
         f"be converted; export the ONNX file again with opset {target}"
     )
     if version > target:
-        raise UnsupportedModelError(refusal)
+        raise UnsupportedModelError(message)
     try:
         return version_converter.convert_version(_without_values(model), target).graph
     except Exception as error:  # a C++ library, whose exceptions have no common base
-        raise UnsupportedModelError(f"{refusal} ({error})") from error
+        raise UnsupportedModelError(f"{message} ({error})") from error
 
 
 def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:

@@ -1,1 +1,16 @@
-"""Modules after the transformer: pooling, dense layers and normalization."""
+"""Heads, the modules after the encoder: pooling, dense layers, norms. One file and one entry each."""
+
+from embedrt_export.heads import dense, dropout, layer_norm, layer_pooling, normalize, pooling
+from embedrt_export.heads.head import Head
+
+__all__ = ["HEADS", "Head"]
+
+HEADS: dict[str, Head] = {
+    "Pooling": pooling.HEAD,
+    "Dense": dense.HEAD,
+    "LayerNorm": layer_norm.HEAD,
+    "Normalize": normalize.HEAD,
+    "Dropout": dropout.HEAD,
+    "WeightedLayerPooling": layer_pooling.HEAD,
+}
+"""By the last part of a module's type in modules.json."""

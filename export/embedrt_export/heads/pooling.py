@@ -2,39 +2,81 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt_export.graph.builder import BOOL, FLOAT, INT32, GraphBuilder
+from embedrt_export.heads.head import (
+    SENTENCE,
+    TOKENS,
+    Feature,
+    Head,
+    HeadInputs,
+    HeadOutputs,
+    Masks,
+    config_name,
+    read_pooling_config,
+)
+from embedrt_export.source.configs import strict
 
-_BLOCK = 128  # tokens that are summed before the blocks are
+_BLOCK = 128  # tokens summed in one block
 _SMALLEST_COUNT = 1e-9  # sentence-transformers clamps the token count of a mean to it
 
 
+# The booleans of older configs, in the order in which they concatenate.
+_OLD_KEYS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
 @dataclass(frozen=True)
-class Masks:
-    """Masks of the tokens that count.
+class Pooling:
+    """Settings of a Pooling module; several modes are concatenated, and `embedding_dimension` None is any width."""
 
-    Attributes:
-        attention: int64 `[batch, sequence]`: 1 for tokens, 0 for padding.
-        pooling: Likewise, with 0 also for tokens that are left out of the pooling.
-        long: True if rows may be so long that a sum over them needs care: engines add one number after the other, and
-            over thousands of tokens the rounding errors grow beyond those of torch, which adds pairwise.
-    """
+    embedding_dimension: int | None
+    pooling_mode: tuple[str, ...] = ("mean",)
+    include_prompt: bool = True
 
-    attention: str
-    pooling: str
-    long: bool = False
+
+def read(folder: Path) -> Pooling:
+    """Read the module's config, with one boolean for each mode or with a list of modes."""
+    where, content = config_name(folder), read_pooling_config(folder)
+    old = {key: content.pop(key) for key in _OLD_KEYS if key in content}
+    for key, value in old.items():
+        if type(value) is not bool:
+            raise ExportError(f"{where}: {key}: expected a boolean, got {value!r}")
+    if "pooling_mode" not in content:
+        content["pooling_mode"] = [mode for key, mode in _OLD_KEYS.items() if old.get(key)] or ["mean"]
+    elif isinstance(content["pooling_mode"], str):
+        content["pooling_mode"] = [content["pooling_mode"]]
+    pooling = strict(Pooling, content, where)
+    if pooling.embedding_dimension is None:
+        raise ExportError(f"{where}: embedding_dimension: expected an integer, got null")
+    for mode in pooling.pooling_mode:
+        if mode not in POOLERS:
+            raise UnsupportedModelError(
+                f"{where}: pooling mode {mode!r} is not supported; supported: {', '.join(POOLERS)}"
+            )
+    if not pooling.pooling_mode:
+        raise ExportError(f"{where}: pooling_mode is empty")
+    return pooling
 
 
 def pool(graph: GraphBuilder, modes: tuple[str, ...], token_embeddings: str, masks: Masks) -> str:
-    """Pool over the tokens, without padding.
+    """Pool over the tokens.
 
     Args:
         graph: The graph.
         modes: Keys of `POOLERS`; several are concatenated.
         token_embeddings: `[batch, sequence, hidden]`.
-        masks: The tokens that count.
+        masks: The tokens to pool over.
 
     Returns:
         `[batch, hidden x len(modes)]`.
@@ -49,12 +91,12 @@ def _first(graph: GraphBuilder, mask: str) -> str:
 
 
 def _cls(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> str:
-    """The first token that counts."""
+    """The first token of each row."""
     return graph.op("GatherND", token_embeddings, _first(graph, masks.pooling), batch_dims=1)
 
 
 def _max(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> str:
-    """The largest value of each coordinate."""
+    """The maximum of each coordinate."""
     counts = graph.op("Unsqueeze", graph.op("Cast", masks.pooling, to=BOOL), graph.ints(2))
     lowest = graph.scalar(float(np.finfo(np.float32).min))
     return graph.op("ReduceMax", graph.op("Where", counts, token_embeddings, lowest), graph.ints(1), keepdims=0)
@@ -67,14 +109,14 @@ def _mean(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> str:
 
 
 def _mean_sqrt_len(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> str:
-    """The sum over the tokens, divided by the root of their number."""
+    """The sum over the tokens, divided by the square root of their number."""
     weights = graph.op("Cast", masks.pooling, to=FLOAT)
     total = _total(graph, token_embeddings, weights, masks)
     return graph.op("Div", total, graph.op("Sqrt", _count(graph, weights)))
 
 
 def _weighted_mean(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> str:
-    """The mean with weights 1, 2, 3, ... from the first token on, whether it counts or is left out."""
+    """The mean with weights 1, 2, 3, ... that count every token, also those that the pooling skips."""
     length = graph.op("Squeeze", graph.op("Shape", masks.attention, start=1), graph.ints(0))
     position = graph.op("Range", graph.index(0), length, graph.index(1))
     position = graph.op("Add", graph.op("Sub", position, _first(graph, masks.attention)), graph.index(1))
@@ -83,7 +125,7 @@ def _weighted_mean(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> 
 
 
 def _last_token(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> str:
-    """The last token that counts, or zeros without any."""
+    """The last token of each row, or zeros if there is none."""
     width = graph.op("Shape", masks.pooling, start=1)
     last = graph.op("Sub", width, graph.index(1))
     backwards = graph.op("Slice", masks.pooling, last, graph.ints(-(2**31)), graph.ints(1), graph.ints(-1))
@@ -123,4 +165,16 @@ POOLERS: dict[str, Callable[[GraphBuilder, str, Masks], str]] = {
     "weightedmean": _weighted_mean,
     "lasttoken": _last_token,
 }
-"""By the mode of a Pooling module."""
+"""By the mode of a Pooling module; a new mode is one function and one entry."""
+
+
+def add(inputs: HeadInputs, settings: Pooling) -> HeadOutputs:
+    """Add the pooling of the token embeddings."""
+    tokens = inputs.feature(TOKENS)
+    if settings.embedding_dimension is not None:
+        inputs.require_width(settings.embedding_dimension, tokens.width)
+    pooled = pool(inputs.graph, settings.pooling_mode, tokens.value, inputs.masks)
+    return HeadOutputs({SENTENCE: Feature(pooled, tokens.width * len(settings.pooling_mode), per_token=False)})
+
+
+HEAD = Head(read, add)

@@ -7,14 +7,14 @@ from embedrt_export.graph.builder import GraphBuilder
 
 
 def activation(graph: GraphBuilder, name: str, x: str) -> str:
-    """An activation by the name that configs use (`hidden_act`).
+    """Add an activation by the name that configs use (`hidden_act`).
 
     Raises:
         UnsupportedModelError: The name is unknown.
     """
     if name not in ACTIVATIONS:
         raise UnsupportedModelError(
-            f"config.json: hidden_act {name!r} is unknown; known: {', '.join(sorted(ACTIVATIONS))}"
+            f"config.json: hidden_act {name!r} is not supported; supported: {', '.join(sorted(ACTIVATIONS))}"
         )
     return ACTIVATIONS[name](graph, x)
 

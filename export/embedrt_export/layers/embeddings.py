@@ -42,7 +42,7 @@ def embed(scope: Scope, width: int, tables: Tables) -> str:
     words = scope.read(word, tables.words, width)
     positions = None if tables.positions is None else scope.read(position, tables.positions, width)
     types = None if tables.types is None else scope.read(token_type, tables.types, width)
-    # Rows that every token gets are added to a table here instead of in the graph.
+    # Rows that are the same for every token are added to a table here instead of in the graph.
     constant = [] if tables.tasks is None else [scope.read("task_type_embeddings.weight", tables.tasks, width)[0]]
     if types is not None and inputs.token_type_ids is None:
         constant.append(types[0])
@@ -75,10 +75,10 @@ def padded_positions(scope: Scope, padding_id: int) -> str:
 
 
 def positions_left(rows: int, padding_id: int | None) -> int:
-    """Number of tokens that a table of so many positions serves.
+    """Number of tokens for which a position embedding table of `rows` rows suffices.
 
     Raises:
-        UnsupportedModelError: It serves none.
+        UnsupportedModelError: It is not enough for one token.
     """
     left = rows if padding_id is None else rows - padding_id - 1
     if left < 1:

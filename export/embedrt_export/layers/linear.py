@@ -1,4 +1,4 @@
-"""Linear layers from arrays of weights."""
+"""Linear layers from weight arrays."""
 
 from typing import Any, NamedTuple
 

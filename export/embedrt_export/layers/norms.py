@@ -7,7 +7,7 @@ from embedrt_export.graph.builder import GraphBuilder
 
 
 def layer_norm(graph: GraphBuilder, x: str, epsilon: float, weight: str, *bias: str) -> str:
-    """Add layer normalization with parameters that the graph has."""
+    """Add layer normalization with parameters that are in the graph already."""
     return graph.op("LayerNormalization", x, weight, *bias, axis=-1, epsilon=epsilon)
 
 

@@ -1,4 +1,4 @@
-"""Attention biases by the offset between two tokens, in buckets (the scheme of T5, arXiv:1910.10683)."""
+"""Relative position biases: attention biases by the offset of two tokens, in buckets (T5, arXiv:1910.10683)."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -21,15 +21,15 @@ class Rope:
 
     Attributes:
         rope_theta: Base of the wavelengths.
-        rope_type: The method that scales positions beyond those of the training.
+        rope_type: Method that extends the positions beyond those of the training.
         factor: The scaling factor.
         partial_rotary_factor: The share of a head that is rotated.
         original_max_position_embeddings: Number of positions of the training.
         attention_factor: Factor of cosine and sine ("yarn"); None derives it from `factor`.
         beta_fast: Where "yarn" begins to scale, in rotations over the training's positions.
         beta_slow: Where it scales in full.
-        mscale: ModuleSpec of the formula for `attention_factor` ("yarn").
-        mscale_all_dim: Likewise.
+        mscale: Numerator of the formula for `attention_factor` ("yarn").
+        mscale_all_dim: Its denominator.
         truncate: True if "yarn" rounds its range to whole dimensions.
         low_freq_factor: Where "llama3" scales in full.
         high_freq_factor: Where it does not scale.
@@ -76,7 +76,7 @@ def read_rope(parameters: Mapping[str, Any] | None, where: str, *, theta: float 
         theta: The base where the object has none.
 
     Raises:
-        UnsupportedModelError: Names the key, what it holds and what is known.
+        UnsupportedModelError: A key or value is not supported; the message names it.
     """
     content = {key: value for key, value in (parameters or {}).items() if value is not None}
     if "type" in content:  # the name of the key in older configs
@@ -95,7 +95,7 @@ def read_whole_rope(parameters: Mapping[str, Any] | None, where: str, *, theta: 
     """Read `rope_parameters` of an architecture that always rotates whole heads.
 
     Raises:
-        UnsupportedModelError: Names the key, what it holds and what is known.
+        UnsupportedModelError: A key or value is not supported; the message names it.
     """
     rope = read_rope(parameters, where, theta=theta)
     if rope.partial_rotary_factor != 1.0:
@@ -125,7 +125,7 @@ def config_rope(config: Mapping[str, Any], *, theta: float) -> Rope:
         theta: The base where it has none.
 
     Raises:
-        UnsupportedModelError: Names the key, what it holds and what is known.
+        UnsupportedModelError: A key or value is not supported; the message names it.
     """
     keys = pick(_RopeKeys, config)
     where = "rope_scaling" if keys.rope_scaling else "rope_parameters"

@@ -83,7 +83,7 @@ class Scope:
         return self.op("Gemm", x, *parameters, transB=1)
 
     def project(self, x: str, name: str, layer: Linear) -> str:
-        """Add a linear layer whose weights are at hand, under the names `NAME.weight` and `NAME.bias`."""
+        """Add a linear layer from arrays, under the names `NAME.weight` and `NAME.bias`."""
         return project(self.graph, x, self.name(name), layer)
 
     def layer_norm(self, x: str, name: str, width: int, epsilon: float, *, bias: bool = True) -> str:

@@ -1,1 +1,1 @@
-"""Backbones that exist as ONNX already, or are exported by optimum-onnx."""
+"""Backbones from ONNX files, of the repo or exported by optimum-onnx."""

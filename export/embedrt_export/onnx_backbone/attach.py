@@ -1,6 +1,6 @@
-"""Attach an ONNX backbone to the graph of a bundle: inputs derived from ours, weights moved, unused nodes left out.
+"""Attach an ONNX backbone to a graph: derive its inputs, move its weights, drop unused nodes.
 
-A backbone that pools by itself is compared with the vectors of our modules.
+If the backbone pools too, its sentence embeddings are compared with those of the heads.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ from embedrt_export.layers.inputs import TextInputs
 from embedrt_export.onnx_backbone.read import Backbone, tensor_values
 
 _SAMPLE_TOKENS = 1024
-_PREFIX = "body/"  # of the backbone's values
-# Architectures whose positions do not start with 0, so that they cannot be derived without the model.
+_PREFIX = "body/"  # of the names of the backbone's values
+# Architectures whose positions do not start at 0, so that they cannot be derived from the attention mask.
 _OFFSET_POSITIONS = {"camembert", "data2vec-text", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"}
 
 
@@ -33,8 +33,8 @@ class Attached:
 
     Attributes:
         tokens: Token embeddings `[batch, sequence, width]`.
-        sentence: Vectors that the backbone pools by itself, or None.
-        digest: SHA-256 over operators and weights, wherever and however they are stored.
+        sentence: Sentence embeddings that the backbone pools itself, or None.
+        digest: SHA-256 over operators and weights, independent of where and how the weights are stored.
     """
 
     tokens: str
@@ -52,7 +52,7 @@ def attach(graph: GraphBuilder, backbone: Backbone, inputs: TextInputs, architec
         architecture: The `model_type`.
 
     Raises:
-        UnsupportedModelError: The backbone has an input that cannot be derived, or an unsupported operator.
+        UnsupportedModelError: An input of the backbone cannot be derived, or an operator is not supported.
         ExportError: A weight is missing or damaged.
     """
     names = _feeds(graph, backbone, inputs, architecture)
@@ -86,73 +86,78 @@ def attach(graph: GraphBuilder, backbone: Backbone, inputs: TextInputs, architec
     return Attached(_renamed(backbone.tokens, names), sentence, digest.hexdigest())
 
 
-def require_runs(path: Path, backbone: Backbone, rows: int, longest: int) -> None:
-    """Run a graph with a backbone in it once.
+@dataclass(frozen=True)
+class Sample:
+    """Random tokens to run a graph on.
+
+    Attributes:
+        rows: Rows of the word embeddings; token ids are lower.
+        length: Largest number of tokens in a text.
+    """
+
+    rows: int
+    length: int
+
+
+def require_runs(path: Path, backbone: Backbone, sample: Sample) -> None:
+    """Require that ONNX Runtime can run a graph with a backbone.
 
     Args:
         path: The finished graph.
         backbone: The backbone.
-        rows: Token ids are below it.
-        longest: How many tokens a text may have.
+        sample: Tokens to run it on.
 
     Raises:
-        ExportError: ONNX Runtime cannot.
+        ExportError: ONNX Runtime cannot run it.
     """
-    _run(path, ["sentence_embedding"], backbone, rows, longest)
+    _run(path, ["sentence_embedding"], backbone, sample)
 
 
 def require_agreement(
-    graph: GraphBuilder,
-    backbone: Backbone,
-    sentence: str,
-    stages: Mapping[str, str],
-    folder: Path,
-    rows: int,
-    longest: int,
+    graph: GraphBuilder, backbone: Backbone, pooled: str, sentences: Mapping[str, str], folder: Path, sample: Sample
 ) -> str:
-    """Compare the vectors that a backbone pools by itself with those of our modules.
+    """Require that sentence embeddings pooled by the backbone agree with those of the heads.
 
     Args:
-        graph: The graph with the backbone and all modules.
+        graph: The graph with the backbone and all heads.
         backbone: The backbone.
-        sentence: Its vectors.
-        stages: Our vectors after each module, by the module's name.
-        folder: Where a graph for the comparison may be written for a moment, beside the weights.
-        rows: Token ids are below it.
-        longest: How many tokens a text may have.
+        pooled: The backbone's own sentence embeddings.
+        sentences: The sentence embeddings after each head, by the head's name.
+        folder: Folder of the data file, for a temporary graph beside it.
+        sample: Tokens to compare on.
 
     Returns:
-        The module after which they agree.
+        The head after which they agree.
 
     Raises:
-        ExportError: They agree nowhere.
+        ExportError: They agree after none.
     """
     path = folder / "agreement.onnx"
-    names = graph.save_values(path, [sentence, *stages.values()])
-    found = _run(path, names, backbone, rows, longest)
+    names = graph.save_values(path, [pooled, *sentences.values()])
+    found = _run(path, names, backbone, sample)
     path.unlink()
-    theirs, *ours = (_of_length_one(vectors) for vectors in found)
+    theirs, *ours = (_normalized(vectors) for vectors in found)
     errors = {
-        stage: float(np.abs(vectors - theirs).max()) if vectors.shape == theirs.shape else float("inf")
-        for stage, vectors in zip(stages, ours, strict=True)
+        head: float(np.abs(vectors - theirs).max()) if vectors.shape == theirs.shape else float("inf")
+        for head, vectors in zip(sentences, ours, strict=True)
     }
     best = min(errors, key=errors.__getitem__)
     if not errors[best] <= TOLERANCE:
-        shown = ", ".join(f"{stage}: {error:.1e}" for stage, error in errors.items())
+        shown = ", ".join(f"{head}: {error:.1e}" for head, error in errors.items())
         raise ExportError(
-            f"{backbone.name}: its output {backbone.sentence!r} is not what modules.json makes of its token embeddings "
-            f"(differences after each module: {shown}); one of the two is wrong; `--via native` or `--via optimum` "
-            "does without the file"
+            f"{backbone.name}: its output {backbone.sentence!r} differs from what the modules of modules.json compute "
+            f"from its token embeddings (maximum error after each module: {shown}); one of the two is wrong; use "
+            "`--via native` or `--via optimum`, which do not need the file"
         )
     return best
 
 
-def _run(path: Path, outputs: list[str], backbone: Backbone, rows: int, longest: int) -> list[NDArray[np.float32]]:
-    """Outputs for random tokens, in rows of different lengths."""
-    random, width = np.random.default_rng(0), min(longest, _SAMPLE_TOKENS)
+def _run(path: Path, outputs: list[str], backbone: Backbone, sample: Sample) -> list[NDArray[np.float32]]:
+    """Run a graph on random tokens, in rows of different lengths."""
+    random, width = np.random.default_rng(0), min(sample.length, _SAMPLE_TOKENS)
     mask = (np.arange(width) < np.array([[width], [1], [-(-width // 2)]])).astype(np.int64)
     feeds = {
-        "input_ids": random.integers(0, rows, mask.shape) * mask,
+        "input_ids": random.integers(0, sample.rows, mask.shape) * mask,
         "attention_mask": mask,
         "pooling_mask": mask,
         "token_type_ids": np.zeros_like(mask),
@@ -166,14 +171,15 @@ def _run(path: Path, outputs: list[str], backbone: Backbone, rows: int, longest:
 
 
 def _feeds(graph: GraphBuilder, backbone: Backbone, inputs: TextInputs, architecture: str) -> dict[str, str]:
-    """The value for each of the backbone's inputs."""
+    """Derive the value for each input of the backbone."""
     if inputs.token_type_ids is not None and "token_type_ids" not in backbone.inputs:
         raise UnsupportedModelError(
-            f"{backbone.name}: the tokenizer has token types other than 0, but the file has no input token_type_ids"
+            f"{backbone.name}: expected an input token_type_ids, as the tokenizer makes token types other than 0; "
+            "export the ONNX file again with that input"
         )
     if "position_ids" in backbone.inputs and architecture in _OFFSET_POSITIONS:
         raise UnsupportedModelError(
-            f"{backbone.name}: it wants position_ids, which cannot be derived for model_type {architecture!r}; "
+            f"{backbone.name}: its input position_ids cannot be derived for model_type {architecture!r}; "
             "export the ONNX file again without that input"
         )
     feeds = {}
@@ -184,7 +190,7 @@ def _feeds(graph: GraphBuilder, backbone: Backbone, inputs: TextInputs, architec
 
 
 def _feed(graph: GraphBuilder, name: str, inputs: TextInputs) -> str:
-    """An int64 value `[batch, sequence]`."""
+    """Derive one input: int64 `[batch, sequence]`."""
     if name == "input_ids":
         return inputs.input_ids
     if name == "attention_mask":
@@ -192,7 +198,7 @@ def _feed(graph: GraphBuilder, name: str, inputs: TextInputs) -> str:
     if name == "token_type_ids":
         zeros = helper.make_tensor("value", INT64, [1], [0])
         return inputs.token_type_ids or graph.op("ConstantOfShape", inputs.shape, value=zeros)
-    # Tokens count from 0, whatever padding is before them.
+    # Positions start at 0 with the first token, also after left padding.
     counted = graph.op("CumSum", inputs.attention_mask, graph.index(1))
     return graph.op("Max", graph.op("Sub", counted, graph.index(1)), graph.index(0))
 
@@ -218,7 +224,7 @@ def _renamed(name: str, names: Mapping[str, str]) -> str:
     return names.get(name, _PREFIX + name) if name else name
 
 
-def _of_length_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def _normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
     scaled: NDArray[np.float32] = vectors / np.maximum(norms, np.float32(1e-12))
     return scaled

@@ -1,7 +1,7 @@
-"""The exporter of Hugging Face, optimum-onnx, in a process and mostly in an environment of its own.
+"""Export by optimum-onnx, in a process and usually in an environment of its own.
 
-It needs torch, and releases of transformers and huggingface_hub that are older than what embedrt needs. So it is not
-an extra of embedrt: an environment has the one or the other.
+optimum-onnx needs torch, and older releases of transformers and huggingface_hub than embedrt. So it is not an extra of
+embedrt: the two cannot share an environment.
 """
 
 import os
@@ -15,14 +15,14 @@ from embedrt.errors import ExportError, MissingDependencyError, UnsupportedModel
 PYTHON = "EMBEDRT_OPTIMUM_PYTHON"
 INSTALL = (
     "`python -m venv optimum` and `optimum/bin/python -m pip install 'optimum-onnx[onnxruntime]==0.1.0' torch "
-    f"'transformers>=4.57,<4.58'` make an environment with it (on Windows optimum\\Scripts\\python), and {PYTHON} "
-    "names the interpreter in it"
+    f"'transformers>=4.57,<4.58'` install it (on Windows optimum\\Scripts\\python); then set {PYTHON} "
+    "to the interpreter of that environment"
 )
 FILE = "model.onnx"
 
 _SCRIPT = Path(__file__).with_name("optimum_script.py")
 _SHOWN_LINES = 12
-# Nothing from the network, no telemetry, and none of our modules in the way of its own.
+# No network and no telemetry.
 _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -35,10 +35,10 @@ _DROPPED = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")
 
 
 def interpreter() -> str | None:
-    """The Python that has optimum-onnx: this one, else the one that `EMBEDRT_OPTIMUM_PYTHON` names.
+    """Find the interpreter with optimum-onnx: this one, or the one in `EMBEDRT_OPTIMUM_PYTHON`; None without either.
 
     Raises:
-        MissingDependencyError: The variable names no file.
+        MissingDependencyError: The variable is not the path of a file.
     """
     try:
         distribution("optimum-onnx")
@@ -47,52 +47,52 @@ def interpreter() -> str | None:
         if not named:
             return None
         if not Path(named).is_file():
-            raise MissingDependencyError(f"{PYTHON}: {named} is no interpreter; {INSTALL}") from None
-        return str(Path(named).absolute())  # not resolved: a virtual environment is where its link is
+            raise MissingDependencyError(f"{PYTHON}: {named} is not a file; {INSTALL}") from None
+        return str(Path(named).absolute())  # not resolved: a link decides the virtual environment
     return sys.executable
 
 
 def export_backbone(folder: Path, target: Path) -> str:
-    """Make an ONNX backbone of a transformer, in float32 on the CPU.
+    """Export a transformer to an ONNX backbone, in float32 on the CPU.
 
     Args:
         folder: The transformer's folder, with weights in safetensors.
         target: An empty folder.
 
     Returns:
-        The name of the backbone in `target`.
+        Name of the backbone in `target`.
 
     Raises:
-        MissingDependencyError: There is no optimum-onnx; the message has the line that installs it.
-        UnsupportedModelError: There are no safetensors; other weights are pickles, which are not opened.
-        ExportError: It failed; the message has the end of its output.
+        MissingDependencyError: optimum-onnx is not installed; the message has the command that installs it.
+        UnsupportedModelError: The weights are not safetensors; pickles are never opened.
+        ExportError: The export failed; the message has the end of its output.
     """
     python = interpreter()
     if python is None:
-        raise MissingDependencyError(f"via optimum: optimum-onnx is not installed here; {INSTALL}")
+        raise MissingDependencyError(f"via optimum: optimum-onnx is not installed; {INSTALL}")
     if not any(folder.glob("model*.safetensors")):
         raise UnsupportedModelError(
-            f"via optimum: {folder.name} has no model.safetensors; save the model with safetensors "
-            "(`save_pretrained` does), or ask its authors to"
+            f"via optimum: {folder.name} has no model.safetensors; save the model as safetensors "
+            "(`save_pretrained`), or ask its authors to"
         )
-    status, said = _run(
+    status, printed = _run(
         [python, "-c", _SCRIPT.read_text(encoding="utf-8"), str(folder.resolve()), str(target.resolve())], target
     )
     if status != 0 or not (target / FILE).is_file():
-        lines = [line for line in said.splitlines() if line.strip()]
+        lines = [line for line in printed.splitlines() if line.strip()]
         shown = "\n".join(line[:300] for line in lines[-_SHOWN_LINES:])
-        raise ExportError(f"via optimum: {python} failed with status {status}; it said last:\n{shown}")
+        raise ExportError(f"via optimum: {python} failed with status {status}; the end of its output:\n{shown}")
     return FILE
 
 
 def _run(command: list[str], folder: Path) -> tuple[int, str]:
-    """Run a command; returns its status and output. It does not outlive this process.
+    """Run a command that ends with this process; returns its status and output.
 
-    The pipe to its input ends with this process, however that ends, and the script ends with the pipe.
+    The operating system closes the pipe to its input even if this process is killed, and the script exits then.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _DROPPED} | _ENVIRONMENT
-    said = folder / "said.txt"
-    with said.open("wb") as output:
+    log = folder / "output.txt"
+    with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - the user's interpreter and our script, without a shell
             command, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
         )
@@ -103,4 +103,4 @@ def _run(command: list[str], folder: Path) -> tuple[int, str]:
             process.wait()
             if process.stdin is not None:
                 process.stdin.close()
-    return status, said.read_text(encoding="utf-8", errors="replace")
+    return status, log.read_text(encoding="utf-8", errors="replace")

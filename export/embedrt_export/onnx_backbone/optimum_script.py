@@ -1,4 +1,4 @@
-"""Script for the interpreter that has optimum-onnx: `python -c SCRIPT MODEL_FOLDER TARGET_FOLDER`."""
+"""Script for the interpreter with optimum-onnx: `python -c SCRIPT MODEL_FOLDER TARGET_FOLDER`."""
 
 import os
 import sys
@@ -6,13 +6,13 @@ import threading
 
 
 def end_with_parent() -> None:
-    """End this process when the pipe to its input does: the parent holds its other end, and never writes."""
+    """Exit when the pipe to standard input closes: the parent holds the other end and never writes."""
     os.read(0, 1)
     os._exit(1)
 
 
 def main(folder: str, target: str) -> None:
-    """Exports; no code from the folder is run, and no weights but safetensors are read."""
+    """Export; code from the folder is not run, and only safetensors are read."""
     from optimum.exporters.onnx import main_export
 
     main_export(
@@ -25,7 +25,7 @@ def main(folder: str, target: str) -> None:
         library_name="transformers",
         local_files_only=True,
         trust_remote_code=False,
-        do_validation=False,  # the proof of the bundle does more
+        do_validation=False,  # the proof of the bundle covers more
     )
 
 

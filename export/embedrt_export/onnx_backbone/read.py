@@ -1,4 +1,4 @@
-"""The ONNX file of a repo, found, read and checked: its backbone, which computes token embeddings.
+"""Find, read and check the backbone in an ONNX file of a repo, which computes token embeddings.
 
 The file is untrusted: its sizes and locations are checked before they are used.
 """
@@ -22,14 +22,14 @@ from embedrt_export.graph.builder import subgraphs
 from embedrt_export.graph.opsets import OLDEST, STANDARD, all_nodes
 
 CANDIDATES = ("onnx/model.onnx", "model.onnx")
-"""Paths of the float32 backbone in a repo. Others, such as `onnx/model_O3.onnx`, are taken when they are named."""
+"""Default paths of the float32 backbone in a repo; `onnx_file` chooses another, such as `onnx/model_O3.onnx`."""
 
-_MAX_BYTES = 2**31 - 1  # of any protobuf message
-_CONTRIBUTED = "com.microsoft"  # operators that every build of ONNX Runtime brings
+_MAX_BYTES = 2**31 - 1  # limit of protobuf messages
+_CONTRIBUTED = "com.microsoft"  # operators in every build of ONNX Runtime
 _TOKEN_OUTPUTS = ("last_hidden_state", "token_embeddings")
 _SENTENCE_OUTPUT = "sentence_embedding"
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
-_SIZES = {"Shape", "Size"}  # operators that look at no content
+_SIZES = {"Shape", "Size"}  # operators that only read the shape of their input
 _SAME_IDS = {"Cast", "Identity", "Reshape"}
 _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE}
 _INTEGERS = {TensorProto.INT32, TensorProto.INT64}
@@ -46,14 +46,14 @@ class Backbone:
     Attributes:
         path: The ONNX file.
         name: Its name in messages.
-        folder: The folder that all its files must lie in.
-        model: What is in it. The content of tensors in other files is not.
-        opset: Its opset of standard operators.
-        inputs: The types of its inputs by name, all `[batch, sequence]`.
+        folder: The folder that all its files must be in.
+        model: The parsed file, without tensors that are stored in other files.
+        opset: Opset of its standard operators.
+        inputs: Types of its inputs by name, all `[batch, sequence]`.
         tokens: The value with the token embeddings `[batch, sequence, width]`.
-        sentence: An output `[batch, ...]` with vectors that it pools by itself, or None.
-        width: Width of a token embedding, or None if the file does not tell.
-        rows: Rows of the table of word embeddings, or None likewise.
+        sentence: The output `[batch, ...]` with sentence embeddings that the backbone pools itself, or None.
+        width: Width of a token embedding, or None if it is not fixed in the file.
+        rows: Rows of the word embeddings, or None likewise.
     """
 
     path: Path
@@ -69,27 +69,27 @@ class Backbone:
 
 
 def find_backbone(files: Collection[str]) -> str | None:
-    """The backbone among the files of a repo, as paths with forward slashes."""
+    """Find the backbone among the files of a repo, given as paths with forward slashes."""
     return next((name for name in CANDIDATES if name in files), None)
 
 
 def read_backbone(folder: Path, name: str) -> Backbone:
-    """Read and checks a backbone.
+    """Read and check a backbone.
 
     Args:
-        folder: The folder that all its files must lie in.
+        folder: The folder that all its files must be in.
         name: The ONNX file, relative to the folder, with forward slashes.
 
     Raises:
-        UnsupportedModelError: It is not the float32 model, or something in it is not supported; the message names it.
-        ExportError: It is damaged, or a part of it lies elsewhere.
+        UnsupportedModelError: It is not a float32 model, or something in it is not supported; the message names it.
+        ExportError: It is damaged, or one of its files is outside the folder.
     """
     path = plain_file(folder, folder, name, name)
     model = _parse(path, name)
     if model.functions:
         try:
             model = onnx.inliner.inline_local_functions(model)
-        except Exception as error:  # a C++ library, which raises what it likes
+        except Exception as error:  # a C++ library, whose exceptions have no common base
             raise ExportError(f"{name}: its functions cannot be expanded: {error}") from error
     opset = _opset(model, name)
     for node in all_nodes(model.graph.node):
@@ -102,23 +102,23 @@ def read_backbone(folder: Path, name: str) -> Backbone:
 
 
 def data_files(backbone: Backbone) -> set[str]:
-    """Files with the weights of an ONNX file, relative to the folder; they need not be there yet."""
+    """Data files of a backbone, relative to the folder; they need not be downloaded yet."""
     tensors = backbone.model.graph.initializer
     locations = {e.value for tensor in tensors for e in tensor.external_data if e.key == "location"}
     return {(PurePosixPath(backbone.name).parent / location).as_posix() for location in locations}
 
 
 def plain_file(folder: Path, start: Path, location: str, where: str) -> Path:
-    """A file that a model names, which must be one of its own.
+    """Resolve a file that a model refers to, which must be inside the model folder.
 
     Args:
         folder: The model's folder.
         start: The folder that the location is relative to.
         location: A path with forward slashes.
-        where: How messages name the file that has the location.
+        where: Name of the referring file in messages.
 
     Raises:
-        ExportError: It leads out of the folder, also by a link, or there is no such file.
+        ExportError: The path or a link leads out of the folder, or there is no such file.
     """
     parts, windows = PurePosixPath(location).parts, PureWindowsPath(location)
     if not parts or ".." in parts or parts[0] == "/" or windows.drive or windows.root or "\\" in location:
@@ -138,10 +138,10 @@ def plain_file(folder: Path, start: Path, location: str, where: str) -> Path:
 
 
 def tensor_values(backbone: Backbone, tensor: TensorProto) -> NDArray[Any]:
-    """The content of a tensor; from another file it is mapped, not read.
+    """Values of a tensor; those in data files are mapped, not read.
 
     Raises:
-        ExportError: There is less of it, or more, than its shape says.
+        ExportError: The stored size does not match the shape.
     """
     where = f"{backbone.name}: tensor {tensor.name!r}"
     if tensor.data_location != TensorProto.EXTERNAL:
@@ -158,9 +158,9 @@ def tensor_values(backbone: Backbone, tensor: TensorProto) -> NDArray[Any]:
         offset = int(entries.get("offset", "0"))
         length = int(entries.get("length", size))
     except ValueError as error:
-        raise ExportError(f"{where}: offset or length is no number") from error
+        raise ExportError(f"{where}: offset or length is not a number; get the model again") from error
     if length != size:
-        raise ExportError(f"{where}: {length} bytes for the shape {list(shape)}, which takes {size}")
+        raise ExportError(f"{where}: expected {size} bytes for the shape {list(shape)}, found {length}")
     if offset < 0 or offset + size > path.stat().st_size:
         remedy = "it is a Git LFS pointer, run `git lfs pull`" if is_lfs_pointer(path) else "get the model again"
         raise ExportError(f"{where}: bytes {offset} to {offset + size} are not in {path.name}; {remedy}")
@@ -172,15 +172,15 @@ def tensor_values(backbone: Backbone, tensor: TensorProto) -> NDArray[Any]:
 
 def _parse(path: Path, name: str) -> onnx.ModelProto:
     if (size := path.stat().st_size) > _MAX_BYTES:
-        raise ExportError(f"{name}: {size} bytes, more than an ONNX file may have; its weights belong beside it")
+        raise ExportError(f"{name}: {size} bytes, more than an ONNX file may have; store its weights in a data file")
     if is_lfs_pointer(path):
         raise ExportError(f"{name}: a Git LFS pointer instead of the file; run `git lfs pull`")
     try:
         model: onnx.ModelProto = onnx.ModelProto.FromString(path.read_bytes())
     except DecodeError as error:
-        raise ExportError(f"{name}: not a whole ONNX file: {error}; get the model again") from error
+        raise ExportError(f"{name}: not a complete ONNX file: {error}; get the model again") from error
     if not model.graph.node:
-        raise ExportError(f"{name}: not an ONNX file, it has no graph; get the model again")
+        raise ExportError(f"{name}: not an ONNX model: it has no graph; get the model again")
     return model
 
 
@@ -190,7 +190,7 @@ def _opset(model: onnx.ModelProto, name: str) -> int:
     if len(versions) != 1 or not OLDEST <= versions[0] <= newest:
         found = ", ".join(map(str, versions)) or "none"
         raise UnsupportedModelError(
-            f"{name}: opset {found} of ONNX; supported: one of {OLDEST} to {newest}; export the ONNX file again"
+            f"{name}: ONNX opset {found} is not supported; supported: {OLDEST} to {newest}; export the ONNX file again"
         )
     return int(versions[0])
 
@@ -198,21 +198,21 @@ def _opset(model: onnx.ModelProto, name: str) -> int:
 def _check_node(node: onnx.NodeProto, name: str) -> None:
     if node.domain not in {*STANDARD, _CONTRIBUTED}:
         raise UnsupportedModelError(
-            f"{name}: the operator {node.op_type} is of {node.domain!r}; supported: those of ONNX and of "
-            f"{_CONTRIBUTED}; libraries with operators of their own are not loaded"
+            f"{name}: the operator {node.op_type} of {node.domain!r} is not supported; supported: operators of ONNX "
+            f"and of {_CONTRIBUTED}; libraries with custom operators are not loaded"
         )
     if any(part in node.op_type for part in ("Quantize", "Integer", "NBits", "QAttention", "QGemm", "QLinear", "Bnb4")):
-        raise _not_float32(f"{name}: it computes with the operator {node.op_type}")
+        raise _not_float32(f"{name}: it has the operator {node.op_type}")
     if node.op_type == "Cast" and any(a.name == "to" and a.i in _HALVES for a in node.attribute):
         raise _not_float32(f"{name}: it computes in half precision")
     for attribute in node.attribute:
         for tensor in (attribute.t, *attribute.tensors):
             if tensor.data_location == TensorProto.EXTERNAL:
-                raise UnsupportedModelError(f"{name}: node {node.name!r} has its constant in another file")
+                raise UnsupportedModelError(f"{name}: node {node.name!r} has its constant in a data file")
     for graph in subgraphs(node):
         for tensor in graph.initializer:
             if tensor.data_location == TensorProto.EXTERNAL:
-                raise UnsupportedModelError(f"{name}: tensor {tensor.name!r} of an inner graph is in another file")
+                raise UnsupportedModelError(f"{name}: tensor {tensor.name!r} of an inner graph is in a data file")
 
 
 def _check_tensor(tensor: TensorProto, name: str) -> None:
@@ -220,15 +220,15 @@ def _check_tensor(tensor: TensorProto, name: str) -> None:
         known = TensorProto.DataType.Name(tensor.data_type) if tensor.data_type in _TYPES else tensor.data_type
         raise _not_float32(f"{name}: tensor {tensor.name!r} is stored as {known}")
     if any(dim < 0 for dim in tensor.dims):
-        raise ExportError(f"{name}: tensor {tensor.name!r} has the shape {list(tensor.dims)}")
+        raise ExportError(f"{name}: tensor {tensor.name!r} has the invalid shape {list(tensor.dims)}")
 
 
-def _not_float32(what: str) -> UnsupportedModelError:
-    return UnsupportedModelError(f"{what}, so it is not the float32 model; name the file that is (`--onnx-file`)")
+def _not_float32(finding: str) -> UnsupportedModelError:
+    return UnsupportedModelError(f"{finding}, so it is not a float32 model; choose one with `--onnx-file`")
 
 
 def _inputs(graph: onnx.GraphProto, name: str) -> dict[str, int]:
-    """The types of the inputs by name. Files of old list every tensor among them."""
+    """Types of the inputs by name. Older files also list every tensor as an input."""
     tensors = {tensor.name for tensor in graph.initializer}
     inputs = {}
     for value in graph.input:
@@ -236,25 +236,27 @@ def _inputs(graph: onnx.GraphProto, name: str) -> dict[str, int]:
             continue
         kind = value.type.tensor_type
         if value.name not in _INPUTS:
-            raise UnsupportedModelError(f"{name}: the input {value.name!r} is unknown; known: {', '.join(_INPUTS)}")
+            raise UnsupportedModelError(
+                f"{name}: the input {value.name!r} is not supported; supported: {', '.join(_INPUTS)}"
+            )
         if kind.elem_type not in _INTEGERS:
-            raise UnsupportedModelError(f"{name}: the input {value.name!r} is not of int64 or int32")
+            raise UnsupportedModelError(f"{name}: the input {value.name!r}: expected int64 or int32")
         dims = list(kind.shape.dim)
         if len(dims) != 2 or any(dim.HasField("dim_value") for dim in dims):
             shape = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in dims]
             raise UnsupportedModelError(
-                f"{name}: the input {value.name!r} has the fixed shape {shape}; "
+                f"{name}: the input {value.name!r} has a fixed shape {shape}; "
                 "export the ONNX file again, with batch and sequence as dynamic axes"
             )
         inputs[value.name] = kind.elem_type
     for needed in _INPUTS[:2]:
         if needed not in inputs:
-            raise UnsupportedModelError(f"{name}: it has no input {needed!r}; it has {', '.join(inputs) or 'none'}")
+            raise UnsupportedModelError(f"{name}: expected an input {needed!r}, found {', '.join(inputs) or 'none'}")
     return inputs
 
 
 def _outputs(model: onnx.ModelProto, name: str) -> tuple[str, str | None, int | None]:
-    """Token embeddings, vectors pooled by the backbone itself, and the width of a token embedding."""
+    """Names of token embeddings and of sentence embeddings, and the width of a token embedding."""
     outputs = {value.name: value for value in model.graph.output}
     ranks: dict[int, list[str]] = {}
     for output, value in outputs.items():
@@ -263,8 +265,8 @@ def _outputs(model: onnx.ModelProto, name: str) -> tuple[str, str | None, int | 
     tokens = next((output for output in _TOKEN_OUTPUTS if output in ranks.get(3, ())), None)
     if tokens is None and len(ranks.get(3, ())) > 1:
         raise UnsupportedModelError(
-            f"{name}: which of its outputs {', '.join(ranks[3])} has the token embeddings? "
-            f"expected one named {' or '.join(_TOKEN_OUTPUTS)}, or a single one of three dimensions"
+            f"{name}: expected one output with three dimensions, or one named {' or '.join(_TOKEN_OUTPUTS)}; "
+            f"found {', '.join(ranks[3])}"
         )
     if tokens is None and ranks.get(3):
         (tokens,) = ranks[3]
@@ -276,16 +278,18 @@ def _outputs(model: onnx.ModelProto, name: str) -> tuple[str, str | None, int | 
         (sentence,) = ranks[2]
     if sentence is None:
         found = ", ".join(outputs) or "none"
-        raise UnsupportedModelError(f"{name}: no output has token or sentence embeddings in float32; it has {found}")
+        raise UnsupportedModelError(
+            f"{name}: expected token or sentence embeddings in float32 as an output, got {found}"
+        )
     tokens, width = _tokens_before(model, sentence, name)
     return tokens, sentence, width
 
 
 def _tokens_before(model: onnx.ModelProto, sentence: str, name: str) -> tuple[str, int]:
-    """The token embeddings of a graph that only returns what it pools of them, and their width.
+    """Find the token embeddings in a graph that only returns sentence embeddings; returns their name and width.
 
-    They are the last value `[batch, sequence, width]` on the way that depends on the tokens. What is pooled of them is
-    compared with what the graph returns, so a wrong guess is no wrong vector.
+    They are the last value `[batch, sequence, width]` before the sentence embeddings that depends on the token ids. The
+    sentence embeddings of the heads are compared with those of the graph, so a wrong guess is an error.
     """
     made = {output: node for node in model.graph.node for output in node.output if output}
     needed, waiting = set(), [sentence]
@@ -300,8 +304,8 @@ def _tokens_before(model: onnx.ModelProto, sentence: str, name: str) -> tuple[st
             from_ids.update(node.output)
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except Exception as error:  # a C++ library, which raises what it likes
-        raise ExportError(f"{name}: not a sound graph: {error}") from error
+    except Exception as error:  # a C++ library, whose exceptions have no common base
+        raise ExportError(f"{name}: not a valid graph: {error}") from error
     widths = {value.name: _token_width(value) for value in inferred.graph.value_info}
     found = [
         output
@@ -311,14 +315,14 @@ def _tokens_before(model: onnx.ModelProto, sentence: str, name: str) -> tuple[st
     ]
     if not found:
         raise UnsupportedModelError(
-            f"{name}: it returns {sentence!r} and no token embeddings, and none are found inside; "
+            f"{name}: it only returns {sentence!r}, and token embeddings were not found in its graph; "
             "export the ONNX file again with the output last_hidden_state"
         )
     return found[-1], widths[found[-1]] or 0
 
 
 def _token_width(value: onnx.ValueInfoProto) -> int | None:
-    """The width of a float32 value `[batch, sequence, width]`, or None if it is another."""
+    """Width of a float32 value `[batch, sequence, width]`; None for any other value."""
     kind, dims = value.type.tensor_type, value.type.tensor_type.shape.dim
     is_tokens = kind.elem_type == TensorProto.FLOAT and len(dims) == 3
     if not is_tokens or dims[0].HasField("dim_value") or dims[1].HasField("dim_value"):
@@ -332,7 +336,7 @@ def _width(value: onnx.ValueInfoProto) -> int | None:
 
 
 def _embedding_rows(graph: onnx.GraphProto) -> int | None:
-    """Rows of the table from which the token ids pick."""
+    """Rows of the table that the token ids index."""
     tables = {tensor.name: tensor.dims for tensor in graph.initializer if len(tensor.dims) == 2}
     ids = {"input_ids"}
     for node in graph.node:

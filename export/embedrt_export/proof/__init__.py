@@ -1,1 +1,1 @@
-"""Reference vectors and the texts of the parity report."""
+"""Parity texts and reference vectors."""

@@ -1,4 +1,4 @@
-"""The vectors that a fresh bundle is compared with, by the best reference that this environment has."""
+"""Reference vectors for a new bundle, from the best reference available in this environment."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ from embedrt.errors import ExportError, ModelNotFoundError
 from embedrt.run.runner import Runner
 from embedrt.types import Vectors
 from embedrt.verify.parity import bound_of, compare, read_parity_texts
-from embedrt_export.source.locate import download, locate
+from embedrt_export.source.locate import locate
 
 ReferenceKind = Literal["auto", "sentence-transformers", "golden", "onnx"]
 GOLDEN = Path(__file__).parent / "golden"
@@ -36,8 +36,8 @@ class Reference:
     """Reference vectors.
 
     Attributes:
-        name: What made them, with versions.
-        independent: Whether it shares nothing with the graph that is judged.
+        name: Their source, with versions.
+        independent: True if the source shares nothing with the graph under test.
         vectors: float32 `[texts, dim]`.
     """
 
@@ -46,77 +46,79 @@ class Reference:
     vectors: Vectors
 
 
-def find_reference(
-    kind: ReferenceKind,
-    folder: Path,
-    manifest: Manifest,
-    runner: Runner,
-    task: str | None,
-    texts: list[str],
-    native: bool,
-) -> Reference:
-    """The reference that is asked for; "auto" is the best that is there, in the order of `ReferenceKind`.
+@dataclass(frozen=True)
+class Subject:
+    """One route to verify.
 
-    Args:
-        kind: Which one.
+    Attributes:
         folder: The model folder.
-        manifest: Of the bundle that will be judged.
-        runner: The route that will be judged; only its tokenizer and its graph file are used here.
-        task: A task that takes this route.
-        texts: The texts.
-        native: Whether sentence-transformers can run the model without code from its repo, which is never run.
+        manifest: The bundle's manifest.
+        runner: The route; a reference uses only its tokenizer and its graph file.
+        task: A task that uses the route.
+        texts: The parity texts.
+        is_native: True if sentence-transformers runs the model without code from its repo, which is never run.
+    """
+
+    folder: Path
+    manifest: Manifest
+    runner: Runner
+    task: str | None
+    texts: list[str]
+    is_native: bool
+
+
+def find_reference(kind: ReferenceKind, subject: Subject) -> Reference:
+    """Compute or load reference vectors; "auto" is the first reference available, in the order of `ReferenceKind`.
 
     Raises:
-        ExportError: The reference is not there; or sentence-transformers is, and fails on the model: another one in
-            its place would prove less than was to be expected here.
+        ExportError: The reference is not available, or sentence-transformers is installed but fails on the model: a
+            weaker reference must not replace it silently.
     """
+    manifest, runner, texts = subject.manifest, subject.runner, subject.texts
     installed = find_spec("sentence_transformers") is not None
-    if kind == "sentence-transformers" or (kind == "auto" and installed and native):
-        return _sentence_transformers(folder, manifest, runner, task, texts)
+    if kind == "sentence-transformers" or (kind == "auto" and installed and subject.is_native):
+        return _sentence_transformers(subject)
     if kind in {"auto", "golden"} and (golden := _golden(manifest.fingerprint, texts)) is not None:
         return golden
     if kind == "golden":
-        raise ExportError(
-            f"there are no golden vectors of the model with the fingerprint {manifest.fingerprint}; "
-            "choose another reference"
-        )
+        raise ExportError(f"no golden vectors for the fingerprint {manifest.fingerprint}; choose another reference")
     if runner.placement.variant.operators != "portable":
-        return _plain_session(runner, texts)  # onnx's evaluator does not have the operators
+        return _plain_session(runner, texts)  # onnx's evaluator only has standard operators
     return _onnx_evaluator(runner, texts)
 
 
 def verify_with_sentence_transformers(embedder: Embedder, source: str | Path | None) -> dict[str, ParityReport]:
-    """Compares a bundle with sentence-transformers on the model that it was made of, over the bundle's own texts.
+    """Compare a bundle with sentence-transformers on the original model, over the bundle's parity texts.
 
     Args:
         embedder: The bundle.
-        source: The model, as `export` takes it; None is where the bundle came from.
+        source: The original model, as in `export`; None uses the source in the manifest.
 
     Returns:
-        A report for every route.
+        A report for each route.
 
     Raises:
-        ParityError: A vector is beyond the tolerance of the export.
-        ModelNotFoundError: The model is nowhere, or was a folder, whose place a bundle does not tell.
+        ParityError: A vector exceeds the tolerance of the export.
+        ModelNotFoundError: The model cannot be found; bundles do not store local paths.
         ExportError: sentence-transformers fails on the model.
     """
     manifest = embedder.manifest
     if source is None and manifest.source.kind == "folder":
         raise ModelNotFoundError(
-            f"{manifest.name} was made of the folder {manifest.source.id!r}, and a bundle does not tell where that is; "
-            "name it with --source"
+            f"{manifest.name} was exported from the folder {manifest.source.id!r}, and bundles store no paths; "
+            "give it as --source"
         )
     if source is None and manifest.source.kind == "package":
         packages = [name for name, owners in packages_distributions().items() if manifest.source.id in owners]
         source = f"package:{packages[0] if packages else manifest.source.id}"
     revision = manifest.source.revision if source is None else None
     located = locate(manifest.source.id if source is None else source, revision, None)
-    download(located, None, located.pending)
     reports = {}
     for name, loaded in embedder.runners.items():
         runner = loaded.with_max_seq_length(loaded.route.parity_max_seq_length)
         texts = read_parity_texts(embedder.folder, runner.route)
-        reference = _sentence_transformers(located.folder, manifest, runner, manifest.task_of(name), texts)
+        subject = Subject(located.folder, manifest, runner, manifest.task_of(name), texts, is_native=True)
+        reference = _sentence_transformers(subject)
         bound = bound_of(runner.placement.variant, runner.placement.dtype)
         reports[name] = compare(
             runner,
@@ -145,31 +147,32 @@ def digest(texts: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
-def _sentence_transformers(
-    folder: Path, manifest: Manifest, runner: Runner, task: str | None, texts: list[str]
-) -> Reference:
+def _sentence_transformers(subject: Subject) -> Reference:
     if find_spec("sentence_transformers") is None:
-        raise ExportError("sentence-transformers is not installed here; `pip install sentence-transformers`")
+        raise ExportError("sentence-transformers is not installed; run `pip install sentence-transformers`")
     try:
         from sentence_transformers import SentenceTransformer
 
-        model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": "float32"})
-        model.truncate_dim = None  # the graph gives all coordinates
-        limit, own = runner.route.max_seq_length, model.max_seq_length
-        if len(manifest.routes) == 1 and limit is not None and own is not None and own > limit:
-            model.max_seq_length = limit  # it fails on texts that are longer than the positions which the model has
-        vectors = model.encode(texts, prompt="", show_progress_bar=False, convert_to_numpy=True, task=task or None)
+        options: dict[str, Any] = {"local_files_only": True, "model_kwargs": {"dtype": "float32"}}
+        model = SentenceTransformer(str(subject.folder), device="cpu", **options)
+        model.truncate_dim = None  # the graph returns all dimensions
+        limit, own = subject.runner.route.max_seq_length, model.max_seq_length
+        if len(subject.manifest.routes) == 1 and limit is not None and own is not None and own > limit:
+            model.max_seq_length = limit  # it fails on texts with more tokens than positions
+        vectors = model.encode(
+            subject.texts, prompt="", show_progress_bar=False, convert_to_numpy=True, task=subject.task or None
+        )
     except Exception as error:
         raise ExportError(
-            f"sentence-transformers is installed here, so it is the reference, but fails on this model: {error}; "
-            "mend that installation, or choose another reference (`--reference onnx`)"
+            f"sentence-transformers is installed, so it is the reference, but it fails on this model: {error}; "
+            "repair the installation, or choose another reference (`--reference onnx`)"
         ) from error
     made_with = ", ".join(f"{name} {version(name)}" for name in ("sentence-transformers", "transformers", "torch"))
     return Reference(f"{made_with}, float32 on cpu", True, np.asarray(vectors, np.float32))
 
 
 def _plain_session(runner: Runner, texts: list[str]) -> Reference:
-    """Each text alone through ONNX Runtime as it computes without rewriting the graph: for its own operators."""
+    """Encode each text alone with ONNX Runtime without graph optimizations, for graphs with its own operators."""
     session = plain_session(runner.folder / runner.placement.variant.file, optimize=False)
     vectors = [session.run(["sentence_embedding"], runner.inputs(runner.tokenize([text])))[0] for text in texts]
     name = f"the same graph in onnxruntime {onnxruntime().__version__} without optimizations"
@@ -177,14 +180,14 @@ def _plain_session(runner: Runner, texts: list[str]) -> Reference:
 
 
 def _onnx_evaluator(runner: Runner, texts: list[str]) -> Reference:
-    """Each text alone through onnx's own evaluator, whose operators are written in numpy."""
+    """Encode each text alone with onnx's reference evaluator, which implements operators in NumPy."""
     path = runner.folder / runner.placement.variant.file
     model = onnx.load(path, load_external_data=False)
     weights = mapped_weights(model, path.parent)
     evaluator = ReferenceEvaluator(model)
     name = f"the same graph in onnx.reference {onnx.__version__}"
     vectors: list[Vectors] = []
-    with np.errstate(all="ignore"):  # graphs of others compute infinities that they then leave out
+    with np.errstate(all="ignore"):  # exported graphs may compute infinities that they mask later
         for text in tqdm(texts, desc=f"Computing {name}", unit="text", disable=None):
             (vector,) = cast(
                 "list[Vectors]",
@@ -195,7 +198,7 @@ def _onnx_evaluator(runner: Runner, texts: list[str]) -> Reference:
 
 
 def mapped_weights(model: onnx.ModelProto, folder: Path) -> dict[str, NDArray[Any]]:
-    """Turns the weights in data files into inputs, and returns what to feed there: views of the mapped files."""
+    """Turn the weights in data files into graph inputs; returns their values, mapped from the files."""
     graph = model.graph
     outside = [tensor for tensor in graph.initializer if uses_external_data(tensor)]
     weights: dict[str, NDArray[Any]] = {}

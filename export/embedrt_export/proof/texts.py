@@ -1,4 +1,4 @@
-"""The fixed texts of the parity report: every length up to the limit and beyond, many scripts, and odd input."""
+"""Fixed texts of the parity report: lengths up to the limit and beyond, many scripts, and unusual input."""
 
 _SENTENCES = (
     "",
@@ -33,7 +33,7 @@ _SENTENCES = (
     "How do I reset my password?",
     "To change your password, open the settings and choose Security.",
 )
-# Attention over twice as many tokens takes four times the memory, and some models read 32768.
+# Memory of attention grows with the square of the length, and some models accept 32768 tokens.
 _LONGEST = 1024
 _WORDS = (
     "the model turns every text into one vector and the vector of a text must not depend on the other texts that "
@@ -42,10 +42,10 @@ _WORDS = (
 
 
 def parity_texts(max_seq_length: int | None) -> list[str]:
-    """The texts, for a model that reads `max_seq_length` tokens; None is no limit.
+    """List the texts for a model that truncates at `max_seq_length` tokens; None is no limit.
 
-    Word counts double from 1 to beyond the limit, with the lengths around the limit in between. Most words are one
-    token. Models that read more than 512 tokens get one text of up to 1024, and none between.
+    Word counts double from 1 up to the limit, plus counts around and beyond it. Most words are one token. For models
+    that accept more than 512 tokens, one text has up to 1024.
     """
     reach = min(max_seq_length or _LONGEST, _LONGEST)
     limit = min(reach, 512)

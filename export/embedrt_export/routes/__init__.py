@@ -1,1 +1,1 @@
-"""A chain of modules to one graph and its entry in the manifest."""
+"""Routes: each is a chain of modules, built as one graph with its entry in the manifest."""

@@ -1,4 +1,4 @@
-"""The three ways to a graph, the one that each transformer takes, and the files that it needs."""
+"""Choice of the export method for each transformer, and download of the files that it needs."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from embedrt_export.families import FAMILIES, family_name
 from embedrt_export.onnx_backbone import optimum
 from embedrt_export.onnx_backbone.read import CANDIDATES, Backbone, data_files, find_backbone, read_backbone
 from embedrt_export.options import ExportOptions, Via
+from embedrt_export.routes.modules import ModuleSpec
+from embedrt_export.routes.repo import ModelSpec, transformers
 from embedrt_export.source.files import check_files
 from embedrt_export.source.locate import Located, download
-from embedrt_export.source.modules import ModuleSpec
-from embedrt_export.source.repo import ModelSpec, transformers
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The way that a transformer takes.
+    """Export method of a transformer.
 
     Attributes:
-        via: Its name.
-        reason: The reason for it, for the log.
-        onnx_file: The ONNX file, if the way is "onnx".
+        via: The method.
+        reason: The reason for the choice, for the log.
+        onnx_file: The ONNX file for the method "onnx".
     """
 
     via: Via
@@ -32,12 +32,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Decision:
-    """A transformer's way to the graph, settled.
+    """Decision for one transformer.
 
     Attributes:
         family: The family's name, or the `model_type` of an unknown architecture.
-        choice: The way.
-        backbone: The parsed ONNX file, if the way is "onnx".
+        choice: The export method.
+        backbone: The parsed ONNX file for the method "onnx".
     """
 
     family: str
@@ -59,17 +59,17 @@ class Decisions:
 
 
 def decide(spec: ModelSpec, located: Located, options: ExportOptions, token: str | bool | None) -> Decisions:
-    """Choose the way of every transformer, and download the weights that it needs.
+    """Choose the export method of every transformer, and download the files that it needs.
 
     Args:
         spec: The model.
-        located: Its folder, and the hub repo that it comes from.
+        located: Its folder and hub repo.
         options: Options of the user.
         token: Hub token.
 
     Raises:
-        ExportError: The repo lacks the ONNX file that was asked for, or the file is damaged.
-        UnsupportedModelError: The ONNX file has something that is not supported.
+        ExportError: The repo does not have the requested ONNX file, or the file is damaged.
+        UnsupportedModelError: Something in the ONNX file is not supported.
         MissingDependencyError: The interpreter that `EMBEDRT_OPTIMUM_PYTHON` names is not there.
     """
     modules = {module.path: module for module in transformers(spec)}
@@ -101,7 +101,7 @@ def _prefix(module: ModuleSpec) -> str:
 
 
 def _files(located: Located, module: ModuleSpec) -> frozenset[str]:
-    """Weights and ONNX files of a transformer, as paths below its folder; on the hub they need not be downloaded."""
+    """Weights and ONNX files of a transformer, relative to its folder; on the hub also those not downloaded yet."""
     if located.repo is None:
         return files_in(module.folder)
     prefix = _prefix(module)
@@ -110,41 +110,41 @@ def _files(located: Located, module: ModuleSpec) -> frozenset[str]:
 
 
 def choose(options: ExportOptions, model_type: str, files: Collection[str]) -> Choice:
-    """Choose the way for a transformer.
+    """Choose the export method for a transformer.
 
     Args:
         options: Options of the user.
-        model_type: The architecture, as `FAMILIES` names it if it is known.
+        model_type: The name in `FAMILIES`, or the `model_type` of an unknown architecture.
         files: The files in the transformer's folder, as paths with forward slashes.
 
     Raises:
-        ExportError: The repo lacks the file that was asked for.
+        ExportError: The repo does not have the requested file.
         MissingDependencyError: The interpreter that `EMBEDRT_OPTIMUM_PYTHON` names is not there.
     """
     if options.onnx_file is not None:
         if options.onnx_file not in files:
-            raise ExportError(f"{options.onnx_file}: no such file in the model folder; {_onnx_files(files)}")
-        return Choice("onnx", "the file was named", options.onnx_file)
+            raise ExportError(f"{options.onnx_file}: not in the model folder; {_onnx_files(files)}")
+        return Choice("onnx", "onnx_file names the file", options.onnx_file)
     backbone = find_backbone(files)
     if options.via == "onnx":
         if backbone is None:
             raise ExportError(f"via onnx: the model folder has no {' and no '.join(CANDIDATES)}; {_onnx_files(files)}")
-        return Choice("onnx", "it was asked for", backbone)
+        return Choice("onnx", "as requested", backbone)
     if options.via != "auto":
-        return Choice(options.via, "it was asked for")
-    return _first_that_fits(model_type, files, backbone)
+        return Choice(options.via, "as requested")
+    return _automatic(model_type, files, backbone)
 
 
-def _first_that_fits(model_type: str, files: Collection[str], backbone: str | None) -> Choice:
+def _automatic(model_type: str, files: Collection[str], backbone: str | None) -> Choice:
     is_known, has_weights = model_type in FAMILIES, any(name.endswith(".safetensors") for name in files)
     if is_known and (has_weights or backbone is None):
-        return Choice("native", f"the architecture {model_type!r} is known")
+        return Choice("native", f"the architecture {model_type!r} is supported")
     if backbone is not None:
-        why = "there are no safetensors" if is_known else f"the architecture {model_type!r} is not known"
-        return Choice("onnx", f"{why}, and the repo has {backbone}", backbone)
+        reason = "the repo has no safetensors" if is_known else f"the architecture {model_type!r} is not supported"
+        return Choice("onnx", f"{reason}, but the repo has {backbone}", backbone)
     if has_weights and optimum.interpreter() is not None:
-        return Choice("optimum", f"the architecture {model_type!r} is not known, and the repo has no ONNX file")
-    return Choice("native", "no other way is open")
+        return Choice("optimum", f"the architecture {model_type!r} is not supported, and the repo has no ONNX file")
+    return Choice("native", "no other method applies")
 
 
 def files_in(folder: Path) -> frozenset[str]:
@@ -161,4 +161,4 @@ def _is_considered(name: PurePosixPath) -> bool:
 
 def _onnx_files(files: Collection[str]) -> str:
     found = sorted(name for name in files if name.endswith(".onnx"))
-    return f"ONNX files there: {', '.join(found)}" if found else "there are no ONNX files"
+    return f"its ONNX files: {', '.join(found)}" if found else "it has no ONNX files"

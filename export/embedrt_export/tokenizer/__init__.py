@@ -18,8 +18,8 @@ from embedrt_export.tokenizer.special_tokens import read_special_tokens
 from embedrt_export.tokenizer.vocabulary import TOKENIZER, Vocabulary, read_vocabulary, stored_vocabulary
 
 _CONFIG = "tokenizer_config.json"
-# Settings that would change the ids and that are not built here; published models do without.
-_REFUSED = {
+# Settings that change the ids and are not supported; published models do not use them.
+_UNSUPPORTED = {
     *("vocab", "merges", "post_processor", "tokenizer_object", "tokenizer_truncation", "tokenizer_padding"),
     *("gguf_file", "init_inputs", "split_special_tokens", "fix_mistral_regex", "_spm_precompiled_charsmap"),
     *("_json_truncation", "_json_padding"),
@@ -56,8 +56,8 @@ class BuiltTokenizer:
     Attributes:
         definition: The text of `tokenizer.json`.
         model_max_length: The tokenizer's own limit, or None.
-        special_tokens: How many it puts around a text.
-        tokenization: What the runtime needs beside it.
+        special_tokens: Number of special tokens around a text.
+        tokenization: Settings for the runtime.
     """
 
     definition: str
@@ -73,9 +73,9 @@ def build_tokenizer(
 
     Args:
         folder: The transformer's folder.
-        architecture: The `model_type`, which has a say in the tokenizer's class.
+        architecture: The `model_type`, on which the tokenizer's class depends.
         embedding_rows: Rows of the word embedding table.
-        do_lower_case: Lowercase before all else, as sentence-transformers does on request.
+        do_lower_case: Lowercase texts first, an option of sentence-transformers.
         special_tokens: False is for static embeddings: `tokenizer.json` as it stands, nothing around a text.
 
     Raises:
@@ -90,7 +90,7 @@ def build_tokenizer(
             raise UnsupportedModelError(f"{folder.name}: no {TOKENIZER}, which static embeddings need; save one there")
         config = _TokenizerConfig(model_max_length=truncation.get("max_length"), truncation_side=side)
         definition = stored | {"post_processor": None, "model": model_text(stored["model"])}
-        return _settled(definition, TOKENIZER, config, None, embedding_rows, do_lower_case)
+        return _completed(definition, TOKENIZER, config, None, embedding_rows, do_lower_case)
     content = _read_object(folder, _CONFIG) or {}
     config = _read_settings(content)
     config = replace(config, truncation_side=config.truncation_side or side)
@@ -108,10 +108,10 @@ def build_tokenizer(
     says_ends = stored is None and not {"add_bos_token", "add_eos_token"}.isdisjoint(content)
     ends = (config.add_bos_token, config.add_eos_token) if says_ends else None
     definition, pad_token = build(name, tokens, options, vocabulary, stored, ends)
-    return _settled(definition, vocabulary.file, config, pad_token, embedding_rows, do_lower_case)
+    return _completed(definition, vocabulary.file, config, pad_token, embedding_rows, do_lower_case)
 
 
-def _settled(
+def _completed(
     definition: dict[str, Any],
     file: str,
     config: _TokenizerConfig,
@@ -119,10 +119,10 @@ def _settled(
     embedding_rows: int,
     do_lower_case: bool,
 ) -> BuiltTokenizer:
-    """The last steps, that all tokenizers share."""
+    """Complete a definition with the settings that all tokenizers share."""
     if do_lower_case:
         definition["normalizer"] = _lowercased(definition.get("normalizer"))
-    # The runtime sets the length; the side is what it reads from here.
+    # The runtime sets the length and reads the side from here.
     definition["truncation"] = {
         "direction": str(config.truncation_side).capitalize(),
         "max_length": _NO_LIMIT,
@@ -148,7 +148,7 @@ def _settled(
         special_tokens=tokenizer.num_special_tokens_to_add(is_pair=False),
         tokenization=Tokenization(
             pad_id=0 if pad_id is None else pad_id,
-            # Families count positions from the left, so a text gets the vector that it has alone only there.
+            # Positions count from the left, so only right padding leaves the vectors unchanged.
             padding_side="right",
             token_type_ids=uses_types,
             pooling_mask=False,
@@ -158,7 +158,10 @@ def _settled(
 
 
 def _read_stored(folder: Path) -> tuple[dict[str, Any] | None, bool]:
-    """Parse `tokenizer.json`, which the library can read.
+    """Parse `tokenizer.json`.
+
+    The library validates the untrusted file first, so that its content can be used without checks. `_completed` parses
+    the definition that is written, which is another one, so the file is parsed twice.
 
     Returns:
         Its content or None, and True if it has a ByteLevel part.
@@ -183,9 +186,9 @@ def _read_settings(content: dict[str, Any]) -> _TokenizerConfig:
     for key in ("model_max_length", "max_len"):
         if (limit := getattr(config, key)) is not None and limit < 1:
             raise ExportError(f"{_CONFIG}: {key} {limit} is not a length")
-    if refused := sorted(key for key in _REFUSED & content.keys() if content[key]):
+    if unsupported := sorted(key for key in _UNSUPPORTED & content.keys() if content[key]):
         raise UnsupportedModelError(
-            f"{_CONFIG}: {refused[0]} is not supported: it changes the ids in ways that are not built here; "
+            f"{_CONFIG}: {unsupported[0]} is not supported, as it changes the token ids; "
             "save the tokenizer with transformers, or remove the key if the model was trained without it"
         )
     if any(re.search(r"tokenizer\.(.*)\.json", file) for file in config.fast_tokenizer_files):

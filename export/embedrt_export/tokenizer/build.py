@@ -1,4 +1,4 @@
-"""A definition of `tokenizer.json` from class, tokens and vocabulary."""
+"""Build the definition of a `tokenizer.json` from class, tokens and vocabulary."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -41,10 +41,10 @@ def build(
         name: The class.
         tokens: The tokens that the repo names.
         options: The settings of the class.
-        vocabulary: The vocabulary, of which the backend needs none beside `stored`.
+        vocabulary: The vocabulary; the backend needs none if there is `stored`.
         stored: The parsed `tokenizer.json`, or None.
-        ends: Whether a text begins with `bos_token` and ends with `eos_token`, where the config says it and there is
-            no `tokenizer.json`, which would win.
+        ends: True for `bos_token` before and `eos_token` after a text, if the config has these keys; a `tokenizer.json`
+            takes precedence.
 
     Returns:
         The content of a `tokenizer.json`, its model as text, and the padding token.
@@ -67,7 +67,7 @@ def build(
 def _with_class_tokens(
     name: str, tokens: SpecialTokens, options: Options, vocabulary: Vocabulary, stored: dict[str, Any] | None
 ) -> SpecialTokens:
-    """The tokens of the repo over the defaults of the class."""
+    """Merge the tokens of the repo over the defaults of the class."""
     kind, model, additional = CLASSES[name], vocabulary.sentencepiece, tokens.additional
     if model is not None:
         additional = symbols_of(model)
@@ -93,7 +93,7 @@ def _with_class_tokens(
 def _class_definition(
     name: str, tokens: SpecialTokens, options: Options, vocabulary: Vocabulary, stored: dict[str, Any]
 ) -> dict[str, Any]:
-    """The parts that the class makes, without added tokens."""
+    """Build the parts of the class, without added tokens."""
     kind = CLASSES[name]
     if name == BACKEND and tokens.listed:
         vocabulary = _with_placeholders(vocabulary, tokens.listed)
@@ -112,7 +112,7 @@ def _class_definition(
 
 
 def _with_placeholders(vocabulary: Vocabulary, listed: Mapping[int, AddedToken]) -> Vocabulary:
-    """SentencePiece's placeholders under the names that `added_tokens_decoder` gives their ids."""
+    """Rename SentencePiece's placeholders as in `added_tokens_decoder`."""
     ids = dict(vocabulary.require_ids())
     pieces = {i: piece for piece, i in ids.items()}
     for i, token in listed.items():
@@ -170,13 +170,13 @@ def _post_processor(
 
 
 def dump(definition: dict[str, Any]) -> str:
-    """The text of a `tokenizer.json` whose model is text already."""
+    """Serialize a definition whose model is serialized already."""
     rest = _json({key: value for key, value in definition.items() if key != "model"})
     return f'{rest[:-1]},"model":{definition["model"]}}}'
 
 
 def model_text(model: dict[str, Any]) -> str:
-    """The model as JSON, once, since a vocabulary of 250,000 takes its time."""
+    """Serialize the model once, as a vocabulary of 250,000 tokens takes time."""
     if not isinstance(model.get("vocab"), list):
         return _json(model)
     entries = ",".join(f"[{encode_basestring(piece)},{score_text(score)}]" for piece, score in model["vocab"])
@@ -189,7 +189,7 @@ def _json(value: Any) -> str:
 
 
 def parse(definition: bytes, file: str) -> Any:
-    """The library's tokenizer; `file` is how an error names what it was made from."""
+    """Parse a definition with the library; errors name it as `file`."""
     with library_errors(file):
         return tokenizers.Tokenizer.from_buffer(definition)
 

@@ -1,4 +1,4 @@
-"""The tokenizer classes of transformers as data: each makes all parts but the vocabulary anew, from its settings."""
+"""The tokenizer classes of transformers as data: each builds all parts but the vocabulary from its options."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from embedrt_export.tokenizer.names import BACKEND
 from embedrt_export.tokenizer.special_tokens import NamedToken
 from embedrt_export.tokenizer.vocabulary import Vocabulary
 
-ModuleSpec = dict[str, Any]
+Component = dict[str, Any]  # a part of tokenizer.json
 
 _QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -48,17 +48,17 @@ class TokenizerClass:
         named: The default special tokens, by role.
         frame: Roles of the tokens before and after a text; None leaves that to `tokenizer.json` or the config.
         frame_is_default: A post-processor of `tokenizer.json` wins over `frame`.
-        add_prefix_space: Where the config does not say it.
-        null_prefix_space: Where the config says null; None is an error.
+        add_prefix_space: Default if the config lacks the key.
+        null_prefix_space: Value if the config has null; None is an error.
         required: Roles of the tokens that the vocabulary itself must have.
-        mask_strips: A mask token that is named without properties takes the white space before it along.
+        mask_strips: A mask token that is named without properties matches with the white space before it.
         adds_plain: All special tokens are added once more at the end, without their other properties.
     """
 
     algorithm: str | None
-    model: Callable[[Vocabulary, Options, str], ModuleSpec]
-    normalizer: Callable[[Vocabulary, Options], ModuleSpec | None]
-    pre_tokenizer: Callable[[Options], ModuleSpec | None]
+    model: Callable[[Vocabulary, Options, str], Component]
+    normalizer: Callable[[Vocabulary, Options], Component | None]
+    pre_tokenizer: Callable[[Options], Component | None]
     named: dict[str, NamedToken] = field(default_factory=dict)
     frame: tuple[str | None, str] | None = None
     frame_is_default: bool = False
@@ -69,7 +69,7 @@ class TokenizerClass:
     adds_plain: bool = False
 
 
-def _wordpiece(vocabulary: Vocabulary, options: Options, unk: str) -> ModuleSpec:
+def _wordpiece(vocabulary: Vocabulary, options: Options, unk: str) -> Component:
     return {
         "type": "WordPiece",
         "unk_token": unk,
@@ -79,7 +79,7 @@ def _wordpiece(vocabulary: Vocabulary, options: Options, unk: str) -> ModuleSpec
     }
 
 
-def _unigram(vocabulary: Vocabulary, unk_id: int, *, byte_fallback: bool = False) -> ModuleSpec:
+def _unigram(vocabulary: Vocabulary, unk_id: int, *, byte_fallback: bool = False) -> Component:
     return {
         "type": "Unigram",
         "unk_id": unk_id,
@@ -90,7 +90,7 @@ def _unigram(vocabulary: Vocabulary, unk_id: int, *, byte_fallback: bool = False
 
 def _bpe(
     vocabulary: Vocabulary, unk: str | None = None, *, fuse_unk: bool, byte_fallback: bool, affix: str | None
-) -> ModuleSpec:
+) -> Component:
     return {
         "type": "BPE",
         "dropout": None,
@@ -105,22 +105,22 @@ def _bpe(
     }
 
 
-def _byte_level_bpe(vocabulary: Vocabulary, options: Options, unk: str) -> ModuleSpec:
+def _byte_level_bpe(vocabulary: Vocabulary, options: Options, unk: str) -> Component:
     return _bpe(vocabulary, fuse_unk=False, byte_fallback=False, affix="")
 
 
-def _deberta_model(vocabulary: Vocabulary, options: Options, unk: str) -> ModuleSpec:
+def _deberta_model(vocabulary: Vocabulary, options: Options, unk: str) -> Component:
     scores = vocabulary.require_scores()
     unk_id = options.unk_id if vocabulary.unk_id is None else vocabulary.unk_id
     return _unigram(vocabulary, scores.index((unk, 0.0)) if (unk, 0.0) in scores else unk_id)
 
 
-def _camembert_model(vocabulary: Vocabulary, options: Options, unk: str) -> ModuleSpec:
+def _camembert_model(vocabulary: Vocabulary, options: Options, unk: str) -> Component:
     pieces = (i for i, (piece, _) in enumerate(vocabulary.require_scores()) if piece == unk)
     return _unigram(vocabulary, next(pieces, 0))
 
 
-def _backend_model(vocabulary: Vocabulary, options: Options, unk: str) -> ModuleSpec:
+def _backend_model(vocabulary: Vocabulary, options: Options, unk: str) -> Component:
     """From a SentencePiece model; a tokenizer.json needs no building."""
     model = vocabulary.sentencepiece
     assert model is not None  # noqa: S101 - the backend has no other vocabulary file
@@ -129,20 +129,20 @@ def _backend_model(vocabulary: Vocabulary, options: Options, unk: str) -> Module
     return _bpe(vocabulary, model.unk_piece, fuse_unk=True, byte_fallback=model.byte_fallback, affix=None)
 
 
-def _steps(kind: str, steps: list[ModuleSpec]) -> ModuleSpec:
+def _steps(kind: str, steps: list[Component]) -> Component:
     return {"type": "Sequence", kind: steps}
 
 
-def _precompiled(vocabulary: Vocabulary) -> list[ModuleSpec]:
+def _precompiled(vocabulary: Vocabulary) -> list[Component]:
     charsmap = vocabulary.charsmap
     return [] if charsmap is None else [{"type": "Precompiled", "precompiled_charsmap": charsmap}]
 
 
-def _replace(pattern: ModuleSpec, content: str) -> ModuleSpec:
+def _replace(pattern: Component, content: str) -> Component:
     return {"type": "Replace", "pattern": pattern, "content": content}
 
 
-def _bert_normalizer(vocabulary: Vocabulary, options: Options) -> ModuleSpec:
+def _bert_normalizer(vocabulary: Vocabulary, options: Options) -> Component:
     return {
         "type": "BertNormalizer",
         "clean_text": True,
@@ -152,24 +152,24 @@ def _bert_normalizer(vocabulary: Vocabulary, options: Options) -> ModuleSpec:
     }
 
 
-def _charsmap_alone(vocabulary: Vocabulary, options: Options) -> ModuleSpec | None:
+def _charsmap_alone(vocabulary: Vocabulary, options: Options) -> Component | None:
     return next(iter(_precompiled(vocabulary)), None)
 
 
-def _albert_normalizer(vocabulary: Vocabulary, options: Options) -> ModuleSpec:
+def _albert_normalizer(vocabulary: Vocabulary, options: Options) -> Component:
     steps = [_replace({"String": "``"}, '"'), _replace({"String": "''"}, '"')]
     steps += [] if options.keep_accents else [{"type": "NFKD"}, {"type": "StripAccents"}]
     steps += [] if options.do_lower_case is False else [{"type": "Lowercase"}]
     return _steps("normalizers", steps + _precompiled(vocabulary))
 
 
-def _deberta_normalizer(vocabulary: Vocabulary, options: Options) -> ModuleSpec:
+def _deberta_normalizer(vocabulary: Vocabulary, options: Options) -> Component:
     steps = [{"type": "Lowercase"}] if options.do_lower_case else []
     steps += [_replace({"Regex": r"\s{2,}|[\n\r\t]"}, " "), {"type": "NFC"}]
     return _steps("normalizers", [*steps, {"type": "Strip", "strip_left": False, "strip_right": True}])
 
 
-def _backend_normalizer(vocabulary: Vocabulary, options: Options) -> ModuleSpec:
+def _backend_normalizer(vocabulary: Vocabulary, options: Options) -> Component:
     return _steps("normalizers", [*_precompiled(vocabulary), _replace({"String": " "}, "▁")])
 
 
@@ -177,47 +177,47 @@ def _no_normalizer(vocabulary: Vocabulary, options: Options) -> None:
     return None
 
 
-def _metaspace(scheme: str, *, split: bool = True) -> ModuleSpec:
+def _metaspace(scheme: str, *, split: bool = True) -> Component:
     return {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": split}
 
 
-def _split(pattern: ModuleSpec, behavior: str) -> ModuleSpec:
+def _split(pattern: Component, behavior: str) -> Component:
     return {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": False}
 
 
-def _byte_level(*, add_prefix_space: bool | None, use_regex: bool = True) -> ModuleSpec:
+def _byte_level(*, add_prefix_space: bool | None, use_regex: bool = True) -> Component:
     prefix = bool(add_prefix_space)
     return {"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": True, "use_regex": use_regex}
 
 
-def _bert_words(options: Options) -> ModuleSpec:
+def _bert_words(options: Options) -> Component:
     return {"type": "BertPreTokenizer"}
 
 
-def _byte_words(options: Options) -> ModuleSpec:
+def _byte_words(options: Options) -> Component:
     return _byte_level(add_prefix_space=options.add_prefix_space)
 
 
-def _qwen2_words(options: Options) -> ModuleSpec:
+def _qwen2_words(options: Options) -> Component:
     words = _split({"Regex": _QWEN2_WORDS}, "Isolated")
     return _steps("pretokenizers", [words, _byte_level(add_prefix_space=options.add_prefix_space, use_regex=False)])
 
 
-def _space_words(options: Options) -> ModuleSpec:
+def _space_words(options: Options) -> Component:
     scheme = "always" if options.add_prefix_space else "never"
     return _steps("pretokenizers", [{"type": "WhitespaceSplit"}, _metaspace(scheme)])
 
 
-def _t5_words(options: Options) -> ModuleSpec:
+def _t5_words(options: Options) -> Component:
     return _steps("pretokenizers", [{"type": "WhitespaceSplit"}, _metaspace("always")])
 
 
-def _deberta_words(options: Options) -> ModuleSpec:
+def _deberta_words(options: Options) -> Component:
     steps = [{"type": "Punctuation", "behavior": "Isolated"}] if options.split_by_punct else []
     return _steps("pretokenizers", [*steps, _metaspace("always" if options.add_prefix_space else "first")])
 
 
-def _llama_words(options: Options) -> ModuleSpec:
+def _llama_words(options: Options) -> Component:
     prefix = "always" if options.legacy else "first"
     return _metaspace(prefix if options.add_prefix_space else "never", split=False)
 

@@ -45,7 +45,7 @@ BY_ARCHITECTURE = {
 }
 # Known only with code from the repo; with it the architecture has the class that its repos name.
 _BY_REMOTE_ARCHITECTURE = {"xlm-roberta-flash": "XLMRobertaTokenizer"}
-# Architectures, or a config's `model_name`, whose repos often name a wrong class, so that theirs counts.
+# Architectures, or a config's `model_name`, whose repos often name a wrong class: the class of the architecture counts.
 ARCHITECTURE_COUNTS = {"modernbert", "phi3", "qwen2", "camembertv2-base"}
 # Other names of a class that is built here.
 _ALIASES = {
@@ -91,7 +91,7 @@ _PYTHON_NAMES = """
     SiglipTokenizer Speech2TextTokenizer SpeechT5Tokenizer TapasTokenizer VitsTokenizer Wav2Vec2CTCTokenizer
     Wav2Vec2PhonemeCTCTokenizer WordpieceTokenizer XLMTokenizer
 """
-# Classes that transformers builds with the Rust library in ways that are not written here.
+# Classes that transformers builds with the Rust library and that are not supported here.
 _NOT_BUILT_NAMES = """
     BarthezTokenizer BigBirdTokenizer BlenderbotTokenizer CLIPTokenizer CodeGenTokenizer CodeLlamaTokenizer
     CohereTokenizer ConvBertTokenizer DPRContextEncoderTokenizer DPRQuestionEncoderTokenizer DPRReaderTokenizer

@@ -13,7 +13,7 @@ _MAX_PLACES = 22  # powers of ten beyond are no floats
 
 
 class WrittenScore(float):
-    """A number of a file, with the digits that the file has."""
+    """A number with its digits in the file."""
 
     text: str
 
@@ -25,7 +25,7 @@ class WrittenScore(float):
 
 
 def score_text(score: float) -> str:
-    """A number as JSON that the library reads as this float; or as the file has it, if it is from one."""
+    """Write a number as JSON that the library reads as this float, or with the digits of the file."""
     if isinstance(score, WrittenScore):
         return score.text
     plain = repr(score)
@@ -41,5 +41,5 @@ def score_text(score: float) -> str:
 
 
 def _read(digits: int, decimal_places: int) -> float:
-    """The parser's result."""
+    """Result of the library's parser."""
     return float(digits) / 10.0**decimal_places

@@ -1,4 +1,4 @@
-"""The tokens that transformers adds to a vocabulary: named ones, extra ones and those that a repo's files list."""
+"""Tokens that transformers adds to a vocabulary: named tokens, extra tokens and those listed in a repo's files."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,15 +14,15 @@ _STORED = "tokenizer.json: added_tokens"
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token that is found in the text before anything else happens.
+    """A token that is matched in the text before normalization and splitting.
 
     Attributes:
         content: Its text.
         single_word: Only where no letter or digit is beside it.
         lstrip: With the white space before it.
         rstrip: With the white space after it.
-        normalized: Looked for in the normalized text; None is the opposite of `special`.
-        special: What decoding leaves out.
+        normalized: Matched in the normalized text; None is the opposite of `special`.
+        special: Omitted by decoding.
     """
 
     content: str
@@ -70,7 +70,7 @@ def read_special_tokens(
         stored: `added_tokens` of `tokenizer.json`, or None where there is no such file.
 
     Raises:
-        ExportError: Something that is not a token stands where a token belongs.
+        ExportError: A value is not a token.
     """
     settings = dict(config)
     if not settings.get("extra_special_tokens") and "additional_special_tokens" in settings:
@@ -122,7 +122,7 @@ def read_special_tokens(
 
 
 def tokens_to_add(tokens: SpecialTokens, existing: list[str]) -> list[AddedToken]:
-    """The tokens that transformers adds after the vocabulary is there, in its order.
+    """List the tokens that transformers adds to the vocabulary, in its order.
 
     Args:
         tokens: All tokens, those of the class included.
@@ -154,15 +154,15 @@ def all_special(tokens: SpecialTokens) -> list[str]:
 
 
 def content_of(token: Any) -> str | None:
-    """The text of a token, None where it is none."""
+    """Text of a token, or None if the value is not a token."""
     return token.content if isinstance(token, AddedToken) else token if isinstance(token, str) else None
 
 
 def require_content(token: NamedToken, role: str) -> str:
-    """The text of a token that a class cannot do without.
+    """Text of a token that a class requires.
 
     Raises:
-        ExportError: There is none.
+        ExportError: The repo has no such token.
     """
     if (content := content_of(token)) is None:
         raise ExportError(f"{_CONFIG}: {role} is null, but this tokenizer's class needs it; name one")

@@ -1,4 +1,4 @@
-"""A tokenizer's vocabulary, out of `tokenizer.json` or of the vocabulary files of a repo that has none."""
+"""Vocabulary of a tokenizer, from `tokenizer.json` or from the vocabulary files of a repo without one."""
 
 import base64
 from collections.abc import Mapping
@@ -35,8 +35,8 @@ _FAIRSEQ: dict[str, NamedToken] = {
     "unk_token": "<unk>",
     "mask_token": "<mask>",
 }
-# What stands before the pieces of a class, by role or content, and how many pieces that replaces.
-_HEADS: dict[str, tuple[tuple[str, ...], int]] = {
+# Tokens before the pieces of a class, by role or content, and the number of pieces that they replace.
+_LEADING: dict[str, tuple[tuple[str, ...], int]] = {
     "XLMRobertaTokenizer": (("bos_token", "pad_token", "eos_token", "unk_token"), 3),
     "CamembertTokenizer": (("<s>NOTUSED", "pad_token", "</s>NOTUSED", "unk_token", "<unk>NOTUSED"), 1),
 }
@@ -48,13 +48,13 @@ class Vocabulary:
     """Vocabulary of a class.
 
     Attributes:
-        file: Where it came from, for messages.
+        file: Its file, for messages.
         ids: Token to id, for WordPiece and BPE; or None.
         scores: Token and score by id, for Unigram; or None.
         merges: The pairs of BPE.
         charsmap: Base64 of the precompiled normalization, or None.
-        unk_id: Id of the unknown token, where the file says it.
-        sentencepiece: The SentencePiece model, where there is no `tokenizer.json`.
+        unk_id: Id of the unknown token, if the file has it.
+        sentencepiece: The SentencePiece model, if there is no `tokenizer.json`.
     """
 
     file: str
@@ -157,10 +157,10 @@ def _from_sentencepiece(
         ids = {piece: i for i, (piece, _) in enumerate(model.pieces)}
         return replace(found, ids=ids, merges=merges_of(ids))
     scores = model.pieces
-    if class_name in _HEADS:  # fairseq has tokens of its own in place of SentencePiece's first
-        heads, replaced = _HEADS[class_name]
+    if class_name in _LEADING:  # fairseq replaces the first tokens of SentencePiece
+        leading, replaced = _LEADING[class_name]
         default = {**_FAIRSEQ, **named}
-        first = [require_content(default[head], head) if head in default else head for head in heads]
+        first = [require_content(default[name], name) if name in default else name for name in leading]
         unused = {"<unk>NOTUSED": -100.0}
         scores = [(piece, unused.get(piece, 0.0)) for piece in first] + scores[replaced:]
         scores = [*scores, (require_content(default["mask_token"], "mask_token"), 0.0)]
@@ -170,7 +170,7 @@ def _from_sentencepiece(
 
 
 def _charsmap(normalizer: Any) -> str | None:
-    """The precompiled normalization among the first two levels of a normalizer, the only part that a class keeps."""
+    """Precompiled normalization in the first two levels of a normalizer, the only part that a class keeps."""
     steps = (normalizer or {}).get("normalizers", [normalizer]) if normalizer else []
     found = (step["precompiled_charsmap"] for step in steps if step.get("type") == "Precompiled")
     return next(found, None)

@@ -1,10 +1,9 @@
-"""How the input of a product becomes 8 bits: by one scale and one zero point, which no text can change.
+"""Static quantization of activations, the inputs of linear layers: one scale and one zero point for all texts.
 
-Three things keep the error of so coarse a grid small. Channels that are larger than others are divided by a factor of
-their own, which goes into the weights (SmoothQuant, arXiv:2211.10438, equation 4). Where an input is wider than what is
-computed of it, a few channels may exceed the range instead, and the excess is added in float32: after an activation
-such as GELU one channel of a thousand may be ten times as large as all others. And which of these is taken is decided
-by the error that it leaves in the product.
+Outlier channels would make the scale too coarse. There are two remedies. Smoothing divides each channel by a factor
+that is multiplied into the weights (SmoothQuant, arXiv:2211.10438, equation 4). If the input is wider than the
+outputs, the excess of a few outlier channels over the range is computed in float32 instead: after an activation such
+as GELU one channel of a thousand may be ten times as large as all others. The scheme with the smallest error is used.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,75 +16,75 @@ Floats = NDArray[np.float32]
 
 _LEVELS = 255
 LARGEST_WEIGHT = 127
-# Exponents of the largest activation of a channel, against that of the largest weight.
+# Exponents of the activations in the smoothing factor; weights have 1 minus the exponent.
 _SMOOTHINGS = (0.5, 0.6, 0.7, 0.8, 0.9)
-_EXCEEDING = (8, 16, 32)
-# What each costs in time, as the error that it has to save.
-_COST_OF_SMOOTHING, _COST_OF_A_CHANNEL = 1.1, 1 / 160
-# Other texts may go beyond what was seen, by so much; without it odd ones lose a percent of cosine and more.
+_OUTLIERS = (8, 16, 32)
+# Run time of each remedy, as a factor of the error.
+_SMOOTHING_COST, _CHANNEL_COST = 1.1, 1 / 160
+# Headroom of the range for other texts; without it, unusual texts lose a percent of cosine similarity and more.
 _MARGIN = 1.1
-# Tokens over which the error is taken.
-_JUDGED = 2048
+# Tokens on which schemes are compared.
+_COMPARED = 2048
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """How one value is put into 8 bits.
+    """Quantization scheme of one activation.
 
     Attributes:
-        smoothing: What each channel is divided by, float32 `[channels]`, or None.
-        low: The smallest number, at most 0.
-        high: The largest number, at least 0.
-        exceeding: The channels whose excess over the range is added in float32, int64, ascending.
+        smoothing: Divisor of each channel, float32 `[channels]`, or None.
+        low: Lower end of the range, at most 0.
+        high: Upper end of the range, at least 0.
+        outliers: Channels whose excess over the range is computed in float32, int64, ascending.
     """
 
     smoothing: Floats | None
     low: float
     high: float
-    exceeding: NDArray[np.int64]
+    outliers: NDArray[np.int64]
 
     @property
     def scale(self) -> np.float32:
-        """The distance of two levels."""
+        """Step between two levels."""
         return np.float32((self.high - self.low) / _LEVELS)
 
     @property
     def zero_point(self) -> np.uint8:
-        """The level that stands for 0."""
+        """Level of the value 0."""
         return np.uint8(np.clip(np.round(-self.low / self.scale), 0, _LEVELS))
 
     def smoothed(self, x: Floats) -> Floats:
-        """The values that are put into 8 bits, `[tokens, channels]`."""
+        """Smooth values before quantization: `[tokens, channels]`."""
         return x if self.smoothing is None else x / self.smoothing
 
-    def rounded(self, x: Floats) -> Floats:
-        """What 8 bits leave of the smoothed values, `[tokens, channels]`."""
+    def quantized(self, x: Floats) -> Floats:
+        """Smooth, quantize and dequantize values: `[tokens, channels]`."""
         zero = np.float32(self.zero_point)
         levels = np.clip(np.round(self.smoothed(x) / self.scale) + zero, 0, _LEVELS)
         return np.asarray((levels - zero) * self.scale, np.float32)
 
     def excess(self, x: Floats) -> Floats:
-        """What the exceeding channels have beyond the range, `[tokens, exceeding]`."""
-        some = x[:, self.exceeding]
-        return some - np.clip(some, np.float32(self.low), np.float32(self.high))
+        """Excess of the outlier channels over the range: `[tokens, outliers]`."""
+        outliers = x[:, self.outliers]
+        return outliers - np.clip(outliers, np.float32(self.low), np.float32(self.high))
 
 
 def choose(x: Floats, weights: Sequence[Floats]) -> Scheme:
-    """The scheme that leaves the smallest error in the products, with its cost in time counted as error.
+    """Choose the scheme with the smallest error of the linear layers, weighted by its run time.
 
     Args:
-        x: Values of the input, float32 `[tokens, channels]`.
-        weights: Of the products that read it, float32 `[channels, outputs]` each.
+        x: Calibration values of the activation, float32 `[tokens, channels]`.
+        weights: Weights of the linear layers that read it, float32 `[channels, outputs]` each.
     """
-    judged = x[np.linspace(0, len(x) - 1, min(len(x), _JUDGED)).astype(np.int64)]
-    exact = [judged @ weight for weight in weights]
+    sample = x[np.linspace(0, len(x) - 1, min(len(x), _COMPARED)).astype(np.int64)]
+    exact = [sample @ weight for weight in weights]
 
     def error(scheme: Scheme) -> float:
-        rounded, excess = scheme.rounded(judged), scheme.excess(judged)
+        quantized, excess = scheme.quantized(sample), scheme.excess(sample)
         total = 0.0
         for weight, expected in zip(weights, exact, strict=True):
             smoothed = weight if scheme.smoothing is None else weight * scheme.smoothing[:, None]
-            found = rounded @ _coarse(smoothed) + excess @ weight[scheme.exceeding]
+            found = quantized @ _quantized(smoothed) + excess @ weight[scheme.outliers]
             total += float(((found - expected) ** 2).sum() / max(float((expected**2).sum()), 1e-30))
         return total
 
@@ -94,45 +93,45 @@ def choose(x: Floats, weights: Sequence[Floats]) -> Scheme:
 
 
 def _candidates(x: Floats, weights: Sequence[Floats]) -> Iterator[tuple[Scheme, float]]:
-    """Schemes and what they cost: the plain one, and those that work on the narrower side of the products."""
+    """Schemes with their run time: the plain one, and either those with outliers or those with smoothing."""
     yield _scheme(x), 1.0
     if sum(weight.shape[1] for weight in weights) < x.shape[1]:
         largest = np.maximum(x.max(axis=0), -x.min(axis=0))
-        for count in (count for count in _EXCEEDING if count < x.shape[1]):
+        for count in (count for count in _OUTLIERS if count < x.shape[1]):
             yield (
-                _scheme(x, exceeding=np.sort(np.argsort(-largest, kind="stable")[:count])),
-                (1 + count * _COST_OF_A_CHANNEL),
+                _scheme(x, outliers=np.sort(np.argsort(-largest, kind="stable")[:count])),
+                (1 + count * _CHANNEL_COST),
             )
         return
     for exponent in _SMOOTHINGS:
-        yield _scheme(x, smoothing=_smoothing(x, weights, exponent)), _COST_OF_SMOOTHING
+        yield _scheme(x, smoothing=_smoothing(x, weights, exponent)), _SMOOTHING_COST
 
 
-def _scheme(x: Floats, smoothing: Floats | None = None, exceeding: Iterable[int] = ()) -> Scheme:
-    channels = np.array(list(exceeding), np.int64)
+def _scheme(x: Floats, smoothing: Floats | None = None, outliers: Iterable[int] = ()) -> Scheme:
+    channels = np.array(list(outliers), np.int64)
     values = x if smoothing is None else x / smoothing
     inside = np.delete(values, channels, axis=1) if len(channels) else values
     low, high = (_MARGIN * float(edge) for edge in (min(0.0, inside.min()), max(0.0, inside.max())))
-    if low == high:  # nothing but zeros
+    if low == high:  # only zeros
         high = 1.0
     return Scheme(smoothing, low, high, channels)
 
 
 def _smoothing(x: Floats, weights: Sequence[Floats], exponent: float) -> Floats:
-    """`max|x|^a / max|w|^(1 - a)` of every channel, with a geometric mean of 1."""
+    """Compute `max|x|^a / max|w|^(1 - a)` of each channel, with a geometric mean of 1."""
     activation = np.maximum(np.abs(x).max(axis=0), 1e-5).astype(np.float64)
     weight = np.maximum(np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0), 1e-5)
     logarithm = exponent * np.log(activation) - (1 - exponent) * np.log(weight)
     return np.asarray(np.exp(logarithm - logarithm.mean()), np.float32)
 
 
-def _coarse(weight: Floats) -> Floats:
-    """What 8 bits leave of weights, each column on its own grid."""
-    grid = column_scales(weight)
-    return np.asarray(np.round(weight / grid) * grid, np.float32)
+def _quantized(weight: Floats) -> Floats:
+    """Quantize and dequantize weights, with a scale for each column."""
+    scales = column_scales(weight)
+    return np.asarray(np.round(weight / scales) * scales, np.float32)
 
 
 def column_scales(weight: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The distance of two levels of every column of `[channels, outputs]`, so that the largest weight is a level."""
+    """Scale of each column of `[channels, outputs]`: the largest weight is a level."""
     largest: NDArray[np.float64] = np.abs(weight).max(axis=0).astype(np.float64)
     return np.where(largest == 0, 1.0, largest / LARGEST_WEIGHT)

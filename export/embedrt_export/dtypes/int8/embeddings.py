@@ -1,4 +1,4 @@
-"""Tables of embeddings in 8 bits, a scale for every row: they are most of the memory that a small model takes."""
+"""Quantization of embedding tables, with a scale for each row: they take most of the memory of a small model."""
 
 from collections.abc import Callable
 
@@ -11,30 +11,30 @@ from embedrt_export.dtypes.int8.activations import Floats, column_scales
 from embedrt_export.graph.builder import FLOAT, names_read
 from embedrt_export.graph.data_file import DataFile
 
-_SMALLEST_BYTES = 1 << 20  # smaller ones are not worth two nodes more
+_SMALLEST_BYTES = 1 << 20  # smaller tables do not justify the extra nodes
 
 
-def replace_tables(model: onnx.ModelProto, read: Callable[[str], Floats], data: DataFile) -> int:
-    """Puts the large tables of which the graph only gathers rows into 8 bits.
+def quantize_embeddings(model: onnx.ModelProto, read: Callable[[str], Floats], data: DataFile) -> int:
+    """Quantize the large tables of which a graph only gathers rows.
 
     Args:
         model: The graph, which is changed.
-        read: Gives the values of a tensor.
-        data: Takes the new tables.
+        read: Reads the values of a tensor.
+        data: File for the quantized tables.
 
     Returns:
-        How many tables there were.
+        Number of quantized tables.
     """
-    tables = _tables(model)
+    tables = _find_tables(model)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if node.input[:1] and node.input[0] in tables:
-            nodes += _gathered(node)
+            nodes += _dequantized(node)
         else:
             nodes.append(node)
     kept = [tensor for tensor in model.graph.initializer if tensor.name not in tables]
     for name in tables:
-        levels, scales = _levels(read(name))
+        levels, scales = _quantized(read(name))
         kept += [data.tensor(f"{name}.levels", levels), data.tensor(f"{name}.scales", scales)]
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(nodes)
@@ -42,8 +42,8 @@ def replace_tables(model: onnx.ModelProto, read: Callable[[str], Floats], data: 
     return len(tables)
 
 
-def _tables(model: onnx.ModelProto) -> set[str]:
-    """The names of the tables."""
+def _find_tables(model: onnx.ModelProto) -> set[str]:
+    """Names of the tables to quantize."""
     found = {
         tensor.name
         for tensor in model.graph.initializer
@@ -57,13 +57,14 @@ def _tables(model: onnx.ModelProto) -> set[str]:
     return found & {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
 
 
-def _levels(table: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Levels `[rows, width]` and what one of a row is worth, `[rows, 1]`."""
+def _quantized(table: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """Levels `[rows, width]` and scales `[rows, 1]` of a table."""
     scales = column_scales(table.T)[:, None].astype(np.float32)
     return np.round(table / scales).astype(np.int8), scales
 
 
-def _gathered(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+def _dequantized(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Gather rows of levels and scales, and multiply them."""
     (table, ids), y = node.input, node.output[0]
     return [
         helper.make_node("Gather", [f"{table}.levels", ids], [f"{y}.levels"], name=f"{y}.levels"),

@@ -1,30 +1,30 @@
-"""Weights to 8 bits: what rounding one of them up or down costs, the others of its column make good."""
+"""GPTQ rounding of weights: the error of each rounded row is compensated in the rows still to be rounded."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedrt_export.dtypes.int8.activations import LARGEST_WEIGHT, column_scales
 
-# Added to the diagonal, as a part of its mean: few texts say little about rare channels.
+# Share of the mean that is added to the diagonal, as few texts have little data on rare channels.
 _DAMPING = 0.01
-# Rows that are corrected before the correction is carried to the rest, in one product of matrices.
+# Rows that are rounded before all later rows are corrected, in one matmul.
 _BLOCK = 64
 
 
 def round_weights(
     weight: NDArray[np.float64], moments: NDArray[np.float64]
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Rounds a weight matrix so that its products with typical inputs change little (GPTQ, arXiv:2210.17323).
+    """Round a weight matrix so that its outputs on typical inputs change little (GPTQ, arXiv:2210.17323).
 
-    Rows are rounded one after the other, those of the largest inputs first. The error of each is moved to the rows that
-    are still to come, as far as inputs that go together allow.
+    Rows are rounded one by one, those of the largest inputs first. The error of each is compensated in the later rows,
+    as far as their inputs correlate.
 
     Args:
         weight: float64 `[channels, outputs]`.
-        moments: `x.T @ x` of the inputs as the product gets them, float64 `[channels, channels]`.
+        moments: `x.T @ x` of the quantized inputs, float64 `[channels, channels]`.
 
     Returns:
-        The levels, int8 `[channels, outputs]`, and the scale of every column, float32 `[outputs]`.
+        Levels, int8 `[channels, outputs]`, and the scale of each column, float32 `[outputs]`.
     """
     scales = column_scales(weight)
     channels = len(weight)

@@ -1,4 +1,4 @@
-"""The products of a graph that are worth 8 bits: what they are, what they get, and what takes their place."""
+"""Quantization of linear layers: find them in a graph, observe their inputs, and replace them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,24 +21,24 @@ from embedrt_export.graph.builder import needed
 from embedrt_export.graph.data_file import DataFile
 
 MICROSOFT = "com.microsoft"
-# Rows and columns of the smallest weight matrix that is worth it.
+# Rows and columns of the smallest weight matrix to quantize.
 _SMALLEST = 64
-# Tokens of one batch while values are observed.
+# Tokens in one batch while activations are observed.
 _BUDGET = 2048
 
 _Constant = Callable[[str, Any], str]
 
 
 @dataclass(frozen=True)
-class Product:
-    """`x @ weight + bias` with a constant weight, once for every token.
+class LinearLayer:
+    """A linear layer in a graph, `x @ weight.T + bias` with constant weight.
 
     Attributes:
-        node: The name of its node.
-        x: The value that it reads, float32 `[tokens, channels]`.
-        weight: The name of the tensor, `[outputs, channels]`.
-        bias: The name of the tensor `[outputs]`, or None.
-        y: The value that it makes.
+        node: Name of its node.
+        x: Name of its input, float32 `[tokens, channels]`.
+        weight: Name of its weight, `[outputs, channels]`.
+        bias: Name of its bias `[outputs]`, or None.
+        y: Name of its output.
     """
 
     node: str
@@ -49,28 +49,28 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Quantized:
-    """What takes the place of a product.
+class QuantizedLayer:
+    """A quantized linear layer.
 
     Attributes:
-        scheme: How its input is put into 8 bits.
-        levels: Its weights, int8 `[channels, outputs]`.
-        scales: What a level of each column is worth, float32 `[outputs]`.
+        scheme: Quantization scheme of its input.
+        levels: Quantized weight, int8 `[channels, outputs]`.
+        scales: Scale of each column of the weight, float32 `[outputs]`.
         bias: float32 `[outputs]`.
-        exceeding: Weights of the channels that exceed the range, float32 `[exceeding, outputs]`.
-        error: How far its results were off, relative to their size, over the calibration texts.
+        outliers: Weight of the outlier channels, float32 `[outliers, outputs]`.
+        error: Relative error of its outputs on the calibration texts.
     """
 
     scheme: Scheme
     levels: NDArray[np.int8]
     scales: Floats
     bias: Floats
-    exceeding: Floats
+    outliers: Floats
     error: float
 
 
-def find_products(model: onnx.ModelProto) -> list[Product]:
-    """The Gemms that have a constant weight of some size. Whether they run for every token is seen when they run."""
+def find_layers(model: onnx.ModelProto) -> list[LinearLayer]:
+    """Find Gemm nodes with a large constant weight; `observe` drops those that do not run for every token."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     found = []
     for node in model.graph.node:
@@ -80,24 +80,24 @@ def find_products(model: onnx.ModelProto) -> list[Product]:
         bias = node.input[2] if len(node.input) == 3 else None
         shape = shapes.get(node.input[1], ())
         if min(shape, default=0) >= _SMALLEST and (bias is None or shapes.get(bias) == shape[:1]):
-            found.append(Product(node.name, node.input[0], node.input[1], bias, node.output[0]))
+            found.append(LinearLayer(node.name, node.input[0], node.input[1], bias, node.output[0]))
     return found
 
 
 def observe(
     model: onnx.ModelProto, path: Path, runner: Runner, texts: Sequence[str], values: Sequence[str]
 ) -> dict[str, Floats]:
-    """Runs the graph over texts and returns what some of its values are.
+    """Run a graph over texts and return some of its values.
 
     Args:
         model: The graph.
-        path: A file to write into, beside the data files; it is deleted.
-        runner: Its tokenizer.
+        path: A temporary file beside the data files; it is deleted.
+        runner: The route, for its tokenizer.
         texts: The texts.
         values: Names of values.
 
     Returns:
-        By name float32 `[tokens, channels]`, without padding. Values that are not there for every token are left out.
+        float32 `[tokens, channels]` by name, without padding. Values without a row for every token are left out.
     """
     part = onnx.ModelProto()
     part.CopyFrom(model)
@@ -125,18 +125,18 @@ def observe(
     return {name: np.concatenate(parts) for name, parts in rows.items() if parts}
 
 
-def replace_products(model: onnx.ModelProto, found: Iterable[tuple[Product, Quantized]], data: DataFile) -> None:
-    """Puts quantized products into a graph, in place of those in float32.
+def replace_layers(model: onnx.ModelProto, found: Iterable[tuple[LinearLayer, QuantizedLayer]], data: DataFile) -> None:
+    """Replace linear layers of a graph by quantized ones.
 
-    Products of one input share its 8 bits. `MatMulIntegerToFloat` of ONNX Runtime multiplies, scales and adds the bias
-    in one pass.
+    Layers with the same input share its quantized values. `MatMulIntegerToFloat` of ONNX Runtime multiplies, scales and
+    adds the bias in one pass.
 
     Args:
         model: The graph, which is changed.
-        found: The products, and what takes their place.
-        data: Takes the new weights.
+        found: The layers with their replacements.
+        data: File for the quantized weights.
     """
-    chosen = {product.node: (product, quantized) for product, quantized in found}
+    chosen = {layer.node: (layer, quantized) for layer, quantized in found}
     nodes: list[onnx.NodeProto] = []
     tensors: dict[str, TensorProto] = {}
     inputs: dict[str, tuple[str, str, str]] = {}
@@ -149,11 +149,11 @@ def replace_products(model: onnx.ModelProto, found: Iterable[tuple[Product, Quan
         if node.name not in chosen:
             nodes.append(node)
             continue
-        product, quantized = chosen[node.name]
-        if product.x not in inputs:
-            added, inputs[product.x] = _input(product.x, quantized.scheme, constant)
+        layer, quantized = chosen[node.name]
+        if layer.x not in inputs:
+            added, inputs[layer.x] = _quantized_input(layer.x, quantized.scheme, constant)
             nodes += added
-        nodes += _product(product, quantized, inputs[product.x], constant)
+        nodes += _quantized_layer(layer, quantized, inputs[layer.x], constant)
     read = {name for node in nodes for name in node.input}
     kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
     del model.graph.node[:], model.graph.initializer[:]
@@ -162,8 +162,8 @@ def replace_products(model: onnx.ModelProto, found: Iterable[tuple[Product, Quan
     model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
 
 
-def _input(x: str, scheme: Scheme, constant: _Constant) -> tuple[list[onnx.NodeProto], tuple[str, str, str]]:
-    """The nodes that put a value into 8 bits, and the names of the levels, the scale and the zero point."""
+def _quantized_input(x: str, scheme: Scheme, constant: _Constant) -> tuple[list[onnx.NodeProto], tuple[str, str, str]]:
+    """Nodes that quantize an activation, and the names of levels, scale and zero point."""
     nodes, source = [], x
     if scheme.smoothing is not None:
         source = f"{x}.smooth"
@@ -175,24 +175,24 @@ def _input(x: str, scheme: Scheme, constant: _Constant) -> tuple[list[onnx.NodeP
     return nodes, (levels, scale, zero)
 
 
-def _product(
-    product: Product, quantized: Quantized, x: tuple[str, str, str], constant: _Constant
+def _quantized_layer(
+    layer: LinearLayer, quantized: QuantizedLayer, x: tuple[str, str, str], constant: _Constant
 ) -> list[onnx.NodeProto]:
-    (levels, scale, zero), at = x, product.node
+    (levels, scale, zero), at = x, layer.node
     weight = constant(f"{at}.levels", quantized.levels)
     scales = constant(f"{at}.scales", quantized.scales)
     bias = constant(f"{at}.bias", quantized.bias)
-    exceeding = quantized.scheme.exceeding
-    inside = f"{at}.inside" if len(exceeding) else product.y
+    outliers = quantized.scheme.outliers
+    inside = f"{at}.inside" if len(outliers) else layer.y
     nodes = [
         helper.make_node(
             "MatMulIntegerToFloat", [levels, weight, scale, scales, zero, "", bias], [inside], name=at, domain=MICROSOFT
         )
     ]
-    if len(exceeding):
+    if len(outliers):
         low, high = (np.float32(edge) for edge in (quantized.scheme.low, quantized.scheme.high))
         steps = (
-            helper.make_node("Gather", [product.x, constant(f"{at}.exceeding", exceeding)], [f"{at}.some"], axis=1),
+            helper.make_node("Gather", [layer.x, constant(f"{at}.exceeding", outliers)], [f"{at}.some"], axis=1),
             helper.make_node(
                 "Clip", [f"{at}.some", constant(f"{at}.low", low), constant(f"{at}.high", high)], [f"{at}.cut"]
             ),
@@ -201,6 +201,6 @@ def _product(
         for node in steps:
             node.name = node.output[0]
             nodes.append(node)
-        added = [f"{at}.excess", constant(f"{at}.exceeding_weight", quantized.exceeding), inside]
-        nodes.append(helper.make_node("Gemm", added, [product.y], name=f"{at}.sum"))
+        added = [f"{at}.excess", constant(f"{at}.exceeding_weight", quantized.outliers), inside]
+        nodes.append(helper.make_node("Gemm", added, [layer.y], name=f"{at}.sum"))
     return nodes

@@ -1,4 +1,4 @@
-"""Texts to measure activations on, and others to judge the result by."""
+"""Calibration texts, and held-back texts to evaluate the int8 vectors on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,25 +11,25 @@ from embedrt.inputs.lines import read_lines
 
 OWN = Path(__file__).with_name("calibration.txt")
 FEWEST = 50
-"""Lines that a file must have: fewer say too little about texts that are still to come."""
+"""Minimum number of lines of a file: fewer do not represent other texts."""
 
 _MOST = 4000
-# Every so many lines, one is held back to judge by.
+# One line of every four is held back for the evaluation.
 _HELD_BACK = 4
-# Lines that are joined to longer texts, in turn.
+# Numbers of lines that are joined into one longer text, in turn.
 _JOINED = (2, 3, 5, 8, 13)
-# How often every line is part of a longer text.
+# Number of longer texts that each line is part of.
 _MIXTURES = 3
 
 
 @dataclass(frozen=True)
 class Texts:
-    """What quantization needs of texts.
+    """Texts for quantization.
 
     Attributes:
-        origin: Where they are from.
-        calibration: Those to measure activations on.
-        held_back: Those to judge the vectors by; none of their lines is among the others.
+        origin: Their source, for the report.
+        calibration: Texts to calibrate on.
+        held_back: Texts to evaluate the vectors on; they share no line with the others.
     """
 
     origin: str
@@ -38,12 +38,12 @@ class Texts:
 
 
 def read_texts(file: Path | None) -> Texts:
-    """Reads a file of one text per line; None is embedrt's own, in many languages.
+    """Read a file with one text per line; None is embedrt's own file, in many languages.
 
-    Lines come alone and, in an order that is always the same, joined to longer texts.
+    Each line is a text of its own, and part of longer texts, in a fixed order.
 
     Raises:
-        ExportError: The file is not UTF-8, or has fewer than `FEWEST` lines that differ.
+        ExportError: The file is not UTF-8, or has fewer than `FEWEST` different lines.
     """
     path = OWN if file is None else file
     try:
@@ -52,7 +52,9 @@ def read_texts(file: Path | None) -> Texts:
         raise ExportError(str(error)) from error
     lines = [line for line in dict.fromkeys(lines) if line]
     if len(lines) < FEWEST:
-        raise ExportError(f"{path}: {len(lines)} different lines; to calibrate takes {FEWEST} or more")
+        raise ExportError(
+            f"{path}: expected {FEWEST} or more different lines for calibration, found {len(lines)}; add texts"
+        )
     lines = lines[:: -(-len(lines) // _MOST)]
     held_back = lines[::_HELD_BACK]
     others = [line for i, line in enumerate(lines) if i % _HELD_BACK]
@@ -61,7 +63,7 @@ def read_texts(file: Path | None) -> Texts:
 
 
 def _joined(lines: Sequence[str]) -> list[str]:
-    """Every line a few times more, as part of longer texts, each time with other neighbours."""
+    """Join lines into longer texts, each line a few times and with different neighbors."""
     steps = (step for step in range(len(lines) // 3 + 1, 2 * len(lines)) if gcd(step, len(lines)) == 1)
     joined: list[str] = []
     for step in islice(steps, _MIXTURES):

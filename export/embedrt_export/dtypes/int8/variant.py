@@ -1,4 +1,4 @@
-"""The dtype int8 as a writer: an int8 graph for every route, made of its float32 graph and judged by its vectors."""
+"""The dtype int8 as a writer: an int8 graph for every route, quantized from its float32 graph and evaluated."""
 
 import dataclasses
 from functools import partial
@@ -20,24 +20,26 @@ from embedrt_export.graph.data_file import DataFile
 
 
 def write(draft: Draft) -> Manifest:
-    """Adds an int8 variant to every route. Its weights lie in a data file of its own, which all routes share."""
+    """Add an int8 variant to every route. All share one data file with their weights."""
     folder, manifest = draft.folder, draft.manifest
     texts = read_texts(None) if draft.texts is None else draft.texts
     routes = {}
     with DataFile(folder / DATA) as data:
         for name, route in manifest.routes.items():
             exact = Runner(folder, route, manifest, place(folder, route, cpu.DEVICE, FLOAT32), prepack=False)
-            judged = partial(_judge, folder, manifest, route, texts.held_back, graph_vectors(exact, texts.held_back))
-            variant = quantize(folder, exact, texts, data, judged)
+            evaluate = partial(
+                _evaluated, folder, manifest, route, texts.held_back, graph_vectors(exact, texts.held_back)
+            )
+            variant = quantize(folder, exact, texts, data, evaluate)
             routes[name] = dataclasses.replace(route, variants=(*route.variants, variant))
     written = {file for route in routes.values() for variant in route.variants_in(DTYPE) for file in variant.files}
     return dataclasses.replace(manifest, routes=routes, files=manifest.files | record_files(folder, written))
 
 
-def _judge(
+def _evaluated(
     folder: Path, manifest: Manifest, route: Route, texts: list[str], expected: Vectors, variant: Variant, method: str
 ) -> QualityReport:
-    """Encodes texts with a new variant of a route and compares them with the vectors in float32."""
+    """Encode texts with a new variant of a route and compare the vectors with those in float32."""
     files = manifest.files | record_files(folder, variant.files)
     only = dataclasses.replace(route, variants=(variant,))
     return measure_quality(
@@ -49,7 +51,7 @@ def _judge(
 
 
 def require() -> None:
-    """Raise a DeviceError where int8 kernels saturate."""
+    """Raise a DeviceError if int8 kernels saturate on this CPU."""
     exact_config()
 
 

@@ -9,31 +9,31 @@ from typing import Any, Literal
 from embedrt.bundle.manifest import DEFAULT_ROUTE
 from embedrt.bundle.strict_json import RecordError, read_json
 from embedrt.errors import ExportError, UnsupportedModelError
-from embedrt_export.source.adapters import find_base
-from embedrt_export.source.configs import read_config, strict
-from embedrt_export.source.files import check_files
-from embedrt_export.source.modules import (
-    READERS,
+from embedrt_export.heads import HEADS
+from embedrt_export.heads.pooling import Pooling
+from embedrt_export.routes.modules import (
     STATIC,
     TRANSFORMER,
     ModuleSpec,
-    Pooling,
+    StaticEmbedding,
     Transformer,
     read_transformer,
 )
+from embedrt_export.source.adapters import find_base
+from embedrt_export.source.configs import read_config, strict
+from embedrt_export.source.files import MODULES, check_files
 from embedrt_export.source.weights import quote
 
-MODULES = "modules.json"
 _ROUTER = "Router"
-# The last part of a module's type, as older versions of sentence-transformers or a repo's own code name it.
+# Module types of older versions of sentence-transformers or of code from a repo.
 _ALIASES = {"sentence_transformers.models.Asym": _ROUTER, "custom_st.Transformer": TRANSFORMER}
 _TYPE_PREFIX = "sentence_transformers."
-# A module's path, such as "1_Pooling": what every system, and so a bundle, can have as the name of a folder.
+# A module's path, such as "1_Pooling": a valid folder name on every system, as bundles use it too.
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_ .+/-]{0,100}")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # A pair of task and modality as Python writes it, such as "('query', 'text')" or "(None, 'text')".
 _MAPPING_KEY = re.compile(r"\((None|'(?P<task>[\w-]+)'), (None|'(?P<modality>[\w-]+)')\)")
-# What a module may be told by a call; a Router chooses by the task, and text is the only modality.
+# Arguments of an `encode` call that a module may use: a Router chooses by task, and text is the only modality.
 _CALL_ARGUMENTS = {"task", "modality"}
 _TASKS = ("query", "document")
 
@@ -45,10 +45,10 @@ class ModelSpec:
     Attributes:
         folder: The model folder.
         chains: The module chain of every route.
-        tasks: Which route a task takes; the empty name is for calls that name none.
+        tasks: The route of each task; the empty name is for calls without a task.
         prompts: Prompts by name.
-        default_prompt_name: The one for calls that name none.
-        truncate_dim: Coordinates to keep by default.
+        default_prompt_name: The prompt for calls without a prompt name.
+        truncate_dim: Number of dimensions to keep by default.
         similarity_fn_name: The similarity that the model was trained for.
     """
 
@@ -97,7 +97,7 @@ class _SentenceTransformer:
 
 @dataclass(frozen=True)
 class _Access:
-    """Access of a repo: to other folders of this machine, if it is local itself, and to the hub."""
+    """Access that a repo has: to other folders of this machine if it is local, and to the hub."""
 
     is_local: bool
     token: str | bool | None
@@ -108,11 +108,11 @@ def read_repo(folder: Path, *, is_local: bool = True, token: str | bool | None =
 
     Args:
         folder: The model folder.
-        is_local: Whether it may name other folders of this machine, as an adapter names its base model.
+        is_local: True if it may refer to other folders of this machine, as an adapter does to its base model.
         token: Hub token, for the base model of an adapter.
 
     Raises:
-        UnsupportedModelError: A module, key or value is unknown; the message names it.
+        UnsupportedModelError: A module, key or value is not supported; the message names it.
         ExportError: A file is missing or damaged.
     """
     access = _Access(is_local, token)
@@ -124,7 +124,7 @@ def read_repo(folder: Path, *, is_local: bool = True, token: str | bool | None =
     for chain in chains.values():
         if chain[0].kind not in {TRANSFORMER, STATIC}:
             raise UnsupportedModelError(
-                f"{MODULES}: a chain begins with {chain[0].kind}; it must begin with {TRANSFORMER} or {STATIC}"
+                f"{MODULES}: expected {TRANSFORMER} or {STATIC} as the first module, got {chain[0].kind}"
             )
     top = _read_top(folder)
     return ModelSpec(
@@ -139,12 +139,12 @@ def read_repo(folder: Path, *, is_local: bool = True, token: str | bool | None =
 
 
 def transformers(spec: ModelSpec) -> list[ModuleSpec]:
-    """Transformer modules that the routes begin with."""
+    """List the Transformer module of every route that has one."""
     return [chain[0] for chain in spec.chains.values() if isinstance(chain[0].settings, Transformer)]
 
 
 def _default_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
-    """Chain that sentence-transformers makes of a transformers repo: mean, or last token of a language model."""
+    """Chain of a repo without modules.json, as sentence-transformers pools: mean, or last token for causal models."""
     transformer = _transformer(folder, access)
     config = transformer.config
     names = config.get("architectures")
@@ -155,7 +155,7 @@ def _default_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
 
 
 def _routes(folder: Path, access: _Access) -> tuple[dict[str, tuple[ModuleSpec, ...]], dict[str, str]]:
-    """The chain of every route, and the route of every task."""
+    """Read the chain of every route, and the route of every task."""
     try:
         content = read_json(folder / MODULES)
     except RecordError as error:
@@ -169,29 +169,29 @@ def _routes(folder: Path, access: _Access) -> tuple[dict[str, tuple[ModuleSpec, 
         if unknown := set(entry.kwargs) - _CALL_ARGUMENTS:
             raise UnsupportedModelError(f"{MODULES}[{i}].kwargs: {', '.join(sorted(unknown))} are not supported")
         if _kind(entry.type, MODULES) != _ROUTER:
-            part = _part(entry.type, folder, entry.path, MODULES, access)
-            chains = {name: (*chain, part) for name, chain in chains.items()}
+            module = _module(entry.type, folder, entry.path, MODULES, access)
+            chains = {name: (*chain, module) for name, chain in chains.items()}
             continue
         if list(chains) != [DEFAULT_ROUTE]:
             raise UnsupportedModelError(f"{MODULES}: a second Router is not supported")
         router, tasks = _read_router(folder, entry.path, access)
-        chains = {name: (*chains[DEFAULT_ROUTE], *parts) for name, parts in router.items()}
+        chains = {name: (*chains[DEFAULT_ROUTE], *modules) for name, modules in router.items()}
     return chains, tasks
 
 
 def _kind(module_type: str, where: str) -> str:
     kind = _ALIASES.get(module_type, module_type.rpartition(".")[2])
-    known = (TRANSFORMER, *READERS, _ROUTER)
+    known = (TRANSFORMER, STATIC, *HEADS, _ROUTER)
     if kind not in known or not (module_type.startswith(_TYPE_PREFIX) or module_type in _ALIASES):
         raise UnsupportedModelError(f"{where}: module {module_type!r} is not supported; supported: {', '.join(known)}")
     return kind
 
 
-def _part(module_type: str, folder: Path, path: str, where: str, access: _Access) -> ModuleSpec:
+def _module(module_type: str, folder: Path, path: str, where: str, access: _Access) -> ModuleSpec:
     kind, place = _kind(module_type, where), _inside(folder, path, where)
     if kind == TRANSFORMER:
         return ModuleSpec(kind, place, path, _transformer(place, access))
-    return ModuleSpec(kind, place, path, READERS[kind](place))
+    return ModuleSpec(kind, place, path, StaticEmbedding() if kind == STATIC else HEADS[kind].read(place))
 
 
 def _transformer(place: Path, access: _Access) -> Transformer:
@@ -209,7 +209,7 @@ def _inside(folder: Path, path: str, where: str) -> Path:
 
 
 def _read_router(folder: Path, path: str, access: _Access) -> tuple[dict[str, tuple[ModuleSpec, ...]], dict[str, str]]:
-    """The modules of every route of a Router, and the route of every task."""
+    """Read the modules of every route of a Router, and the route of every task."""
     place = _inside(folder, path, MODULES)
     name = next((name for name in ("router_config.json", "config.json") if (place / name).is_file()), None)
     if name is None:
@@ -221,20 +221,20 @@ def _read_router(folder: Path, path: str, access: _Access) -> tuple[dict[str, tu
     routes: dict[str, tuple[ModuleSpec, ...]] = {}
     for route, modules in config.structure.items():
         if not _PLAIN_NAME.fullmatch(route) or route == DEFAULT_ROUTE:
-            raise UnsupportedModelError(f"{where}: {route!r} is no name for a route; expected letters, digits, _ and -")
+            raise UnsupportedModelError(f"{where}: {route!r} is not a route name; expected letters, digits, _ and -")
         for module in modules:
             if module not in config.types:
                 raise ExportError(f"{where}: structure.{route} names {module!r}, which is not among the types")
             if _kind(config.types[module], where) == _ROUTER:
                 raise UnsupportedModelError(f"{where}: a Router in a Router is not supported")
-        routes[route] = tuple(_part(config.types[name], folder, prefix + name, where, access) for name in modules)
+        routes[route] = tuple(_module(config.types[name], folder, prefix + name, where, access) for name in modules)
     if not routes:
         raise ExportError(f"{where}: structure has no route")
     return routes, _tasks(routes, parameters, where)
 
 
 def _tasks(routes: Mapping[str, Any], parameters: _RouterParameters, where: str) -> dict[str, str]:
-    """The route of every task, by the order of precedence that sentence-transformers has for texts."""
+    """Route of every task, in the order of precedence of sentence-transformers for texts."""
     mapped: dict[tuple[str | None, str | None], str] = {}
     for key, route in parameters.route_mappings.items():
         if (pair := _MAPPING_KEY.fullmatch(key)) is None:
@@ -263,7 +263,7 @@ def _read_top(folder: Path) -> _SentenceTransformer:
     if not (folder / name).is_file():
         return _SentenceTransformer()
     content: Mapping[str, Any] = read_config(folder / name)
-    # Null means none in every field, and the versions of what trained the model change no numbers.
+    # Null is absent in every field, and the versions that trained the model change no vectors.
     content = {key: value for key, value in content.items() if key != "__version__" and value is not None}
     top = strict(_SentenceTransformer, content, name)
     if top.default_prompt_name is not None and top.default_prompt_name not in top.prompts:

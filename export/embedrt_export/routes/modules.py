@@ -1,0 +1,136 @@
+"""Modules of a chain, and the settings of its first: a Transformer or a StaticEmbedding.
+
+Configs of sentence-transformers are read in both generations of the format. An unknown key may change the vectors, so
+it is an error.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from embedrt.errors import ExportError, UnsupportedModelError
+from embedrt_export.source.configs import pick, read_config, strict
+
+TRANSFORMER, STATIC = "Transformer", "StaticEmbedding"
+TRANSFORMER_CONFIGS = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+# Arguments that sentence-transformers passes on to transformers, under their old and new names, with the settings that
+# are supported there: those that change no vectors, and those that are read below.
+_PASSED_ON = {
+    ("model_args", "model_kwargs"): {"dtype", "torch_dtype", "attn_implementation", "add_pooling_layer", "use_cache"},
+    ("tokenizer_args", "processor_kwargs"): {"model_max_length", "padding_side", "use_fast"},
+    ("config_args", "config_kwargs"): {"output_hidden_states", "use_cache"},
+    ("processing_kwargs",): set(),
+}
+_PLAIN_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """`config.json` and `sentence_bert_config.json`.
+
+    Attributes:
+        architecture: The `model_type`.
+        config: The parsed `config.json`.
+        base: The folder with `config.json` and weights, which is the base model's for an adapter without its base.
+        max_seq_length: The limit that the repo sets, or None.
+        do_lower_case: True if texts are lowercased first.
+        output_hidden_states: True if the config requests the hidden states of all layers, for WeightedLayerPooling.
+    """
+
+    architecture: str
+    config: dict[str, Any]
+    base: Path
+    max_seq_length: int | None = None
+    do_lower_case: bool = False
+    output_hidden_states: bool = False
+
+
+@dataclass(frozen=True)
+class StaticEmbedding:
+    """A table of token embeddings, which are averaged over a text. It has no config."""
+
+
+@dataclass(frozen=True)
+class ModuleSpec:
+    """One module of a chain, as the repo describes it.
+
+    Attributes:
+        kind: The last part of its type, such as "Pooling".
+        folder: The folder with its files.
+        path: That folder relative to the model folder, such as "1_Pooling"; empty for the model folder itself.
+        settings: Its settings, a dataclass.
+    """
+
+    kind: str
+    folder: Path
+    path: str
+    settings: Any
+
+    @property
+    def transformer(self) -> Transformer:
+        """Settings of a Transformer module."""
+        assert isinstance(self.settings, Transformer)  # noqa: S101 - for callers that know the kind
+        return self.settings
+
+
+@dataclass(frozen=True)
+class _ModelType:
+    """The key of `config.json` for the architecture."""
+
+    model_type: str
+
+
+@dataclass(frozen=True)
+class _TransformerConfig:
+    max_seq_length: int | None = None
+    do_lower_case: bool = False
+    transformer_task: Literal["feature-extraction"] = "feature-extraction"
+    modality_config: dict[str, Any] = field(default_factory=dict)
+    module_output_name: Literal["token_embeddings"] = "token_embeddings"
+    unpad_inputs: bool | None = None
+
+
+def read_transformer(folder: Path, base: Path) -> Transformer:
+    """Read the configs of a Transformer module; the one of sentence-transformers is optional.
+
+    Args:
+        folder: The module's folder.
+        base: The folder with `config.json` and weights.
+    """
+    config = read_config(base / "config.json")
+    architecture = pick(_ModelType, config).model_type
+    states = config.get("output_hidden_states") is True
+    name = next((name for name in TRANSFORMER_CONFIGS if (folder / name).is_file()), None)
+    if name is None:
+        return Transformer(architecture, config, base, output_hidden_states=states)
+    content = read_config(folder / name)
+    passed: dict[str, Any] = {}
+    for names, known in _PASSED_ON.items():
+        for key in names:
+            settings = strict(dict[str, Any], content.pop(key, None) or {}, f"{name}.{key}")
+            settings.pop("trust_remote_code", None)  # repo code is never run
+            for setting, value in settings.items():
+                if setting not in known:
+                    raise UnsupportedModelError(f"{name}: {key}.{setting} {value!r} is not supported")
+            passed |= settings
+    module = strict(_TransformerConfig, content, name)
+    if others := set(module.modality_config) - {"text", "message"}:
+        raise UnsupportedModelError(
+            f"{name}: modalities {', '.join(sorted(others))} are not supported; supported: text"
+        )
+    if (text := module.modality_config.get("text", _PLAIN_TEXT)) != _PLAIN_TEXT:
+        raise UnsupportedModelError(f"{name}: modality_config {text} is not supported")
+    limit = passed.get("model_max_length", module.max_seq_length)
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise ExportError(f"{name}: max_seq_length: expected a positive integer, got {limit!r}")
+    return Transformer(
+        architecture=architecture,
+        config=config,
+        base=base,
+        max_seq_length=limit,
+        do_lower_case=module.do_lower_case,
+        output_hidden_states=passed.get("output_hidden_states", states) is True,
+    )
