@@ -792,7 +792,8 @@ class Embedder:
     def _settings(self, name: str | None) -> Manifest:
         """The bundle's manifest with what was set on this model."""
         made = self.manifest
-        given = {key: text for key, text in self.prompts.items() if text or key in made.prompts}
+        named = {*made.prompts, self.default_prompt_name}
+        given = {name: text for name, text in self.prompts.items() if text or name in named}
         limits = {
             route: dataclasses.replace(record, max_seq_length=self.lengths[route])
             for route, record in made.routes.items()

@@ -114,9 +114,9 @@ DAMAGED: dict[str, tuple[Damage, str]] = {
     "metadata of numbers": (with_header(lambda head: head.update(__metadata__={"a": 1})), NOT_WHOLE),
     "header of 20 MB": (
         with_header(lambda _: b"{" + b" " * 20_000_000 + b"}"),
-        r"a header of 200000\d\d bytes, more than",
+        r"expected a header of at most 16777216 bytes, found 200000\d\d",
     ),
-    "300,000 tensors": (many_tensors, r"a header of 2\d{7} bytes, more than"),
+    "300,000 tensors": (many_tensors, r"expected a header of at most 16777216 bytes, found 2\d{7}"),
     "3 layers": (config(num_hidden_layers=3), r"tensor 'encoder\.layer\.2\..*' is missing, but config"),
     "10^9 layers": (config(num_hidden_layers=10**9), r"num_hidden_layers: expected at most 10000, got 1000000000"),
     "10^12 words": (
@@ -174,7 +174,7 @@ def test_header_lengths_that_lie(model: Path, length: int) -> None:
 def test_shard_that_is_no_file_name(model: Path, name: str) -> None:
     shard(model)
     edit_json(model / INDEX, weight_map={QUERY: name})
-    refuse(model, rf"^{INDEX}: .* is not the name of a safetensors file beside it$")
+    refuse(model, rf"^{INDEX}: .* is not the name of a safetensors file in this folder$")
 
 
 def dangling(path: Path) -> None:
@@ -208,7 +208,7 @@ def endless(path: Path) -> None:
 def test_what_only_looks_like_a_file(model: Path, file: str, change: Callable[[Path], None]) -> None:
     """A missing tokenizer_config.json means the defaults; one that cannot be read must not."""
     change(model / file)
-    refuse(model, rf"^{file}: (cannot be read \(.*\)|not a plain file, but .*); get the model again$")
+    refuse(model, rf"^{file}: (cannot be read \(.*\)|expected a regular file, found .*); get the model again$")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no pipes in folders")
@@ -253,7 +253,7 @@ def test_json_bombs(model: Path, file: str, content: bytes) -> None:
 
 def test_a_tokenizer_of_a_terabyte(model: Path) -> None:
     os.truncate(model / "tokenizer.json", 2**40)
-    refuse(model, r"^tokenizer\.json: 1099511627776 bytes, more than")
+    refuse(model, r"^tokenizer\.json: expected at most 268435456 bytes, found 1099511627776")
 
 
 def test_a_tokenizer_that_makes_its_library_panic(model: Path) -> None:
@@ -296,7 +296,10 @@ def test_a_link_out_of_the_model_is_not_copied(model: Path, tmp_path: Path, capl
     assert not (bundle / "sentence_x_config.json").exists()
     assert (bundle / "special_tokens_map.json").is_file()
     assert "sentence_x_config.json" not in read_bundle(bundle).files
-    assert "sentence_x_config.json is a link that leads out of the model folder" in caplog.text
+    assert (
+        "sentence_x_config.json: not copied into the bundle, as it is a link that leads out of the model folder"
+        in caplog.text
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")

@@ -360,7 +360,7 @@ def test_repo_of_transformers_is_exported_and_one_without_a_model_refused(
     hub.add("org/empty", tmp_path / "empty")
 
     message = client.command("export", "org/empty").refused()
-    assert "embedrt: org/empty: neither modules.json nor config.json, so it is no model that can be read" in message
+    assert "embedrt: org/empty: expected modules.json or config.json, found neither; it is not a model" in message
     assert hub.downloads() == []
 
     client.command("export", "org/plain").succeeded()

@@ -256,17 +256,33 @@ class TestForeignParquet:
             (
                 pa.array(TEXTS),
                 pa.array([*FLOATS[:3], None], pa.list_(pa.float32())),
-                "'embedding': rows without a vector",
+                "column 'embedding': expected vectors without nulls",
             ),
-            (pa.array(TEXTS), pa.array([*FLOATS[:3], [None] * 5], pa.list_(pa.float32())), "without a number"),
-            (pa.array(TEXTS), pa.array([*FLOATS[:3], [1.0]], pa.list_(pa.float32())), "vectors of different lengths"),
-            (pa.array(TEXTS), pa.array([[1.0], [], [1.0, 2.0], [1.0]], pa.list_(pa.float32())), "of different lengths"),
+            (
+                pa.array(TEXTS),
+                pa.array([*FLOATS[:3], [None] * 5], pa.list_(pa.float32())),
+                "expected vectors without nulls",
+            ),
+            (
+                pa.array(TEXTS),
+                pa.array([*FLOATS[:3], [1.0]], pa.list_(pa.float32())),
+                "expected vectors of equal length",
+            ),
+            (
+                pa.array(TEXTS),
+                pa.array([[1.0], [], [1.0, 2.0], [1.0]], pa.list_(pa.float32())),
+                "expected vectors of equal length",
+            ),
             (
                 pa.array(TEXTS),
                 pa.array([[]] * 4, pa.list_(pa.float32())),
                 "expected the shape [texts, dim], got [4, 0]",
             ),
-            (pa.array(TEXTS), pa.array([*FLOATS[:3], [np.nan] * 5], pa.list_(pa.float32())), "vectors[3]: NaN"),
+            (
+                pa.array(TEXTS),
+                pa.array([*FLOATS[:3], [np.nan] * 5], pa.list_(pa.float32())),
+                "vectors[3]: expected finite numbers, got NaN or infinity",
+            ),
             (pa.array([], pa.string()), pa.array([], pa.list_(pa.float32())), "got [0, 0]"),
         ],
     )
@@ -276,11 +292,13 @@ class TestForeignParquet:
     def test_vectors_of_another_length_in_a_later_batch(self, tmp_path: Path) -> None:
         rows = [[1.0, 2.0]] * 1024 + [[3.0]] * 10
         path = foreign(tmp_path / "x.parquet", pa.array(["a"] * len(rows)), pa.array(rows, pa.list_(pa.float32())))
-        assert "vectors of different lengths" in error_of(path)
+        assert "expected vectors of equal length" in error_of(path)
 
     def test_other_columns(self, tmp_path: Path) -> None:
         pq.write_table(pa.table({"sentence": TEXTS, "embedding": FLOATS}), tmp_path / "x.parquet")
-        assert "no column 'text'; its columns are ['sentence', 'embedding']" in error_of(tmp_path / "x.parquet")
+        assert "expected the columns 'text' and 'embedding', got ['sentence', 'embedding']" in error_of(
+            tmp_path / "x.parquet"
+        )
 
     def test_text_that_is_not_utf8(self, tmp_path: Path) -> None:
         broken = pa.Array.from_buffers(
@@ -294,7 +312,7 @@ class TestForeignParquet:
         [
             ("{", "not valid JSON"),
             ("[]", "expected an object"),
-            ('{"format_version": 9}', "format version 9"),
+            ('{"format_version": 9}', "expected format version 1, got 9"),
             ('{"format_version": 1, "model": null}', "missing field 'fingerprint'"),
         ],
     )

@@ -285,7 +285,7 @@ def test_static_embedding_of_model2vec_with_shared_rows(tmp_path: Path) -> None:
             "'mapping' names rows that 'embeddings' with its 9",
         ),
         ({"embeddings": draw(133, 8), "weights": np.ones(5)}, r"'weights': expected shape \(133,\), got \(5,\)"),
-        ({"embeddings": draw(9, 8), "mapping": draw(133)}, "'mapping' is F32"),
+        ({"embeddings": draw(9, 8), "mapping": draw(133)}, "'mapping': expected a vector of integers, got F32"),
     ],
 )
 def test_static_embeddings_that_do_not_fit(tmp_path: Path, tensors: dict[str, Any], message: str) -> None:

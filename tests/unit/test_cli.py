@@ -412,7 +412,7 @@ class TestExport:
         assert run("encode", "-m", "org/mine", "a")[0] == 0
 
     def test_a_source_that_is_not_there(self, run: Run) -> None:
-        assert_one_line_error(run("export", "./absent"), "'./absent': neither an existing folder")
+        assert_one_line_error(run("export", "./absent"), "'./absent': no such folder")
 
     @pytest.mark.subprocess
     def test_without_the_extra(self, tiny_source: Path) -> None:

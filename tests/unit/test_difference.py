@@ -77,4 +77,4 @@ def test_command(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"cosine        min {found.cosine.min():.6f}, mean {found.cosine.mean():.6f}" in shown
     assert shown.count("  cosine ") == 2
     assert main(["diff", str(tiny_bundle), str(other), "--device", "cpu,cpu,cpu"]) == 1
-    assert "--device: expected one value or two" in capsys.readouterr().err
+    assert "--device: expected one value, or two separated by a comma" in capsys.readouterr().err

@@ -691,8 +691,8 @@ TRY = """
             print(error)
 """
 FORKED = (
-    "this model was loaded before the process forked, and neither tokenizer nor ONNX Runtime survive a fork; load it "
-    "in the child, or start processes with spawn\n"
+    "this model was loaded before the process forked, and neither the tokenizer nor ONNX Runtime survives a fork; "
+    "load it in the child, or start processes with spawn\n"
 )
 
 

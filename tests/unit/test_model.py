@@ -374,7 +374,7 @@ class TestSave:
         model.save(tmp_path / "copy")
         model.save(tmp_path / "copy")
         model.similarity_fn_name = "dot"
-        with pytest.raises(BundleError, match="with other prompts or ranges; choose another place"):
+        with pytest.raises(BundleError, match="with other prompts or ranges; choose another folder"):
             model.save(tmp_path / "copy")
 
 

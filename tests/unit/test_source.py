@@ -46,7 +46,7 @@ def test_weights_wait_only_where_an_onnx_file_may_replace_them(
         downloads.append(set(files))
         return tmp_path
 
-    monkeypatch.setattr(remote, "find", lambda *_: Repo("org/tiny", "0" * 40, files))
+    monkeypatch.setattr(remote, "find_repo", lambda *_: Repo("org/tiny", "0" * 40, files))
     monkeypatch.setattr(remote, "download", download)
     located = locate("org/tiny", None, None, defer_weights=defer)
     assert located.pending == pending
