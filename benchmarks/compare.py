@@ -139,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         "--retrieval", type=_natural, default=2000, metavar="N", help="entries that are searched; 0: no search"
     )
     parser.add_argument(
-        "--scaling", type=_natural, default=200, metavar="N", help="mixed texts with one processor and all; 0: none"
+        "--scaling", type=_natural, default=200, metavar="N", help="mixed texts with one core and all; 0: none"
     )
     parser.add_argument("--soak", type=_natural, default=4000, metavar="N", help="texts of the stream; 0: no stream")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of texts")

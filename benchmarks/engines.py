@@ -34,7 +34,7 @@ class Engine:
             runs.
         needs: What `benchmarks.prepare` has to make for it.
         slow: Whether it is left out unless it is named, because it would take most of the time.
-        scales: Whether it is measured with one processor too.
+        scales: Whether it is measured with one core too.
         python: The environment variable that names the interpreter it runs in; None for the one that compares.
         models: The models that it can run.
     """
@@ -104,7 +104,7 @@ ENGINES: dict[str, Engine] = {
         "openvino",
         "float32",
         "by hand: embedrt's graph, sorted by length, batches of at most 512 tokens (its best here), a stream a "
-        "processor, AsyncInferQueue; compiled once more for latency, for one text",
+        "core, AsyncInferQueue; compiled once more for latency, for one text",
         peers.openvino("f32"),
         scales=True,
     ),

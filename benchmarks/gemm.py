@@ -47,7 +47,7 @@ class _Rate:
         self._input = {"x": np.random.default_rng(0).standard_normal((_ROWS, shape.hidden), np.float32)}
 
     def measure(self, seconds: float) -> Answer:
-        """The best rates within so many seconds for each way: with one processor, with all inside one product, and with
+        """The best rates within so many seconds for each way: with one core, with all inside one product, and with
         all on products of their own.
         """
         return {

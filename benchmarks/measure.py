@@ -37,7 +37,7 @@ class Plan:
         search: What retrieval is measured by, or None.
         rounds: How often each engine encodes each workload.
         retries: How often a disturbed turn is repeated if it is short; the least disturbed try counts.
-        scaling: Mixed texts for the comparison of one processor with all; 0 leaves it out.
+        scaling: Mixed texts for the comparison of one core with all; 0 leaves it out.
         soak: Texts of the long stream; 0 leaves it out.
         shape: Of the model.
     """
@@ -165,7 +165,7 @@ class Measurement:
         turns.each("search", find)
 
     def _scaling(self, turns: Turns) -> None:
-        """Mixed texts with one processor and with all, in processes that may use no other."""
+        """Mixed texts with one core and with all, in processes that may use no other."""
         texts = self._plan.workloads["mixed"][: self._plan.scaling]
         names = [name for name in self._results if ENGINES[name].scales]
         counts = (1, available_threads())
@@ -181,12 +181,12 @@ class Measurement:
 
             def encode(name: str, result: Result) -> None:
                 for count in counts:
-                    run = result.by_processors.setdefault(str(count), Run())
+                    run = result.by_cores.setdefault(str(count), Run())
                     _encode(turns, workers[name, count], texts, run, None)
 
             turns.each("load", load, names)
             for _ in range(self._plan.rounds):
-                turns.each("processors", encode, names)
+                turns.each("cores", encode, names)
 
     def _soak(self, turns: Turns) -> None:
         """embedrt alone in a process, with a long stream: the memory must stay where it is."""
@@ -203,9 +203,9 @@ class Measurement:
         turns.each("stream", stream, [name for name in self._results if role(name) == "own"])
 
     @contextlib.contextmanager
-    def _worker(self, name: str, processors: int | None = None) -> Iterator[Worker]:
+    def _worker(self, name: str, cores: int | None = None) -> Iterator[Worker]:
         try:
-            worker = engine_worker(name, self._files, processors)
+            worker = engine_worker(name, self._files, cores)
         except OSError as error:
             raise WorkerError(str(error)) from None
         with contextlib.closing(worker):

@@ -120,7 +120,7 @@ def openvino(precision: str) -> Load:
         import openvino as engine
 
         tokenizer, core = _tokenizer(files), engine.Core()
-        processors = _processors()
+        cores = _cores()
         compiled: dict[str, Any] = {}
 
         def queue(hint: str) -> Any:
@@ -128,8 +128,8 @@ def openvino(precision: str) -> Load:
                 options = {
                     "INFERENCE_PRECISION_HINT": precision,
                     "PERFORMANCE_HINT": hint,
-                    "INFERENCE_NUM_THREADS": processors,
-                    "NUM_STREAMS": processors if hint == "THROUGHPUT" else 1,
+                    "INFERENCE_NUM_THREADS": cores,
+                    "NUM_STREAMS": cores if hint == "THROUGHPUT" else 1,
                 }
                 model = core.compile_model(str(files.bundle / "onnx/model.onnx"), "CPU", options)
                 compiled[hint] = engine.AsyncInferQueue(model)
@@ -220,15 +220,15 @@ def llama_cpp(kind: str) -> Load:
 
         tokenizer, limit = _tokenizer(files), _limit(files)
         tokenizer.no_truncation()
-        processors = _processors()
+        cores = _cores()
         model: Any = Llama(
             str(files.prepared / f"gguf-{kind}"),
             embedding=True,
             n_ctx=max(limit, _LLAMA_TOKENS),
             n_batch=_LLAMA_TOKENS,
             n_ubatch=_LLAMA_TOKENS,
-            n_threads=processors,
-            n_threads_batch=processors,
+            n_threads=cores,
+            n_threads_batch=cores,
             verbose=False,
         )
 
@@ -289,6 +289,6 @@ def _padded(tokens: list[list[int]]) -> dict[str, NDArray[np.int64]]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def _processors() -> int:
+def _cores() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

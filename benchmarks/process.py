@@ -18,19 +18,19 @@ ROOT = Path(__file__).resolve().parents[1]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}
 
 
-def engine_worker(name: str, files: Files, processors: int | None = None) -> "Worker":
+def engine_worker(name: str, files: Files, cores: int | None = None) -> "Worker":
     """One engine in a process of its own.
 
     Args:
         name: The engine.
         files: What it loads.
-        processors: How many it may use; None for all.
+        cores: How many it may use; None for all.
     """
     variable = ENGINES[name].python
     return Worker(
         "benchmarks.worker",
         name,
-        str(processors or "all"),
+        str(cores or "all"),
         str(files.model),
         str(files.bundle),
         str(files.prepared),
@@ -68,7 +68,7 @@ class Worker:
         """Sends a request and waits for the answer, to which it adds
 
         - `wall_seconds`: how long that took, for the first request since the process was started;
-        - `other_cores`: how many processors everything but this engine used meanwhile; None where that is not known.
+        - `other_cores`: how many cores everything but this engine used meanwhile; None where that is not known.
 
         Raises:
             WorkerError: With what the engine said, or the end of what it printed.
@@ -115,7 +115,7 @@ class Worker:
 
 
 def _now() -> tuple[float, float | None]:
-    """The time, and the seconds that all processors together have worked since the system started (Linux only)."""
+    """The time, and the seconds that all cores together have worked since the system started (Linux only)."""
     if sys.platform != "linux":
         return time.perf_counter(), None
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(

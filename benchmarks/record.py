@@ -45,7 +45,7 @@ def engine(result: Result, reference: Result | None) -> dict[str, Any]:
         "one_text": _one_text(result),
         "cold_start_s": spread(result.start_seconds),
         "cold_start_rss_mb": _rounded(result.loaded_rss_mb),
-        "scaling": _scaling(result.by_processors),
+        "scaling": _scaling(result.by_cores),
         "ndcg_at_10": _rounded(result.ndcg, 2),
         "ndcg_difference": _difference(result, reference),
         "stream": result.soak

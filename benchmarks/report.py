@@ -40,7 +40,7 @@ def tables(results: dict[str, Result], gemm: Gemm, missing: Sequence[str]) -> It
     yield from _search(results, width)
     yield from _soak(results, width)
     if gemm.all:
-        yield f"products in float32, GFLOP/s: one processor {_spread(gemm.one, '.0f')}, all {_spread(gemm.all, '.0f')}"
+        yield f"matmuls in float32, GFLOP/s: one core {_spread(gemm.one, '.0f')}, all {_spread(gemm.all, '.0f')}"
         yield ""
     for name, result in results.items():
         yield f"  {name:{width}} {result.version}, {result.dtype}: {result.settings}"
@@ -87,13 +87,13 @@ def _latency(result: Result) -> str:
 
 
 def _scaling(results: dict[str, Result], width: int) -> Iterator[str]:
-    scaled = {name: result for name, result in results.items() if len(result.by_processors) == 2}
+    scaled = {name: result for name, result in results.items() if len(result.by_cores) == 2}
     if not scaled:
         return
-    _, most = next(iter(scaled.values())).by_processors
-    yield f"{'mixed':{width}}   texts/s with 1 processor   with {most:24} ratio"
+    _, most = next(iter(scaled.values())).by_cores
+    yield f"{'mixed':{width}}   texts/s with 1 core   with {most:24} ratio"
     for name, result in scaled.items():
-        one, every = result.by_processors.values()
+        one, every = result.by_cores.values()
         found, _ = by_round(every.texts_per_second, every.other_cores, one.texts_per_second, one.other_cores)
         speeds = (_spread(run.texts_per_second, ".1f") for run in (one, every))
         yield f"  {name:{width}} {next(speeds):26} {next(speeds):29} {_spread(found, '.2f')}"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-# A turn counts as disturbed if anything but the engine used more than this share of all processors meanwhile.
+# A turn counts as disturbed if anything but the engine used more than this share of all cores meanwhile.
 _DISTURBED = 0.05
 
 
@@ -61,7 +61,7 @@ class Result:
         one_text_ms: Time of each call with one short text, by block of calls.
         one_text_other_cores: As in `Run`, by block of calls.
         runs: By workload.
-        by_processors: Mixed texts with that many processors; the key is a string, as in JSON.
+        by_cores: Mixed texts with that many cores; the key is a string, as in JSON.
         ndcg: nDCG@10 of the search, in points of 100; None where it was not measured.
         same_vectors: Whether the search was left out because no coordinate differs from the reference by more than
             `retrieval.SAME`.
@@ -77,7 +77,7 @@ class Result:
     one_text_ms: list[list[float]] = field(default_factory=list)
     one_text_other_cores: list[float | None] = field(default_factory=list)
     runs: dict[str, Run] = field(default_factory=dict)
-    by_processors: dict[str, Run] = field(default_factory=dict)
+    by_cores: dict[str, Run] = field(default_factory=dict)
     ndcg: float | None = None
     same_vectors: bool = False
     soak: Soak | None = None
@@ -109,7 +109,7 @@ class Gemm:
     """Rate of float32 matrix multiplication at the shapes of the model.
 
     Attributes:
-        one: GFLOP/s on one processor, by round of the mixed workload.
+        one: GFLOP/s on one core, by round of the mixed workload.
         all: The same on all that may be used.
         other_cores: As in `Run`.
     """

@@ -133,7 +133,7 @@ def verdicts(
         yield of_fast(at_most("fast: process start to first vector, s", 0.5, _start(found), note))
         yield at_most("float32: peak RSS, MB", 350, own.peak_rss_mb, digits=0)
         yield at_most("int8: peak RSS, MB", 200, _of(results, "embedrt-int8").peak_rss_mb, digits=0)
-    yield at_least("float32: mixed texts/s with all cores to one", 1.85, _scaling(own), _processors(own))
+    yield at_least("float32: mixed texts/s with all cores to one", 1.85, _scaling(own), _cores(own))
 
 
 def fastest_good(results: dict[str, Result], *, search: bool) -> Fast | None:
@@ -224,13 +224,13 @@ def _gemm_share(own: Result, gemm: Gemm, shape: Shape, lengths: list[int]) -> fl
 
 
 def _scaling(own: Result) -> float | None:
-    if len(own.by_processors) < 2:
+    if len(own.by_cores) < 2:
         return None
-    one, every = list(own.by_processors.values())[:2]
+    one, every = list(own.by_cores.values())[:2]
     found, _ = by_round(every.texts_per_second, every.other_cores, one.texts_per_second, one.other_cores)
     return median(found) if found else None
 
 
-def _processors(own: Result) -> str:
-    counts = list(own.by_processors)
+def _cores(own: Result) -> str:
+    counts = list(own.by_cores)
     return f"{counts[1]} cores" if len(counts) == 2 else ""

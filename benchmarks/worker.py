@@ -24,9 +24,9 @@ Task = Callable[..., Answer]
 
 def main() -> None:
     """Serves one engine."""
-    name, processors, model, bundle, prepared = sys.argv[1:]
-    if processors != "all":
-        restrict(int(processors))
+    name, cores, model, bundle, prepared = sys.argv[1:]
+    if cores != "all":
+        restrict(int(cores))
 
     def load() -> dict[str, Task]:
         engine = ENGINES[name].load(Files(Path(model), Path(bundle), Path(prepared)))
@@ -105,9 +105,9 @@ def peak_rss_mb() -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def restrict(processors: int) -> None:
-    """Keeps this process, and every thread that it will start, on so many of the processors that it may use."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:processors])
+def restrict(cores: int) -> None:
+    """Keeps this process, and every thread that it will start, on so many of the cores that it may use."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
 
 def _be_killed_first() -> None:

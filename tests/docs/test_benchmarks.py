@@ -177,7 +177,7 @@ def test_table_of_a_run_that_reaches_everything() -> None:
         OWN_FLOAT32: result(OWN_FLOAT32, 80, p50=2),
         "embedrt-int8": result("embedrt-int8", 90, p50=1, cosine=0.9992, ndcg=79.9),
     }
-    results[OWN_FLOAT32].by_processors = {"1": run(40), "2": run(76)}
+    results[OWN_FLOAT32].by_cores = {"1": run(40), "2": run(76)}
     table = judged(results)
     assert all(row.met for row in table.values()), [row for row in table.values() if not row.met]
     assert line(table, "float32: mixed texts/s to the best float32 peer").reached == "4.00  (openvino)"
