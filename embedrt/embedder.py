@@ -910,9 +910,9 @@ class Embedder:
 
         self.loaded.require_open()
         if not isinstance(pool, ProcessPool):
-            raise TypeError(f"pool: expected what start_multi_process_pool gave, got {type(pool).__name__}")
+            raise TypeError(f"pool: expected the result of start_multi_process_pool, got {type(pool).__name__}")
         if (pool.fingerprint, pool.dtype) != (self.manifest.fingerprint, self.dtype):
-            raise ValueError("pool: it runs another model; use what start_multi_process_pool of this one gave")
+            raise ValueError("pool: it runs another model; use the result of this model's start_multi_process_pool")
 
 
 @contextmanager

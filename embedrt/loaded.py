@@ -25,6 +25,7 @@ class Loaded:
     Attributes:
         folder: The bundle's folder, absolute.
         manifest: The bundle's manifest.
+        tuning: The measurements of `embedrt tune` that hold here, if there are any.
         dtype: The dtype in use.
         threads: Threads to use, if the user named a number.
         max_tokens: Token budget of a batch, if the user named one.
@@ -165,6 +166,7 @@ class Loaded:
             self._closed = True
             self._runners.clear()
             self._by_name.clear()
+            self._tokenizers.clear()
 
     @property
     def device(self) -> str | None:

@@ -479,7 +479,7 @@ class TestClose:
         change(model.folder, lambda raw: raw.update(fingerprint="0" * 64))
         with Embedder(model.folder) as other, pytest.raises(ValueError, match=r"^pool: it runs another model"):
             other.encode(TEXTS, pool=pool)
-        with pytest.raises(TypeError, match=r"^pool: expected what start_multi_process_pool gave, got dict$"):
+        with pytest.raises(TypeError, match=r"^pool: expected the result of start_multi_process_pool, got dict$"):
             tiny.encode(TEXTS, pool={})  # type: ignore[call-overload]
         model.close()
         for use in (lambda: model.encode(TEXTS, pool=pool), model.start_multi_process_pool):
