@@ -8,7 +8,7 @@ from embedrt.engine import Device
 from embedrt.engine.devices import DEVICES
 from embedrt.engine.machine import available_threads
 from embedrt.errors import BundleError, DeviceError
-from embedrt.types import dtype_name
+from embedrt.types import EXPORTED_DTYPES, dtype_name
 
 
 @dataclass(frozen=True)
@@ -101,4 +101,6 @@ def _missing(folder: Path, route: Route, dtype: str, stored: str) -> str:
     message = f"{folder}: dtype {dtype!r} is not in it; it has {', '.join(route.dtypes)}"
     if others := [other.kind for other in DEVICES.values() if dtype in other.computes]:
         message += f"; device {' or '.join(map(repr, others))} may compute it from float32"
+    if stored not in EXPORTED_DTYPES:
+        return f"{message}; `embedrt export` makes {' and '.join(EXPORTED_DTYPES)} only"
     return f"{message}; `embedrt export SOURCE --dtype {','.join([*route.dtypes, stored])}` makes a bundle that has it"

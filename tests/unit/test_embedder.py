@@ -35,8 +35,9 @@ from embedrt.engine.devices import find_device
 from embedrt.errors import EngineError, OutOfMemory
 from embedrt.run import runner as runner_module
 from embedrt.tasks.embed import graph_vectors_in_one_batch
-from embedrt.types import Vectors
+from embedrt.types import EXPORTED_DTYPES, Vectors
 from embedrt_export import export
+from embedrt_export.dtypes import WRITERS
 from tests.kit.bundles import change, copy_bundle, edit_graph, poison, replace_output
 from tests.kit.models import make_model
 from tests.kit.sessions import count_sessions
@@ -655,12 +656,20 @@ class TestDevices:
         with pytest.raises(ValueError, match=re.escape(f"dtype: expected one of {known}, got {dtype!r}")):
             Embedder(tiny_bundle, dtype=dtype)
 
-    @pytest.mark.parametrize("dtype", ["int8", "float16", "fp16"])
-    def test_a_dtype_that_the_bundle_lacks(self, tiny_bundle: Path, dtype: str) -> None:
-        full = "int8" if dtype == "int8" else "float16"
-        message = rf"dtype '{full}' is not in it; it has float32; `embedrt export SOURCE --dtype float32,{full}` makes"
+    @pytest.mark.parametrize(
+        ("dtype", "message"),
+        [
+            ("int8", r"'int8' is not in it; it has float32; `embedrt export SOURCE --dtype float32,int8` makes"),
+            ("float16", r"'float16' is not in it; it has float32; `embedrt export` makes float32 and int8 only$"),
+            ("fp16", r"'float16' is not in it; it has float32; `embedrt export` makes float32 and int8 only$"),
+        ],
+    )
+    def test_a_dtype_that_the_bundle_lacks(self, tiny_bundle: Path, dtype: str, message: str) -> None:
         with pytest.raises(BundleError, match=message):
             Embedder(tiny_bundle, dtype=dtype)
+
+    def test_the_runtime_knows_the_dtypes_of_the_exporter(self) -> None:
+        assert tuple(WRITERS) == EXPORTED_DTYPES
 
     @pytest.mark.parametrize("dtype", [None, "auto", "float32", "fp32"])
     def test_spellings_of_the_usual_dtype(self, tiny_bundle: Path, dtype: str | None) -> None:
