@@ -785,7 +785,7 @@ class Embedder:
         """
         settings = self._settings(model_name)
         card = model_card(settings, evaluations=self.model_card_data.evaluations) if create_model_card else None
-        copy_bundle(self.folder, path, card, settings)
+        copy_bundle(self.loaded.bundle, path, card, settings)
 
     save = save_pretrained
 
@@ -841,7 +841,7 @@ class Embedder:
             UploadError: The hub rejected the upload; the message has the remedy.
         """
         return remote.upload(
-            self.folder,
+            self.loaded.bundle,
             repo_id,
             token,
             private,
@@ -873,7 +873,7 @@ class Embedder:
         self.loaded.require_open()
         if target_devices is not None and not isinstance(target_devices, str):
             target_devices = [device_name(device) for device in target_devices]
-        return ProcessPool(self.folder, self.loaded.pool_placements(target_devices))
+        return ProcessPool(self.loaded.bundle, self.loaded.pool_placements(target_devices))
 
     @staticmethod
     def stop_multi_process_pool(pool: "ProcessPool") -> None:

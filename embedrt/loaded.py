@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from embedrt.bundle.check import Verify
-from embedrt.bundle.manifest import read_bundle
+from embedrt.bundle.manifest import Bundle, open_bundle
+from embedrt.bundle.opened import TRIES
 from embedrt.engine import Device
 from embedrt.engine.devices import AUTO, find_device
 from embedrt.engine.placement import Placement, place
@@ -62,8 +63,20 @@ class Loaded:
         self._open()
 
     def _open(self) -> None:
-        self.manifest = read_bundle(self.folder, self._verify)
-        self.tuning = tuned.in_use(self.folder, self.manifest)
+        for attempt in range(TRIES):
+            bundle = open_bundle(self.folder, self._verify)
+            try:
+                self._use(bundle)
+            except BundleError:  # replaced since, where a replaced bundle cannot be kept
+                if attempt == TRIES - 1 or not bundle.files.is_replaced:
+                    raise
+            else:
+                return
+
+    def _use(self, bundle: Bundle) -> None:
+        self._bundle: Bundle | None = bundle
+        self.manifest = bundle.manifest
+        self.tuning = tuned.in_use(self.folder, self.manifest, bundle.files.root)
         named = None if self._device in {None, AUTO} else find_device(self._device)
         self.dtype = tuned.settled_dtype(
             self.tuning, self.manifest, self._wanted, None if named is None else named.name
@@ -73,7 +86,6 @@ class Loaded:
         self._runners: dict[str, dict[str, Runner]] = {}
         self._by_name: dict[str | None, dict[str, Runner]] = {}  # the same, by every name that was asked for
         self._tokenizers: dict[tuple[str, int | None], Tokenizer] = {}
-        self._closed = False
         self.runners()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -112,10 +124,10 @@ class Loaded:
         placements = self.placements(device)
         name = next(iter(placements.values())).device.name
         with self._lock:
-            self.require_open()
+            bundle = self.bundle
             if name not in self._runners:
                 self._runners[name] = {
-                    route: Runner(self.folder, self.manifest.routes[route], self.manifest, placement)
+                    route: Runner(bundle.files, self.manifest.routes[route], self.manifest, placement)
                     for route, placement in placements.items()
                 }
             self._by_name[device] = self._runners[name]
@@ -145,11 +157,28 @@ class Loaded:
         """The tokenizer of a route for scripts; the last one is kept."""
         key = (route, max_seq_length)
         with self._lock:
-            self.require_open()
+            files = self.bundle.files
             if key not in self._tokenizers:
                 record = self.manifest.routes[route]
-                self._tokenizers = {key: Tokenizer(self.folder / record.tokenizer, record.tokenization, max_seq_length)}
+                loaded = files.load(
+                    [record.tokenizer],
+                    lambda root: Tokenizer(
+                        self.folder / record.tokenizer, record.tokenization, max_seq_length, root / record.tokenizer
+                    ),
+                )
+                self._tokenizers = {key: loaded}
             return self._tokenizers[key]
+
+    @property
+    def bundle(self) -> Bundle:
+        """The open bundle.
+
+        Raises:
+            InferenceError: The model is closed.
+        """
+        if self._bundle is None:
+            raise InferenceError(f"the model {self.manifest.name!r} is closed; load it again")
+        return self._bundle
 
     def require_open(self) -> None:
         """Check that the model was not closed.
@@ -157,13 +186,12 @@ class Loaded:
         Raises:
             InferenceError: It was.
         """
-        if self._closed:
-            raise InferenceError(f"the model {self.manifest.name!r} is closed; load it again")
+        _ = self.bundle
 
     def close(self) -> None:
         """Free the memory; later calls are errors."""
         with self._lock:
-            self._closed = True
+            self._bundle = None  # what still runs keeps it open
             self._runners.clear()
             self._by_name.clear()
             self._tokenizers.clear()

@@ -1,46 +1,21 @@
-"""Atomic writes: files and folders are written to a temporary folder, flushed to disk, and renamed into place."""
+"""Atomic publication: finished files and folders are flushed to disk, then take their place in one step."""
 
 import contextlib
+import errno
 import os
-import shutil
+import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from embedrt.bundle.manifest import read_bundle, read_manifest
+from embedrt.bundle.staging import flush, put_back, set_aside, sync
 from embedrt.errors import BundleError
 
-UNFINISHED = ".unfinished-"
-"""The prefix of temporary folders."""
-# No export takes this long, so an older folder was left behind by a process that was killed.
-_STALE_SECONDS = 24 * 3600
-
-
-def unfinished(parent: Path) -> list[Path]:
-    """Temporary folders in `parent` that a killed process left behind."""
-    return [path for path in parent.glob(f"{UNFINISHED}*") if _age(path) > _STALE_SECONDS]
-
-
-def _age(path: Path) -> float:
-    """Seconds since the last change; 0 if another process has just removed the folder."""
-    try:
-        return time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
-@contextlib.contextmanager
-def staging(target: Path) -> Iterator[Path]:
-    """Create a temporary folder beside `target`, for `publish`; its remaining contents are deleted on exit."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in unfinished(target.parent):
-        shutil.rmtree(leftover, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=target.parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+# Arguments of renameat2 and renamex_np.
+_AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
+# Errors of systems and file systems that cannot exchange two entries.
+_NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
 
 
 def replace_files(staged: Path, folder: Path) -> None:
@@ -58,24 +33,22 @@ def replace_files(staged: Path, folder: Path) -> None:
 
 
 def publish(folder: Path, target: Path, *, overwrite: bool = False) -> None:
-    """Rename a finished folder to `target`, atomically.
+    """Rename a finished folder of `staging` to `target`, atomically.
 
     Two processes may publish the same target. The second one keeps the first one's bundle if it is intact and has the
-    same fingerprint.
+    same fingerprint. With `overwrite`, what is at `target` takes the place of `folder`, and is deleted by `staging`
+    once no loaded model uses it. Where the file system cannot exchange two folders, `target` is absent for a moment.
 
     Raises:
         BundleError: `target` exists and is something else, and `overwrite` is false.
     """
-    os.chmod(folder, 0o777 & ~umask())  # noqa: PTH101 - mkdtemp made it private
+    mode = 0o777 & ~umask()
+    os.chmod(folder, mode)  # noqa: PTH101 - it was private
     sync(folder)
     if overwrite and target.exists():
-        with staging(target) as retired:
-            target.rename(retired / "old")
-            try:
-                folder.rename(target)
-            except OSError:
-                (retired / "old").rename(target)
-                raise
+        os.chmod(folder.parent, mode)  # noqa: PTH101 - models of other users may still use the replaced bundle
+        _replace(folder, target)
+        flush(folder.parent)
     else:
         try:
             folder.rename(target)
@@ -88,6 +61,39 @@ def publish(folder: Path, target: Path, *, overwrite: bool = False) -> None:
                     "overwrite it"
                 ) from None
     flush(target.parent)
+
+
+def _replace(folder: Path, target: Path) -> None:
+    if exchange(folder, target):
+        return
+    set_aside(target, folder.parent)
+    try:
+        folder.rename(target)
+    except OSError:
+        put_back(folder.parent)
+        raise
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange two entries of a file system atomically; False if it cannot.
+
+    Raises:
+        OSError: One of them does not exist, or the user may not rename it.
+    """
+    import ctypes
+
+    library: Any = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    paths = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "linux" and hasattr(library, "renameat2"):
+        failed = library.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE)
+    elif sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        failed = library.renamex_np(*paths, _RENAME_SWAP)
+    else:
+        return False
+    number = ctypes.get_errno()
+    if failed and number not in _NO_EXCHANGE:
+        raise OSError(number, os.strerror(number), str(one), None, str(other))
+    return not failed
 
 
 def _same_vectors(folder: Path, target: Path) -> bool:
@@ -108,21 +114,3 @@ def umask() -> int:
             return 0o666 & ~os.fstat(descriptor).st_mode
         finally:
             os.close(descriptor)
-
-
-def sync(folder: Path) -> None:
-    """Flush a folder and everything in it to disk, so that a rename afterwards publishes complete files only."""
-    for parent, _, files in os.walk(folder):
-        for path in [*(Path(parent) / file for file in files), Path(parent)]:
-            flush(path)
-
-
-def flush(path: Path) -> None:
-    """Flush one file, or the entries of one folder, to disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows cannot open folders; its file system journals renames
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
@@ -43,6 +44,30 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """The state of a file that changes whenever the file is replaced or written.
+
+    Attributes:
+        device: The device of its file system.
+        inode: The number of the file on it.
+        size: The size in bytes.
+        mtime_ns: The modification time.
+        ctime_ns: The time of the last change of file or status; copies of equal age on a reused inode differ in it.
+    """
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Identity":
+        """The identity of a file by its status."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@dataclass(frozen=True)
 class _Seen:
     """The state of a file when it was hashed."""
 
@@ -68,8 +93,19 @@ def user_cache() -> Path:
     return user_cache_path("embedrt", appauthor=False)
 
 
-def check_files(folder: Path, files: Mapping[str, FileRecord], verify: Verify) -> None:
+def check_files(
+    folder: Path, files: Mapping[str, FileRecord], verify: Verify, root: Path | None = None
+) -> dict[str, Identity]:
     """Check files against their records.
+
+    Args:
+        folder: The folder of the files.
+        files: The records by name.
+        verify: When to hash files.
+        root: The path of the folder to open files with; None is `folder`, which messages name either way.
+
+    Returns:
+        The identity of every file that was checked.
 
     Raises:
         BundleError: A file is missing, not a plain file, or has another size or SHA-256; the message names the first
@@ -80,38 +116,51 @@ def check_files(folder: Path, files: Mapping[str, FileRecord], verify: Verify) -
         raise ValueError(f"verify: expected one of {', '.join(map(repr, get_args(Verify)))}, got {verify!r}")
     known = _read_cache() if verify == "once" else {}
     fresh: dict[str, _Seen] = {}
+    identities = {}
     for name, record in files.items():
-        path = folder / name
-        if (size := plain_file_size(folder, name)) != record.size:
-            if is_lfs_pointer(path):
-                raise BundleError(f"{path}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
-            raise BundleError(f"{path}: expected {record.size} bytes, got {size}; get the bundle again")
-        if verify == "never":
-            continue
-        key, before = os.path.abspath(path), path.stat()  # noqa: PTH100 - keeps links in parent folders
-        if known.get(key) == _seen(before, record.sha256):
-            continue
-        started = time.time_ns()
-        if (digest := sha256_of(path)) != record.sha256:
+        path, opened = folder / name, (root or folder) / name
+        key = os.path.abspath(path)  # noqa: PTH100 - keeps links in parent folders
+        try:
+            if (size := plain_file_size(folder, name, root)) != record.size:
+                if is_lfs_pointer(opened):
+                    raise BundleError(f"{path}: a Git LFS pointer instead of the file; run `git lfs pull` in the repo")
+                raise BundleError(f"{path}: expected {record.size} bytes, got {size}; get the bundle again")
+            before = opened.stat()
+            identities[name] = Identity.of(before)
+            if verify == "never" or known.get(key) == _seen(before, record.sha256):
+                continue
+            with opened.open("rb") as file:
+                started, before = time.time_ns(), os.fstat(file.fileno())
+                digest, after = digest_of(file), os.fstat(file.fileno())
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read: {error.strerror or error}; get the bundle again") from error
+        if digest != record.sha256:
             raise BundleError(f"{path}: expected SHA-256 {record.sha256}, got {digest}; get the bundle again")
-        if _seen(path.stat(), digest) == _seen(before, digest) and started - before.st_mtime_ns > _SETTLED_NS:
+        identities[name] = Identity.of(before)
+        if Identity.of(after) == Identity.of(before) and started - before.st_mtime_ns > _SETTLED_NS:
             fresh[key] = _seen(before, digest)
     if fresh and verify == "once":
         _write_cache(fresh)
+    return identities
 
 
-def plain_file_size(folder: Path, name: str) -> int:
+def plain_file_size(folder: Path, name: str, root: Path | None = None) -> int:
     """The size in bytes of a plain file, neither a link nor reached through one, nor a pipe that would block.
+
+    Args:
+        folder: The bundle, for messages.
+        name: The file.
+        root: The path of the folder to open files with; None is `folder`.
 
     Raises:
         BundleError: The file is missing, a link or not a plain file.
     """
-    path = folder / name
-    for parent in [path, *path.parents][: len(PurePosixPath(name).parts)]:
+    path, opened = folder / name, (root or folder) / name
+    for parent in [opened, *opened.parents][: len(PurePosixPath(name).parts)]:
         if parent.is_symlink():
             raise BundleError(f"{path}: expected a plain file, got a symlink; copy the bundle with links resolved")
     try:
-        status = path.stat()
+        status = opened.stat()
     except OSError as error:
         raise BundleError(f"{path}: listed in the manifest, but missing; get the bundle again") from error
     if not stat.S_ISREG(status.st_mode):
@@ -122,7 +171,12 @@ def plain_file_size(folder: Path, name: str) -> int:
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest_of(file)
+
+
+def digest_of(file: BufferedReader) -> str:
+    """SHA-256 of an open file, in hex."""
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _seen(status: os.stat_result, sha256: str) -> _Seen:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
 
-from embedrt.bundle.check import FileRecord, Verify, check_files, plain_file_size, sha256_of
+from embedrt.bundle.check import FileRecord, Verify, plain_file_size, sha256_of
+from embedrt.bundle.opened import TRIES, BundleFiles
 from embedrt.bundle.reports import ParityReport, QualityReport
+from embedrt.bundle.staging import recover
 from embedrt.bundle.strict_json import RecordError, decode, read_json
 from embedrt.errors import BundleError
 from embedrt.types import DTYPES
@@ -257,8 +259,23 @@ class Manifest:
         return FLOAT32 if FLOAT32 in self.dtypes else self.dtypes[0]
 
 
-def read_bundle(folder: Path, verify: Verify = "once") -> Manifest:
-    """Read the manifest of a bundle and check every file that it lists: file type, size and SHA-256.
+@dataclass(frozen=True)
+class Bundle:
+    """An open bundle.
+
+    Attributes:
+        manifest: The manifest.
+        files: The files that it lists.
+    """
+
+    manifest: Manifest
+    files: BundleFiles
+
+
+def open_bundle(folder: Path, verify: Verify = "once") -> Bundle:
+    """Read the manifest of a bundle, check every file that it lists, and keep these files for later.
+
+    If another process replaces the bundle meanwhile, the new one is opened.
 
     Args:
         folder: The bundle.
@@ -268,27 +285,56 @@ def read_bundle(folder: Path, verify: Verify = "once") -> Manifest:
     Raises:
         BundleError: The manifest is invalid, or a file is missing or damaged; the message has the remedy.
     """
-    manifest = read_manifest(folder)
-    check_files(folder, manifest.files, verify)
-    return manifest
+    for attempt in range(TRIES):
+        recover(folder)
+        files = BundleFiles.open(folder)
+        try:
+            manifest = read_manifest(folder, files.root)
+            files.check(manifest.files, verify)
+        except BaseException as error:
+            again = isinstance(error, BundleError) and attempt < TRIES - 1 and files.is_replaced
+            files.close()  # a traceback may keep it for long
+            if not again:
+                raise
+            continue
+        if files.is_kept or not files.is_replaced:
+            return Bundle(manifest, files)
+    raise BundleError(f"{folder}: the bundle is replaced time and again; try again")
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_bundle(folder: Path, verify: Verify = "once") -> Manifest:
+    """Read the manifest of a bundle and check every file that it lists: file type, size and SHA-256.
+
+    Args:
+        folder: The bundle.
+        verify: As `open_bundle` takes it.
+
+    Raises:
+        BundleError: The manifest is invalid, or a file is missing or damaged; the message has the remedy.
+    """
+    return open_bundle(folder, verify).manifest
+
+
+def read_manifest(folder: Path, root: Path | None = None) -> Manifest:
     """Read and validate `embedrt.json` without checking the files that it lists.
+
+    Args:
+        folder: The bundle.
+        root: The path of the folder to open files with; None is `folder`, which messages name either way.
 
     Raises:
         BundleError: The file is missing, or not a manifest of this format version.
     """
-    path = folder / MANIFEST
-    if not folder.is_dir():
+    path, opened = folder / MANIFEST, (root or folder) / MANIFEST
+    if not opened.parent.is_dir():
         raise BundleError(f"{folder}: no such folder")
-    if not os.path.lexists(path):
+    if not os.path.lexists(opened):
         raise BundleError(
             f"{folder}: not a bundle, it has no {MANIFEST}; `embedrt export {folder}` makes one from a model"
         )
-    plain_file_size(folder, MANIFEST)
+    plain_file_size(folder, MANIFEST, root)
     try:
-        raw = read_json(path)
+        raw = read_json(opened)
         version = raw.get("format_version") if isinstance(raw, dict) else None
         if type(version) is int and version != FORMAT_VERSION:
             newer = version > FORMAT_VERSION
@@ -297,6 +343,8 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = decode(Manifest, raw, MANIFEST)
     except RecordError as error:
         raise BundleError(f"{folder}: {error}") from error
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror or error}; get the bundle again") from error
     _check_consistency(folder, manifest)
     return manifest
 

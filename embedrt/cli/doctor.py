@@ -12,9 +12,9 @@ import click
 
 import embedrt
 from embedrt._version import __version__
-from embedrt.bundle.atomic import unfinished
 from embedrt.bundle.facts import headline
 from embedrt.bundle.manifest import Manifest, read_bundle
+from embedrt.bundle.staging import unfinished
 from embedrt.cli import options
 from embedrt.engine import openvino
 from embedrt.engine.devices import DEVICES

@@ -5,7 +5,7 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -91,6 +91,8 @@ class SessionEngine:
         weights_bytes: Size of the graph's weights. Each session repacks them in memory, which makes a short text
             several times as fast; from `LARGE_BYTES` on one session, the wide one, does for everything.
         prepack: False leaves large weights as they are mapped: without a copy in memory, quick to load, slow to run.
+        load: Calls a function with the path to open the graph with, and returns its result; None takes `graph`, which
+            messages name either way.
 
     Raises:
         DeviceError: The device is not to be had. On a CPU, which is always there, sessions are made on first use.
@@ -105,11 +107,13 @@ class SessionEngine:
         dtype: str = "float32",
         weights_bytes: int = 0,
         prepack: bool = True,
+        load: Callable[[Callable[[Path], Any]], Any] | None = None,
     ) -> None:
         self.device = device
         self.dtype = dtype
         self.threads = available_threads() if threads is None else threads
         self._graph = graph
+        self._load = load or (lambda make: make(graph))
         large = weights_bytes >= LARGE_BYTES
         self._prepack = prepack or not large
         self._parallel = device.parallel and not large
@@ -157,13 +161,15 @@ class SessionEngine:
         require_process(self._process)
         with _CREATING:
             if threads not in self._sessions:
-                self._sessions[threads] = _create_session(
-                    self._graph, self.device, threads, prepack=self._prepack, dtype=self.dtype
+                self._sessions[threads] = self._load(
+                    lambda opened: _create_session(
+                        opened, self._graph, self.device, threads, prepack=self._prepack, dtype=self.dtype
+                    )
                 )
             return self._sessions[threads]
 
 
-def _create_session(graph: Path, device: Device, threads: int, *, prepack: bool, dtype: str) -> Any:
+def _create_session(opened: Path, graph: Path, device: Device, threads: int, *, prepack: bool, dtype: str) -> Any:
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -174,9 +180,10 @@ def _create_session(graph: Path, device: Device, threads: int, *, prepack: bool,
         options.add_session_config_entry("session.disable_prepacking", "1")
     providers = device.configure(options, device, dtype, threads)
     try:
-        session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
+        session = ort.InferenceSession(opened, options, providers=providers, enable_fallback=0)
     except Exception as error:
-        raise DeviceError(f"ONNX Runtime cannot load {graph} on {device.name!r}: {error}") from error
+        message = str(error).replace(str(opened.parent), str(graph.parent))
+        raise DeviceError(f"ONNX Runtime cannot load {graph} on {device.name!r}: {message}") from error
     _ALIVE.add(session)
     session.disable_fallback()
     if (obtained := session.get_providers()[0]) != device.provider:

@@ -3,13 +3,14 @@
 import os
 import re
 import shutil
-import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
-from embedrt.bundle.atomic import UNFINISHED, publish, staging
+from embedrt.bundle.atomic import publish
 from embedrt.bundle.check import user_cache
-from embedrt.bundle.manifest import MANIFEST, Manifest, read_bundle, read_manifest
+from embedrt.bundle.manifest import MANIFEST, Bundle, Manifest, read_bundle, read_manifest, write_manifest
 from embedrt.bundle.settings import write_settings
+from embedrt.bundle.staging import staging
 from embedrt.errors import BundleError, ModelNotFoundError
 
 # As on the hub: no part ends with "-" or ".", and none contains "--", which replaces the slash in folder names.
@@ -93,18 +94,19 @@ def remove(name: str) -> Path:
     if folder is None:
         known = ", ".join(stored()) or "the store is empty"
         raise ModelNotFoundError(f"{name!r} is not in the store {home()}; there: {known}")
-    # Renamed first, so that no other process finds a half-deleted bundle.
-    doomed = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder.parent))
-    folder.rename(doomed / folder.name)
-    shutil.rmtree(doomed)
+    with staging(folder) as doomed:  # so that no other process finds a half-deleted bundle
+        doomed.rmdir()
+        folder.rename(doomed)
     return folder
 
 
-def copy_bundle(folder: Path, target: str | Path, readme: str | None = None, settings: Manifest | None = None) -> Path:
+def copy_bundle(
+    bundle: Bundle, target: str | Path, readme: str | None = None, settings: Manifest | None = None
+) -> Path:
     """Copy a bundle atomically: the manifest and the files that it lists.
 
     Args:
-        folder: The bundle.
+        bundle: The open bundle.
         target: The folder of the copy. If it is the same bundle already, nothing is written.
         readme: The text of a `README.md` to add.
         settings: The bundle's manifest with other settings, for the copy; None keeps those of the bundle.
@@ -115,17 +117,16 @@ def copy_bundle(folder: Path, target: str | Path, readme: str | None = None, set
     Raises:
         BundleError: The bundle is damaged, or something else is at `target`.
     """
-    manifest, target = read_manifest(folder), Path(target).expanduser().absolute()
-    changes = settings is not None and settings != manifest
-    if not changes and _holds(target, manifest):
+    target = Path(target).expanduser().absolute()
+    manifest = bundle.manifest if settings is None else settings
+    if manifest == bundle.manifest and _holds(target, manifest):
         return target
     with staging(target) as fresh:
-        for name in (MANIFEST, *manifest.files):
-            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / name, fresh / name)
+        bundle.files.load(bundle.manifest.files, lambda root: _copy(root, fresh, bundle.manifest.files))
+        write_manifest(fresh, bundle.manifest)
         read_bundle(fresh, "always")
-        if settings is not None and changes:
-            manifest = write_settings(fresh, settings)
+        if manifest != bundle.manifest:
+            manifest = write_settings(fresh, manifest)
         if readme is not None:
             (fresh / "README.md").write_bytes(readme.encode())
         publish(fresh, target)
@@ -134,6 +135,12 @@ def copy_bundle(folder: Path, target: str | Path, readme: str | None = None, set
                 f"{target} is a bundle of the same model with other prompts or ranges; choose another folder"
             )
     return target
+
+
+def _copy(folder: Path, target: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, target / name)
 
 
 def _holds(folder: Path, manifest: Manifest) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 
-from embedrt.bundle.manifest import MANIFEST, read_bundle
+from embedrt.bundle.manifest import MANIFEST, Bundle
 from embedrt.errors import ModelNotFoundError, UploadError
 from embedrt.hub.card import model_card
 
@@ -93,7 +93,7 @@ def download(repo: Repo, token: str | bool | None, files: Iterable[str], folder:
 
 
 def upload(
-    folder: Path,
+    bundle: Bundle,
     repo_id: str,
     token: str | bool | None = None,
     private: bool | None = None,
@@ -108,7 +108,7 @@ def upload(
     """Upload a bundle's files and model card in one commit; the repo is created if needed.
 
     Args:
-        folder: The bundle.
+        bundle: The open bundle.
         repo_id: Hub id, such as "org/model"; without an organization it is the user's own.
         token: Hub token; None uses `HF_TOKEN` or the saved login.
         private: True for a private new repo; None takes the default of the organization.
@@ -126,7 +126,8 @@ def upload(
         BundleError: The bundle is damaged.
         UploadError: The hub rejected the upload; the message has the remedy.
     """
-    manifest = read_bundle(folder)
+    manifest, folder = bundle.manifest, bundle.files.root
+    bundle.files.require_unchanged()
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(token=_check_token(token))

@@ -6,8 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-from embedrt.bundle.atomic import publish, staging
+from embedrt.bundle.atomic import publish
 from embedrt.bundle.manifest import MANIFEST, read_bundle, read_manifest
+from embedrt.bundle.staging import recover, staging
 from embedrt.errors import ModelNotFoundError
 from embedrt.hub.local import home, parse, stored_path, stored_revisions
 
@@ -44,6 +45,7 @@ def resolve(
     if not isinstance(model, (str, Path)):
         raise TypeError(f"model_name_or_path: expected a str or a Path, got {type(model).__name__}")
     folder = os.path.expanduser(model)  # noqa: PTH111 - pathlib raises where there is no such user, and where a
+    recover(Path(folder))
     if os.path.isdir(folder):  # noqa: PTH112 - name is too long
         return Path(folder)
     parsed = parse(model) if isinstance(model, str) else None
@@ -56,7 +58,9 @@ def resolve(
     names = [base] if "/" in base else [base, f"{_ORGANIZATION}/{base}"]
     for name in names:
         for place in dict.fromkeys([home(cache_folder), home()]):
-            if ((found := stored_path(name, revision, place)) / MANIFEST).is_file():
+            found = stored_path(name, revision, place)
+            recover(found)
+            if (found / MANIFEST).is_file():
                 return found
     return _fetch(model, names, revision, token, local_files_only=local_files_only, cache_folder=cache_folder)
 

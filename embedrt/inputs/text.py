@@ -102,6 +102,7 @@ class TextTokenizer:
         path: A `tokenizer.json`.
         max_seq_length: Maximum tokens of a text, special tokens included; None truncates nothing.
         with_type_ids: True to return token type ids.
+        opened: Another path of the file, to open it with; None is `path`, which messages name either way.
 
     Attributes:
         max_seq_length: See the argument.
@@ -110,13 +111,10 @@ class TextTokenizer:
         BundleError: The file is not a tokenizer.
     """
 
-    def __init__(self, path: Path, *, max_seq_length: int | None, with_type_ids: bool) -> None:
-        import tokenizers
-
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:
-            raise BundleError(f"{path}: tokenizers {tokenizers.__version__} cannot read it: {error}") from error
+    def __init__(
+        self, path: Path, *, max_seq_length: int | None, with_type_ids: bool, opened: Path | None = None
+    ) -> None:
+        self._tokenizer = read_tokenizer(path, opened)
         direction = (self._tokenizer.truncation or {}).get("direction", "right")
         self._tokenizer.no_padding()
         if max_seq_length is None:
@@ -189,6 +187,24 @@ class TextTokenizer:
 
     def _encode(self, texts: list[str]) -> list[Any]:
         return encode_batch(self._tokenizer, texts)
+
+
+def read_tokenizer(path: Path, opened: Path | None = None) -> Any:
+    """Load a `tokenizers.Tokenizer`.
+
+    Args:
+        path: A `tokenizer.json`.
+        opened: Another path of the file, to open it with; None is `path`, which messages name either way.
+
+    Raises:
+        BundleError: The file is not a tokenizer.
+    """
+    import tokenizers
+
+    try:
+        return tokenizers.Tokenizer.from_file(str(opened or path))
+    except Exception as error:
+        raise BundleError(f"{path}: tokenizers {tokenizers.__version__} cannot read it: {error}") from error
 
 
 def encode_batch(tokenizer: Any, texts: list[str], *, add_special_tokens: bool = True) -> list[Any]:

@@ -13,7 +13,7 @@ from embedrt.bundle.manifest import Tokenization
 from embedrt.engine.machine import require_process
 from embedrt.inputs.check import check_texts
 from embedrt.inputs.padding import pad
-from embedrt.inputs.text import Tokens, encode_batch, tokens_of
+from embedrt.inputs.text import Tokens, encode_batch, read_tokenizer, tokens_of
 
 _Padding = bool | Literal["longest", "max_length", "do_not_pad"]
 
@@ -28,19 +28,23 @@ class Tokenizer:
         path: A `tokenizer.json`.
         tokenization: The padding and the inputs of the graph.
         model_max_length: Maximum tokens of a text for calls without `max_length`; None truncates nothing.
+        opened: Another path of the file, to open it with; None is `path`, which messages name either way.
 
     Attributes:
         backend_tokenizer: A `tokenizers.Tokenizer`, separate from the one that this object uses.
         model_max_length: See the argument.
         padding_side: "left" or "right".
         pad_token_id: The id of the padding token.
+
+    Raises:
+        BundleError: The file is not a tokenizer.
     """
 
-    def __init__(self, path: Path, tokenization: Tokenization, model_max_length: int | None) -> None:
-        import tokenizers
-
-        self.backend_tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    def __init__(
+        self, path: Path, tokenization: Tokenization, model_max_length: int | None, opened: Path | None = None
+    ) -> None:
+        self.backend_tokenizer = read_tokenizer(path, opened)
+        self._tokenizer = read_tokenizer(path, opened)
         self._tokenizer.no_padding()
         self._direction = (self._tokenizer.truncation or {}).get("direction", "right")
         self._tokenization = tokenization

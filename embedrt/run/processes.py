@@ -12,10 +12,10 @@ from dataclasses import replace
 from math import ceil
 from multiprocessing import get_context
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import Any, Self
 
 from embedrt import errors
+from embedrt.bundle.manifest import Bundle
 from embedrt.engine import Device
 from embedrt.engine.machine import available_threads, cuda_devices, require_process
 from embedrt.engine.placement import Placement
@@ -55,7 +55,7 @@ class ProcessPool:
     `close`, the processes end with the last reference to the pool, or with this process.
 
     Args:
-        folder: The bundle.
+        bundle: The bundle, which stays open for workers that start later.
         placements: The placement of every route, for each process. Processes on CPU cores share the threads.
 
     Attributes:
@@ -66,17 +66,19 @@ class ProcessPool:
     Raises:
         ValueError: The list of devices is empty.
         DeviceError: A device is unknown or not available.
-        BundleError: The bundle is damaged.
+        BundleError: The bundle is damaged, or another one than when it was opened.
         PoolError: A worker died before it was ready.
     """
 
-    def __init__(self, folder: Path, placements: Sequence[Mapping[str, Placement]]) -> None:
+    def __init__(self, bundle: Bundle, placements: Sequence[Mapping[str, Placement]]) -> None:
         if not placements:
             raise ValueError("devices: expected at least one, as in ['cpu', 'cpu'], got []")
-        self._settings = [Settings(folder.absolute(), shared) for shared in _sharing(placements)]
+        self._bundle = bundle
+        files = bundle.files.shared()
+        self._settings = [Settings(bundle.manifest, files, shared) for shared in _sharing(placements)]
         self.devices = [settings.placement.device.name for settings in self._settings]
         self.dtype = self._settings[0].placement.dtype
-        self.fingerprint: str | None = None
+        self.fingerprint = bundle.manifest.fingerprint
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._workers: list[_Worker | None] = [None] * len(placements)
@@ -208,9 +210,6 @@ class ProcessPool:
             code = self._reap(worker)
             hint = "" if code < 0 else f". A script must start its pool below `{_GUARD}`: each worker imports it too"
             raise PoolError(f"a worker on {device!r} ended before it was ready, with {_describe_exit(code)}{hint}")
-        if self.fingerprint not in {None, message.fingerprint}:
-            raise PoolError(f"{worker.settings.folder}: another bundle than when the pool started; start a new pool")
-        self.fingerprint = message.fingerprint
         worker.ready = True
 
     def _stop_busy(self) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.bundle.manifest import Manifest, Route
+from embedrt.bundle.opened import BundleFiles
 from embedrt.engine import Batch
 from embedrt.engine.placement import Placement
 from embedrt.engine.session import SessionEngine
@@ -71,13 +72,14 @@ class Runner:
     """Tokenizer and engine of one route. Safe to use from many threads at once.
 
     Args:
-        folder: The bundle.
+        files: The files of the bundle.
         route: The route in the manifest.
         manifest: The manifest.
         placement: The placement of the route.
         prepack: False keeps large weights memory-mapped, for an export in progress.
 
     Attributes:
+        files: The files of the bundle.
         widths: The expected width of graph outputs by name.
 
     Raises:
@@ -86,9 +88,9 @@ class Runner:
     """
 
     def __init__(
-        self, folder: Path, route: Route, manifest: Manifest, placement: Placement, *, prepack: bool = True
+        self, files: BundleFiles, route: Route, manifest: Manifest, placement: Placement, *, prepack: bool = True
     ) -> None:
-        self.folder = folder.absolute()  # sessions are created later, maybe in another working directory
+        self.files = files
         self.name = manifest.name
         self.route = route
         self.placement = placement
@@ -96,13 +98,15 @@ class Runner:
         self.tokenize = self._load_tokenizer(route.max_seq_length)
         self._other_tokenizers: dict[int | None, TextTokenizer] = {}
         self._loading = Lock()
+        variant = placement.variant
         self.engine = SessionEngine(
-            self.folder / placement.variant.file,
+            files.folder / variant.file,
             placement.device,
             placement.threads,
             dtype=placement.dtype,
-            weights_bytes=sum(manifest.files[file].size for file in placement.variant.files),
+            weights_bytes=sum(manifest.files[file].size for file in variant.files),
             prepack=prepack,
+            load=lambda make: files.load(variant.files, lambda root: make(root / variant.file)),
         )
         self._coalescer = Coalescer(
             self.engine,
@@ -110,6 +114,11 @@ class Runner:
             slots=2 * self.engine.workers,
             run_cost=self.engine.device.run_cost,
         )
+
+    @property
+    def folder(self) -> Path:
+        """The bundle, for messages."""
+        return self.files.folder
 
     def with_max_tokens(self, max_tokens: int) -> "Runner":
         """A copy of the runner with the same engine and another token budget."""
@@ -283,10 +292,15 @@ class Runner:
                 )
 
     def _load_tokenizer(self, max_seq_length: int | None) -> TextTokenizer:
-        return TextTokenizer(
-            self.folder / self.route.tokenizer,
-            max_seq_length=max_seq_length,
-            with_type_ids=self.route.tokenization.token_type_ids,
+        name = self.route.tokenizer
+        return self.files.load(
+            [name],
+            lambda root: TextTokenizer(
+                self.folder / name,
+                max_seq_length=max_seq_length,
+                with_type_ids=self.route.tokenization.token_type_ids,
+                opened=root / name,
+            ),
         )
 
 

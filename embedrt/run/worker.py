@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
-from pathlib import Path
 
-from embedrt.bundle.manifest import read_bundle
+from embedrt.bundle.manifest import Manifest
+from embedrt.bundle.opened import SharedFiles
 from embedrt.engine.placement import Placement
 from embedrt.run.request import Request
 from embedrt.run.runner import Runner
@@ -24,9 +24,16 @@ from embedrt.run.runner import Runner
 
 @dataclass(frozen=True)
 class Settings:
-    """The bundle that a worker loads, and the placement of each route."""
+    """The bundle that a worker loads, and the placement of each route.
 
-    folder: Path
+    Attributes:
+        manifest: The manifest.
+        files: The files, as the pool's process opened and checked them.
+        placements: The placement of each route.
+    """
+
+    manifest: Manifest
+    files: SharedFiles
     placements: Mapping[str, Placement]
 
     @property
@@ -57,9 +64,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Ready:
-    """Message of a worker that has loaded the bundle with this fingerprint."""
-
-    fingerprint: str
+    """Message of a worker that has loaded the bundle."""
 
 
 @dataclass(frozen=True)
@@ -103,15 +108,15 @@ def serve(connection: Connection, settings: Settings) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, OSError):  # the pool is gone
         try:
-            manifest = read_bundle(settings.folder, "never")  # the pool's process has verified it
+            files = settings.files.open()
             runners = {
-                name: Runner(settings.folder, route, manifest, settings.placements[name])
-                for name, route in manifest.routes.items()
+                name: Runner(files, route, settings.manifest, settings.placements[name])
+                for name, route in settings.manifest.routes.items()
             }
         except BaseException as error:  # noqa: BLE001 - the pool raises it
             connection.send(Failure.of(error))
             return
-        connection.send(Ready(manifest.fingerprint))
+        connection.send(Ready())
         while True:
             chunk: Chunk = connection.recv()
             try:

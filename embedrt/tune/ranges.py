@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from embedrt.bundle.atomic import replace_files, staging
+from embedrt.bundle.atomic import replace_files
 from embedrt.bundle.manifest import MANIFEST, read_manifest, write_manifest
+from embedrt.bundle.staging import staging
 from embedrt.embedder import Embedder
 from embedrt.errors import BundleError
 from embedrt.hub.resolve import resolve
@@ -37,11 +38,11 @@ def ranges(
         items, prompt_name, task=task, truncate_dim=embedder.manifest.dim, show_progress_bar=show_progress_bar
     )
     edges = tuple(tuple(map(float, edge)) for edge in (vectors.min(axis=0), vectors.max(axis=0)))
-    folder = embedder.folder
-    current = read_manifest(folder)
-    if replace(current, vector_ranges=None) != replace(embedder.manifest, vector_ranges=None):
-        raise BundleError(f"{folder}: the bundle changed while its ranges were measured; measure them again")
-    with staging(folder / MANIFEST) as fresh:
+    folder, files = embedder.folder, embedder.loaded.bundle.files
+    current = read_manifest(folder, files.root)
+    with staging(files.root / MANIFEST) as fresh:
         write_manifest(fresh, replace(current, vector_ranges=edges))
-        replace_files(fresh, folder)
+        if files.is_replaced or replace(current, vector_ranges=None) != replace(embedder.manifest, vector_ranges=None):
+            raise BundleError(f"{folder}: the bundle changed while its ranges were measured; measure them again")
+        replace_files(fresh, files.root)
     return folder

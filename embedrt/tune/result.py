@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from embedrt._version import __version__
-from embedrt.bundle.atomic import replace_files, staging
+from embedrt.bundle.atomic import replace_files
 from embedrt.bundle.manifest import FLOAT32, TUNED, Manifest
 from embedrt.bundle.reports import MEAN_COSINE, MIN_COSINE
+from embedrt.bundle.staging import staging
 from embedrt.bundle.strict_json import RecordError, decode, read_json
 from embedrt.engine.devices import AUTO
 from embedrt.engine.machine import available_threads, cpu_model
@@ -177,13 +178,18 @@ def _engines() -> dict[str, str]:
     return versions
 
 
-def read(folder: Path, manifest: Manifest) -> StoredTuning:
+def read(folder: Path, manifest: Manifest, root: Path | None = None) -> StoredTuning:
     """Read the tuning beside a bundle, and check that it is valid here.
+
+    Args:
+        folder: The bundle.
+        manifest: The bundle's manifest.
+        root: The path of the folder to open files with; None is `folder`, which messages name either way.
 
     Raises:
         BundleError: The file is damaged.
     """
-    path = folder / TUNED
+    path = (root or folder) / TUNED
     if not os.path.lexists(path):
         return StoredTuning()
     try:
@@ -234,13 +240,18 @@ def _check(tuning: Tuning) -> None:
     require(len(set(pairs)) == len(pairs), "settings: expected each pair of dtype and device once, got a duplicate")
 
 
-def in_use(folder: Path, manifest: Manifest) -> Tuning | None:
+def in_use(folder: Path, manifest: Manifest, root: Path | None = None) -> Tuning | None:
     """The tuning that is valid here, or None; one that is not valid is logged once.
+
+    Args:
+        folder: The bundle.
+        manifest: The bundle's manifest.
+        root: As `read` takes it.
 
     Raises:
         BundleError: The file is damaged.
     """
-    stored = read(folder, manifest)
+    stored = read(folder, manifest, root)
     if stored.unused is None:
         return stored.tuning
     if (folder, stored.unused) not in _logged:

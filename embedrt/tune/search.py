@@ -15,7 +15,7 @@ from time import perf_counter
 
 import numpy as np
 
-from embedrt.bundle.manifest import FLOAT32, Manifest, read_bundle
+from embedrt.bundle.manifest import FLOAT32, Bundle, Manifest, open_bundle
 from embedrt.bundle.reports import QualityReport
 from embedrt.engine import Device
 from embedrt.engine.devices import DEVICES, find_device
@@ -81,17 +81,18 @@ def tune(
     if items is not None and len(items) < MIN_TEXTS:
         raise ValueError(f"texts: expected at least {MIN_TEXTS}, got {len(items)}")
     folder = resolve(bundle, local_files_only=True).absolute()
-    manifest = read_bundle(folder)
+    opened = open_bundle(folder)
+    manifest = opened.manifest
     require_writable(folder)
     if items is None:
-        parity_texts = read_parity_texts(folder, manifest.routes[_timed_route(manifest)])
+        parity_texts = read_parity_texts(opened.files, manifest.routes[_timed_route(manifest)])
         items = [*parity_texts, *mixture(parity_texts, max(0, _DEFAULT_TEXTS - len(parity_texts)))]
     # Shuffled, so that the first few texts have all lengths.
     items = random.Random(0).sample(items, min(len(items), MOST_TEXTS))  # noqa: S311
     if show_progress_bar is None:
         show_progress_bar = logger.isEnabledFor(logging.INFO)
     with _progress(show_progress_bar) as advance:
-        tuning = _Search(folder, manifest, items, perf_counter() + seconds, advance, generated=generated).run()
+        tuning = _Search(opened, items, perf_counter() + seconds, advance, generated=generated).run()
     write(folder, tuning)
     return tuning
 
@@ -118,8 +119,7 @@ class _Search:
     """One search: measure the accuracy of every pair of dtype and device, then time the pairs that work.
 
     Args:
-        folder: The bundle.
-        manifest: The bundle's manifest.
+        bundle: The bundle.
         texts: The texts, in random order.
         deadline: The time to finish, by `perf_counter`.
         advance: Called with the current step and the fraction of the work that is done.
@@ -128,17 +128,16 @@ class _Search:
 
     def __init__(
         self,
-        folder: Path,
-        manifest: Manifest,
+        bundle: Bundle,
         texts: list[str],
         deadline: float,
         advance: Callable[[str, float], None],
         *,
         generated: bool,
     ) -> None:
-        self._folder = folder
-        self._manifest = manifest
-        self._route = _timed_route(manifest)
+        self._files = bundle.files
+        self._manifest = bundle.manifest
+        self._route = _timed_route(bundle.manifest)
         self._texts = texts
         self._generated = generated
         self._deadline = deadline
@@ -234,8 +233,8 @@ class _Search:
         """
         texts, vectors, took = self._texts[:_ACCURACY_TEXTS], [], 0.0
         for name, route in self._manifest.routes.items():
-            placement = place(self._folder, route, self._devices[device], dtype)
-            runner = Runner(self._folder, route, self._manifest, placement)
+            placement = place(self._files.folder, route, self._devices[device], dtype)
+            runner = Runner(self._files, route, self._manifest, placement)
             if dtype == FLOAT32 or FLOAT32 not in self._manifest.dtypes:
                 verify_route(runner)
             else:
@@ -291,8 +290,8 @@ class _Search:
         """Make a runner and warm up its sessions; for a new engine, also measure the latency of one text."""
         dtype, device, threads = engine
         route = self._manifest.routes[self._route]
-        placement = place(self._folder, route, self._devices[device], dtype, threads)
-        runner = Runner(self._folder, route, self._manifest, placement)
+        placement = place(self._files.folder, route, self._devices[device], dtype, threads)
+        runner = Runner(self._files, route, self._manifest, placement)
         single = runner.with_max_tokens(1)  # one text per batch, so that every thread gets some
         graph_vectors(single, list(islice(cycle(self._texts), max(FEWEST_TEXTS, 2 * threads))))
         if engine not in self._latencies:

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from embedrt.bundle.atomic import replace_files, staging
+from embedrt.bundle.atomic import replace_files
+from embedrt.bundle.staging import staging
 from embedrt.bundle.strict_json import LFS_POINTER, decode, parse_json
 from embedrt.errors import EmbeddingsError, EmbedrtError, MissingDependencyError
 from embedrt.inputs.check import check_texts

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-from embedrt.bundle.manifest import read_bundle
 from embedrt.bundle.reports import ParityReport, QualityReport
 from embedrt.embedder import Embedder
 from embedrt.hub.resolve import exporter
@@ -19,7 +18,7 @@ def bundled_texts(embedder: Embedder) -> list[str]:
     """The parity texts in a bundle: those of the route for calls without a task, else of the first route."""
     route = embedder.manifest.routes.get(embedder.manifest.tasks.get("", ""))
     route = next(iter(embedder.manifest.routes.values())) if route is None else route
-    return read_parity_texts(embedder.folder, route)
+    return read_parity_texts(embedder.loaded.bundle.files, route)
 
 
 def verify(
@@ -31,7 +30,7 @@ def verify(
         raise ValueError(f"reference: expected one of {known}, got {reference!r}")
     if source is not None and reference == "bundle":
         raise ValueError("source: expected None for reference='bundle', which loads no model")
-    read_bundle(embedder.folder, "always")
+    embedder.loaded.bundle.files.check(embedder.manifest.files, "always")
     if reference == "bundle":
         return {name: verify_route(runner) for name, runner in embedder.runners.items()}
     reports: Mapping[str, ParityReport] = exporter().verify_with_sentence_transformers(embedder, source)

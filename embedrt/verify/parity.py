@@ -6,6 +6,7 @@ Lossy dtypes are measured by cosine similarity to float32 instead, over held-out
 import dataclasses
 import json
 from dataclasses import dataclass
+from io import BytesIO
 from math import sqrt
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.bundle.manifest import Route, Variant
+from embedrt.bundle.opened import BundleFiles
 from embedrt.bundle.reports import MEAN_COSINE, MIN_COSINE, ParityReport, QualityReport
 from embedrt.errors import BundleError, ParityError, QualityError
 from embedrt.run.runner import Runner
@@ -71,8 +73,8 @@ def verify_route(runner: Runner) -> ParityReport | QualityReport:
     bound = bound_of(runner.placement.variant, runner.placement.dtype)
     return compare(
         runner,
-        read_parity_texts(runner.folder, runner.route),
-        np.load(runner.folder / runner.route.parity_vectors, allow_pickle=False),
+        read_parity_texts(runner.files, runner.route),
+        _read_parity_vectors(runner),
         made.reference,
         independent=made.independent,
         tolerance=bound.tolerance,
@@ -90,10 +92,17 @@ def bound_of(variant: Variant, dtype: str) -> Bound:
     return Bound(TOLERANCE if variant.proof is None else variant.proof.tolerance)
 
 
-def read_parity_texts(folder: Path, route: Route) -> list[str]:
+def read_parity_texts(files: BundleFiles, route: Route) -> list[str]:
     """Read the parity texts of a route."""
-    texts: list[str] = json.loads((folder / route.parity_texts).read_bytes())
+    texts: list[str] = json.loads(files.read_bytes(route.parity_texts))
     return texts
+
+
+def _read_parity_vectors(runner: Runner) -> Vectors:
+    """Read the reference vectors of the parity texts, float32 `[texts, dim]`."""
+    content = BytesIO(runner.files.read_bytes(runner.route.parity_vectors))
+    vectors: Vectors = np.load(content, allow_pickle=False)
+    return vectors
 
 
 def compare(
@@ -237,8 +246,8 @@ def _verify_quality(runner: Runner, made: QualityReport) -> QualityReport:
 
 def _parity_cosines(runner: Runner) -> NDArray[np.float64]:
     """Cosine similarities of the parity texts to the reference vectors in the bundle, float64 `[texts]`."""
-    reference = np.load(runner.folder / runner.route.parity_vectors, allow_pickle=False)
-    return cosines(graph_vectors(runner, read_parity_texts(runner.folder, runner.route)), reference)
+    vectors = graph_vectors(runner, read_parity_texts(runner.files, runner.route))
+    return cosines(vectors, _read_parity_vectors(runner))
 
 
 def _scale(vectors: Vectors) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from embedrt._version import __version__
-from embedrt.bundle.atomic import publish, staging
+from embedrt.bundle.atomic import publish
 from embedrt.bundle.manifest import (
     FLOAT32,
     FORMAT_VERSION,
@@ -22,6 +22,7 @@ from embedrt.bundle.manifest import (
     record_files,
     write_manifest,
 )
+from embedrt.bundle.staging import recover, staging
 from embedrt.errors import BundleError, DeviceError, ExportError, UnsupportedModelError
 from embedrt.hub.local import stored_path
 from embedrt.types import dtype_name
@@ -107,6 +108,8 @@ def export(
     dtypes = _dtypes(dtype)
     texts = _calibration(dtypes, calibration_texts)
     target = None if output is None else Path(output).expanduser()
+    if target is not None:
+        recover(target)
     if target is not None and target.exists():
         _require_bundle(target, overwrite=overwrite)
     located = locate(source, revision, token, defer_weights=via in {"auto", "onnx"})

@@ -204,7 +204,7 @@ opened = set()
 
 def audit(event, arguments):
     if event == "open" and isinstance(arguments[0], (str, bytes, os.PathLike)):
-        path = os.path.abspath(os.fsdecode(arguments[0]))
+        path = os.path.realpath(os.fsdecode(arguments[0]))
         if path.startswith(sys.argv[1] + os.sep):
             opened.add(path)
             assert not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT), path

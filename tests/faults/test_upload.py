@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embedrt import BundleError, Embedder
-from embedrt.bundle.manifest import MANIFEST, read_bundle
+from embedrt.bundle.manifest import MANIFEST, open_bundle, read_bundle
 from embedrt.hub import local as store
 from embedrt.hub.card import model_card
 from embedrt.tune import result as tuned
@@ -25,11 +25,12 @@ REPO = "org/tiny"
 UPLOAD = """
 import json, logging, sys, traceback
 from pathlib import Path
+from embedrt.bundle.manifest import open_bundle
 from embedrt.hub.remote import upload
 logging.basicConfig(level=logging.DEBUG)
 folder, repo, options = sys.argv[1:4]
 try:
-    print(json.dumps(["done", upload(Path(folder), repo, **json.loads(options))]))
+    print(json.dumps(["done", upload(open_bundle(Path(folder)), repo, **json.loads(options))]))
 except Exception as error:
     traceback.print_exc()
     print(json.dumps([type(error).__name__, str(error)]))
@@ -52,7 +53,7 @@ def files_in(folder: Path) -> set[str]:
 
 class TestCopy:
     def test_exactly_the_files_of_the_bundle(self, bundle: Path, tmp_path: Path, tiny: Embedder) -> None:
-        target = store.copy_bundle(bundle, tmp_path / "new" / "copy")
+        target = store.copy_bundle(open_bundle(bundle), tmp_path / "new" / "copy")
         assert target == tmp_path / "new" / "copy"
         assert files_in(target) == {MANIFEST, *tiny.manifest.files}
         assert read_bundle(target) == tiny.manifest
@@ -61,19 +62,19 @@ class TestCopy:
 
     def test_with_a_card(self, bundle: Path, tmp_path: Path, tiny: Embedder) -> None:
         card = model_card(tiny.manifest)
-        target = store.copy_bundle(bundle, str(tmp_path / "copy"), card)
+        target = store.copy_bundle(open_bundle(bundle), str(tmp_path / "copy"), card)
         assert files_in(target) == {MANIFEST, "README.md", *tiny.manifest.files}
         assert (target / "README.md").read_bytes() == card.encode()
 
     def test_again_to_the_same_place(self, bundle: Path, tmp_path: Path) -> None:
-        target = store.copy_bundle(bundle, tmp_path / "copy")
+        target = store.copy_bundle(open_bundle(bundle), tmp_path / "copy")
         (target / "notes.txt").write_text("mine")
         before = {path: path.stat().st_mtime_ns for path in target.rglob("*")}
-        assert store.copy_bundle(bundle, target, "card") == target
+        assert store.copy_bundle(open_bundle(bundle), target, "card") == target
         assert {path: path.stat().st_mtime_ns for path in target.rglob("*")} == before
 
     def test_onto_itself(self, bundle: Path) -> None:
-        assert store.copy_bundle(bundle, bundle) == bundle
+        assert store.copy_bundle(open_bundle(bundle), bundle) == bundle
         assert (bundle / "secret.txt").exists()
 
     @pytest.mark.parametrize("kind", ["file", "folder", "another model", "other prompts", "damaged"])
@@ -94,14 +95,14 @@ class TestCopy:
             change(target, lambda raw: raw.update(edits[kind]))
         before = {path: path.read_bytes() for path in [target, *target.rglob("*")] if path.is_file()}
         with pytest.raises(BundleError, match="choose another folder"):
-            store.copy_bundle(bundle, target)
+            store.copy_bundle(open_bundle(bundle), target)
         assert {path: path.read_bytes() for path in [target, *target.rglob("*")] if path.is_file()} == before
         assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
     def test_a_damaged_bundle_is_not_copied(self, bundle: Path, tmp_path: Path) -> None:
         (bundle / "tokenizer.json").write_bytes(b"{}")
         with pytest.raises(BundleError, match=r"tokenizer\.json: expected \d+ bytes, got 2;"):
-            store.copy_bundle(bundle, tmp_path / "copy")
+            store.copy_bundle(open_bundle(bundle), tmp_path / "copy")
         assert not (tmp_path / "copy").exists()
 
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from io import BufferedReader
 from pathlib import Path
 
 import pytest
@@ -27,13 +28,13 @@ def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of files as they are hashed."""
     names: list[str] = []
-    sha256_of = check.sha256_of
+    digest_of = check.digest_of
 
-    def note(path: Path) -> str:
-        names.append(path.name)
-        return sha256_of(path)
+    def note(file: BufferedReader) -> str:
+        names.append(Path(file.name).name)
+        return digest_of(file)
 
-    monkeypatch.setattr(check, "sha256_of", note)
+    monkeypatch.setattr(check, "digest_of", note)
     return names
 
 

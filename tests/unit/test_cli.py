@@ -16,6 +16,7 @@ import pytest
 import embedrt
 from embedrt import Embedder
 from embedrt.bundle.manifest import MANIFEST, read_bundle
+from embedrt.bundle.staging import staging
 from embedrt.cli import doctor
 from embedrt.cli.main import COMMANDS as COMMAND_TABLE
 from embedrt.cli.main import main
@@ -491,11 +492,11 @@ class TestDoctor:
         assert self.problems(out) == [f"run `embedrt export {embedrt.DEFAULT_MODEL}`, or set EMBEDRT_MODEL to a bundle"]
 
     def test_what_a_killed_export_left(self, run: Run, stored_bundle: Path) -> None:
-        leftover = stored_bundle.parent / ".unfinished-x"
-        leftover.mkdir()
-        assert run("doctor")[0] == 0
-        os.utime(leftover, (0, 0))
-        status, out, _ = run("doctor")
+        with staging(stored_bundle) as folder:
+            assert run("doctor")[0] == 0
+            (leftover := folder.parent.with_name(".unfinished-x")).mkdir()
+            os.utime(leftover, (0, 0))
+            status, out, _ = run("doctor")
         assert status == 1
         assert self.problems(out) == [f"delete {leftover}, or let the next export do it"]
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedrt import BundleError, DeviceError, Embedder
-from embedrt.bundle.manifest import FLOAT32, MANIFEST, TUNED, read_bundle, read_manifest
+from embedrt.bundle.manifest import FLOAT32, MANIFEST, TUNED, open_bundle, read_bundle, read_manifest
 from embedrt.engine.machine import available_threads
 from embedrt.hub.local import copy_bundle as save_bundle
 from embedrt.tune import result as tuned
@@ -313,7 +313,7 @@ class TestCopies:
     def test_copies_are_without_it(self, bundle: Path, tmp_path: Path) -> None:
         assert TUNED not in read_bundle(bundle).files
         Embedder(bundle).save_pretrained(tmp_path / "saved")
-        save_bundle(bundle, tmp_path / "copied")
+        save_bundle(open_bundle(bundle), tmp_path / "copied")
         for folder in (tmp_path / "saved", tmp_path / "copied"):
             assert (folder / MANIFEST).is_file()
             assert not (folder / TUNED).exists()

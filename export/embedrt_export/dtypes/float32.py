@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 import onnx
 
 from embedrt.bundle.manifest import DEFAULT_ROUTE, FLOAT32, Manifest, Route, Variant, record_files
+from embedrt.bundle.opened import BundleFiles
 from embedrt.engine import cpu
 from embedrt.engine.placement import place
 from embedrt.run.runner import Runner
@@ -53,7 +54,7 @@ def _proved(draft: Draft, name: str, route: Route, variants: list[Variant]) -> R
     def runner(variant: Variant) -> Runner:
         only = dataclasses.replace(route, variants=(variant,))
         placement = place(draft.folder, only, cpu.DEVICE, FLOAT32)
-        return Runner(draft.folder, only, draft.manifest, placement, prepack=False)
+        return Runner(BundleFiles(draft.folder), only, draft.manifest, placement, prepack=False)
 
     texts = parity_texts(route.max_seq_length)
     first = draft.spec.chains[name][0].settings

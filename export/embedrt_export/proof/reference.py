@@ -116,7 +116,7 @@ def verify_with_sentence_transformers(embedder: Embedder, source: str | Path | N
     reports = {}
     for name, loaded in embedder.runners.items():
         runner = loaded.with_max_seq_length(loaded.route.parity_max_seq_length)
-        texts = read_parity_texts(embedder.folder, runner.route)
+        texts = read_parity_texts(runner.files, runner.route)
         subject = Subject(located.folder, manifest, runner, manifest.task_of(name), texts, is_native=True)
         reference = _sentence_transformers(subject)
         bound = bound_of(runner.placement.variant, runner.placement.dtype)

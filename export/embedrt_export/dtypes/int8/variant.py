@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from embedrt.bundle.manifest import FLOAT32, Manifest, Route, Variant, record_files
+from embedrt.bundle.opened import BundleFiles
 from embedrt.bundle.reports import QualityReport
 from embedrt.engine import cpu
 from embedrt.engine.int8_saturation import exact_config
@@ -26,7 +27,8 @@ def write(draft: Draft) -> Manifest:
     routes = {}
     with DataFile(folder / DATA) as data:
         for name, route in manifest.routes.items():
-            exact = Runner(folder, route, manifest, place(folder, route, cpu.DEVICE, FLOAT32), prepack=False)
+            placement = place(folder, route, cpu.DEVICE, FLOAT32)
+            exact = Runner(BundleFiles(folder), route, manifest, placement, prepack=False)
             evaluate = partial(
                 _evaluated, folder, manifest, route, texts.held_back, graph_vectors(exact, texts.held_back)
             )
@@ -42,12 +44,9 @@ def _evaluated(
     """Encode texts with a new variant of a route and compare the vectors with those in float32."""
     files = manifest.files | record_files(folder, variant.files)
     only = dataclasses.replace(route, variants=(variant,))
-    return measure_quality(
-        Runner(folder, only, dataclasses.replace(manifest, files=files), place(folder, only, cpu.DEVICE, DTYPE)),
-        texts,
-        expected,
-        method,
-    )
+    placement = place(folder, only, cpu.DEVICE, DTYPE)
+    runner = Runner(BundleFiles(folder), only, dataclasses.replace(manifest, files=files), placement)
+    return measure_quality(runner, texts, expected, method)
 
 
 def require() -> None:
