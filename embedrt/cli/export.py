@@ -1,8 +1,13 @@
 """`embedrt export`: a model to a bundle."""
 
 import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -76,19 +81,40 @@ def export(
     model folder (./folder), or an installed Python package that carries a model folder (package:NAME).
     """
     logging.getLogger("embedrt.export").setLevel(logging.INFO)
-    folder = embedrt.export(
-        source,
-        output,
-        name=name,
-        revision=revision,
-        dtype=dtype.split(","),
-        calibration_texts=calibration_texts,
-        overwrite=overwrite,
-        via=via,
-        task=task,
-        onnx_file=onnx_file,
-        reference=reference,
-    )
+    with _exit_on_signals():
+        folder = embedrt.export(
+            source,
+            output,
+            name=name,
+            revision=revision,
+            dtype=dtype.split(","),
+            calibration_texts=calibration_texts,
+            overwrite=overwrite,
+            via=via,
+            task=task,
+            onnx_file=onnx_file,
+            reference=reference,
+        )
     print(folder)
     for label, value in proofs(read_manifest(folder)):
         print(f"{label}: {value}")
+
+
+@contextmanager
+def _exit_on_signals() -> Iterator[None]:
+    """Exit by an exception on SIGTERM and SIGHUP, so that unfinished files are deleted; a second signal kills."""
+
+    def leave(number: int, _: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        sys.exit(128 + number)
+
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    changed = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]  # nohup ignores SIGHUP
+    for number in changed:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
