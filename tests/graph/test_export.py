@@ -672,24 +672,24 @@ print(" ".join(seen))
 @pytest.mark.subprocess
 def test_killed_before_any_change_to_the_disk(model: Path, tmp_path: Path) -> None:
     """Before each of some events that touch the target's folder, among them the last ones and the rename itself."""
-    parent = tmp_path / "parent"
 
     def attempt(target: Path, last: int) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", KILLED_AT_EVENT, str(model), str(target), str(last)]
         return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
 
-    whole = attempt(parent / "whole", 0)
+    whole = attempt(tmp_path / "whole" / "bundle", 0)
     assert whole.returncode == 0, whole.stderr
     events = whole.stdout.split()
     rename = max(i for i, event in enumerate(events) if event == "os.rename") + 1
     assert events.count("open") > 30
     chosen = {*random.Random(8).sample(range(2, rename), 4), rename - 1, rename, rename + 1}
     for last in sorted(chosen):
-        target = parent / f"bundle-{last}"
+        target = tmp_path / str(last) / "bundle"  # clearing what others left is an event too
         assert attempt(target, last).returncode == -signal.SIGKILL
         assert absent_or_sound(target) == (last > rename)
-    assert list(parent.glob(".unfinished-*"))
-    assert_recovers(model, parent)
+        assert list(target.parent.glob(".unfinished-*"))
+    for last in (min(chosen), rename, rename + 1):
+        assert_recovers(model, tmp_path / str(last))
 
 
 def assert_recovers(model: Path, parent: Path) -> None:
