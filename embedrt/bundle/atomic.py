@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from embedrt.bundle.manifest import read_bundle, read_manifest
-from embedrt.bundle.staging import flush, put_back, set_aside, sync
+from embedrt.bundle.staging import flush, swap, sync
 from embedrt.errors import BundleError
 
 # Arguments of renameat2 and renamex_np.
@@ -47,7 +47,8 @@ def publish(folder: Path, target: Path, *, overwrite: bool = False) -> None:
     sync(folder)
     if overwrite and target.exists():
         os.chmod(folder.parent, mode)  # noqa: PTH101 - models of other users may still use the replaced bundle
-        _replace(folder, target)
+        if not exchange(folder, target):
+            swap(folder, target)
         flush(folder.parent)
     else:
         try:
@@ -63,17 +64,6 @@ def publish(folder: Path, target: Path, *, overwrite: bool = False) -> None:
     flush(target.parent)
 
 
-def _replace(folder: Path, target: Path) -> None:
-    if exchange(folder, target):
-        return
-    set_aside(target, folder.parent)
-    try:
-        folder.rename(target)
-    except OSError:
-        put_back(folder.parent)
-        raise
-
-
 def exchange(one: Path, other: Path) -> bool:
     """Exchange two entries of a file system atomically; False if it cannot.
 
@@ -82,14 +72,16 @@ def exchange(one: Path, other: Path) -> bool:
     """
     import ctypes
 
-    library: Any = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
     paths = os.fsencode(one), os.fsencode(other)
-    if sys.platform == "linux" and hasattr(library, "renameat2"):
-        failed = library.renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE)
-    elif sys.platform == "darwin" and hasattr(library, "renamex_np"):
-        failed = library.renamex_np(*paths, _RENAME_SWAP)
-    else:
+    calls = {
+        "linux": ("renameat2", (_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE)),
+        "darwin": ("renamex_np", (*paths, _RENAME_SWAP)),
+    }
+    name, arguments = calls.get(sys.platform, ("", ()))
+    function: Any = getattr(ctypes.CDLL(None, use_errno=True), name, None) if name else None
+    if function is None:  # Windows, and old libraries
         return False
+    failed: int = function(*arguments)
     number = ctypes.get_errno()
     if failed and number not in _NO_EXCHANGE:
         raise OSError(number, os.strerror(number), str(one), None, str(other))

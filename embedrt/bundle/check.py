@@ -156,7 +156,7 @@ def plain_file_size(folder: Path, name: str, root: Path | None = None) -> int:
         BundleError: The file is missing, a link or not a plain file.
     """
     path, opened = folder / name, (root or folder) / name
-    for parent in [opened, *opened.parents][: len(PurePosixPath(name).parts)]:
+    for parent in [opened, *opened.parents[: len(PurePosixPath(name).parts) - 1]]:
         if parent.is_symlink():
             raise BundleError(f"{path}: expected a plain file, got a symlink; copy the bundle with links resolved")
     try:

@@ -5,6 +5,7 @@ import stat
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -41,7 +42,7 @@ class BundleFiles:
         self.root = self.folder
         self._records: Mapping[str, FileRecord] = {}
         self._identities: dict[str, Identity] = {}
-        self._status = _status(self.folder)
+        self._status = _status(self.folder, follow=True)
         self._finalizer: weakref.finalize[[int], BundleFiles] | None = None
         if descriptor is not None:
             self.root = Path(f"/proc/self/fd/{descriptor}")
@@ -84,7 +85,7 @@ class BundleFiles:
     @property
     def is_replaced(self) -> bool:
         """True if another folder, or none, is where this one was."""
-        status = _status(self.folder)
+        status = _status(self.folder, follow=True)
         if status is None or self._status is None:
             return status is not self._status
         return not os.path.samestat(status, self._status)
@@ -139,7 +140,10 @@ class BundleFiles:
 
         A library may resolve the path of the folder first, and open a file in another folder after that.
         """
-        return self.root.readlink() if self.is_kept else None, [self._checked(name) for name in names]
+        place = None
+        with suppress(OSError):  # the descriptor is gone, so the files are too
+            place = self.root.readlink() if self.is_kept else None
+        return place, [self._checked(name) for name in names]
 
     def _checked(self, name: str) -> Identity | None:
         """The identity of a file with the contents that were checked; None if no manifest lists it."""
@@ -199,8 +203,8 @@ class SharedFiles:
         return files
 
 
-def _status(path: Path) -> os.stat_result | None:
+def _status(path: Path, *, follow: bool = False) -> os.stat_result | None:
     try:
-        return path.lstat() if path.is_symlink() else path.stat()
+        return path.stat(follow_symlinks=follow)
     except OSError:
         return None

@@ -76,6 +76,18 @@ def unfinished(parent: Path) -> list[Path]:
     return found
 
 
+def swap(folder: Path, target: Path) -> None:
+    """Put the folder of `staging` in the place of `target` by two renames, between which nothing is there."""
+    container = folder.parent
+    set_aside(target, container)
+    try:
+        folder.rename(target)
+    except OSError:
+        put_back(container)
+        raise
+    (container / _TARGET).unlink()  # who deletes the new bundle does not want the old one back
+
+
 def set_aside(target: Path, container: Path) -> None:
     """Move what is at `target` into a staging folder, from which `put_back` or `recover` restores it."""
     record = container / _TARGET
@@ -86,7 +98,7 @@ def set_aside(target: Path, container: Path) -> None:
 
 
 def put_back(container: Path) -> None:
-    """Restore what `set_aside` moved into a staging folder, unless something else is in its place."""
+    """Restore what `set_aside` moved into a staging folder, unless something is in its place."""
     name = _set_aside_from(container)
     if name is not None and not os.path.lexists(container.parent / name):
         with contextlib.suppress(OSError):  # another process put a bundle there in between

@@ -295,6 +295,20 @@ def test_a_file_that_vanishes_while_it_is_loaded(target: Path, monkeypatch: pyte
         Embedder(target)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows needs privileges for links")
+def test_a_link_that_leads_to_another_bundle(two: tuple[Path, Path], kept: bool, tmp_path: Path) -> None:
+    """A usual way to deploy: `current` leads to a version."""
+    for name, bundle in zip("ab", two, strict=True):
+        copy_bundle(bundle, tmp_path / name)
+    (tmp_path / "current").symlink_to("a")
+    embedrt.ranges(tmp_path / "current", TEXTS)
+    assert read_bundle(tmp_path / "a").vector_ranges is not None
+    model, wanted = Embedder(tmp_path / "current"), Embedder(two[0]).encode(TEXTS)
+    (tmp_path / "link").symlink_to("b")
+    (tmp_path / "link").replace(tmp_path / "current")
+    expect(kept, lambda: model.encode(TEXTS), wanted)
+
+
 @linux_only
 class TestDescriptors:
     def test_a_replaced_bundle_stays_while_it_is_used(self, target: Path, two: tuple[Path, Path]) -> None:
@@ -347,6 +361,15 @@ class TestDescriptors:
             replace(target, two[1])
             assert list(target.parent.iterdir()) == [target]
             child.kill()
+
+    def test_one_that_the_program_closes(self, target: Path) -> None:
+        """As programs do that close everything they did not open."""
+        model = Embedder(target)
+        files = model.loaded.bundle.files
+        os.close(int(files.root.name))
+        os.open(os.devnull, os.O_RDONLY)  # takes its number, and the model closes it
+        with pytest.raises(BundleError, match=CHANGED):
+            model.encode("x")
 
     def test_messages_name_the_path_of_the_user(self, target: Path) -> None:
         graph = target / "onnx" / "model_cpu.onnx"

@@ -1,6 +1,7 @@
 """How a bundle comes to its place: staged beside it, moved in one step, and cleaned up after killed processes."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from embedrt.bundle import atomic
 from embedrt.bundle import staging as staging_module
 from embedrt.bundle.atomic import exchange, publish, umask
 from embedrt.bundle.locks import Lock, try_lock
+from embedrt.bundle.opened import BundleFiles
 from embedrt.bundle.staging import recover, set_aside, staging, unfinished
 
 
@@ -311,7 +313,11 @@ def test_interrupted_while_overwriting_keeps_a_whole_one(tmp_path: Path, monkeyp
     target = tmp_path / "bundle"
     write(target, "old")
 
-    def interrupted(*_: object) -> None:
+    rename = Path.rename
+
+    def interrupted(path: Path, to: Path | None = None) -> Path:
+        if to is not None and path.name != "new":
+            return rename(path, to)
         raise KeyboardInterrupt
 
     def attempt() -> None:
@@ -320,7 +326,7 @@ def test_interrupted_while_overwriting_keeps_a_whole_one(tmp_path: Path, monkeyp
             write(folder, "new")
             with monkeypatch.context() as patched:
                 patched.setattr(atomic, "flush", interrupted)
-                patched.setattr(atomic, "put_back", interrupted)
+                patched.setattr(staging_module, "put_back", interrupted)
                 patched.setattr(Path, "rename", interrupted)
                 publish(folder, target, overwrite=True)
 
@@ -342,6 +348,7 @@ import os, shutil, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from embedrt.bundle import atomic
+from embedrt.bundle.opened import BundleFiles
 from embedrt.bundle.staging import recover, staging, unfinished
 from tests.faults.test_staging import read, write
 
@@ -430,6 +437,28 @@ def test_a_swap_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest
         recover(target)
         assert not target.exists()
     assert read(target) == "old"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a folder is kept by its descriptor")
+def test_a_deleted_bundle_does_not_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although the one that it replaced is still there, as a model uses it."""
+    monkeypatch.setattr(atomic, "exchange", lambda *_: False)
+    target = tmp_path / "bundle"
+    write(target, "old")
+    files = BundleFiles.open(target)
+    with staging(target) as folder:
+        folder.rmdir()
+        write(folder, "new")
+        publish(folder, target, overwrite=True)
+    assert len(list(tmp_path.iterdir())) == 2
+    shutil.rmtree(target)
+    recover(target)
+    with staging(target):
+        assert not target.exists()
+    files.close()
+    with staging(target):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_target_is_none_of_a_leftovers_business(tmp_path: Path) -> None:
