@@ -39,10 +39,15 @@ def ranges(
     )
     edges = tuple(tuple(map(float, edge)) for edge in (vectors.min(axis=0), vectors.max(axis=0)))
     folder, files = embedder.folder, embedder.loaded.bundle.files
+    changed = BundleError(f"{folder}: the bundle changed while its ranges were measured; measure them again")
+    if files.is_replaced:
+        raise changed
     current = read_manifest(folder, files.root)
+    if replace(current, vector_ranges=None) != replace(embedder.manifest, vector_ranges=None):
+        raise changed
     with staging(files.root / MANIFEST) as fresh:
         write_manifest(fresh, replace(current, vector_ranges=edges))
-        if files.is_replaced or replace(current, vector_ranges=None) != replace(embedder.manifest, vector_ranges=None):
-            raise BundleError(f"{folder}: the bundle changed while its ranges were measured; measure them again")
+        if files.is_replaced:
+            raise changed
         replace_files(fresh, files.root)
     return folder

@@ -16,7 +16,7 @@ import pytest
 
 import embedrt
 from embedrt import BundleError, Embedder
-from embedrt.bundle import check, opened
+from embedrt.bundle import check, locks, opened
 from embedrt.bundle.atomic import publish
 from embedrt.bundle.locks import Lock
 from embedrt.bundle.manifest import open_bundle, read_bundle
@@ -31,6 +31,7 @@ from tests.kit.shared_folders import shared_folder
 TEXTS = [f"{word} by the river " * (i % 7) + word for i, word in enumerate(["cat", "money", "boat"] * 100)]
 DATA = "onnx/model.onnx_data"
 CHANGED = r"expected the file that was there when the model was loaded, got (another|none); load the model again"
+with_locks = pytest.mark.parametrize("kept", ["kept", "by path"], indirect=True)
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a folder is kept by its descriptor")
 
 
@@ -59,11 +60,15 @@ def target(two: tuple[Path, Path], tmp_path: Path) -> Path:
     return copy_bundle(two[0], tmp_path / "place" / "bundle")
 
 
-@pytest.fixture(params=[pytest.param("kept", marks=linux_only), "by path"])
+@pytest.fixture(params=["kept", "by path", "without locks"])
 def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """True if the folder of an open bundle is kept."""
+    if request.param == "kept" and not sys.platform.startswith("linux"):
+        pytest.skip("a folder is kept by its descriptor")
     if request.param == "by path":
         monkeypatch.setattr(opened, "lock_folder", lambda *_, **__: (None, Lock.UNSUPPORTED))
+    if request.param == "without locks":
+        monkeypatch.setattr(locks, "try_lock", lambda *_, **__: Lock.UNSUPPORTED)
     return bool(request.param == "kept")
 
 
@@ -135,6 +140,7 @@ def test_a_missing_file(target: Path) -> None:
     assert str(target) in str(caught.value)
 
 
+@with_locks
 @pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("verify", ["once", "never"])
 def test_the_same_content_in_another_file(target: Path, two: tuple[Path, Path], verify: Any) -> None:
@@ -295,6 +301,7 @@ def test_a_file_that_vanishes_while_it_is_loaded(target: Path, monkeypatch: pyte
         Embedder(target)
 
 
+@with_locks
 @pytest.mark.skipif(os.name == "nt", reason="Windows needs privileges for links")
 def test_a_link_that_leads_to_another_bundle(two: tuple[Path, Path], kept: bool, tmp_path: Path) -> None:
     """A usual way to deploy: `current` leads to a version."""
