@@ -43,6 +43,7 @@ _BY_CHARACTERS = {
     "BertPreTokenizer", "CharDelimiterSplit", "Digits", "Metaspace", "Punctuation", "Whitespace", "WhitespaceSplit",
 }  # fmt: skip
 _LEFT_TO_RIGHT = {"ByteLevel", "Split"}
+_NO_SPACE = re.compile(r"\S")
 # A regex that reads on without a bound: looking around, other than at one character.
 _LOOKS_AROUND = re.compile(r"\(\?(?:=|<|!(?!\\S\)))")
 # A regex for one character or a run of it.
@@ -63,7 +64,7 @@ class Starts:
         kind = type(self._model).__name__
         self._merges = kind in {"BPE", "Unigram"} and not _has_affixes(self._model)
         added = list(tokenizer.get_added_tokens_decoder().values())
-        self._added = [token.content for token in added]
+        self._added = tuple(token.content for token in added)
         self._added_length = max(map(len, self._added), default=0)
         steps = list(_steps(self._pre_tokenizer, "pretokenizers"))
         self.possible = (
@@ -74,28 +75,35 @@ class Starts:
         self._takes_spaces = any(token.lstrip for token in added)
         self._by_characters = bool(steps) and all(_decides_by_characters(step) for step in steps)
 
-    def start(self, text: str, limit: int) -> str | None:
+    def start(self, text: str, limit: int, *, complete: bool = True) -> str | None:
         """The start of a text up to the last cut at or before `limit`; None if no cut is found near it.
 
         Args:
             text: The text, longer than `limit`.
             limit: Maximum number of characters.
+            complete: False if the text goes on, after at least `SIDE` characters beyond the limit.
 
         Returns:
             A start whose tokens, without those that are added at the end, are the first tokens of the text.
         """
         if not self.possible:
             return None
-        return next((text[:at] for at in _candidates(text, limit) if self._is_cut(text, at)), None)
+        beyond = self._is_taken(text, limit, complete=complete)
+        for at in _candidates(text, limit):
+            is_taken = beyond if _NO_SPACE.search(text, at, limit) is None else self._is_taken(text, at)
+            if not (text[at - 1].isspace() and is_taken) and self._is_cut(text, at):
+                return text[:at]
+        return None
 
-    def settles(self, start: str, count: int) -> bool:
-        """Return True if the first `count` tokens of a start, without special tokens, are those of every longer text.
+    def settles(self, text: str, limit: int, count: int) -> bool:
+        """Return True if the first `count` tokens of a text, without special tokens, are those of `text[:limit]`.
 
         It is slow: it tokenizes the end of the start once for every length of a token.
         """
+        start = text[:limit]
         if not (self.possible and self._merges) or any(token in start for token in self._added):
             return False
-        if combining(start[-1]) or (self._takes_spaces and start[-1].isspace()):
+        if combining(text[limit]) or (text[limit - 1].isspace() and self._is_taken(text, limit)):
             return False
         *before, last = self._pieces(start) or [""]
         if len(last) < 2 * self._longest:
@@ -125,11 +133,7 @@ class Starts:
         return "".join(kept)
 
     def _is_cut(self, text: str, at: int) -> bool:
-        if (
-            combining(text[at])
-            or text[at - 1 : at + 1] in self._added_pairs
-            or (self._takes_spaces and text[at - 1].isspace())
-        ):
+        if combining(text[at]) or text[at - 1 : at + 1] in self._added_pairs:
             return False
         left = self._pieces(text[max(at - SIDE, 0) : at])
         both = self._pieces(text[max(at - SIDE, 0) : at + SIDE])
@@ -143,6 +147,13 @@ class Starts:
         rest = "".join(both[count - 1 :])
         size = len(left[-1])
         return rest.startswith(left[-1]) and size < len(rest) and rest[size - 1 : size + 1] not in self._pairs
+
+    def _is_taken(self, text: str, at: int, *, complete: bool = True) -> bool:
+        """Return True if white space up to the next word may belong to that word, an added token that takes it."""
+        word = _NO_SPACE.search(text, at) if self._takes_spaces else None
+        if word is None:
+            return self._takes_spaces and not complete
+        return text.startswith(self._added, word.start())
 
     def _leaves_no_trace(self, before: str, piece: str) -> bool:
         if before == piece:

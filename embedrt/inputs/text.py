@@ -170,7 +170,7 @@ class TextTokenizer:
         size, limit = len(prompt) + len(text), self._head_length
         if self._starts is None or size <= limit:
             return prompt + text
-        if (start := self._starts.start(_first(prompt, text, limit + SIDE), limit)) is not None:
+        if (start := self._starts.start(_first(prompt, text, limit + SIDE), limit, complete=False)) is not None:
             return start
         return prompt + text if size <= _SHORT else None
 
@@ -195,7 +195,7 @@ class TextTokenizer:
             reduced = False
             while limit < len(text):
                 start = starts.start(text, limit)
-                if start is None and starts.settles(text[:limit], self.max_seq_length or 0):
+                if start is None and starts.settles(text, limit, self.max_seq_length or 0):
                     start = text[:limit]
                 if start is not None and self._is_truncated(encoding := self._encode([start])[0]):
                     return encoding

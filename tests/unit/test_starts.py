@@ -1,6 +1,8 @@
 """Starts of long texts: exactly the first tokens of the whole text, for tokenizers of every kind."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -162,6 +164,7 @@ TEXTS = st.builds(
 @example(prompt="", texts=["." * 3000, "a" * 3000, " " * 3000, "\0" * 3000, "\u0301" * 3000, "\ue000" * 3000])
 @example(prompt="", texts=['{"a":1,"b":[2,3]},' * 200, "aGVsbG8gd29ybGQK" * 200, "千里之行" * 400, "[SEP]" * 900])
 @example(prompt="", texts=[" " * 2000 + "the quick", "a" * 2000 + " the quick", "\0" * 2000 + "the\0 quick"])
+@example(prompt="", texts=["the" + " " * 900 + "<new>" + " the" * 50, " " * 90 + "\x1c" * 99 + "<new> " * 30])
 @example(prompt="", texts=["the " + " " * 97 + "quick" * 90, "the\u0301" * 500, "≠=\u0338" * 200, "12345" * 300])
 def test_ids_and_truncation_are_those_of_the_whole_text(
     both: tuple[TextTokenizer, Tokenizer], prompt: str, texts: list[str]
@@ -172,3 +175,36 @@ def test_ids_and_truncation_are_those_of_the_whole_text(
     rows = np.split(tokens.ids, tokens.offsets[1:-1])
     assert [row.tolist() for row in rows] == [encoding.ids for encoding in expected]
     assert tokens.truncated == [i for i, encoding in enumerate(expected) if encoding.overflowing]
+
+
+TEN_MEGABYTES = r"""
+import base64, random, re, sys
+from pathlib import Path
+from embedrt.inputs.text import TextTokenizer
+size = 10_000_000
+def peak():
+    return int(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1]) // 1024
+tokenize = TextTokenizer(Path(sys.argv[1]), max_seq_length=512, with_type_ids=False)
+tokenize(["a"])
+texts = [
+    "the quick brown fox " * (size // 20),
+    '{"a":1,"b":[2,3]},' * (size // 18),
+    base64.b64encode(random.Random(0).randbytes(size * 3 // 4)).decode(),
+    "\u5343\u91cc\u4e4b\u884c" * (size // 12),
+    *(character * (size // len(character.encode())) for character in (".", " ", "a", "\0", "\ue000", "e\u0301")),
+]
+before = peak()
+for text in texts:
+    tokenize([text])
+print(peak() - before)
+"""
+
+
+@pytest.mark.subprocess
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_ten_megabytes_without_a_space_take_little_memory(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TEN_MEGABYTES, str(path)], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= 120
