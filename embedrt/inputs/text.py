@@ -2,8 +2,9 @@
 
 import os
 from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ from numpy.typing import NDArray
 
 from embedrt.engine.machine import require_process
 from embedrt.errors import BundleError, InferenceError
+from embedrt.inputs.starts import SIDE, Starts
 
-# White space that every normalizer below keeps; some treat other kinds as control characters and remove them.
-_SPACES = " \t\n\r"
-# Pre-tokenizers that split at white space, and normalizers whose output before a space does not depend on what follows.
-_SPLITS_AT_SPACE = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
-_LOCAL_NORMALIZERS = {"NoneType", "BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "StripAccents"}
 # Characters of a long text to tokenize first, per token of the limit, before checking if it is truncated anyway.
-_CHARACTERS_PER_TOKEN = 16
+_CHARACTERS_PER_TOKEN = 8
+# Factor to the next, longer start of a text whose start was not enough.
+_GROWTH = 4
+# Characters that are tokenized at a time: the tokenizer takes some hundred bytes for each. Also the length from which a
+# text is searched for repeats.
+_PORTION = 1 << 17
+# A text up to this length is tokenized whole if its first start is not enough.
+_SHORT = 1 << 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,26 +129,78 @@ class TextTokenizer:
         self.max_seq_length = max_seq_length
         self._with_type_ids = with_type_ids
         self._head_length = (max_seq_length or 0) * _CHARACTERS_PER_TOKEN
-        self._heads_suffice = (
-            max_seq_length is not None and direction == "right" and _no_token_spans_space(self._tokenizer)
-        )
+        self._starts = None if max_seq_length is None or direction != "right" else Starts(self._tokenizer)
 
-    def __call__(self, texts: Sequence[str]) -> Tokens:
+    def __call__(self, texts: Sequence[str], prompt: str = "") -> Tokens:
         """Tokenize texts on all cores, without holding the GIL.
+
+        Args:
+            texts: The texts.
+            prompt: A prompt to put before every text.
 
         Raises:
             InferenceError: The tokenizer failed, or it was loaded before the process forked.
         """
         require_process(self._process)
-        heads = [self._head(text) for text in texts]
-        encodings = self._encode(heads)
-        truncated = {i for i, encoding in enumerate(encodings) if self._is_truncated(encoding)}
-        unsure = [i for i, text in enumerate(texts) if heads[i] is not text and i not in truncated]
-        for i, encoding in zip(unsure, self._encode([texts[i] for i in unsure]), strict=True):
-            encodings[i] = encoding
-            if self._is_truncated(encoding):
-                truncated.add(i)
-        return tokens_of(encodings, sorted(truncated), with_type_ids=self._with_type_ids)
+        portions = [self._portion(texts, heads, prompt) for heads in self._heads(texts, prompt)]
+        if len(portions) == 1:
+            return portions[0]
+        starts = accumulate((len(part) for part in portions), initial=0)
+        truncated = [start + i for start, part in zip(starts, portions, strict=False) for i in part.truncated]
+        return replace(Tokens.joined(portions), truncated=truncated)
+
+    def _heads(self, texts: Sequence[str], prompt: str) -> Iterator[dict[int, str | None]]:
+        """The heads of texts by index, in portions of a limited number of characters; at least one portion."""
+        heads: dict[int, str | None] = {}
+        size = 0
+        for i, text in enumerate(texts):
+            head = self._head(prompt, text)
+            more = len(head or "")
+            if heads and size + more > _PORTION:
+                yield heads
+                heads, size = {}, 0
+            heads[i] = head
+            size += more
+        yield heads
+
+    def _head(self, prompt: str, text: str) -> str | None:
+        """What to tokenize first of a text with its prompt; None for a long text without a place to cut it."""
+        size, limit = len(prompt) + len(text), self._head_length
+        if self._starts is None or size <= limit:
+            return prompt + text
+        if (start := self._starts.start(_first(prompt, text, limit + SIDE), limit, complete=False)) is not None:
+            return start
+        return prompt + text if size <= _SHORT else None
+
+    def _portion(self, texts: Sequence[str], heads: dict[int, str | None], prompt: str) -> Tokens:
+        found = iter(self._encode([head for head in heads.values() if head is not None]))
+        encodings, truncated = [], []
+        for at, (i, head) in enumerate(heads.items()):
+            encoding = None if head is None else next(found)
+            is_truncated = encoding is not None and self._is_truncated(encoding)
+            if head is None or (not is_truncated and len(head) < len(prompt) + len(texts[i])):
+                encoding = self._encode_long(prompt + texts[i])
+                is_truncated = self._is_truncated(encoding)
+            encodings.append(encoding)
+            if is_truncated:
+                truncated.append(at)
+        return tokens_of(encodings, truncated, with_type_ids=self._with_type_ids)
+
+    def _encode_long(self, text: str) -> Any:
+        """Encode a text whose head was not enough: longer and longer starts, until one is truncated."""
+        starts, limit = self._starts, self._head_length * _GROWTH
+        if starts is not None and len(text) > _SHORT:
+            reduced = False
+            while limit < len(text):
+                start = starts.start(text, limit)
+                if start is None and starts.settles(text, limit, self.max_seq_length or 0):
+                    start = text[:limit]
+                if start is not None and self._is_truncated(encoding := self._encode([start])[0]):
+                    return encoding
+                if limit >= _PORTION and not reduced:
+                    text, reduced = starts.without_repeats(text), True
+                limit *= _GROWTH
+        return self._encode([text])[0]
 
     def with_spans(self, text: str) -> TokenizedText:
         """Tokenize one text, with the character span of every token."""
@@ -173,17 +229,6 @@ class TextTokenizer:
 
     def _is_truncated(self, encoding: Any) -> bool:
         return len(encoding) == self.max_seq_length and bool(encoding.overflowing)
-
-    def _head(self, text: str) -> str:
-        """The start of a long text, up to a space, or a short text unchanged.
-
-        If no token spans a space, the tokens of the start are the first tokens of the text. A start that exceeds the
-        maximum length therefore gives the same ids as the whole text, in a fraction of the time and memory.
-        """
-        if not self._heads_suffice or len(text) <= self._head_length:
-            return text
-        end = max(text.rfind(space, 0, self._head_length) for space in _SPACES)
-        return text[:end] if end > 0 else text
 
     def _encode(self, texts: list[str]) -> list[Any]:
         return encode_batch(self._tokenizer, texts)
@@ -235,12 +280,6 @@ def tokens_of(encodings: list[Any], truncated: list[int], *, with_type_ids: bool
     )
 
 
-def _no_token_spans_space(tokenizer: Any) -> bool:
-    """Return True if the tokens before a space do not depend on the text after it."""
-    normalizer, pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
-    steps = list(normalizer) if type(normalizer).__name__ == "Sequence" else [normalizer]
-    return (
-        {type(step).__name__ for step in steps} <= _LOCAL_NORMALIZERS
-        and type(pre_tokenizer).__name__ in _SPLITS_AT_SPACE
-        and not any(set(_SPACES) & set(token.content) for token in tokenizer.get_added_tokens_decoder().values())
-    )
+def _first(prompt: str, text: str, count: int) -> str:
+    """The first characters of a prompt and a text."""
+    return (prompt + text[: max(count - len(prompt), 0)])[:count]

@@ -189,7 +189,7 @@ class Runner:
         It serves to check that vectors do not depend on the batch; `run` is always faster.
         """
         work = self._work(texts, request, None)
-        tokens = self.tokenizer(request.max_seq_length)([request.prompt + text for text in texts])
+        tokens = self.tokenizer(request.max_seq_length)(texts, request.prompt)
         planned = PlannedBatch(np.arange(len(tokens)), int(tokens.lengths.max(initial=0)))
         self._compute(work, _Slice(tokens, 0, [planned], is_small=True), planned, shared=True)
         return Result(work.values, tokens.truncated)
@@ -229,7 +229,7 @@ class Runner:
             return
         tokenize = self.tokenizer(request.max_seq_length)
         for start in range(0, len(items), _SLICE):
-            yield tokenize([request.prompt + text for text in items[start : start + _SLICE]])
+            yield tokenize(items[start : start + _SLICE], request.prompt)
 
     def _overlap(self, work: _Work, slices: Iterator[_Slice], advance: Callable[[int], Any]) -> None:
         """Compute batches on the engine's number of threads, while this thread tokenizes the next slice."""
