@@ -50,12 +50,7 @@ def staging(target: Path) -> Iterator[Path]:
     It first deletes what killed processes left beside `target`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in _staging_folders(target.parent):
-        lock, outcome = _take_lock(leftover, create=True)
-        if lock is not None:
-            with lock:
-                if _is_leftover(leftover, outcome):
-                    _discard(leftover, lock)
+    clear(target.parent)
     container, lock = _create(target.parent)
     with lock:
         try:
@@ -63,6 +58,16 @@ def staging(target: Path) -> Iterator[Path]:
             yield container / _NEW
         finally:
             _discard(container, lock)
+
+
+def clear(parent: Path) -> None:
+    """Delete what killed processes left in a folder."""
+    for leftover in _staging_folders(parent):
+        lock, outcome = _take_lock(leftover, create=True)
+        if lock is not None:
+            with lock:
+                if _is_leftover(leftover, outcome):
+                    _discard(leftover, lock)
 
 
 def unfinished(parent: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from embedrt.bundle.atomic import publish
 from embedrt.bundle.check import user_cache
 from embedrt.bundle.manifest import MANIFEST, Bundle, Manifest, read_bundle, read_manifest, write_manifest
 from embedrt.bundle.settings import write_settings
-from embedrt.bundle.staging import staging
+from embedrt.bundle.staging import clear, staging
 from embedrt.errors import BundleError, ModelNotFoundError
 
 # As on the hub: no part ends with "-" or ".", and none contains "--", which replaces the slash in folder names.
@@ -90,6 +90,7 @@ def remove(name: str) -> Path:
     Raises:
         ModelNotFoundError: The bundle is not in the store.
     """
+    clear(home() / "bundles")
     folder = stored_folder(name)
     if folder is None:
         known = ", ".join(stored()) or "the store is empty"
