@@ -24,6 +24,7 @@ from embedrt.engine.placement import place
 from embedrt.errors import DeviceError, EmbedrtError
 from embedrt.hub.resolve import resolve
 from embedrt.inputs.check import check_texts
+from embedrt.inputs.values import shown
 from embedrt.run.runner import Runner
 from embedrt.tasks.embed import graph_vectors
 from embedrt.tune.candidates import (
@@ -74,8 +75,8 @@ def tune(
         ParityError: The vectors in float32 are wrong on every device.
         QualityError: The bundle has no float32, and its vectors are wrong on every device.
     """
-    if not seconds > 0:
-        raise ValueError(f"seconds: expected more than 0, got {seconds!r}")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float | np.number) or not seconds > 0:
+        raise ValueError(f"seconds: expected more than 0, got {shown(seconds)}")
     generated = texts is None
     items = None if texts is None else check_texts(texts)[0]
     if items is not None and len(items) < MIN_TEXTS:

@@ -24,6 +24,7 @@ from embedrt.bundle.manifest import (
 )
 from embedrt.errors import BundleError, DeviceError, ExportError, UnsupportedModelError
 from embedrt.hub.local import stored_path
+from embedrt.inputs.values import one_of, truth
 from embedrt.types import dtype_name
 from embedrt_export.dtypes import WRITERS, Draft
 from embedrt_export.dtypes.int8.texts import Texts, read_texts
@@ -104,6 +105,10 @@ def export(
         ValueError: `via` or `dtype` is unknown, or `onnx_file` or `calibration_texts` does not apply to it.
     """
     options = ExportOptions(via, onnx_file, task)
+    one_of(reference, ReferenceKind, "reference")
+    overwrite = truth(overwrite, "overwrite")
+    if name is not None and output is None:
+        stored_path(name, revision)  # an invalid name fails here, not after the work
     dtypes = _dtypes(dtype)
     texts = _calibration(dtypes, calibration_texts)
     target = None if output is None else Path(output).expanduser()
