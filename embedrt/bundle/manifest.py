@@ -313,8 +313,13 @@ def _export_command(folder: Path, raw: Mapping[str, Any]) -> str:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `embedrt.json` into a folder that holds the other files."""
+    (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The contents of `embedrt.json`."""
     text = json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / MANIFEST).write_bytes(text.encode() + b"\n")
+    return text.encode() + b"\n"
 
 
 def record_files(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from embedrt.bundle.atomic import UNFINISHED, publish, staging
 from embedrt.bundle.check import user_cache
+from embedrt.bundle.disk import room
 from embedrt.bundle.manifest import MANIFEST, Manifest, read_bundle, read_manifest
 from embedrt.bundle.settings import write_settings
 from embedrt.errors import BundleError, ModelNotFoundError
@@ -119,7 +120,8 @@ def copy_bundle(folder: Path, target: str | Path, readme: str | None = None, set
     changes = settings is not None and settings != manifest
     if not changes and _holds(target, manifest):
         return target
-    with staging(target) as fresh:
+    size = sum(record.size for record in manifest.files.values())
+    with room(target, size, BundleError), staging(target) as fresh:
         for name in (MANIFEST, *manifest.files):
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, fresh / name)

@@ -1,11 +1,13 @@
 """Ranges for int8 and uint8 vectors, measured over the user's texts and stored in the bundle."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from embedrt.bundle.atomic import replace_files, staging
-from embedrt.bundle.manifest import MANIFEST, read_manifest, write_manifest
+from embedrt.bundle.disk import explained
+from embedrt.bundle.manifest import MANIFEST, manifest_bytes, read_manifest, write_manifest
 from embedrt.embedder import Embedder
 from embedrt.errors import BundleError
 from embedrt.hub.resolve import resolve
@@ -33,15 +35,21 @@ def ranges(
             "suit other texts"
         )
     embedder = Embedder(resolve(bundle, local_files_only=True), device, threads=threads)
+    folder = embedder.folder
+    if not os.access(folder, os.W_OK):
+        raise BundleError(f"{folder}: the ranges cannot be written there; copy the bundle to a writable folder")
     vectors = embedder.encode(
         items, prompt_name, task=task, truncate_dim=embedder.manifest.dim, show_progress_bar=show_progress_bar
     )
     edges = tuple(tuple(map(float, edge)) for edge in (vectors.min(axis=0), vectors.max(axis=0)))
-    folder = embedder.folder
     current = read_manifest(folder)
     if replace(current, vector_ranges=None) != replace(embedder.manifest, vector_ranges=None):
         raise BundleError(f"{folder}: the bundle changed while its ranges were measured; measure them again")
-    with staging(folder / MANIFEST) as fresh:
-        write_manifest(fresh, replace(current, vector_ranges=edges))
+    measured = replace(current, vector_ranges=edges)
+    with (
+        explained(folder / MANIFEST, len(manifest_bytes(measured)), BundleError),
+        staging(folder / MANIFEST) as fresh,
+    ):
+        write_manifest(fresh, measured)
         replace_files(fresh, folder)
     return folder

@@ -18,6 +18,7 @@ from embedrt.errors import BundleError, ParityError, QualityError
 from embedrt.run.runner import Runner
 from embedrt.tasks.embed import graph_vectors, graph_vectors_in_one_batch
 from embedrt.types import SENTENCE, Vectors
+from embedrt.vectors.files import write_matrix
 
 TOLERANCE = 1e-5
 """Upper bound for the error of float32 vectors, per coordinate of a vector of length 1."""
@@ -52,7 +53,8 @@ def save_reference(folder: Path, route: Route, texts: list[str], vectors: Vector
     """Write the parity texts and reference vectors of a route into a bundle."""
     (folder / route.parity_texts).parent.mkdir(exist_ok=True)
     (folder / route.parity_texts).write_bytes(json.dumps(texts, ensure_ascii=True, indent=1).encode() + b"\n")
-    np.save(folder / route.parity_vectors, vectors.astype(np.float32), allow_pickle=False)
+    with (folder / route.parity_vectors).open("wb") as file:
+        write_matrix(file, vectors.astype(np.float32))
 
 
 def verify_route(runner: Runner) -> ParityReport | QualityReport:

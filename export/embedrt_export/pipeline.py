@@ -12,6 +12,7 @@ from typing import Any
 
 from embedrt._version import __version__
 from embedrt.bundle.atomic import publish, staging
+from embedrt.bundle.disk import bytes_in, room
 from embedrt.bundle.manifest import (
     FLOAT32,
     FORMAT_VERSION,
@@ -120,7 +121,7 @@ def export(
     check_files(located.folder)
     spec = read_repo(located.folder, is_local=located.source.kind != "hub", token=token)
     logger.info("%s: %s in %s", name, _chains(spec), located.folder)
-    with staging(target) as folder:
+    with staging(target) as folder, room(target, lambda: bytes_in(folder), ExportError):
         manifest = _write_bundle(folder, located, spec, name, decide(spec, located, options, token))
         draft = Draft(folder, manifest, spec, reference, texts)
         for name in dict.fromkeys([FLOAT32, *dtypes]):
