@@ -6,7 +6,7 @@ import click
 import numpy as np
 
 import embedrt
-from embedrt.cli import options
+from embedrt.cli import options, streams
 from embedrt.inputs.lines import read_lines
 
 
@@ -39,6 +39,7 @@ def diff(a: str, b: str, texts: Path | None, task: str | None, dtype: str | None
     """
     from embedrt.verify.bundle import bundled_texts
 
+    streams.require_output()
     dtypes = (None, None) if dtype is None else _pair(dtype, "--dtype")
     first, second = (
         embedrt.Embedder(name, on, dtype=number_format, local_files_only=True)

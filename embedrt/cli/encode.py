@@ -9,9 +9,11 @@ from typing import Literal
 import click
 
 import embedrt
-from embedrt.cli import options
+from embedrt.cli import options, streams
 from embedrt.inputs.lines import read_lines
 from embedrt.vectors.files import is_stream, save_matrix
+
+_STDOUT = {"/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}
 
 
 @click.command(
@@ -56,9 +58,14 @@ def encode(
     Without --output, each vector is printed as one line of JSON. A single - reads one text per line from standard
     input, in UTF-8.
     """
+    if output is None or str(output) in _STDOUT:
+        streams.require_output()
     if output is not None:
         _check(output)
-    items = read_lines(None) if texts == ("-",) else list(texts)
+    for name, value in (("--prompt", prompt), ("--prompt-name", prompt_name)):
+        streams.decoded(value or "", name)
+    arguments = [streams.decoded(text, f"TEXT {i}") for i, text in enumerate(texts, start=1)]
+    items = read_lines(None) if arguments == ["-"] else arguments
     embedder = embedrt.Embedder(model or embedrt.default_model(), device, dtype=dtype, threads=threads)
     vectors = embedder.encode(
         items,

@@ -9,7 +9,7 @@ import click
 import embedrt
 from embedrt.bundle.facts import proofs
 from embedrt.bundle.manifest import read_manifest
-from embedrt.cli import options
+from embedrt.cli import options, streams
 
 
 @click.command(
@@ -89,6 +89,6 @@ def export(
         onnx_file=onnx_file,
         reference=reference,
     )
-    print(folder)
+    streams.note(str(folder))
     for label, value in proofs(read_manifest(folder)):
-        print(f"{label}: {value}")
+        streams.note(f"{label}: {value}")

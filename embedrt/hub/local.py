@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from embedrt.bundle.atomic import UNFINISHED, publish, staging
-from embedrt.bundle.check import user_cache
+from embedrt.bundle.check import expanded, user_cache
 from embedrt.bundle.disk import room
 from embedrt.bundle.manifest import MANIFEST, Manifest, read_bundle, read_manifest
 from embedrt.bundle.settings import write_settings
@@ -20,9 +20,14 @@ _REFERENCE = re.compile(rf"(?P<name>{_NAME})(?:@(?P<revision>[^@]+))?")
 
 
 def home(chosen: str | Path | None = None) -> Path:
-    """The store's folder: `chosen`, `EMBEDRT_HOME`, `SENTENCE_TRANSFORMERS_HOME`, or the user's cache folder."""
+    """The store's folder: `chosen`, `EMBEDRT_HOME`, `SENTENCE_TRANSFORMERS_HOME`, or the user's cache folder.
+
+    Raises:
+        ModelNotFoundError: The user has no home folder.
+        ValueError: The folder starts with a "~" that stands for no folder.
+    """
     chosen = chosen or os.environ.get("EMBEDRT_HOME") or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
-    return Path(chosen).expanduser() if chosen else user_cache()
+    return expanded(chosen) if chosen else user_cache()
 
 
 def parse(name: str) -> tuple[str, str | None] | None:
@@ -116,7 +121,7 @@ def copy_bundle(folder: Path, target: str | Path, readme: str | None = None, set
     Raises:
         BundleError: The bundle is damaged, or something else is at `target`.
     """
-    manifest, target = read_manifest(folder), Path(target).expanduser().absolute()
+    manifest, target = read_manifest(folder), expanded(target).absolute()
     changes = settings is not None and settings != manifest
     if not changes and _holds(target, manifest):
         return target

@@ -12,6 +12,7 @@ from typing import Any
 
 from embedrt._version import __version__
 from embedrt.bundle.atomic import publish, staging
+from embedrt.bundle.check import expanded
 from embedrt.bundle.disk import bytes_in, room
 from embedrt.bundle.manifest import (
     FLOAT32,
@@ -108,11 +109,11 @@ def export(
     options = ExportOptions(via, onnx_file, task)
     one_of(reference, ReferenceKind, "reference")
     overwrite = truth(overwrite, "overwrite")
-    if name is not None and output is None:
-        stored_path(name, revision)  # an invalid name fails here, not after the work
+    if output is None:  # an invalid name and a store without a folder fail here, not after the work
+        stored_path("model" if name is None else name, revision)
     dtypes = _dtypes(dtype)
     texts = _calibration(dtypes, calibration_texts)
-    target = None if output is None else Path(output).expanduser()
+    target = None if output is None else expanded(output)
     if target is not None and target.exists():
         _require_bundle(target, overwrite=overwrite)
     located = locate(source, revision, token, defer_weights=via in {"auto", "onnx"})
