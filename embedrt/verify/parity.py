@@ -14,11 +14,20 @@ from numpy.typing import NDArray
 
 from embedrt.bundle.manifest import Route, Variant
 from embedrt.bundle.reports import MEAN_COSINE, MIN_COSINE, ParityReport, QualityReport
+from embedrt.bundle.strict_json import RecordError, decode, read_json
 from embedrt.errors import BundleError, ParityError, QualityError
 from embedrt.run.runner import Runner
 from embedrt.tasks.embed import graph_vectors, graph_vectors_in_one_batch
 from embedrt.types import SENTENCE, Vectors
 from embedrt.vectors.files import write_matrix
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """The contents of a file of parity texts."""
+
+    texts: tuple[str, ...]
+
 
 TOLERANCE = 1e-5
 """Upper bound for the error of float32 vectors, per coordinate of a vector of length 1."""
@@ -71,10 +80,11 @@ def verify_route(runner: Runner) -> ParityReport | QualityReport:
     if made is None:
         raise BundleError(f"{runner.folder}: {runner.placement.variant.file} has no proof; export the model again")
     bound = bound_of(runner.placement.variant, runner.placement.dtype)
+    texts = read_parity_texts(runner.folder, runner.route)
     return compare(
         runner,
-        read_parity_texts(runner.folder, runner.route),
-        np.load(runner.folder / runner.route.parity_vectors, allow_pickle=False),
+        texts,
+        _read_parity_vectors(runner, len(texts)),
         made.reference,
         independent=made.independent,
         tolerance=bound.tolerance,
@@ -93,9 +103,40 @@ def bound_of(variant: Variant, dtype: str) -> Bound:
 
 
 def read_parity_texts(folder: Path, route: Route) -> list[str]:
-    """Read the parity texts of a route."""
-    texts: list[str] = json.loads((folder / route.parity_texts).read_bytes())
-    return texts
+    """Read the parity texts of a route.
+
+    Raises:
+        BundleError: The file is not a list of texts.
+    """
+    path = folder / route.parity_texts
+    try:
+        texts = decode(_Texts, {"texts": read_json(path)}, route.parity_texts).texts
+    except RecordError as error:
+        raise BundleError(f"{folder}: {error}; export the model again") from error
+    if not texts:
+        raise BundleError(f"{path}: expected texts, got none; export the model again")
+    return list(texts)
+
+
+def _read_parity_vectors(runner: Runner, texts: int) -> Vectors:
+    """Read the reference vectors of the parity texts, `[texts, dim]`.
+
+    Raises:
+        BundleError: The file has something else.
+    """
+    path = runner.folder / runner.route.parity_vectors
+    try:
+        with path.open("rb") as file:
+            vectors: Vectors = np.lib.format.read_array(file, allow_pickle=False)
+    except ValueError as error:
+        raise BundleError(f"{path}: cannot be read as vectors: {error}; export the model again") from error
+    expected = (texts, runner.widths[SENTENCE])
+    if vectors.shape != expected or vectors.dtype != np.float32:
+        raise BundleError(
+            f"{path}: expected float32 vectors of shape {list(expected)}, got {vectors.dtype} of "
+            f"{list(vectors.shape)}; export the model again"
+        )
+    return vectors
 
 
 def compare(
@@ -239,8 +280,9 @@ def _verify_quality(runner: Runner, made: QualityReport) -> QualityReport:
 
 def _parity_cosines(runner: Runner) -> NDArray[np.float64]:
     """Cosine similarities of the parity texts to the reference vectors in the bundle, float64 `[texts]`."""
-    reference = np.load(runner.folder / runner.route.parity_vectors, allow_pickle=False)
-    return cosines(graph_vectors(runner, read_parity_texts(runner.folder, runner.route)), reference)
+    texts = read_parity_texts(runner.folder, runner.route)
+    reference = _read_parity_vectors(runner, len(texts))
+    return cosines(graph_vectors(runner, texts), reference)
 
 
 def _scale(vectors: Vectors) -> float:
