@@ -28,8 +28,8 @@ FLOAT32 = "float32"
 """The reference dtype."""
 # The largest finite float32; vectors and their ranges are float32.
 _LARGEST = (2 - 2**-23) * 2.0**127
-# The largest number of tokens, and the largest token id: both are int32.
-_MOST = 2**31 - 1
+MOST_TOKENS = 2**31 - 1
+"""The largest number of tokens, and the largest token id: both are int32."""
 _MOST_BYTES = 2**63 - 1
 # Far more than any model has; a vector of this width takes 4 MiB.
 _WIDEST = 2**20
@@ -421,11 +421,11 @@ def _numbers(manifest: Manifest) -> Iterator[_Number]:
         yield f"files.{name}.size", record.size, 0, _MOST_BYTES
     for name, route in manifest.routes.items():
         at = f"routes.{name}"
-        yield f"{at}.max_seq_length", route.max_seq_length, 1, _MOST
-        yield f"{at}.parity_max_seq_length", route.parity_max_seq_length, 1, _MOST
-        yield f"{at}.position_limit", route.position_limit, 1, _MOST
-        yield f"{at}.tokenization.embedding_rows", route.tokenization.embedding_rows, 1, _MOST
-        yield f"{at}.tokenization.pad_id", route.tokenization.pad_id, 0, _MOST
+        yield f"{at}.max_seq_length", route.max_seq_length, 1, MOST_TOKENS
+        yield f"{at}.parity_max_seq_length", route.parity_max_seq_length, 1, MOST_TOKENS
+        yield f"{at}.position_limit", route.position_limit, 1, MOST_TOKENS
+        yield f"{at}.tokenization.embedding_rows", route.tokenization.embedding_rows, 1, MOST_TOKENS
+        yield f"{at}.tokenization.pad_id", route.tokenization.pad_id, 0, MOST_TOKENS
         for output_name, output in route.outputs.items():
             yield f"{at}.outputs.{output_name}.width", output.width, 1, _WIDEST
         for i, variant in enumerate(route.variants):
@@ -434,8 +434,8 @@ def _numbers(manifest: Manifest) -> Iterator[_Number]:
 
 
 def _proof_numbers(at: str, proof: ParityReport | QualityReport) -> Iterator[_Number]:
-    yield f"{at}.texts", proof.texts, 1, _MOST
-    yield f"{at}.max_tokens", proof.max_tokens, 0, _MOST
+    yield f"{at}.texts", proof.texts, 1, MOST_TOKENS
+    yield f"{at}.max_tokens", proof.max_tokens, 0, MOST_TOKENS
     yield f"{at}.max_batch_error", proof.max_batch_error, 0, _LARGEST
     if isinstance(proof, ParityReport):
         yield f"{at}.worst_text", proof.worst_text, 0, proof.texts - 1

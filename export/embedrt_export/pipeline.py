@@ -26,6 +26,7 @@ from embedrt.bundle.manifest import (
 )
 from embedrt.errors import BundleError, DeviceError, ExportError, UnsupportedModelError
 from embedrt.hub.local import stored_path
+from embedrt.inputs.check import check_texts
 from embedrt.inputs.values import one_of, truth
 from embedrt.types import dtype_name
 from embedrt_export.dtypes import WRITERS, Draft
@@ -109,6 +110,10 @@ def export(
     options = ExportOptions(via, onnx_file, task)
     one_of(reference, ReferenceKind, "reference")
     overwrite = truth(overwrite, "overwrite")
+    if name is not None:
+        if not isinstance(name, str):
+            raise TypeError(f"name: expected str or None, got {type(name).__name__}")
+        name = check_texts(name, "name")[0][0]
     if output is None:  # an invalid name and a store without a folder fail here, not after the work
         stored_path("model" if name is None else name, revision)
     dtypes = _dtypes(dtype)

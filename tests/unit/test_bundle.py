@@ -377,8 +377,8 @@ class TestManifest:
             (
                 lambda route: route["tokenization"].update(pooling_mask=True),
                 (
-                    "expected the inputs input_ids, attention_mask, pooling_mask, as in the manifest, got attention_mask, "
-                    "input_ids; export the model again"
+                    "expected the inputs input_ids, attention_mask, pooling_mask, as in the manifest, got "
+                    "attention_mask, input_ids; export the model again"
                 ),
             ),
             (
