@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from copy import copy
 from enum import Enum
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
@@ -52,6 +53,9 @@ if TYPE_CHECKING:
     from embedrt.run.processes import ProcessPool
 
 logger = logging.getLogger("embedrt")
+
+# More than any machine has cores.
+_MOST_THREADS = 4096
 
 
 class Embedder:
@@ -140,7 +144,11 @@ class Embedder:
         if similarity_fn_name is not None:
             find_similarity(similarity_fn_name)
         local_files_only = truth(local_files_only, "local_files_only")
-        threads = None if threads is None else positive(threads, "threads")
+        if not isinstance(revision, str | None):
+            raise TypeError(f"revision: expected str or None, got {shown(revision)}")
+        if not isinstance(cache_folder, str | PathLike | None):
+            raise TypeError(f"cache_folder: expected str, Path or None, got {shown(cache_folder)}")
+        threads = None if threads is None else positive(threads, "threads", _MOST_THREADS)
         max_tokens = None if max_tokens is None else positive(max_tokens, "max_tokens")
         folder = resolve(
             model_name_or_path,
@@ -795,6 +803,11 @@ class Embedder:
         Raises:
             BundleError: Something else is at `path`.
         """
+        if not isinstance(path, str | PathLike):
+            raise TypeError(f"path: expected str or Path, got {shown(path)}")
+        if not isinstance(model_name, str | None):
+            raise TypeError(f"model_name: expected str or None, got {shown(model_name)}")
+        check_texts(model_name or "", "model_name")
         with_card = truth(create_model_card, "create_model_card")
         settings = self._settings(model_name)
         card = model_card(settings, evaluations=self.model_card_data.evaluations) if with_card else None

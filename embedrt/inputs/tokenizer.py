@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.bundle.manifest import Tokenization
+from embedrt.bundle.manifest import MOST_TOKENS, Tokenization
 from embedrt.engine.machine import require_process
 from embedrt.inputs.check import check_texts
 from embedrt.inputs.padding import pad
@@ -102,13 +102,13 @@ class Tokenizer:
             raise ValueError(
                 f"return_tensors: expected 'np' or None, got {return_tensors!r}; torch.from_numpy converts"
             )
-        if padding not in (True, False, "longest", "max_length", "do_not_pad"):
-            raise ValueError(f"padding: expected True, False, 'longest' or 'max_length', got {padding!r}")
+        if not isinstance(padding, bool | str) or padding not in (True, False, "longest", "max_length", "do_not_pad"):
+            raise ValueError(f"padding: expected True, False, 'longest' or 'max_length', got {shown(padding)}")
         truncation = truth(truncation, "truncation")
         least = self._tokenizer.num_special_tokens_to_add(is_pair=False) + 1
         number = integer(max_length)
-        if max_length is not None and (number is None or number < least):
-            raise ValueError(f"max_length: expected {least} or more, or None, got {shown(max_length)}")
+        if max_length is not None and (number is None or not least <= number <= MOST_TOKENS):
+            raise ValueError(f"max_length: expected {least} to {MOST_TOKENS}, or None, got {shown(max_length)}")
         limit = self.model_max_length if number is None else number
         if padding == "max_length" and limit is None:
             raise ValueError("max_length: expected a number for padding='max_length', as the model has no limit")

@@ -20,11 +20,12 @@ def integer(value: Any) -> int | None:
         return None
 
 
-def positive(value: Any, name: str) -> int:
-    """Validate a positive integer."""
+def positive(value: Any, name: str, most: int | None = None) -> int:
+    """Validate a positive integer, up to `most` if there is a bound."""
     number = integer(value)
-    if number is None or number < 1:
-        raise ValueError(f"{name}: expected a positive integer, got {shown(value)}")
+    if number is None or number < 1 or (most is not None and number > most):
+        expected = "a positive integer" if most is None or number is None or number < 1 else f"at most {most}"
+        raise ValueError(f"{name}: expected {expected}, got {shown(value)}")
     return number
 
 
@@ -33,6 +34,12 @@ def truth(value: Any, name: str) -> bool:
     if not isinstance(value, bool | np.bool):
         raise ValueError(f"{name}: expected True or False, got {shown(value)}")  # noqa: TRY004 - as of other values
     return bool(value)
+
+
+def function(value: Any, name: str) -> None:
+    """Validate a function."""
+    if not callable(value):
+        raise TypeError(f"{name}: expected a function, got {shown(value)}")
 
 
 def one_of(value: Any, literal: Any, name: str) -> Any:

@@ -1,8 +1,11 @@
 """Validation of arguments that depend on a model, and of those that embedrt does not have."""
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
+from embedrt.bundle.manifest import MOST_TOKENS
+from embedrt.engine.devices import find_device
 from embedrt.inputs.values import integer, shown
 from embedrt.run.runner import Runner
 
@@ -31,8 +34,14 @@ def deprecated(old: str, new: str) -> None:
 
 
 def device_name(device: Any) -> str | None:
-    """The name of a torch.device; other values unchanged."""
+    """The name of a torch.device; other names unchanged.
+
+    Raises:
+        DeviceError: The device is no name.
+    """
     name: str | None = str(device) if type(device).__module__ == "torch" else device
+    if not isinstance(name, str | None):
+        find_device(name)  # raises
     return name
 
 
@@ -51,15 +60,19 @@ def length_for(runner: Runner, value: Any, name: str = "max_seq_length") -> int 
     if value is None:
         fits = limit is None
     else:
-        fits = number is not None and least <= number and (limit is None or number <= limit)
+        fits = number is not None and least <= number <= (MOST_TOKENS if limit is None else limit)
     if not fits:
-        allowed = f"{least} or more, or None" if limit is None else f"{least} to {limit}, the number of positions"
+        allowed = (
+            f"{least} to {MOST_TOKENS}, or None" if limit is None else f"{least} to {limit}, the number of positions"
+        )
         raise ValueError(f"{name}: expected {allowed}, got {shown(value)}")
     return number
 
 
 def passages(spans: Any, text: str) -> list[tuple[int, int]]:
     """Validate character spans (start, end) within a text."""
+    if isinstance(spans, str) or not isinstance(spans, Iterable):
+        raise TypeError(f"spans: expected pairs (start, end), got {shown(spans)}")
     valid = []
     for i, span in enumerate(spans):
         ends = [integer(end) for end in span] if isinstance(span, (tuple, list)) else []

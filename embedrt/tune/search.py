@@ -24,7 +24,7 @@ from embedrt.engine.placement import place
 from embedrt.errors import DeviceError, EmbedrtError
 from embedrt.hub.resolve import resolve
 from embedrt.inputs.check import check_texts
-from embedrt.inputs.values import shown
+from embedrt.inputs.values import shown, truth
 from embedrt.run.runner import Runner
 from embedrt.tasks.embed import graph_vectors
 from embedrt.tune.candidates import (
@@ -81,6 +81,9 @@ def tune(
     items = None if texts is None else check_texts(texts)[0]
     if items is not None and len(items) < MIN_TEXTS:
         raise ValueError(f"texts: expected at least {MIN_TEXTS}, got {len(items)}")
+    if show_progress_bar is None:
+        show_progress_bar = logger.isEnabledFor(logging.INFO)
+    show_progress_bar = truth(show_progress_bar, "show_progress_bar")
     folder = resolve(bundle, local_files_only=True).absolute()
     manifest = read_bundle(folder)
     require_writable(folder)
@@ -89,8 +92,6 @@ def tune(
         items = [*parity_texts, *mixture(parity_texts, max(0, _DEFAULT_TEXTS - len(parity_texts)))]
     # Shuffled, so that the first few texts have all lengths.
     items = random.Random(0).sample(items, min(len(items), MOST_TEXTS))  # noqa: S311
-    if show_progress_bar is None:
-        show_progress_bar = logger.isEnabledFor(logging.INFO)
     with _progress(show_progress_bar) as advance:
         tuning = _Search(folder, manifest, items, perf_counter() + seconds, advance, generated=generated).run()
     write(folder, tuning)

@@ -215,6 +215,7 @@ def _identity(model: Model) -> tuple[str, str]:
     name, fingerprint = getattr(model, "name", None), getattr(model, "fingerprint", None)
     if not (isinstance(name, str) and isinstance(fingerprint, str)):
         raise TypeError(f"model: expected an Embedder or None, got {type(model).__name__}")
+    check_texts([name, fingerprint], "model")
     return name, fingerprint
 
 

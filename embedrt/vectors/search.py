@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.inputs.check import check_texts
-from embedrt.inputs.values import positive, shown, truth
+from embedrt.inputs.values import function, positive, shown, truth
 from embedrt.types import Precision
 from embedrt.vectors.arrays import AT_ONCE, Floats, as_floats, as_matrix, by_pair, scaled
 from embedrt.vectors.nearest import QUERIES_AT_ONCE, Indices, Matches, ScoreFunction, nearest, nearest_bits
@@ -72,6 +72,7 @@ def semantic_search(
         >>> (hits,) = semantic_search(model.encode_query("a question"), corpus, top_k=3)
         >>> hits[0]["corpus_id"], hits[0]["score"]
     """
+    function(score_function, "score_function")
     chunks = positive(query_chunk_size, "query_chunk_size"), positive(corpus_chunk_size, "corpus_chunk_size")
     top_k = positive(top_k, "top_k")
     multiplier = positive(rescore_multiplier, "rescore_multiplier") if truth(rescore, "rescore") else 1
@@ -155,6 +156,7 @@ def paraphrase_mining(
     if isinstance(sentences, str):
         raise TypeError("sentences: expected a list of texts to compare with each other, got one str")
     sentences, _ = check_texts(sentences, "sentences")
+    function(score_function, "score_function")
     pairing = _pairing(query_chunk_size, corpus_chunk_size, max_pairs, top_k)
     embeddings = model.encode(
         sentences,
@@ -192,6 +194,7 @@ def paraphrase_mining_embeddings(
         TypeError: The vectors are not numeric.
         ValueError: An argument is out of range, or there is NaN or infinity.
     """
+    function(score_function, "score_function")
     query_chunk_size, corpus_chunk_size, max_pairs, top_k = _pairing(
         query_chunk_size, corpus_chunk_size, max_pairs, top_k
     )
@@ -245,6 +248,7 @@ def community_detection(
     """
     min_community_size = positive(min_community_size, "min_community_size")
     batch_size = positive(batch_size, "batch_size")
+    show_progress_bar = truth(show_progress_bar, "show_progress_bar")
     vectors = scaled(as_floats(np.ascontiguousarray(as_matrix(embeddings, "embeddings")), "embeddings"), "embeddings")
     if not isinstance(threshold, int | float | np.number) or not np.isfinite(threshold):
         raise ValueError(f"threshold: expected a cosine similarity, got {shown(threshold)}")

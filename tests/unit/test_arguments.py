@@ -16,6 +16,8 @@ from embedrt.engine.session import SessionEngine
 from embedrt.inputs.values import shown
 from tests.kit.api_differences import STRICTER
 from tests.kit.bundles import copy_bundle
+from tests.kit.chains import draw, write_static
+from tests.kit.embedding_files import Model
 
 TEXTS = ["the cat", "a dog", "the river bank"]
 
@@ -241,6 +243,77 @@ def test_a_str_that_lies_is_what_it_holds(tiny: Embedder) -> None:
     ):
         assert raised(call).startswith(r"texts[1]: lone surrogate '\ud800' at character 1; ")
     assert raised(lambda: tiny.encode("a", prompt=Liar("\ud800"))).startswith("prompt: lone surrogate")
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize("device", [5, {}, {"cpu"}, np.array(["cpu"]), b"cpu", True])
+def test_a_device_that_is_no_name(tiny: Embedder, device: Any) -> None:
+    for call in (lambda: tiny.encode("a", device=device), lambda: Embedder(tiny.folder, device)):
+        with pytest.raises(embedrt.DeviceError, match=r"device: .* is unknown; known: auto, cpu, "):
+            call()
+
+
+@pytest.mark.usefixtures("idle")
+def test_the_rest(tiny: Embedder, tmp_path: Path) -> None:
+    vectors: Any = np.eye(3, dtype=np.float32)
+    anything: Any = 5
+    name: Any = "cos"
+    two: Any = np.array([1, 2])
+    calls: dict[str, Callable[[], Any]] = {
+        "threads: expected at most 4096, got 4097": lambda: Embedder(tiny.folder, threads=4097),
+        "revision: expected str or None, got 5": lambda: Embedder(tiny.folder, revision=anything),
+        "cache_folder: expected str, Path or None, got 5": lambda: Embedder(tiny.folder, cache_folder=anything),
+        "path: expected str or Path, got 5": lambda: tiny.save_pretrained(anything),
+        "model_name: expected str or None, got 5": lambda: tiny.save_pretrained(tmp_path / "x", anything),
+        "model_name: lone surrogate '\\ud800' at": lambda: tiny.save_pretrained(tmp_path / "x", "\ud800"),
+        "spans: expected pairs (start, end), got 5": lambda: tiny.encode_chunks("abc", anything),
+        "spans: expected pairs (start, end), got 'cos'": lambda: tiny.encode_chunks("abc", name),
+        "padding: expected True, False, 'longest' or 'max_length', got arr": lambda: tiny.tokenizer("a", padding=two),
+        "max_length: expected 3 to 2147483647, or None, got 2147483648": lambda: tiny.tokenizer("a", max_length=2**31),
+        "threshold: expected a cosine similarity, got 'cos'": lambda: embedrt.community_detection(vectors, name),
+        "score_function: expected a function, got 'cos'": lambda: embedrt.semantic_search(
+            vectors, vectors, score_function=name
+        ),
+        "score_function: expected a function, got 5": lambda: embedrt.paraphrase_mining(
+            tiny, TEXTS, score_function=anything
+        ),
+        "show_progress_bar: expected True or False, got 'cos'": lambda: embedrt.tune(
+            tiny.folder, show_progress_bar=name
+        ),
+    }
+    for message, call in calls.items():
+        assert raised(call).startswith(message)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((["one"],), "texts: expected at least 2, got 1"),
+        (({"a": 1},), "texts: expected str or an ordered collection of str, got dict"),
+    ],
+)
+def test_a_comparison_loads_no_model(monkeypatch: pytest.MonkeyPatch, arguments: Any, message: str) -> None:
+    monkeypatch.setattr(embedrt, "_open", None)
+    assert raised(lambda: embedrt.diff("org/a", "org/b", *arguments)) == message
+    verify: Any = embedrt.verify
+    assert raised(lambda: verify("org/a", reference="x")).startswith("reference: expected one of 'bundle', 'sent")
+    assert raised(lambda: verify("org/a", source="x")).startswith("source: expected None for reference='bundle'")
+
+
+def test_a_model_whose_name_is_no_text(tmp_path: Path) -> None:
+    model = Model("a\ud800", "0" * 64)
+    message = raised(lambda: embedrt.save_embeddings(tmp_path / "x.npy", ["a"], np.eye(1, dtype=np.float32), model))
+    assert message.startswith("model[0]: lone surrogate")
+
+
+def test_a_limit_of_a_model_without_positions(tmp_path: Path) -> None:
+    source = write_static(tmp_path / "static", {"embedding.weight": draw(133, 24)})
+    model = Embedder(embedrt.export(source, tmp_path / "bundle"))
+    model.max_seq_length = 2**31 - 1
+    assert model.encode(TEXTS).shape == (3, 24)
+    message = raised(lambda: setattr(model, "max_seq_length", 2**31))
+    assert message == "max_seq_length: expected 1 to 2147483647, or None, got 2147483648"
 
 
 def test_a_text_that_is_no_str(tiny: Embedder) -> None:
