@@ -5,7 +5,6 @@ from typing import Any
 
 from embedrt.bundle.manifest import MANIFEST, Route
 from embedrt.errors import BundleError
-from embedrt.inputs.text import encode_batch
 
 
 def require_fit(folder: Path, route: Route, tokenizer: Any) -> None:
@@ -17,8 +16,8 @@ def require_fit(folder: Path, route: Route, tokenizer: Any) -> None:
         tokenizer: Its `tokenizers.Tokenizer`.
 
     Raises:
-        BundleError: An id is outside of the table, or a limit is too small; the message has the field.
-        InferenceError: The tokenizer fails.
+        BundleError: An id is outside of the table, or a limit is too small; the message has the field. Or the tokenizer
+            fails.
     """
     manifest, remedy = f"{folder}: {MANIFEST}", "export the model again"
     least = tokenizer.num_special_tokens_to_add(is_pair=False) + 1
@@ -29,7 +28,7 @@ def require_fit(folder: Path, route: Route, tokenizer: Any) -> None:
                 f"{route.tokenizer}, got {length}; {remedy}"
             )
     rows = route.tokenization.embedding_rows
-    largest = max(encode_batch(tokenizer, [""])[0].ids, default=0)  # special tokens need not be in the vocabulary
+    largest = max(_special_ids(folder / route.tokenizer, tokenizer), default=0)
     # The ids of all tokens take a while to list. Where they have gaps, `pad` finds an id outside of the table.
     if tokenizer.get_vocab_size(with_added_tokens=True) > rows:
         largest = max(largest, *tokenizer.get_vocab(with_added_tokens=True).values())
@@ -38,3 +37,15 @@ def require_fit(folder: Path, route: Route, tokenizer: Any) -> None:
             f"{manifest}: embedding_rows: expected more than {largest}, the largest id of {route.tokenizer}, got "
             f"{rows}; {remedy}"
         )
+
+
+def _special_ids(path: Path, tokenizer: Any) -> list[int]:
+    """The ids of the special tokens around a text, which need not be in the vocabulary."""
+    try:
+        ids: list[int] = tokenizer.encode("").ids  # not as a batch, which would start threads
+    except BaseException as error:
+        # The library raises Exception itself, or a panic; another one comes from a signal handler.
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
+            raise
+        raise BundleError(f"{path}: the tokenizer fails on an empty text: {error}; export the model again") from error
+    return ids

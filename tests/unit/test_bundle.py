@@ -352,6 +352,16 @@ class TestManifest:
         with pytest.raises(BundleError, match=r"embedding_rows: expected more than 1048576, the largest id of token"):
             Embedder(bundle)
 
+    def test_a_tokenizer_that_fails_on_every_text(self, bundle: Path) -> None:
+        """The library panics, which is no Exception."""
+        path = bundle / "tokenizer.json"
+        definition = json.loads(path.read_bytes())
+        definition["post_processor"]["single"][0]["SpecialToken"]["id"] = "[NONE]"
+        path.write_text(json.dumps(definition))
+        rehash(bundle)
+        with pytest.raises(BundleError, match=r"tokenizer\.json: the tokenizer fails on an empty text: no entry found"):
+            Embedder(bundle)
+
     def test_an_id_beyond_the_table_that_few_texts_have(self, bundle: Path) -> None:
         """The vocabulary has no more tokens than the table has rows, but one of them has a large id."""
         path = bundle / "tokenizer.json"
