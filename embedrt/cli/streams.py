@@ -16,6 +16,9 @@ class _Closed(io.TextIOBase):
     def write(self, _: str) -> NoReturn:
         raise ValueError(CLOSED)
 
+    def fileno(self) -> int:
+        return 1
+
 
 @contextmanager
 def open_streams() -> Iterator[None]:

@@ -371,6 +371,14 @@ class TestStreams:
         done = shell(f"$EMBEDRT info ./absent {closed}")
         assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 
+    def test_a_pipe_whose_reader_stops_early(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        line = (
+            "mkfifo $2/pipe; (head -c 1 $2/pipe > $2/out &) ; seq 5000 | $EMBEDRT encode -m $1 - --output $2/pipe >&-"
+        )
+        done = shell(line, tiny_bundle, tmp_path)
+        assert (done.returncode, done.stderr) == (141, "")
+        assert (tmp_path / "out").read_bytes() == b"\x93"
+
     def test_texts_from_a_closed_input(self, tiny_bundle: Path) -> None:
         done = shell("$EMBEDRT encode -m $1 - <&-", tiny_bundle)
         assert (done.returncode, done.stdout) == (1, "")
