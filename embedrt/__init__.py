@@ -251,6 +251,7 @@ def verify(
     """
     from embedrt.verify import bundle as bundles
 
+    bundles.check_reference(reference, source)
     if isinstance(bundle, Embedder):
         if any(option is not None for option in (device, dtype, threads)):
             raise ValueError("device, dtype, threads: an Embedder has its own; leave them out")
@@ -289,7 +290,8 @@ def diff(
     """
     from embedrt.verify import bundle as bundles
 
-    return bundles.diff(_open(a), _open(b), texts, task)
+    items = None if texts is None else bundles.check_diff_texts(texts)
+    return bundles.diff(_open(a), _open(b), items, task)
 
 
 def _open(

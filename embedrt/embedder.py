@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from copy import copy
 from enum import Enum
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
@@ -15,18 +16,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from embedrt.bundle.check import Verify
 from embedrt.bundle.manifest import Manifest
+from embedrt.engine.devices import AUTO, find_device
 from embedrt.hub import remote
 from embedrt.hub.card import ModelCardData, model_card
 from embedrt.hub.local import copy_bundle
 from embedrt.hub.resolve import resolve
 from embedrt.inputs.check import check_texts
 from embedrt.inputs.tokenizer import Tokenizer
+from embedrt.inputs.values import one_of, positive, shown, truth
 from embedrt.inputs.windows import Span
 from embedrt.loaded import Loaded
 from embedrt.run.request import Run
 from embedrt.run.runner import Runner
 from embedrt.tasks import long_texts, stream
-from embedrt.tasks.arguments import coordinates, deprecated, device_name, length_for, positive, refuse
+from embedrt.tasks.arguments import coordinates, deprecated, device_name, length_for, refuse
 from embedrt.tasks.call import call_for, prompt_for, route_for, task_prompt
 from embedrt.tasks.embed import embed
 from embedrt.tasks.long_texts import Combine
@@ -40,6 +43,7 @@ from embedrt.types import (
     Texts,
     Vectors,
     async_like,
+    dtype_name,
     typed,
 )
 from embedrt.vectors.similarity import find_similarity
@@ -49,6 +53,9 @@ if TYPE_CHECKING:
     from embedrt.run.processes import ProcessPool
 
 logger = logging.getLogger("embedrt")
+
+# More than any machine has cores.
+_MOST_THREADS = 4096
 
 
 class Embedder:
@@ -128,9 +135,20 @@ class Embedder:
             config_kwargs=config_kwargs,
             model_card_data=model_card_data,
         )
-        if not isinstance(prompts, dict | None):
-            raise TypeError(f"prompts: expected a dict or None, got {type(prompts).__name__}")
-        threads = None if threads is None else positive(threads, "threads")
+        _check_prompts(prompts)
+        one_of(verify, Verify, "verify")
+        if dtype is not None and not (isinstance(dtype, str) and dtype == AUTO):
+            dtype_name(dtype)
+        if device is not None:
+            find_device(device_name(device))
+        if similarity_fn_name is not None:
+            find_similarity(similarity_fn_name)
+        local_files_only = truth(local_files_only, "local_files_only")
+        if not isinstance(revision, str | None):
+            raise TypeError(f"revision: expected str or None, got {shown(revision)}")
+        if not isinstance(cache_folder, str | PathLike | None):
+            raise TypeError(f"cache_folder: expected str, Path or None, got {shown(cache_folder)}")
+        threads = None if threads is None else positive(threads, "threads", _MOST_THREADS)
         max_tokens = None if max_tokens is None else positive(max_tokens, "max_tokens")
         folder = resolve(
             model_name_or_path,
@@ -302,7 +320,7 @@ class Embedder:
         runner = self.runners[route]
         texts = check_texts(inputs)[0]
         if prompt is not None:
-            check_texts(prompt, "prompt")
+            prompt = prompt_for({}, None, None, prompt)
             texts = [prompt + text for text in texts]
         return runner.inputs(runner.tokenizer(self.lengths[route])(texts))
 
@@ -331,7 +349,8 @@ class Embedder:
         """
         items, single = check_texts(texts)
         route = route_for(self.manifest, task)
-        tokenize = self.runners[route].tokenizer(self.lengths[route] if truncation else None)
+        limit = self.lengths[route] if truth(truncation, "truncation") else None
+        tokenize = self.runners[route].tokenizer(limit)
         counts: list[int] = tokenize(items).lengths.tolist()
         return counts[0] if single else counts
 
@@ -425,7 +444,8 @@ class Embedder:
             task=task,
             on_truncation=on_truncation,
         )
-        tensors = convert_to_tensor or not convert_to_numpy
+        convert_to_tensor = truth(convert_to_tensor, "convert_to_tensor")
+        tensors = not truth(convert_to_numpy, "convert_to_numpy") or convert_to_tensor
         if tensors:
             torch()
         with self._place(call.route, len(texts), device, pool, chunk_size, show_progress_bar) as run:
@@ -783,8 +803,14 @@ class Embedder:
         Raises:
             BundleError: Something else is at `path`.
         """
+        if not isinstance(path, str | PathLike):
+            raise TypeError(f"path: expected str or Path, got {shown(path)}")
+        if not isinstance(model_name, str | None):
+            raise TypeError(f"model_name: expected str or None, got {shown(model_name)}")
+        check_texts(model_name or "", "model_name")
+        with_card = truth(create_model_card, "create_model_card")
         settings = self._settings(model_name)
-        card = model_card(settings, evaluations=self.model_card_data.evaluations) if create_model_card else None
+        card = model_card(settings, evaluations=self.model_card_data.evaluations) if with_card else None
         copy_bundle(self.loaded.bundle, path, card, settings)
 
     save = save_pretrained
@@ -844,12 +870,12 @@ class Embedder:
             self.loaded.bundle,
             repo_id,
             token,
-            private,
+            None if private is None else truth(private, "private"),
             commit_message,
-            exist_ok=exist_ok,
-            replace_model_card=replace_model_card,
+            exist_ok=truth(exist_ok, "exist_ok"),
+            replace_model_card=truth(replace_model_card, "replace_model_card"),
             revision=revision,
-            create_pr=create_pr,
+            create_pr=truth(create_pr, "create_pr"),
             evaluations=self.model_card_data.evaluations,
         )
 
@@ -895,6 +921,7 @@ class Embedder:
             chunk_size = positive(chunk_size, "chunk_size")
         if show_progress_bar is None:
             show_progress_bar = logger.isEnabledFor(logging.INFO)
+        show_progress_bar = truth(show_progress_bar, "show_progress_bar")
         with ExitStack() as stack:
             if pool is None and isinstance(device, list | tuple):
                 pool = stack.enter_context(self.start_multi_process_pool(device))
@@ -913,6 +940,15 @@ class Embedder:
             raise TypeError(f"pool: expected the result of start_multi_process_pool, got {type(pool).__name__}")
         if (pool.fingerprint, pool.dtype) != (self.manifest.fingerprint, self.dtype):
             raise ValueError("pool: it runs another model; use the result of this model's start_multi_process_pool")
+
+
+def _check_prompts(prompts: Any) -> None:
+    if not isinstance(prompts, dict | None):
+        raise TypeError(f"prompts: expected a dict or None, got {type(prompts).__name__}")
+    for name, prompt in (prompts or {}).items():
+        if not isinstance(name, str) or not isinstance(prompt, str):
+            raise TypeError(f"prompts[{shown(name)}]: expected a str by its name, got {shown(prompt)}")
+        check_texts([name, prompt], f"prompts[{shown(name)}]")
 
 
 @contextmanager

@@ -27,6 +27,8 @@ class Pool(Protocol):
         """Stop the processes."""
 
 
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+"""The names of the similarity functions."""
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 """The number formats of a model's weights and arithmetic."""
 EXPORTED_DTYPES = ("float32", "int8")

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 import sys
 import tempfile
 from pathlib import Path
@@ -25,11 +26,19 @@ def replace_files(staged: Path, folder: Path) -> None:
     """
     files = sorted(staged.iterdir())
     for file in files:
-        file.chmod(0o666 & ~umask())  # some libraries create files that only the owner can read
+        file.chmod(_mode(folder / file.name))  # some libraries create files that only the owner can read
     sync(staged)
     for file in files:
         file.replace(folder / file.name)
     flush(folder)
+
+
+def _mode(path: Path) -> int:
+    """The permissions of an existing file, or those of a new one."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return 0o666 & ~umask()
 
 
 def publish(folder: Path, target: Path, *, overwrite: bool = False) -> None:

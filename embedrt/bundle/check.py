@@ -17,8 +17,8 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
-from embedrt.bundle.strict_json import RecordError, decode, is_lfs_pointer, read_json
-from embedrt.errors import BundleError
+from embedrt.bundle.strict_json import decode, is_lfs_pointer, read_json
+from embedrt.errors import BundleError, ModelNotFoundError
 
 Verify = Literal["once", "always", "never"]
 """When to hash files: once per machine until they change, at every load, or never (file type and size only)."""
@@ -85,12 +85,38 @@ class _Cache:
 
 
 def user_cache() -> Path:
-    """The folder for data that embedrt keeps between runs: `EMBEDRT_HOME`, or `embedrt` in the user's cache folder."""
+    """The folder for data that embedrt keeps between runs: `EMBEDRT_HOME`, or `embedrt` in the user's cache folder.
+
+    Raises:
+        ModelNotFoundError: The user has no home folder, as in a container whose user id has no entry.
+        ValueError: `EMBEDRT_HOME` starts with a "~" that stands for no folder.
+    """
     if chosen := os.environ.get("EMBEDRT_HOME"):
-        return Path(chosen).expanduser()
+        return expanded(chosen)
     from platformdirs import user_cache_path
 
-    return user_cache_path("embedrt", appauthor=False)
+    try:
+        folder = user_cache_path("embedrt", appauthor=False)
+    except RuntimeError:
+        folder = Path("~")
+    if folder.parts[0] == "~":  # of some versions, instead of the error
+        raise ModelNotFoundError(
+            "there is no folder for the local store, because HOME is not set and this user has no home folder; set "
+            "EMBEDRT_HOME to a folder, or name a bundle by its path"
+        )
+    return folder
+
+
+def expanded(path: str | Path) -> Path:
+    """Replace a "~" at the start of a path by the home folder.
+
+    Raises:
+        ValueError: There is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: there is no such home folder; write the path in full") from None
 
 
 def check_files(
@@ -187,7 +213,7 @@ def _read_cache() -> dict[str, _Seen]:
     """Read the cache of verified files; a missing or damaged one is empty."""
     try:
         return decode(_Cache, read_json(user_cache() / VERIFIED), VERIFIED).files
-    except (OSError, RecordError):
+    except (OSError, ValueError, ModelNotFoundError):
         return {}
 
 
@@ -195,8 +221,8 @@ def _write_cache(fresh: dict[str, _Seen]) -> None:
     """Add entries. If two processes write at once, one loses its entries, whose files are hashed again."""
     kept = {path: seen for path, seen in _read_cache().items() if path not in fresh}
     entries = dict(list({**kept, **fresh}.items())[-_MAX_ENTRIES:])
-    target = user_cache() / VERIFIED
-    with suppress(OSError):
+    with suppress(OSError, ValueError, ModelNotFoundError):
+        target = user_cache() / VERIFIED
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{VERIFIED}-", dir=target.parent)
         try:

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
@@ -19,7 +19,7 @@ from embedrt.bundle.reports import ParityReport, QualityReport
 from embedrt.bundle.staging import recover
 from embedrt.bundle.strict_json import RecordError, decode, read_json
 from embedrt.errors import BundleError
-from embedrt.types import DTYPES
+from embedrt.types import DTYPES, SENTENCE, SIMILARITIES, TOKENS
 
 FORMAT_VERSION = 3
 MANIFEST = "embedrt.json"
@@ -30,6 +30,14 @@ FLOAT32 = "float32"
 """The reference dtype."""
 # The largest finite float32; vectors and their ranges are float32.
 _LARGEST = (2 - 2**-23) * 2.0**127
+MOST_TOKENS = 2**31 - 1
+"""The largest number of tokens, and the largest token id: both are int32."""
+_MOST_BYTES = 2**63 - 1
+# Far more than any model has; a vector of this width takes 4 MiB.
+_WIDEST = 2**20
+# The cosine similarity of two equal vectors in float64, with its rounding.
+_LARGEST_COSINE = 1.0001
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 # Words that need no quoting in a shell command.
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
@@ -41,6 +49,10 @@ _KIND_OF_TASK: dict[Task, Kind] = {
     "sparse": "sparse",
     "multi-vector": "multi-vector",
 }
+
+
+# The names of the outputs that the runtime asks for.
+_NAME_OF_KIND: dict[Kind, str] = {"sentence": SENTENCE, "tokens": TOKENS}
 
 
 @dataclass(frozen=True)
@@ -361,8 +373,13 @@ def _export_command(folder: Path, raw: Mapping[str, Any]) -> str:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `embedrt.json` into a folder that holds the other files."""
+    (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The contents of `embedrt.json`."""
     text = json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / MANIFEST).write_bytes(text.encode() + b"\n")
+    return text.encode() + b"\n"
 
 
 def record_files(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:
@@ -371,6 +388,8 @@ def record_files(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:
 
 
 _Require: TypeAlias = Callable[[bool, str], None]
+# A number in the manifest: its path, its value, its minimum and its maximum.
+_Number: TypeAlias = tuple[str, float | None, float, float]
 
 
 def _check_consistency(folder: Path, manifest: Manifest) -> None:
@@ -384,6 +403,8 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
         plain = _is_plain(name) and name not in {MANIFEST, TUNED}
         require(plain, f"files: {name!r} is not a plain path inside the bundle")
     require(bool(manifest.routes), "routes: expected at least one, got none")
+    for number in _numbers(manifest):
+        _check_number(number, require)
     for name, route in manifest.routes.items():
         _check_outputs(f"routes.{name}", manifest, route, require)
     require(
@@ -394,39 +415,95 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
         manifest.default_prompt_name is None or manifest.default_prompt_name in manifest.prompts,
         f"default_prompt_name: {manifest.default_prompt_name!r} is not among the prompts {sorted(manifest.prompts)}",
     )
+    require(
+        manifest.similarity_fn_name is None or manifest.similarity_fn_name in SIMILARITIES,
+        f"similarity_fn_name: expected one of {', '.join(SIMILARITIES)} or null, got {manifest.similarity_fn_name!r}",
+    )
     if manifest.vector_ranges is not None:
         _check_ranges(manifest.vector_ranges, manifest.dim, require)
+    require(bool(manifest.tasks), "tasks: expected at least one, got none")
     for task, route_name in manifest.tasks.items():
         require(route_name in manifest.routes, f"tasks.{task}: unknown route {route_name!r}")
+    for name, record in manifest.files.items():
+        require(
+            _SHA256.fullmatch(record.sha256) is not None,
+            f"files.{name}.sha256: expected 64 hex digits, got {record.sha256[:80]!r}",
+        )
     for name, route in manifest.routes.items():
         at = f"routes.{name}"
-        widths = {output.kind: output.width for output in route.outputs.values()}
-        width = widths[_KIND_OF_TASK[manifest.task]]
+        width = next(output.width for output in route.outputs.values() if output.kind == _KIND_OF_TASK[manifest.task])
         require(
             width == manifest.dim, f"{at}.outputs: expected width {manifest.dim}, as in the first route, got {width}"
         )
+        for field in ("max_seq_length", "parity_max_seq_length"):
+            length = getattr(route, field)
+            require(
+                route.position_limit is None or (length is not None and length <= route.position_limit),
+                f"{at}.{field}: expected at most position_limit, {route.position_limit}, got {length}",
+            )
         require(
-            route.max_seq_length is None or route.max_seq_length > 0,
-            f"{at}.max_seq_length: expected a positive integer or null, got {route.max_seq_length}",
-        )
-        require(
-            route.position_limit is None
-            or (route.max_seq_length is not None and route.max_seq_length <= route.position_limit),
-            f"{at}.position_limit: expected at least max_seq_length, got {route.position_limit}",
-        )
-        require(
-            0 <= route.tokenization.pad_id < route.tokenization.embedding_rows,
-            f"{at}.tokenization.pad_id: {route.tokenization.pad_id} is outside the embedding table",
+            route.tokenization.pad_id < route.tokenization.embedding_rows,
+            f"{at}.tokenization.pad_id: expected less than embedding_rows, {route.tokenization.embedding_rows}, got "
+            f"{route.tokenization.pad_id}",
         )
         require(
             route.dtypes == manifest.dtypes,
             f"{at}.variants: expected the dtypes {', '.join(manifest.dtypes)}, as in the first route, got "
             f"{', '.join(route.dtypes)}",
         )
+        for i, module in enumerate(route.modules):
+            modes = module.settings.get("pooling_mode", [])
+            require(
+                isinstance(modes, list) and all(isinstance(mode, str) for mode in modes),
+                f"{at}.modules[{i}].settings.pooling_mode: expected a list of strings, got {str(modes)[:60]!r}",
+            )
         needed = {route.tokenizer, route.parity_texts, route.parity_vectors}
         needed |= {file for variant in route.variants for file in variant.files}
         missing = sorted(needed - set(manifest.files))
         require(not missing, f"files: {', '.join(missing)} missing from the list")
+
+
+def _numbers(manifest: Manifest) -> Iterator[_Number]:
+    """The numbers of a manifest whose ranges do not depend on each other."""
+    for name, record in manifest.files.items():
+        yield f"files.{name}.size", record.size, 0, _MOST_BYTES
+    for name, route in manifest.routes.items():
+        at = f"routes.{name}"
+        yield f"{at}.max_seq_length", route.max_seq_length, 1, MOST_TOKENS
+        yield f"{at}.parity_max_seq_length", route.parity_max_seq_length, 1, MOST_TOKENS
+        yield f"{at}.position_limit", route.position_limit, 1, MOST_TOKENS
+        yield f"{at}.tokenization.embedding_rows", route.tokenization.embedding_rows, 1, MOST_TOKENS
+        yield f"{at}.tokenization.pad_id", route.tokenization.pad_id, 0, MOST_TOKENS
+        for output_name, output in route.outputs.items():
+            yield f"{at}.outputs.{output_name}.width", output.width, 1, _WIDEST
+        for i, variant in enumerate(route.variants):
+            if variant.proof is not None:
+                yield from _proof_numbers(f"{at}.variants[{i}].proof", variant.proof)
+
+
+def _proof_numbers(at: str, proof: ParityReport | QualityReport) -> Iterator[_Number]:
+    yield f"{at}.texts", proof.texts, 1, MOST_TOKENS
+    yield f"{at}.max_tokens", proof.max_tokens, 0, MOST_TOKENS
+    yield f"{at}.max_batch_error", proof.max_batch_error, 0, _LARGEST
+    if isinstance(proof, ParityReport):
+        yield f"{at}.worst_text", proof.worst_text, 0, proof.texts - 1
+        yield f"{at}.tolerance", proof.tolerance, 0, 1
+        yield f"{at}.max_abs_error", proof.max_abs_error, 0, _LARGEST
+        yield f"{at}.max_norm_error", proof.max_norm_error, 0, _LARGEST
+        names = ["min_cosine"]
+    else:
+        names = [f"{of}{which}_cosine" for of in ("", "parity_") for which in ("mean", "min")]
+        names += ["mean_cosine_allowed", "min_cosine_allowed"]
+    for name in names:
+        yield f"{at}.{name}", getattr(proof, name), -_LARGEST_COSINE, _LARGEST_COSINE
+
+
+def _check_number(number: _Number, require: _Require) -> None:
+    name, value, least, most = number
+    require(
+        value is None or least <= value <= most,
+        f"{name}: expected {least} to {most}, got {str(value)[:60]}",
+    )
 
 
 def _check_outputs(at: str, manifest: Manifest, route: Route, require: _Require) -> None:
@@ -436,11 +513,14 @@ def _check_outputs(at: str, manifest: Manifest, route: Route, require: _Require)
         known = variant.dtype in DTYPES
         require(known, f"{at}.variants[{i}].dtype: expected one of {', '.join(DTYPES)}, got {variant.dtype!r}")
         require(variant.proof is not None, f"{at}.variants[{i}].proof: missing; export the model again")
-    for name, output in route.outputs.items():
-        require(output.width > 0, f"{at}.outputs.{name}.width: expected a positive integer, got {output.width}")
+        graph = variant.file.endswith(".onnx")
+        require(graph, f"{at}.variants[{i}].file: expected a file that ends with .onnx, got {variant.file!r}")
     kind = _KIND_OF_TASK[manifest.task]
     widths = [output.width for output in route.outputs.values() if output.kind == kind]
     require(len(widths) == 1, f"{at}.outputs: expected one of kind {kind!r}, got {len(widths)}")
+    for name, output in route.outputs.items():
+        expected = _NAME_OF_KIND.get(output.kind, name)
+        require(name == expected, f"{at}.outputs.{name}: expected the name {expected!r} for the kind {output.kind!r}")
 
 
 def _check_ranges(ranges: tuple[tuple[float, ...], ...], dim: int, require: _Require) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import stat
 import sys
 import types
@@ -12,6 +13,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 Record = TypeVar("Record")
 
 MAX_BYTES = 16 * 2**20
+# An escape that may be a lone surrogate.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -44,7 +47,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(raw: bytes, where: str) -> Any:
-    """Parse JSON. Duplicate keys, NaN, Infinity and encodings other than UTF-8 are errors.
+    """Parse JSON. Duplicate keys, NaN, Infinity, lone surrogates and encodings other than UTF-8 are errors.
 
     Raises:
         RecordError: The document is not strict JSON; the message starts with `where`.
@@ -63,9 +66,29 @@ def parse_json(raw: bytes, where: str) -> Any:
         return number
 
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{where}: not valid JSON: {error}") from error
+    if _SURROGATE.search(raw):
+        _check_unicode(value, where)
+    return value
+
+
+def _check_unicode(value: Any, where: str) -> None:
+    """Check that no string has a lone surrogate, which JSON can express and UTF-8 cannot."""
+    left = [(where, value)]
+    while left:
+        at, item = left.pop()
+        if isinstance(item, str):
+            try:
+                item.encode()
+            except UnicodeEncodeError:
+                raise RecordError(f"{at}: expected valid Unicode, got a lone surrogate in {item[:60]!r}") from None
+        elif isinstance(item, list):
+            left += [(f"{at}[{i}]", child) for i, child in enumerate(item)]
+        elif isinstance(item, dict):
+            left += [(at, key) for key in item]
+            left += [(f"{at}.{key}", child) for key, child in item.items()]
 
 
 def decode(kind: type[Record], value: Any, where: str) -> Record:

@@ -6,7 +6,7 @@ import click
 import numpy as np
 
 import embedrt
-from embedrt.cli import options
+from embedrt.cli import options, streams
 from embedrt.inputs.lines import read_lines
 
 
@@ -37,14 +37,16 @@ def diff(a: str, b: str, texts: Path | None, task: str | None, dtype: str | None
     A and B are folders, or names in the local store; both may be the same. Without --texts, the parity texts of A are
     used. Each text is also a query against all other texts, once with the vectors of A and once with those of B.
     """
-    from embedrt.verify.bundle import bundled_texts
+    from embedrt.verify.bundle import bundled_texts, check_diff_texts
 
+    streams.require_output()
     dtypes = (None, None) if dtype is None else _pair(dtype, "--dtype")
+    given = None if texts is None else check_diff_texts(read_lines(texts))
     first, second = (
         embedrt.Embedder(name, on, dtype=number_format, local_files_only=True)
         for name, on, number_format in zip((a, b), _pair(device, "--device"), dtypes, strict=True)
     )
-    items = bundled_texts(first) if texts is None else read_lines(texts)
+    items = bundled_texts(first) if given is None else given
     found = embedrt.diff(first, second, items, task=task)
     same = first.manifest.fingerprint == second.manifest.fingerprint
     for label, model in (("A", first), ("B", second)):

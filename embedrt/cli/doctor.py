@@ -15,12 +15,12 @@ from embedrt._version import __version__
 from embedrt.bundle.facts import headline
 from embedrt.bundle.manifest import Manifest, read_bundle
 from embedrt.bundle.staging import unfinished
-from embedrt.cli import options
+from embedrt.cli import options, streams
 from embedrt.engine import openvino
 from embedrt.engine.devices import DEVICES
 from embedrt.engine.machine import affinity, available_threads, quota
 from embedrt.engine.session import onnxruntime
-from embedrt.errors import DeviceError, EmbedrtError, MissingDependencyError
+from embedrt.errors import DeviceError, EmbedrtError, MissingDependencyError, ModelNotFoundError
 from embedrt.hub import local
 from embedrt.tune.result import summary
 
@@ -49,6 +49,7 @@ def doctor() -> int:
     Versions, devices, threads and the local store are examined. Nothing is changed, and nothing is downloaded. The exit
     status is 1 if there is a problem.
     """
+    streams.require_output()
     healthy = True
     for finding in examine():
         print(f"{finding.topic:20} {finding.found}")
@@ -114,7 +115,11 @@ def _openvino(module: ModuleType) -> Finding:
 
 
 def _store() -> Iterator[Finding]:
-    home = local.home()
+    try:
+        home = local.home()
+    except (ModelNotFoundError, ValueError) as error:
+        yield Finding("store", "no folder", str(error))
+        return
     existing = next(folder for folder in [home, *home.parents] if folder.is_dir())
     problem = None
     if not os.access(existing, os.W_OK):

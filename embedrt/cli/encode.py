@@ -1,16 +1,19 @@
 """`embedrt encode`: texts to vectors."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Literal
 
 import click
-import numpy as np
 
 import embedrt
-from embedrt.cli import options
+from embedrt.cli import options, streams
 from embedrt.inputs.lines import read_lines
+from embedrt.vectors.files import is_stream, save_matrix
+
+_STDOUT = {"/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}
 
 
 @click.command(
@@ -55,9 +58,14 @@ def encode(
     Without --output, each vector is printed as one line of JSON. A single - reads one text per line from standard
     input, in UTF-8.
     """
-    if output is not None and not output.parent.is_dir():
-        raise ValueError(f"--output: {output.parent} is not a folder")
-    items = read_lines(None) if texts == ("-",) else list(texts)
+    if output is None or str(output) in _STDOUT:
+        streams.require_output()
+    if output is not None:
+        _check(output)
+    for name, value in (("--prompt", prompt), ("--prompt-name", prompt_name)):
+        streams.decoded(value or "", name)
+    arguments = [streams.decoded(text, f"TEXT {i}") for i, text in enumerate(texts, start=1)]
+    items = read_lines(None) if arguments == ["-"] else arguments
     embedder = embedrt.Embedder(model or embedrt.default_model(), device, dtype=dtype, threads=threads)
     vectors = embedder.encode(
         items,
@@ -73,6 +81,16 @@ def encode(
             # str() of a float32 is its shortest decimal; a float64 would print extra digits.
             print(json.dumps([float(str(x)) for x in vector]))
     else:
-        with output.open("wb") as file:
-            np.save(file, vectors, allow_pickle=False)
+        save_matrix(output, vectors)
         print(f"{output}: float32 {vectors.shape[0]} x {vectors.shape[1]}", file=sys.stderr)
+
+
+def _check(output: Path) -> None:
+    """Check that the vectors can be written, before the model is loaded."""
+    if not output.parent.is_dir():
+        raise ValueError(f"--output: {output.parent} is not a folder")
+    if output.is_dir():
+        raise ValueError(f"--output: expected a file, got the folder {output}")
+    folder = Path(os.path.realpath(output)).parent
+    if not is_stream(output) and not os.access(folder, os.W_OK):
+        raise ValueError(f"--output: the folder {folder} cannot be written to; choose another one")

@@ -14,7 +14,7 @@ import click
 import embedrt
 from embedrt.bundle.facts import proofs
 from embedrt.bundle.manifest import read_manifest
-from embedrt.cli import options
+from embedrt.cli import options, streams
 
 
 @click.command(
@@ -95,9 +95,9 @@ def export(
             onnx_file=onnx_file,
             reference=reference,
         )
-    print(folder)
+    streams.note(str(folder))
     for label, value in proofs(read_manifest(folder)):
-        print(f"{label}: {value}")
+        streams.note(f"{label}: {value}")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import click
 
 from embedrt.bundle.facts import facts, proofs
 from embedrt.bundle.manifest import read_manifest
-from embedrt.cli import options
+from embedrt.cli import options, streams
 
 
 @click.command(epilog=options.examples("embedrt info bundle/", "embedrt info org/model --json"))
@@ -21,6 +21,7 @@ def info(bundle: str, as_json: bool) -> None:
     from embedrt.hub.resolve import resolve
     from embedrt.tune.result import summary
 
+    streams.require_output()
     folder = resolve(bundle, local_files_only=True)
     manifest = read_manifest(folder)
     if as_json:

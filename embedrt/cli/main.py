@@ -7,11 +7,12 @@ import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from embedrt._version import __version__
+from embedrt.cli import streams
 from embedrt.errors import EmbedrtError
 
 COMMANDS = {
@@ -63,20 +64,15 @@ class Commands(click.Group):
         """Run a command and return its exit status."""
         try:
             status: int | None = super().invoke(ctx)
-            _flush()
+            sys.stdout.flush()
         except BrokenPipeError:  # `embedrt encode ... | head`
-            _drop_output()
+            _drop(sys.stdout)
             return BROKEN_PIPE
         except KeyboardInterrupt:
-            print("embedrt: interrupted", file=sys.stderr)
+            _tell("interrupted")
             return INTERRUPTED
         except (EmbedrtError, ValueError, OSError) as error:
-            print(f"embedrt: {error}", file=sys.stderr)
-            try:
-                _flush()
-            except OSError:  # a full disk
-                _drop_output()
-            return 1
+            return _failed(error)
         return status or 0
 
 
@@ -97,33 +93,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 for an error with a one-line message; 2 for a usage error; 130 if interrupted; 141 for a
         broken pipe.
     """
-    log, handler = logging.getLogger("embedrt"), logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("embedrt: %(message)s"))
-    log.addHandler(handler)
+    with streams.open_streams():
+        log, handler = logging.getLogger("embedrt"), logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("embedrt: %(message)s"))
+        log.addHandler(handler)
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                status: int = program.main(arguments, prog_name="embedrt", standalone_mode=False)
+        except click.ClickException as error:
+            error.show()
+            return error.exit_code
+        except click.Abort:  # interrupted before a command began
+            return INTERRUPTED
+        except (ValueError, OSError) as error:  # of a help text that cannot be written
+            return _failed(error)
+        finally:
+            log.removeHandler(handler)
+        return status
+
+
+def _failed(error: Exception) -> int:
+    """Report an error, and return its exit status."""
+    _tell(str(error))
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            status: int = program.main(arguments, prog_name="embedrt", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except click.Abort:  # interrupted before a command began
-        return INTERRUPTED
-    finally:
-        log.removeHandler(handler)
-    return status
-
-
-def _flush() -> None:
-    """Flush stdout, which is None if it was closed before the start."""
-    if sys.stdout is not None:
         sys.stdout.flush()
+    except OSError:  # a full disk
+        _drop(sys.stdout)
+    return 1
 
 
-def _drop_output() -> None:
-    """Discard the remaining output; otherwise Python would write it at exit, and fail with its own exit status."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _tell(message: str) -> None:
+    """Write a message to standard error, which may be as full or closed as standard output."""
+    try:
+        print(f"embedrt: {message}", file=sys.stderr, flush=True)
+    except OSError:
+        _drop(sys.stderr)
+
+
+def _drop(stream: TextIO) -> None:
+    """Discard what is left of an output; otherwise Python would write it at exit, and fail with its own exit status."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"embedrt: {message}", file=sys.stderr)
+    _tell(str(message))

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 import embedrt
-from embedrt.cli import options
+from embedrt.cli import options, streams
 from embedrt.inputs.lines import read_lines
 
 
@@ -49,4 +49,4 @@ def ranges(
         threads=threads,
         show_progress_bar=sys.stderr.isatty(),
     )
-    print(f"{folder}: ranges measured over {len(items)} texts")
+    streams.note(f"{folder}: ranges measured over {len(items)} texts")

@@ -5,13 +5,14 @@ import sys
 import click
 
 from embedrt.bundle.manifest import Manifest
-from embedrt.cli import options
+from embedrt.cli import options, streams
 from embedrt.hub import local
 
 
 @click.command("list", epilog=options.examples("embedrt list"))
 def list_bundles() -> None:
     """List the bundles in the local store."""
+    streams.require_output()
     bundles = local.stored()
     if not bundles:
         print(f"the store {local.home()} is empty; `embedrt export SOURCE` puts a bundle there", file=sys.stderr)
@@ -29,4 +30,4 @@ def remove(name: str) -> None:
 
     NAME is a name that `embedrt list` shows.
     """
-    print(f"removed {local.remove(name)}")
+    streams.note(f"removed {local.remove(name)}")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 import embedrt
-from embedrt.cli import options
+from embedrt.cli import options, streams
 from embedrt.inputs.lines import read_lines
 from embedrt.tune.result import StoredTuning, Tuning, describe, describe_choice, read
 from embedrt.tune.result import clear as clear_tuning
@@ -49,9 +49,11 @@ def tune(bundle: str, texts: Path | None, seconds: float | None, show: bool, cle
         raise ValueError("--show and --clear measure nothing: leave out --texts and --seconds")
     if clear and as_json:
         raise ValueError("--clear has nothing to show: leave out --json")
+    if show or as_json:
+        streams.require_output()
     folder = resolve(bundle, local_files_only=True)
     if clear:
-        print(f"{folder}: {'tuning removed' if clear_tuning(folder) else 'was not tuned'}")
+        streams.note(f"{folder}: {'tuning removed' if clear_tuning(folder) else 'was not tuned'}")
         return
     if show:
         stored = read(folder, read_manifest(folder))
@@ -65,7 +67,7 @@ def tune(bundle: str, texts: Path | None, seconds: float | None, show: bool, cle
     if stored.tuning is not None:
         _print(stored.tuning)
     if stored.unused is not None or stored.tuning is None:
-        print(describe(folder, stored))
+        streams.note(describe(folder, stored))
 
 
 def _record(stored: StoredTuning) -> dict[str, Any] | None:
@@ -84,13 +86,13 @@ def _record(stored: StoredTuning) -> dict[str, Any] | None:
 
 def _print(tuning: Tuning) -> None:
     chosen = set(tuning.settings)
-    print("  dtype      device    threads  tokens   texts/s  one text, ms  cosine to float32, mean / min")
+    streams.note("  dtype      device    threads  tokens   texts/s  one text, ms  cosine to float32, mean / min")
     rows = [*tuning.settings, *tuning.others]
     for row in sorted(rows, key=lambda row: (row.dtype, row.device, -row.texts_per_second)):
-        print(
+        streams.note(
             f"{'*' if row in chosen else ' '} {row.dtype:9}  {row.device:8}  {row.threads:7}  {row.max_tokens:6}  "
             f"{row.texts_per_second:8.1f}  {row.one_text_ms:12.2f}  {row.mean_cosine:.6f} / {row.min_cosine:.6f}"
         )
     for what, why in tuning.excluded.items():
-        print(f"excluded: {what}: {why}")
-    print(f"chosen, over {tuning.texts} texts: {describe_choice(tuning)}")
+        streams.note(f"excluded: {what}: {why}")
+    streams.note(f"chosen, over {tuning.texts} texts: {describe_choice(tuning)}")

@@ -6,7 +6,7 @@ import click
 
 import embedrt
 from embedrt.bundle.facts import of_route
-from embedrt.cli import options
+from embedrt.cli import options, streams
 
 
 @click.command(
@@ -42,6 +42,10 @@ def verify(
     The vectors are compared with the reference vectors in the bundle, or with those of sentence-transformers, which
     loads the original model again. It must be installed here, and the extra `export` too.
     """
+    from embedrt.verify.bundle import check_reference
+
+    streams.require_output()
+    check_reference(reference, source)
     embedder = embedrt.Embedder(bundle, device, dtype=dtype, threads=threads, local_files_only=True)
     reports = embedrt.verify(embedder, reference=reference, source=source)
     print(f"files: {len(embedder.manifest.files)} as listed")

@@ -6,6 +6,7 @@ import re
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from embedrt.engine import Batch, Device
 from embedrt.engine.machine import available_threads, require_process
-from embedrt.errors import DeviceError, EngineError, MissingDependencyError, OutOfMemory
+from embedrt.errors import BundleError, DeviceError, EngineError, MissingDependencyError, OutOfMemory
 
 # Making sessions from several threads at once is not safe in ONNX Runtime; running them is.
 _CREATING = threading.Lock()
@@ -76,6 +77,19 @@ def plain_session(graph: Path | bytes, *, config: Mapping[str, str] | None = Non
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
+@dataclass(frozen=True)
+class Interface:
+    """Inputs and outputs of a graph, as the manifest has them.
+
+    Attributes:
+        inputs: The names of all inputs.
+        outputs: The sizes of the last axis of the outputs that are used, by name.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: Mapping[str, int]
+
+
 class SessionEngine:
     """One graph on one device.
 
@@ -87,6 +101,7 @@ class SessionEngine:
         graph: The ONNX file.
         device: Where to run.
         threads: Threads to use; None takes what affinity and cgroup quota allow.
+        interface: The inputs and outputs that the graph must have; None does not check them.
         dtype: The dtype to compute in.
         weights_bytes: Size of the graph's weights. Each session repacks them in memory, which makes a short text
             several times as fast; from `LARGE_BYTES` on one session, the wide one, does for everything.
@@ -95,6 +110,7 @@ class SessionEngine:
             messages name either way.
 
     Raises:
+        BundleError: The graph has another interface. This too is found when the first session is made.
         DeviceError: The device is not to be had. On a CPU, which is always there, sessions are made on first use.
     """
 
@@ -104,6 +120,7 @@ class SessionEngine:
         device: Device,
         threads: int | None = None,
         *,
+        interface: Interface | None = None,
         dtype: str = "float32",
         weights_bytes: int = 0,
         prepack: bool = True,
@@ -114,6 +131,7 @@ class SessionEngine:
         self.threads = available_threads() if threads is None else threads
         self._graph = graph
         self._load = load or (lambda make: make(graph))
+        self._interface = interface
         large = weights_bytes >= LARGE_BYTES
         self._prepack = prepack or not large
         self._parallel = device.parallel and not large
@@ -161,12 +179,41 @@ class SessionEngine:
         require_process(self._process)
         with _CREATING:
             if threads not in self._sessions:
-                self._sessions[threads] = self._load(
+                session = self._load(
                     lambda opened: _create_session(
                         opened, self._graph, self.device, threads, prepack=self._prepack, dtype=self.dtype
                     )
                 )
+                if self._interface is not None:
+                    _check_interface(self._graph, session, self._interface)
+                self._sessions[threads] = session
             return self._sessions[threads]
+
+
+def _check_interface(graph: Path, session: Any, interface: Interface) -> None:
+    """Check that a graph has the inputs and outputs of the manifest, which no file but the graph itself tells.
+
+    Raises:
+        BundleError: It has others; the message names them.
+    """
+    inputs = {value.name for value in session.get_inputs()}
+    if inputs != set(interface.inputs):
+        raise BundleError(
+            f"{graph}: expected the inputs {', '.join(interface.inputs)}, as in the manifest, got "
+            f"{', '.join(sorted(inputs))}; export the model again"
+        )
+    widths = {value.name: value.shape[-1] if value.shape else None for value in session.get_outputs()}
+    for name, width in interface.outputs.items():
+        if name not in widths:
+            raise BundleError(
+                f"{graph}: expected the output {name}, as in the manifest, got {', '.join(widths)}; export the model "
+                "again"
+            )
+        if isinstance(widths[name], int) and widths[name] != width:
+            raise BundleError(
+                f"{graph}: expected {name} of width {width}, as in the manifest, got {widths[name]}; export the model "
+                "again"
+            )
 
 
 def _create_session(opened: Path, graph: Path, device: Device, threads: int, *, prepack: bool, dtype: str) -> Any:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from embedrt.bundle.atomic import publish
-from embedrt.bundle.check import user_cache
+from embedrt.bundle.check import expanded, user_cache
+from embedrt.bundle.disk import room
 from embedrt.bundle.manifest import MANIFEST, Bundle, Manifest, read_bundle, read_manifest, write_manifest
 from embedrt.bundle.settings import write_settings
 from embedrt.bundle.staging import clear, staging
@@ -20,9 +21,14 @@ _REFERENCE = re.compile(rf"(?P<name>{_NAME})(?:@(?P<revision>[^@]+))?")
 
 
 def home(chosen: str | Path | None = None) -> Path:
-    """The store's folder: `chosen`, `EMBEDRT_HOME`, `SENTENCE_TRANSFORMERS_HOME`, or the user's cache folder."""
+    """The store's folder: `chosen`, `EMBEDRT_HOME`, `SENTENCE_TRANSFORMERS_HOME`, or the user's cache folder.
+
+    Raises:
+        ModelNotFoundError: The user has no home folder.
+        ValueError: The folder starts with a "~" that stands for no folder.
+    """
     chosen = chosen or os.environ.get("EMBEDRT_HOME") or os.environ.get("SENTENCE_TRANSFORMERS_HOME")
-    return Path(chosen).expanduser() if chosen else user_cache()
+    return expanded(chosen) if chosen else user_cache()
 
 
 def parse(name: str) -> tuple[str, str | None] | None:
@@ -118,11 +124,12 @@ def copy_bundle(
     Raises:
         BundleError: The bundle is damaged, or something else is at `target`.
     """
-    target = Path(target).expanduser().absolute()
+    target = expanded(target).absolute()
     manifest = bundle.manifest if settings is None else settings
     if manifest == bundle.manifest and _holds(target, manifest):
         return target
-    with staging(target) as fresh:
+    size = sum(record.size for record in manifest.files.values())
+    with room(target, size, BundleError), staging(target) as fresh:
         bundle.files.load(bundle.manifest.files, lambda root: _copy(root, fresh, bundle.manifest.files))
         write_manifest(fresh, bundle.manifest)
         read_bundle(fresh, "always")

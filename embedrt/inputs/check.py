@@ -1,6 +1,6 @@
 """Validation of input texts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -20,31 +20,42 @@ def check_texts(texts: Any, name: str = "texts", *, first: int = 0) -> tuple[lis
         ValueError: An item has a lone surrogate, which UTF-8 cannot encode.
     """
     if isinstance(texts, str):
-        _check_unicode(texts, name)
-        return [texts], True
-    expected = f"{name}: expected str or an ordered collection of str, got {type(texts).__name__}"
-    if isinstance(texts, (bytes, dict, set, frozenset)) or not isinstance(texts, Iterable):
-        raise TypeError(expected)
-    if (dimensions := getattr(texts, "ndim", 1)) != 1:  # a DataFrame iterates over its column names
-        raise TypeError(f"{expected} of {dimensions} dimensions")
-    items = list(texts)
-    for i, item in enumerate(items, first):
+        return [_checked(texts, name)], True
+    items = list(require_collection(texts, name))
+    for i, item in enumerate(items):
         if not isinstance(item, str):
-            raise TypeError(f"{name}[{i}]: expected str, got {type(item).__name__}")
-        _check_unicode(item, f"{name}[{i}]")
+            raise TypeError(f"{name}[{first + i}]: expected str, got {type(item).__name__}")
+        items[i] = _checked(item, f"{name}[{first + i}]")
     return items, False
 
 
-def _check_unicode(text: str, name: str) -> None:
-    if text.isascii():
-        return
+def require_collection(texts: Any, name: str) -> Iterable[Any]:
+    """Check that texts are a collection or stream with an order, not one str.
+
+    Raises:
+        TypeError: They are one str, a mapping, which iterates over its keys, a set, bytes, or no iterable at all.
+    """
+    expected = f"{name}: expected str or an ordered collection of str, got {type(texts).__name__}"
+    if isinstance(texts, (str, bytes, Mapping, set, frozenset)) or not isinstance(texts, Iterable):
+        raise TypeError(expected)
+    if (dimensions := getattr(texts, "ndim", 1)) != 1:  # a DataFrame iterates over its column names
+        raise TypeError(f"{expected} of {dimensions} dimensions")
+    return texts
+
+
+def _checked(text: str, name: str) -> str:
+    """The text as a plain str, whose methods cannot be overridden."""
+    plain = text if type(text) is str else str.__str__(text)
+    if plain.isascii():
+        return plain
     try:
-        text.encode()
+        plain.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{name}: lone surrogate {text[error.start]!r} at character {error.start}; "
+            f"{name}: lone surrogate {plain[error.start]!r} at character {error.start}; "
             "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') replaces it"
         ) from None
+    return plain
 
 
 def preview(indexes: Sequence[int]) -> str:

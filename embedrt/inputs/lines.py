@@ -25,6 +25,8 @@ def read_lines(path: Path | None, limit: int | None = None) -> list[str]:
         OSError: The file cannot be read.
     """
     if path is None:
+        if sys.stdin is None:
+            raise ValueError(f"{STDIN}: expected texts, one per line, but it is closed; pass texts or a file")
         return list(islice(_decode(sys.stdin.buffer, STDIN), limit))
     with path.open("rb") as file:
         return list(islice(_decode(file, str(path)), limit))
@@ -39,6 +41,6 @@ def _decode(lines: Iterable[bytes], name: str) -> Iterator[str]:
             yield content.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"{name}:{number}: expected UTF-8, got byte 0x{content[error.start]:02x}; convert the file to UTF-8, "
-                "one text per line"
+                f"{name}:{number}: expected UTF-8, got byte 0x{content[error.start]:02x} at position "
+                f"{error.start + 1}; convert the texts to UTF-8, as with `iconv -f latin1 -t utf-8`, one text per line"
             ) from error

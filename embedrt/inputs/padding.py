@@ -3,8 +3,15 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.bundle.manifest import Tokenization
+from embedrt.bundle.manifest import MANIFEST, Tokenization
+from embedrt.errors import BundleError
 from embedrt.inputs.text import Tokens
+
+
+def input_names(tokenization: Tokenization) -> tuple[str, ...]:
+    """The names of the arrays that `pad` returns, which are the inputs of a graph."""
+    optional = {"token_type_ids": tokenization.token_type_ids, "pooling_mask": tokenization.pooling_mask}
+    return ("input_ids", "attention_mask", *(name for name, taken in optional.items() if taken))
 
 
 def pad(
@@ -28,6 +35,7 @@ def pad(
 
     Raises:
         ValueError: A row is longer than `length`.
+        BundleError: A token id is outside of the word embedding table, which a GPU would read as zeros.
     """
     starts = tokens.offsets[rows]
     lengths = tokens.offsets[rows + 1] - starts
@@ -47,6 +55,11 @@ def pad(
         return np.where(real, values.take(index, mode="clip"), np.int64(fill))
 
     feeds = {"input_ids": filled(tokens.ids, tokenization.pad_id), "attention_mask": real.astype(np.int64)}
+    if (largest := feeds["input_ids"].max(initial=0)) >= tokenization.embedding_rows:
+        raise BundleError(
+            f"token id {largest}: expected less than embedding_rows, {tokenization.embedding_rows}, of {MANIFEST}; "
+            "export the model again"
+        )
     if tokens.type_ids is not None:
         feeds["token_type_ids"] = filled(tokens.type_ids, 0)
     if tokenization.pooling_mask:

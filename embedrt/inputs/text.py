@@ -213,6 +213,11 @@ class TextTokenizer:
         )
 
     @property
+    def backend(self) -> Any:
+        """The `tokenizers.Tokenizer`, to be read only."""
+        return self._tokenizer
+
+    @property
     def special_tokens(self) -> int:
         """The number of special tokens that are added to a text."""
         count: int = self._tokenizer.num_special_tokens_to_add(is_pair=False)

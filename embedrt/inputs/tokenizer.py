@@ -9,11 +9,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.bundle.manifest import Tokenization
+from embedrt.bundle.manifest import MOST_TOKENS, Tokenization
 from embedrt.engine.machine import require_process
 from embedrt.inputs.check import check_texts
 from embedrt.inputs.padding import pad
 from embedrt.inputs.text import Tokens, encode_batch, read_tokenizer, tokens_of
+from embedrt.inputs.values import integer, shown, truth
 
 _Padding = bool | Literal["longest", "max_length", "do_not_pad"]
 
@@ -105,14 +106,14 @@ class Tokenizer:
             raise ValueError(
                 f"return_tensors: expected 'np' or None, got {return_tensors!r}; torch.from_numpy converts"
             )
-        if padding not in (True, False, "longest", "max_length", "do_not_pad"):
-            raise ValueError(f"padding: expected True, False, 'longest' or 'max_length', got {padding!r}")
-        if truncation not in (True, False):
-            raise ValueError(f"truncation: expected True or False, got {truncation!r}")
+        if not isinstance(padding, bool | str) or padding not in (True, False, "longest", "max_length", "do_not_pad"):
+            raise ValueError(f"padding: expected True, False, 'longest' or 'max_length', got {shown(padding)}")
+        truncation = truth(truncation, "truncation")
         least = self._tokenizer.num_special_tokens_to_add(is_pair=False) + 1
-        if max_length is not None and (type(max_length) is not int or max_length < least):
-            raise ValueError(f"max_length: expected {least} or more, or None, got {max_length!r}")
-        limit = self.model_max_length if max_length is None else max_length
+        number = integer(max_length)
+        if max_length is not None and (number is None or not least <= number <= MOST_TOKENS):
+            raise ValueError(f"max_length: expected {least} to {MOST_TOKENS}, or None, got {shown(max_length)}")
+        limit = self.model_max_length if number is None else number
         if padding == "max_length" and limit is None:
             raise ValueError("max_length: expected a number for padding='max_length', as the model has no limit")
         tokens = self._tokens(texts, limit if truncation else None, special=add_special_tokens)

@@ -16,10 +16,11 @@ from embedrt.bundle.manifest import Manifest, Route
 from embedrt.bundle.opened import BundleFiles
 from embedrt.engine import Batch
 from embedrt.engine.placement import Placement
-from embedrt.engine.session import SessionEngine
+from embedrt.engine.session import Interface, SessionEngine
 from embedrt.errors import BundleError, NonFiniteError, TruncationError
 from embedrt.inputs.check import preview
-from embedrt.inputs.padding import pad
+from embedrt.inputs.fit import require_fit
+from embedrt.inputs.padding import input_names, pad
 from embedrt.inputs.text import TextTokenizer, Tokens
 from embedrt.run.coalescing import Coalescer
 from embedrt.run.planning import PlannedBatch, plan
@@ -83,7 +84,7 @@ class Runner:
         widths: The expected width of graph outputs by name.
 
     Raises:
-        BundleError: The tokenizer is damaged.
+        BundleError: The tokenizer is damaged, or does not fit the manifest.
         DeviceError: The device is not available.
     """
 
@@ -96,6 +97,7 @@ class Runner:
         self.placement = placement
         self.widths = output_widths(manifest)
         self.tokenize = self._load_tokenizer(route.max_seq_length)
+        require_fit(self.folder, route, self.tokenize.backend)
         self._other_tokenizers: dict[int | None, TextTokenizer] = {}
         self._loading = Lock()
         variant = placement.variant
@@ -103,6 +105,9 @@ class Runner:
             files.folder / variant.file,
             placement.device,
             placement.threads,
+            interface=Interface(
+                input_names(route.tokenization), {name: output.width for name, output in route.outputs.items()}
+            ),
             dtype=placement.dtype,
             weights_bytes=sum(manifest.files[file].size for file in variant.files),
             prepack=prepack,

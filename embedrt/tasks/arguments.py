@@ -1,9 +1,12 @@
-"""Argument validation: each function returns a valid value, or raises an error that names the argument."""
+"""Validation of arguments that depend on a model, and of those that embedrt does not have."""
 
-import operator
 import warnings
-from typing import Any, get_args
+from collections.abc import Iterable
+from typing import Any
 
+from embedrt.bundle.manifest import MOST_TOKENS
+from embedrt.engine.devices import find_device
+from embedrt.inputs.values import integer, shown
 from embedrt.run.runner import Runner
 
 # Arguments of sentence-transformers that are not available without torch, with the remedy.
@@ -30,34 +33,15 @@ def deprecated(old: str, new: str) -> None:
     warnings.warn(f"{old} is the old name of {new}", DeprecationWarning, stacklevel=3)
 
 
-def integer(value: Any) -> int | None:
-    """Convert an integer of Python or NumPy to int; return None for anything else, bool included."""
-    if isinstance(value, bool):
-        return None
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
-
-
-def positive(value: Any, name: str) -> int:
-    """Validate a positive integer."""
-    number = integer(value)
-    if number is None or number < 1:
-        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
-    return number
-
-
-def one_of(value: Any, literal: Any, name: str) -> Any:
-    """Validate one of the values of a Literal."""
-    if value not in get_args(literal):
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, get_args(literal)))}, got {value!r}")
-    return value
-
-
 def device_name(device: Any) -> str | None:
-    """The name of a torch.device; other values unchanged."""
+    """The name of a torch.device; other names unchanged.
+
+    Raises:
+        DeviceError: The device is no name.
+    """
     name: str | None = str(device) if type(device).__module__ == "torch" else device
+    if not isinstance(name, str | None):
+        find_device(name)  # raises
     return name
 
 
@@ -65,7 +49,7 @@ def coordinates(value: Any, dim: int) -> int:
     """Validate the number of coordinates to keep, 1 to `dim`."""
     number = integer(value)
     if number is None or not 1 <= number <= dim:
-        raise ValueError(f"truncate_dim: expected 1 to {dim} or None, got {value!r}")
+        raise ValueError(f"truncate_dim: expected 1 to {dim} or None, got {shown(value)}")
     return number
 
 
@@ -76,15 +60,19 @@ def length_for(runner: Runner, value: Any, name: str = "max_seq_length") -> int 
     if value is None:
         fits = limit is None
     else:
-        fits = number is not None and least <= number and (limit is None or number <= limit)
+        fits = number is not None and least <= number <= (MOST_TOKENS if limit is None else limit)
     if not fits:
-        allowed = f"{least} or more, or None" if limit is None else f"{least} to {limit}, the number of positions"
-        raise ValueError(f"{name}: expected {allowed}, got {value!r}")
+        allowed = (
+            f"{least} to {MOST_TOKENS}, or None" if limit is None else f"{least} to {limit}, the number of positions"
+        )
+        raise ValueError(f"{name}: expected {allowed}, got {shown(value)}")
     return number
 
 
 def passages(spans: Any, text: str) -> list[tuple[int, int]]:
     """Validate character spans (start, end) within a text."""
+    if isinstance(spans, str) or not isinstance(spans, Iterable):
+        raise TypeError(f"spans: expected pairs (start, end), got {shown(spans)}")
     valid = []
     for i, span in enumerate(spans):
         ends = [integer(end) for end in span] if isinstance(span, (tuple, list)) else []

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from embedrt.bundle.manifest import Manifest
 from embedrt.errors import TruncationWarning
 from embedrt.inputs.check import check_texts, preview
-from embedrt.tasks.arguments import coordinates, one_of, positive
-from embedrt.types import SENTENCE, OnTruncation, OutputValue, Precision
+from embedrt.inputs.values import one_of, positive, shown, truth
+from embedrt.tasks.arguments import coordinates
+from embedrt.types import SENTENCE, TOKENS, OnTruncation, OutputValue, Precision
+from embedrt.vectors.quantization import check_ranges
 
 logger = logging.getLogger("embedrt")
 
@@ -91,19 +93,23 @@ def call_for(
     manifest = model.manifest
     route = route_for(manifest, task)
     dim = (model.truncate_dim or manifest.dim) if truncate_dim is None else coordinates(truncate_dim, manifest.dim)
-    one_of(on_truncation, OnTruncation, "on_truncation")
+    on_truncation = one_of(on_truncation, OnTruncation, "on_truncation")
     if output_value is not None:
-        one_of(output_value, OutputValue, "output_value")
+        output_value = one_of(output_value, OutputValue, "output_value")
+    normalize = truth(normalize_embeddings, "normalize_embeddings")
     prompt = prompt_for(model.prompts, model.default_prompt_name, prompt_name, prompt)
     batch_size = positive(batch_size, "batch_size")
-    stored: Precision = one_of(precision or "float32", Precision, "precision")
+    stored: Precision = "float32" if precision is None else one_of(precision, Precision, "precision")
     if output_value != SENTENCE and not manifest.routes[route].has_token_embeddings:
         raise ValueError(f"output_value: {output_value!r}: the model {manifest.name!r} has no token embeddings")
     if output_value is None and stored != "float32":
         raise ValueError(f"precision: expected 'float32' for output_value=None, got {stored!r}")
     if stored in {"int8", "uint8"}:
-        if ranges is None and output_value == SENTENCE:
-            ranges = _bundled_ranges(manifest, route, dim, normalize=normalize_embeddings)
+        if ranges is not None:
+            width = dim if output_value == SENTENCE else manifest.routes[route].outputs[TOKENS].width
+            ranges = check_ranges(ranges, width)
+        elif output_value == SENTENCE:
+            ranges = _bundled_ranges(manifest, route, dim, normalize=normalize)
     elif ranges is not None:
         raise ValueError(f"ranges: expected None for precision={stored!r}; only 'int8' and 'uint8' use ranges")
     return Call(
@@ -113,7 +119,7 @@ def call_for(
         batch_size=batch_size,
         output_value=output_value,
         dim=dim,
-        normalize=normalize_embeddings,
+        normalize=normalize,
         precision=stored,
         ranges=ranges,
         on_truncation=on_truncation,
@@ -182,9 +188,8 @@ def prompt_for(prompts: dict[str, str], default: str | None, name: str | None, p
         if name is None:
             return ""
         if not isinstance(name, str) or name not in prompts:
-            raise ValueError(f"prompt_name: expected one of {', '.join(map(repr, prompts))}, got {name!r}")
+            raise ValueError(f"prompt_name: expected one of {', '.join(map(repr, prompts))}, got {shown(name)}")
         prompt = prompts[name]
     if not isinstance(prompt, str):
         raise TypeError(f"prompt: expected str or None, got {type(prompt).__name__}")
-    check_texts(prompt, "prompt")
-    return prompt
+    return check_texts(prompt, "prompt")[0][0]

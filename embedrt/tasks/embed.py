@@ -13,7 +13,7 @@ from embedrt.run.runner import Runner
 from embedrt.tasks.call import Call
 from embedrt.types import SENTENCE, TOKENS, Features, Vectors
 from embedrt.vectors.arrays import SMALLEST_NORM
-from embedrt.vectors.quantization import quantize_embeddings
+from embedrt.vectors.quantization import quantize_embeddings, require_enough
 
 _Results: TypeAlias = Mapping[str, NDArray[np.float32]]
 
@@ -103,6 +103,9 @@ def embed(run: Run, texts: list[str], call: Call) -> Result:
     Returns:
         Vectors in the call's precision, or a list with one array or dict per text.
     """
+    measures = call.output_value == SENTENCE and call.precision in {"int8", "uint8"} and call.ranges is None
+    if measures and texts:
+        require_enough(len(texts))
     result = run(texts, request_of(call))
     return Result(stored(result.values, call), result.truncated)
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from embedrt.bundle.manifest import Route
 from embedrt.inputs.check import check_texts
+from embedrt.inputs.values import integer, one_of, shown
 from embedrt.inputs.windows import Span, Windows, split
 from embedrt.run.runner import Runner
-from embedrt.tasks.arguments import integer, length_for, one_of, passages
+from embedrt.tasks.arguments import length_for, passages
 from embedrt.tasks.call import Call
 from embedrt.tasks.embed import request_of, truncate_and_normalize
 from embedrt.types import SENTENCE, Texts, Vectors
@@ -27,7 +28,7 @@ def encode_long(
 ) -> Vectors | list[Vectors]:
     """Encode texts of any length; `Embedder.encode_long` documents the arguments."""
     items, single = check_texts(texts)
-    one_of(combine, Combine, "combine")
+    combine = one_of(combine, Combine, "combine")
     call, overlap = _with_window(runner, call, max_tokens, overlap)
     found = encode_windows(runner, items, call, overlap=overlap, combine=combine)
     if single:
@@ -50,7 +51,9 @@ def windows(
 
 def encode_chunks(runner: Runner, text: str, spans: Iterable[Span], call: Call) -> Vectors:
     """Encode the passages of a text by late chunking; `Embedder.encode_chunks` documents the arguments."""
-    check_texts([text], "text")
+    if not isinstance(text, str):
+        raise TypeError(f"text: expected str, got {type(text).__name__}")
+    text = check_texts(text, "text")[0][0]
     require_mean_pooling(runner.route)
     return encode_spans(runner, text, passages(spans, text), call)
 
@@ -60,7 +63,7 @@ def _with_window(runner: Runner, call: Call, max_tokens: int | None, overlap: in
         call = replace(call, max_seq_length=length_for(runner, max_tokens, "max_tokens"))
     number = integer(overlap)
     if number is None or number < 0:
-        raise ValueError(f"overlap: expected 0 or more, got {overlap!r}")
+        raise ValueError(f"overlap: expected 0 or more, got {shown(overlap)}")
     return call, number
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from embedrt.inputs.check import check_texts
+from embedrt.inputs.check import check_texts, require_collection
 from embedrt.run.request import Run
 from embedrt.run.runner import Runner
 from embedrt.tasks.call import Call
@@ -32,6 +32,7 @@ def encode_iter(
     """
     if isinstance(inputs, str):
         raise TypeError("inputs: expected an iterable of str, got one str; use encode")
+    require_collection(inputs, "inputs")
     if call.ranges is None and call.precision in {"int8", "uint8"}:
         raise ValueError(
             f"ranges: precision={call.precision!r} needs ranges for a stream; pass ranges=, or measure them with "
@@ -41,7 +42,7 @@ def encode_iter(
     def windows() -> Iterator[NDArray[Any]]:
         texts, size, done = iter(inputs), _FIRST_WINDOW, 0
         while window := list(islice(texts, size)):
-            check_texts(window, first=done)
+            window, _ = check_texts(window, first=done)
             run: Run = partial(runners()[call.route].run, indexes=range(done, done + len(window)))
             result = embed(run, window, call)
             done += len(window)

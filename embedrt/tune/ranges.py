@@ -1,11 +1,13 @@
 """Ranges for int8 and uint8 vectors, measured over the user's texts and stored in the bundle."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from embedrt.bundle.atomic import replace_files
-from embedrt.bundle.manifest import MANIFEST, read_manifest, write_manifest
+from embedrt.bundle.disk import explained
+from embedrt.bundle.manifest import MANIFEST, manifest_bytes, read_manifest, write_manifest
 from embedrt.bundle.staging import staging
 from embedrt.embedder import Embedder
 from embedrt.errors import BundleError
@@ -34,6 +36,9 @@ def ranges(
             "suit other texts"
         )
     embedder = Embedder(resolve(bundle, local_files_only=True), device, threads=threads)
+    folder = embedder.folder
+    if not os.access(folder, os.W_OK):
+        raise BundleError(f"{folder}: the ranges cannot be written there; copy the bundle to a writable folder")
     vectors = embedder.encode(
         items, prompt_name, task=task, truncate_dim=embedder.manifest.dim, show_progress_bar=show_progress_bar
     )
@@ -45,8 +50,12 @@ def ranges(
     current = read_manifest(folder, files.root)
     if replace(current, vector_ranges=None) != replace(embedder.manifest, vector_ranges=None):
         raise changed
-    with staging(files.root / MANIFEST) as fresh:
-        write_manifest(fresh, replace(current, vector_ranges=edges))
+    measured = replace(current, vector_ranges=edges)
+    with (
+        explained(folder / MANIFEST, len(manifest_bytes(measured)), BundleError),
+        staging(files.root / MANIFEST) as fresh,
+    ):
+        write_manifest(fresh, measured)
         if files.is_replaced:
             raise changed
         replace_files(fresh, files.root)

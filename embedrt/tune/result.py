@@ -9,6 +9,7 @@ from pathlib import Path
 
 from embedrt._version import __version__
 from embedrt.bundle.atomic import replace_files
+from embedrt.bundle.disk import room
 from embedrt.bundle.manifest import FLOAT32, TUNED, Manifest
 from embedrt.bundle.reports import MEAN_COSINE, MIN_COSINE
 from embedrt.bundle.staging import staging
@@ -333,10 +334,10 @@ def write(folder: Path, tuning: Tuning) -> None:
     Raises:
         BundleError: The folder cannot be written.
     """
-    text = json.dumps(asdict(tuning), indent=2, ensure_ascii=False, allow_nan=False)
+    content = json.dumps(asdict(tuning), indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     try:
-        with staging(folder / TUNED) as fresh:
-            (fresh / TUNED).write_bytes(text.encode() + b"\n")
+        with room(folder / TUNED, len(content), BundleError), staging(folder / TUNED) as fresh:
+            (fresh / TUNED).write_bytes(content)
             replace_files(fresh, folder)
     except OSError as error:
         raise _unwritable(folder, error) from error

@@ -24,6 +24,7 @@ from embedrt.engine.placement import place
 from embedrt.errors import DeviceError, EmbedrtError
 from embedrt.hub.resolve import resolve
 from embedrt.inputs.check import check_texts
+from embedrt.inputs.values import shown, truth
 from embedrt.run.runner import Runner
 from embedrt.tasks.embed import graph_vectors
 from embedrt.tune.candidates import (
@@ -74,12 +75,15 @@ def tune(
         ParityError: The vectors in float32 are wrong on every device.
         QualityError: The bundle has no float32, and its vectors are wrong on every device.
     """
-    if not seconds > 0:
-        raise ValueError(f"seconds: expected more than 0, got {seconds!r}")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float | np.number) or not seconds > 0:
+        raise ValueError(f"seconds: expected more than 0, got {shown(seconds)}")
     generated = texts is None
     items = None if texts is None else check_texts(texts)[0]
     if items is not None and len(items) < MIN_TEXTS:
         raise ValueError(f"texts: expected at least {MIN_TEXTS}, got {len(items)}")
+    if show_progress_bar is None:
+        show_progress_bar = logger.isEnabledFor(logging.INFO)
+    show_progress_bar = truth(show_progress_bar, "show_progress_bar")
     folder = resolve(bundle, local_files_only=True).absolute()
     opened = open_bundle(folder)
     manifest = opened.manifest
@@ -89,8 +93,6 @@ def tune(
         items = [*parity_texts, *mixture(parity_texts, max(0, _DEFAULT_TEXTS - len(parity_texts)))]
     # Shuffled, so that the first few texts have all lengths.
     items = random.Random(0).sample(items, min(len(items), MOST_TEXTS))  # noqa: S311
-    if show_progress_bar is None:
-        show_progress_bar = logger.isEnabledFor(logging.INFO)
     with _progress(show_progress_bar) as advance:
         tuning = _Search(opened, items, perf_counter() + seconds, advance, generated=generated).run()
     write(folder, tuning)

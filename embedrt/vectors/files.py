@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from embedrt.bundle.atomic import replace_files
+from embedrt.bundle.disk import explained
 from embedrt.bundle.staging import staging
 from embedrt.bundle.strict_json import LFS_POINTER, decode, parse_json
 from embedrt.errors import EmbeddingsError, EmbedrtError, MissingDependencyError
@@ -24,6 +25,7 @@ DTYPES = ("float32", "float16", "int8", "uint8")
 """The dtypes of vectors in files; int8 and uint8 also hold packed "binary" and "ubinary" vectors."""
 
 _KEY = "embedrt"  # of the record in the metadata of safetensors and Parquet files
+_STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
 _BLOCK_BYTES = 1 << 25  # of a Parquet row group, and of the rows that are checked at a time
 
 Matrix = NDArray[Any]
@@ -77,12 +79,13 @@ class _Format:
     """A file format.
 
     Attributes:
-        write: Function that completes the record and writes a new file.
+        write: Function that completes the record and writes new files into a folder, under the name of the target. It
+            returns the folders whose files are moved beside the target, one after the other.
         read: Function that returns texts, vectors and the record, or None if a foreign file has none; it may raise any
             exception.
     """
 
-    write: Callable[[Path, _Record, list[str], Matrix], None]
+    write: Callable[[Path, Path, _Record, list[str], Matrix], list[Path]]
     read: Callable[[Path], tuple[list[str], Matrix, _Record | None]]
 
 
@@ -96,7 +99,8 @@ def save_embeddings(
     - `.safetensors`: the tensors "vectors", "texts" (all texts in UTF-8, uint8) and "offsets" (int64 `[texts + 1]`,
       the bounds of each text).
     - `.npy`: the matrix only, readable by `numpy.load`. The texts are in `NAME.npy.json` beside it, with the SHA-256 of
-      the matrix, so that a mismatched pair does not load.
+      the matrix, so that a mismatched pair does not load. Only while the pair is replaced, that file also has the texts
+      of the old matrix, so that a killed process leaves a pair that loads: the old or the new one.
     - `.parquet`: the columns "text" and "embedding", a fixed-size list.
 
     Args:
@@ -107,6 +111,7 @@ def save_embeddings(
             can check that vectors are comparable.
 
     Raises:
+        EmbeddingsError: The file cannot be written; the message has its size and the system's reason.
         ValueError: The suffix or dtype is unknown, there are not as many texts as vectors, or a number is not finite.
         TypeError: A text is not a str, `vectors` is not numeric, or `model` is not a model.
         MissingDependencyError: The package for this format is not installed.
@@ -119,9 +124,48 @@ def save_embeddings(
     matrix = as_array(vectors, "vectors")
     _check(items, matrix)
     matrix = np.ascontiguousarray(matrix, matrix.dtype.newbyteorder("="))
-    with staging(path) as fresh:
-        kind.write(fresh / path.name, _Record(FORMAT_VERSION, *identity), items, matrix)
-        replace_files(fresh, path.parent)
+    size = matrix.nbytes + sum(len(text.encode()) for text in items)
+    with explained(path, size, EmbeddingsError), staging(path) as fresh:
+        for folder in kind.write(fresh, path, _Record(FORMAT_VERSION, *identity), items, matrix):
+            replace_files(folder, path.parent)
+
+
+def save_matrix(path: Path, matrix: Matrix) -> None:
+    """Write one matrix in NumPy's format.
+
+    A file is replaced atomically, and a link stays a link to it. A pipe, a device and standard output are written
+    directly.
+
+    Raises:
+        EmbeddingsError: The file cannot be written; the message has its size and the system's reason.
+    """
+    with explained(path, matrix.nbytes, EmbeddingsError):
+        if is_stream(path):
+            with path.open("wb") as file:
+                write_matrix(file, matrix)
+            return
+        target = Path(os.path.realpath(path))
+        with staging(target) as fresh:
+            with (fresh / target.name).open("wb") as file:
+                write_matrix(file, matrix)
+            replace_files(fresh, target.parent)
+
+
+def is_stream(path: Path) -> bool:
+    """Return True if a path is written from its start to its end, not replaced: a pipe, a device, standard output."""
+    return str(path).startswith(_STREAMS) or (path.exists() and not path.is_file())
+
+
+def write_matrix(file: BinaryIO, matrix: Matrix) -> None:
+    """Write what `numpy.save` does; its own way through the C library loses the reason of a failure, and needs a file.
+
+    Args:
+        file: The open file.
+        matrix: The matrix.
+    """
+    rows = np.ascontiguousarray(matrix)
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(rows))
+    file.write(rows.reshape(-1).data)
 
 
 def load_embeddings(path: str | Path, model: Model | None = None) -> Embeddings:
@@ -172,6 +216,7 @@ def _identity(model: Model) -> tuple[str, str]:
     name, fingerprint = getattr(model, "name", None), getattr(model, "fingerprint", None)
     if not (isinstance(name, str) and isinstance(fingerprint, str)):
         raise TypeError(f"model: expected an Embedder or None, got {type(model).__name__}")
+    check_texts([name, fingerprint], "model")
     return name, fingerprint
 
 
@@ -232,11 +277,41 @@ def _from_json(raw: Any, where: str) -> _Record:
     return decode(_Record, raw, where)
 
 
-def _write_npy(path: Path, record: _Record, texts: list[str], vectors: Matrix) -> None:
-    with path.open("wb") as file:
-        np.lib.format.write_array(file, vectors, allow_pickle=False)
-    whole = _Record(record.format_version, record.model, record.fingerprint, _file_digest(path))
-    _beside(path).write_bytes(_to_json(whole, texts=texts).encode() + b"\n")
+def _write_npy(folder: Path, target: Path, record: _Record, texts: list[str], vectors: Matrix) -> list[Path]:
+    """Write the texts, the matrix, and the texts alone.
+
+    Two files cannot be replaced at once. So the file of texts comes first, and has the texts of both the new matrix and
+    the one that is there, each with the SHA-256 of its matrix. Whichever matrix is there finds its texts.
+    """
+    both, matrix, alone = (folder / name for name in ("1", "2", "3"))
+    for step in (both, matrix, alone):
+        step.mkdir()
+    with (matrix / target.name).open("wb") as file:
+        write_matrix(file, vectors)
+    whole = _Record(record.format_version, record.model, record.fingerprint, _file_digest(matrix / target.name))
+    content = _to_json(whole, texts=texts).encode() + b"\n"
+    if (previous := _stored_texts(target)) is None:
+        (both / _beside(target).name).write_bytes(content)
+        return [both, matrix]
+    (both / _beside(target).name).write_bytes(_to_json(whole, texts=texts, previous=previous).encode() + b"\n")
+    (alone / _beside(target).name).write_bytes(content)
+    return [both, matrix, alone]
+
+
+def _stored_texts(path: Path) -> Any:
+    """The record and texts of the matrix that is there; None if there is none, or one without its texts."""
+    try:
+        digest = _file_digest(path)
+        raw = _of_matrix(parse_json(_beside(path).read_bytes(), _beside(path).name), digest)
+    except (OSError, ValueError):
+        return None
+    return raw if isinstance(raw, dict) and raw.get("sha256") == digest else None
+
+
+def _of_matrix(raw: Any, digest: str) -> Any:
+    """The record with the SHA-256 of a matrix, of one or two in a file of texts; the first one if none fits."""
+    previous = raw.pop("previous", None) if isinstance(raw, dict) else None
+    return previous if isinstance(previous, dict) and previous.get("sha256") == digest else raw
 
 
 def _read_npy(path: Path) -> tuple[list[str], Matrix, _Record]:
@@ -246,12 +321,13 @@ def _read_npy(path: Path) -> tuple[list[str], Matrix, _Record]:
             f"{path}: expected the file of its texts, {beside.name}, beside it, got none; copy both files, or read the "
             "matrix alone with numpy.load"
         )
-    raw = parse_json(beside.read_bytes(), beside.name)
+    digest = _file_digest(path)
+    raw = _of_matrix(parse_json(beside.read_bytes(), beside.name), digest)
     texts = raw.pop("texts", None) if isinstance(raw, dict) else None
     if not isinstance(texts, list):
         raise TypeError(f"{beside.name}: expected a list of texts")
     record = _from_json(raw, beside.name)
-    if (digest := _file_digest(path)) != record.sha256:
+    if digest != record.sha256:
         raise EmbeddingsError(
             f"{path}: expected SHA-256 {record.sha256}, as in {beside.name}, got {digest}; one of the two files was "
             "damaged or replaced: copy both again, or encode the texts again"
@@ -269,8 +345,9 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_safetensors(path: Path, record: _Record, texts: list[str], vectors: Matrix) -> None:
+def _write_safetensors(folder: Path, target: Path, record: _Record, texts: list[str], vectors: Matrix) -> list[Path]:
     try:
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
     except ImportError as error:
         raise _missing("safetensors") from error
@@ -279,7 +356,11 @@ def _write_safetensors(path: Path, record: _Record, texts: list[str], vectors: M
     np.cumsum([len(text) for text in encoded], out=offsets[1:])
     tensors = {"vectors": vectors, "texts": np.frombuffer(b"".join(encoded), np.uint8), "offsets": offsets}
     whole = _Record(record.format_version, record.model, record.fingerprint, _content_digest(record, tensors))
-    save_file(tensors, path, metadata={_KEY: _to_json(whole)})
+    try:
+        save_file(tensors, folder / target.name, metadata={_KEY: _to_json(whole)})
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    return [folder]
 
 
 def _read_safetensors(path: Path) -> tuple[list[str], Matrix, _Record]:
@@ -315,7 +396,7 @@ def _content_digest(record: _Record, tensors: dict[str, Matrix]) -> str:
     return digest.hexdigest()
 
 
-def _write_parquet(path: Path, record: _Record, texts: list[str], vectors: Matrix) -> None:
+def _write_parquet(folder: Path, target: Path, record: _Record, texts: list[str], vectors: Matrix) -> list[Path]:
     pa, pq = _pyarrow()
     kind = pa.list_(pa.from_numpy_dtype(vectors.dtype), vectors.shape[1])
     schema = pa.schema({"text": pa.string(), "embedding": kind}, {_KEY: _to_json(record)})
@@ -323,7 +404,7 @@ def _write_parquet(path: Path, record: _Record, texts: list[str], vectors: Matri
     packed = vectors.dtype.kind != "f"
     columns = {"text": True, "embedding.list.element": packed}
     with pq.ParquetWriter(
-        path,
+        folder / target.name,
         schema,
         use_dictionary=[name for name, packs in columns.items() if packs],
         compression={name: "snappy" if packs else "none" for name, packs in columns.items()},
@@ -334,6 +415,7 @@ def _write_parquet(path: Path, record: _Record, texts: list[str], vectors: Matri
             values = pa.array(vectors[rows].reshape(-1))
             embedding = pa.FixedSizeListArray.from_arrays(values, type=kind)
             writer.write_table(pa.table([pa.array(texts[rows], pa.string()), embedding], schema=schema))
+    return [folder]
 
 
 def _read_parquet(path: Path) -> tuple[list[str], Matrix, _Record | None]:

@@ -12,6 +12,7 @@ from typing import Any, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from embedrt.inputs.values import integer, one_of, shown
 from embedrt.types import Precision
 from embedrt.vectors.arrays import Floats, as_array, as_floats, as_matrix
 
@@ -71,7 +72,7 @@ def quantize_embeddings(
         >>> quantize_embeddings(vectors, "ubinary").shape  # vectors: (1000, 384)
         (1000, 48)
     """
-    _check_precision(precision)
+    precision = one_of(precision, Precision, "precision")
     scalar = precision in {"int8", "uint8"}
     matrices = _matrices(embeddings)
     if matrices is None:
@@ -128,7 +129,7 @@ def dequantize_embeddings(
     Example:
         >>> dequantize_embeddings(codes, "int8", ranges)
     """
-    _check_precision(precision)
+    precision = one_of(precision, Precision, "precision")
     codes = as_array(embeddings, "embeddings")
     if precision == "float32":
         return as_floats(codes, "embeddings").astype(np.float32)
@@ -146,9 +147,10 @@ def dequantize_embeddings(
         values += starts
         return values
     bits = 8 * codes.shape[-1]
-    if dim is not None and (type(dim) is not int or not bits - 8 < dim <= bits):
-        raise ValueError(f"dim: expected {bits - 7} to {bits} for vectors of {codes.shape[-1]} bytes, got {dim!r}")
-    signs = np.unpackbits(packed_bytes(codes), axis=-1, count=dim).astype(np.float32)
+    count = integer(dim)
+    if dim is not None and (count is None or not bits - 8 < count <= bits):
+        raise ValueError(f"dim: expected {bits - 7} to {bits} for vectors of {codes.shape[-1]} bytes, got {shown(dim)}")
+    signs = np.unpackbits(packed_bytes(codes), axis=-1, count=count).astype(np.float32)
     signs *= 2
     signs -= 1
     return signs
@@ -158,9 +160,15 @@ def check_ranges(ranges: Any, dim: int) -> NDArray[np.float32]:
     """Validate ranges, and convert them to float32 `[2, dim]`.
 
     Raises:
+        TypeError: The ranges are not numbers.
         ValueError: The shape differs, a value is not finite, or a minimum is above its maximum.
     """
-    array = as_array(ranges, "ranges")
+    try:
+        array = as_array(ranges, "ranges")
+    except TypeError:
+        raise TypeError(
+            f"ranges: expected an array [2, {dim}], minimum and maximum of every coordinate, got {shown(ranges)}"
+        ) from None
     if array.shape != (2, dim):
         raise ValueError(
             f"ranges: expected the shape [2, {dim}], minimum and maximum of every coordinate, got "
@@ -216,11 +224,20 @@ def _ranges(vectors: Floats, ranges: Any, calibration_embeddings: Any) -> NDArra
 
 def _measured(embeddings: Any, name: str) -> NDArray[np.float32]:
     vectors = as_floats(as_matrix(embeddings, name), name)
-    if len(vectors) < 2:
-        raise ValueError(f"ranges: expected at least 2 vectors to measure, got {len(vectors)}; {_REMEDY}")
+    require_enough(len(vectors))
     if len(vectors) < _ENOUGH:
         logger.warning("ranges for quantization are measured from %d vectors only; %s", len(vectors), _REMEDY)
     return np.stack((vectors.min(axis=0), vectors.max(axis=0))).astype(np.float32)
+
+
+def require_enough(count: int) -> None:
+    """Check that ranges can be measured from so many vectors.
+
+    Raises:
+        ValueError: They are fewer than two.
+    """
+    if count < 2:
+        raise ValueError(f"ranges: expected at least 2 vectors to measure, got {count}; {_REMEDY}")
 
 
 def _steps(ranges: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -244,8 +261,3 @@ def _quantize(vectors: Floats, precision: Precision, ranges: NDArray[np.float32]
     if precision == "int8":
         codes -= 128
     return codes.astype(precision)
-
-
-def _check_precision(precision: str) -> None:
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision: expected one of {', '.join(map(repr, PRECISIONS))}, got {precision!r}")

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from embedrt.inputs.check import check_texts
+from embedrt.inputs.values import function, positive, shown, truth
 from embedrt.types import Precision
 from embedrt.vectors.arrays import AT_ONCE, Floats, as_floats, as_matrix, by_pair, scaled
 from embedrt.vectors.nearest import QUERIES_AT_ONCE, Indices, Matches, ScoreFunction, nearest, nearest_bits
@@ -70,12 +72,10 @@ def semantic_search(
         >>> (hits,) = semantic_search(model.encode_query("a question"), corpus, top_k=3)
         >>> hits[0]["corpus_id"], hits[0]["score"]
     """
-    _check_positive(
-        query_chunk_size=query_chunk_size,
-        corpus_chunk_size=corpus_chunk_size,
-        top_k=top_k,
-        rescore_multiplier=rescore_multiplier,
-    )
+    function(score_function, "score_function")
+    chunks = positive(query_chunk_size, "query_chunk_size"), positive(corpus_chunk_size, "corpus_chunk_size")
+    top_k = positive(top_k, "top_k")
+    multiplier = positive(rescore_multiplier, "rescore_multiplier") if truth(rescore, "rescore") else 1
     queries = as_matrix(query_embeddings, "query_embeddings")
     corpus = as_matrix(corpus_embeddings, "corpus_embeddings")
     if not len(queries) or not len(corpus):
@@ -93,9 +93,7 @@ def semantic_search(
             f"corpus {width} wide, got {corpus.shape[1]}"
         )
     queries = as_floats(np.ascontiguousarray(queries), "query_embeddings", np.float32 if bits else corpus.dtype)
-    chunks = (query_chunk_size, corpus_chunk_size)
     if bits:
-        multiplier = rescore_multiplier if rescore else 1
         found = nearest_bits(queries, corpus, top_k * multiplier, chunks)
         if rescore:
             found = _rescored(found, queries, corpus, precision, top_k, score_function)
@@ -157,6 +155,9 @@ def paraphrase_mining(
     """
     if isinstance(sentences, str):
         raise TypeError("sentences: expected a list of texts to compare with each other, got one str")
+    sentences, _ = check_texts(sentences, "sentences")
+    function(score_function, "score_function")
+    pairing = _pairing(query_chunk_size, corpus_chunk_size, max_pairs, top_k)
     embeddings = model.encode(
         sentences,
         show_progress_bar=show_progress_bar,
@@ -165,9 +166,7 @@ def paraphrase_mining(
         prompt_name=prompt_name,
         prompt=prompt,
     )
-    return paraphrase_mining_embeddings(
-        embeddings, query_chunk_size, corpus_chunk_size, max_pairs, top_k, score_function
-    )
+    return paraphrase_mining_embeddings(embeddings, *pairing, score_function)
 
 
 def paraphrase_mining_embeddings(
@@ -195,8 +194,9 @@ def paraphrase_mining_embeddings(
         TypeError: The vectors are not numeric.
         ValueError: An argument is out of range, or there is NaN or infinity.
     """
-    _check_positive(
-        query_chunk_size=query_chunk_size, corpus_chunk_size=corpus_chunk_size, max_pairs=max_pairs, top_k=top_k
+    function(score_function, "score_function")
+    query_chunk_size, corpus_chunk_size, max_pairs, top_k = _pairing(
+        query_chunk_size, corpus_chunk_size, max_pairs, top_k
     )
     vectors = as_floats(np.ascontiguousarray(as_matrix(embeddings, "embeddings")), "embeddings")
     count = len(vectors)
@@ -246,10 +246,12 @@ def community_detection(
         >>> community_detection([[1, 0], [0, 1], [1, 0.1]], min_community_size=2)
         [[0, 2]]
     """
-    _check_positive(min_community_size=min_community_size, batch_size=batch_size)
+    min_community_size = positive(min_community_size, "min_community_size")
+    batch_size = positive(batch_size, "batch_size")
+    show_progress_bar = truth(show_progress_bar, "show_progress_bar")
     vectors = scaled(as_floats(np.ascontiguousarray(as_matrix(embeddings, "embeddings")), "embeddings"), "embeddings")
-    if not np.isfinite(threshold):
-        raise ValueError(f"threshold: expected a cosine similarity, got {threshold!r}")
+    if not isinstance(threshold, int | float | np.number) or not np.isfinite(threshold):
+        raise ValueError(f"threshold: expected a cosine similarity, got {shown(threshold)}")
     if not len(vectors) or len(vectors) < min_community_size:
         return []
     all_rows = np.arange(len(vectors))
@@ -276,6 +278,16 @@ def community_detection(
             communities.append([int(center), *members[nearest].tolist()])
             free[communities[-1]] = False
     return sorted(communities, key=len, reverse=True)
+
+
+def _pairing(query_chunk_size: int, corpus_chunk_size: int, max_pairs: int, top_k: int) -> tuple[int, int, int, int]:
+    """Validate the sizes of `paraphrase_mining_embeddings`, in the order of its arguments."""
+    return (
+        positive(query_chunk_size, "query_chunk_size"),
+        positive(corpus_chunk_size, "corpus_chunk_size"),
+        positive(max_pairs, "max_pairs"),
+        positive(top_k, "top_k"),
+    )
 
 
 def _rescored(
@@ -322,22 +334,16 @@ def _near(vectors: Floats, rows: Indices, threshold: float) -> NDArray[np.bool_]
 def _corpus_precision(corpus: NDArray[Any], precision: Precision | None) -> Precision:
     if precision is None and corpus.dtype not in _CODES:
         return "float32"
-    if precision is None or precision not in PRECISIONS:
+    if not isinstance(precision, str) or precision not in PRECISIONS:
         allowed = ", ".join(map(repr, PRECISIONS))
         raise ValueError(
-            f"corpus_precision: expected one of {allowed} for a corpus of {corpus.dtype}, got {precision!r}"
+            f"corpus_precision: expected one of {allowed} for a corpus of {corpus.dtype}, got {shown(precision)}"
         )
     expected = {"int8": np.int8, "binary": np.int8, "uint8": np.uint8, "ubinary": np.uint8}.get(precision)
     fits = corpus.dtype not in _CODES if expected is None else corpus.dtype == expected
     if not fits:
         raise TypeError(f"corpus_embeddings: a dtype of {corpus.dtype} does not match corpus_precision {precision!r}")
     return precision
-
-
-def _check_positive(**arguments: int) -> None:
-    for name, value in arguments.items():
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name}: expected a positive integer, got {value!r}")
 
 
 def _steps(steps: Iterable[int], show: bool) -> Iterable[int]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedrt.inputs.values import integer, shown
 from embedrt.vectors.arrays import Floats, as_array, as_floats, as_matrix, by_pair, scaled
 
 # Elements of a block that stays in the CPU cache while it is compared with every vector of the other side.
@@ -224,11 +225,12 @@ def truncate_embeddings(embeddings: Any, truncate_dim: int | None) -> NDArray[An
     array = as_array(embeddings, "embeddings")
     if truncate_dim is None:
         return array
-    if array.ndim == 0 or type(truncate_dim) is not int or not 1 <= truncate_dim <= array.shape[-1]:
+    count = integer(truncate_dim)
+    if array.ndim == 0 or count is None or not 1 <= count <= array.shape[-1]:
         raise ValueError(
-            f"truncate_dim: expected 1 to {array.shape[-1] if array.ndim else 0} or None, got {truncate_dim!r}"
+            f"truncate_dim: expected 1 to {array.shape[-1] if array.ndim else 0} or None, got {shown(truncate_dim)}"
         )
-    return array[..., :truncate_dim]
+    return array[..., :count]
 
 
 def _matrices(a: Any, b: Any) -> tuple[Floats, Floats]:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from embedrt.bundle.reports import ParityReport, QualityReport
 from embedrt.embedder import Embedder
 from embedrt.hub.resolve import exporter
 from embedrt.inputs.check import check_texts
+from embedrt.inputs.values import one_of
 from embedrt.verify.difference import Difference, difference
 from embedrt.verify.parity import read_parity_texts, verify_route
 
@@ -25,11 +26,7 @@ def verify(
     embedder: Embedder, reference: ReferenceKind = "bundle", source: str | Path | None = None
 ) -> Mapping[str, ParityReport | QualityReport]:
     """Verify a loaded bundle; see `embedrt.verify`."""
-    if reference not in get_args(ReferenceKind):
-        known = ", ".join(map(repr, get_args(ReferenceKind)))
-        raise ValueError(f"reference: expected one of {known}, got {reference!r}")
-    if source is not None and reference == "bundle":
-        raise ValueError("source: expected None for reference='bundle', which loads no model")
+    check_reference(reference, source)
     embedder.loaded.bundle.files.check(embedder.manifest.files, "always")
     if reference == "bundle":
         return {name: verify_route(runner) for name, runner in embedder.runners.items()}
@@ -37,7 +34,31 @@ def verify(
     return reports
 
 
+def check_reference(reference: ReferenceKind, source: str | Path | None) -> None:
+    """Check the reference of `verify`, before a bundle is loaded.
+
+    Raises:
+        ValueError: The reference is unknown, or the source does not apply to it.
+    """
+    one_of(reference, ReferenceKind, "reference")
+    if source is not None and reference == "bundle":
+        raise ValueError("source: expected None for reference='bundle', which loads no model")
+
+
+def check_diff_texts(texts: Iterable[str]) -> list[str]:
+    """The texts of `diff`, checked before a bundle is loaded.
+
+    Raises:
+        TypeError: A text is not a str.
+        ValueError: There are fewer than two.
+    """
+    items, _ = check_texts(texts)
+    if len(items) < 2:
+        raise ValueError(f"texts: expected at least 2, got {len(items)}")
+    return items
+
+
 def diff(a: Embedder, b: Embedder, texts: Iterable[str] | None = None, task: str | None = None) -> Difference:
     """Compare the vectors of two loaded bundles; see `embedrt.diff`."""
-    items = bundled_texts(a) if texts is None else check_texts(texts)[0]
+    items = bundled_texts(a) if texts is None else check_diff_texts(texts)
     return difference(*(model.encode(items, prompt="", truncate_dim=None, task=task) for model in (a, b)))

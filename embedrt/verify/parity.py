@@ -16,10 +16,20 @@ from numpy.typing import NDArray
 from embedrt.bundle.manifest import Route, Variant
 from embedrt.bundle.opened import BundleFiles
 from embedrt.bundle.reports import MEAN_COSINE, MIN_COSINE, ParityReport, QualityReport
+from embedrt.bundle.strict_json import RecordError, decode, parse_json
 from embedrt.errors import BundleError, ParityError, QualityError
 from embedrt.run.runner import Runner
 from embedrt.tasks.embed import graph_vectors, graph_vectors_in_one_batch
 from embedrt.types import SENTENCE, Vectors
+from embedrt.vectors.files import write_matrix
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """The contents of a file of parity texts."""
+
+    texts: tuple[str, ...]
+
 
 TOLERANCE = 1e-5
 """Upper bound for the error of float32 vectors, per coordinate of a vector of length 1."""
@@ -54,7 +64,8 @@ def save_reference(folder: Path, route: Route, texts: list[str], vectors: Vector
     """Write the parity texts and reference vectors of a route into a bundle."""
     (folder / route.parity_texts).parent.mkdir(exist_ok=True)
     (folder / route.parity_texts).write_bytes(json.dumps(texts, ensure_ascii=True, indent=1).encode() + b"\n")
-    np.save(folder / route.parity_vectors, vectors.astype(np.float32), allow_pickle=False)
+    with (folder / route.parity_vectors).open("wb") as file:
+        write_matrix(file, vectors.astype(np.float32))
 
 
 def verify_route(runner: Runner) -> ParityReport | QualityReport:
@@ -71,10 +82,11 @@ def verify_route(runner: Runner) -> ParityReport | QualityReport:
     if made is None:
         raise BundleError(f"{runner.folder}: {runner.placement.variant.file} has no proof; export the model again")
     bound = bound_of(runner.placement.variant, runner.placement.dtype)
+    texts = read_parity_texts(runner.files, runner.route)
     return compare(
         runner,
-        read_parity_texts(runner.files, runner.route),
-        _read_parity_vectors(runner),
+        texts,
+        _read_parity_vectors(runner, len(texts)),
         made.reference,
         independent=made.independent,
         tolerance=bound.tolerance,
@@ -93,15 +105,39 @@ def bound_of(variant: Variant, dtype: str) -> Bound:
 
 
 def read_parity_texts(files: BundleFiles, route: Route) -> list[str]:
-    """Read the parity texts of a route."""
-    texts: list[str] = json.loads(files.read_bytes(route.parity_texts))
-    return texts
+    """Read the parity texts of a route.
+
+    Raises:
+        BundleError: The file is not a list of texts.
+    """
+    try:
+        raw = parse_json(files.read_bytes(route.parity_texts), route.parity_texts)
+        texts = decode(_Texts, {"texts": raw}, route.parity_texts).texts
+    except RecordError as error:
+        raise BundleError(f"{files.folder}: {error}; export the model again") from error
+    if not texts:
+        raise BundleError(f"{files.folder / route.parity_texts}: expected texts, got none; export the model again")
+    return list(texts)
 
 
-def _read_parity_vectors(runner: Runner) -> Vectors:
-    """Read the reference vectors of the parity texts, float32 `[texts, dim]`."""
+def _read_parity_vectors(runner: Runner, texts: int) -> Vectors:
+    """Read the reference vectors of the parity texts, `[texts, dim]`.
+
+    Raises:
+        BundleError: The file has something else.
+    """
+    path = runner.folder / runner.route.parity_vectors
     content = BytesIO(runner.files.read_bytes(runner.route.parity_vectors))
-    vectors: Vectors = np.load(content, allow_pickle=False)
+    try:
+        vectors: Vectors = np.lib.format.read_array(content, allow_pickle=False)
+    except ValueError as error:
+        raise BundleError(f"{path}: cannot be read as vectors: {error}; export the model again") from error
+    expected = (texts, runner.widths[SENTENCE])
+    if vectors.shape != expected or vectors.dtype != np.float32:
+        raise BundleError(
+            f"{path}: expected float32 vectors of shape {list(expected)}, got {vectors.dtype} of "
+            f"{list(vectors.shape)}; export the model again"
+        )
     return vectors
 
 
@@ -246,8 +282,9 @@ def _verify_quality(runner: Runner, made: QualityReport) -> QualityReport:
 
 def _parity_cosines(runner: Runner) -> NDArray[np.float64]:
     """Cosine similarities of the parity texts to the reference vectors in the bundle, float64 `[texts]`."""
-    vectors = graph_vectors(runner, read_parity_texts(runner.files, runner.route))
-    return cosines(vectors, _read_parity_vectors(runner))
+    texts = read_parity_texts(runner.files, runner.route)
+    reference = _read_parity_vectors(runner, len(texts))
+    return cosines(graph_vectors(runner, texts), reference)
 
 
 def _scale(vectors: Vectors) -> float:

@@ -12,6 +12,8 @@ from typing import Any
 
 from embedrt._version import __version__
 from embedrt.bundle.atomic import publish
+from embedrt.bundle.check import expanded
+from embedrt.bundle.disk import bytes_in, room
 from embedrt.bundle.manifest import (
     FLOAT32,
     FORMAT_VERSION,
@@ -25,6 +27,8 @@ from embedrt.bundle.manifest import (
 from embedrt.bundle.staging import recover, staging
 from embedrt.errors import BundleError, DeviceError, ExportError, UnsupportedModelError
 from embedrt.hub.local import stored_path
+from embedrt.inputs.check import check_texts
+from embedrt.inputs.values import one_of, truth
 from embedrt.types import dtype_name
 from embedrt_export.dtypes import WRITERS, Draft
 from embedrt_export.dtypes.int8.texts import Texts, read_texts
@@ -105,9 +109,17 @@ def export(
         ValueError: `via` or `dtype` is unknown, or `onnx_file` or `calibration_texts` does not apply to it.
     """
     options = ExportOptions(via, onnx_file, task)
+    one_of(reference, ReferenceKind, "reference")
+    overwrite = truth(overwrite, "overwrite")
+    if name is not None:
+        if not isinstance(name, str):
+            raise TypeError(f"name: expected str or None, got {type(name).__name__}")
+        name = check_texts(name, "name")[0][0]
+    if output is None:  # an invalid name and a store without a folder fail here, not after the work
+        stored_path("model" if name is None else name, revision)
     dtypes = _dtypes(dtype)
     texts = _calibration(dtypes, calibration_texts)
-    target = None if output is None else Path(output).expanduser()
+    target = None if output is None else expanded(output)
     if target is not None:
         recover(target)
     if target is not None and target.exists():
@@ -118,7 +130,7 @@ def export(
     check_files(located.folder)
     spec = read_repo(located.folder, is_local=located.source.kind != "hub", token=token)
     logger.info("%s: %s in %s", name, _chains(spec), located.folder)
-    with staging(target) as folder:
+    with staging(target) as folder, room(target, lambda: bytes_in(folder), ExportError):
         manifest = _write_bundle(folder, located, spec, name, decide(spec, located, options, token))
         draft = Draft(folder, manifest, spec, reference, texts)
         for name in dict.fromkeys([FLOAT32, *dtypes]):

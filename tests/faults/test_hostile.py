@@ -174,7 +174,8 @@ def test_header_lengths_that_lie(model: Path, length: int) -> None:
 def test_shard_that_is_no_file_name(model: Path, name: str) -> None:
     shard(model)
     edit_json(model / INDEX, weight_map={QUERY: name})
-    refuse(model, rf"^{INDEX}: .* is not the name of a safetensors file in this folder$")
+    reason = "got a lone surrogate in" if "\ud800" in name else "is not the name of a safetensors file in this folder$"
+    refuse(model, rf"^{INDEX}: .* {reason}")
 
 
 def dangling(path: Path) -> None:

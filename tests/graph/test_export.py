@@ -23,7 +23,7 @@ import pytest
 import embedrt
 from embedrt import BundleError, Embedder, ExportError, ModelNotFoundError, ParityError, UnsupportedModelError
 from embedrt.bundle.check import VERIFIED
-from embedrt.bundle.manifest import MANIFEST, read_bundle
+from embedrt.bundle.manifest import MANIFEST, MOST_TOKENS, Tokenization, read_bundle
 from embedrt.bundle.reports import ParityReport
 from embedrt.hub.local import stored, stored_path
 from embedrt.verify.bundle import verify
@@ -33,6 +33,8 @@ from embedrt_export.graph.builder import GraphBuilder
 from embedrt_export.proof import reference
 from embedrt_export.proof.reference import Reference, digest, find_reference
 from embedrt_export.proof.texts import parity_texts
+from embedrt_export.routes.encoder import max_seq_length, position_limit
+from embedrt_export.tokenizer import BuiltTokenizer
 from tests.kit.bundles import parity
 from tests.kit.edits import edit_json, edit_weights, shard
 from tests.kit.formulas import sentence_vector
@@ -503,9 +505,9 @@ def test_no_space_left(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return write(graph, name, values)
 
     monkeypatch.setattr(GraphBuilder, "weight", full)
-    with pytest.raises(OSError, match="No space left on device") as caught:
+    message = r"bundle: writing more than \d+ bytes failed: No space left on device; nothing was left there$"
+    with pytest.raises(ExportError, match=message):
         export(model, tmp_path / "parent" / "bundle")
-    assert caught.value.errno == errno.ENOSPC
     assert list((tmp_path / "parent").iterdir()) == []
 
 
@@ -777,6 +779,24 @@ def test_max_seq_length_without_room(model: Path, tmp_path: Path, own: int | Non
     assert Embedder(export(model, tmp_path / "bundle")).token_count("a b c") == 3
 
 
+def test_a_limit_beyond_every_text() -> None:
+    """Of a model without positions; the manifest would be refused."""
+    how = Tokenization(pad_id=0, padding_side="right", token_type_ids=False, pooling_mask=False, embedding_rows=9)
+    tokenizer = BuiltTokenizer("", None, 2, how)
+    assert max_seq_length(MOST_TOKENS, tokenizer, None, None) == MOST_TOKENS
+    for wanted, stated in ((10**30, None), (None, 2**31)):
+        with pytest.raises(ExportError, match=r"^max_seq_length \d+: expected at most 2147483647; correct it"):
+            max_seq_length(wanted, tokenizer, stated, None)
+    assert position_limit(512, 10**30, None) == MOST_TOKENS
+
+
+@pytest.mark.parametrize(("name", "message"), [("a\ud800", "name: lone surrogate"), (5, "name: expected str")])
+def test_a_name_that_is_no_text(model: Path, tmp_path: Path, name: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        export(model, tmp_path / "bundle", name=name)
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_positions_without_room(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", max_position_embeddings=2)
     with pytest.raises(ExportError, match="max_seq_length 2 leaves no room"):
@@ -843,7 +863,8 @@ def test_a_lone_surrogate_in_a_config(model: Path, tmp_path: Path) -> None:
     """JSON can spell half of a character; no manifest can hold it."""
     edit_json(model / "config_sentence_transformers.json", prompts={"query": "\ud83d"})
     with pytest.raises(
-        ExportError, match=r"^config_sentence_transformers\.json: a lone surrogate, which is not valid Unicode"
+        ExportError,
+        match=r"^config_sentence_transformers\.json\.prompts\.query: expected valid Unicode, got a lone surrogate in",
     ):
         export(model, tmp_path / "bundle")
 

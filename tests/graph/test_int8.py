@@ -33,7 +33,7 @@ from embedrt_export.dtypes.int8.gptq import round_weights
 from embedrt_export.dtypes.int8.linear import QuantizedLayer, find_layers, observe, replace_layers
 from embedrt_export.dtypes.int8.texts import FEWEST, OWN, read_texts
 from embedrt_export.graph.data_file import DataFile
-from tests.kit.bundles import Json, change, copy_bundle, edit_graph, read_raw
+from tests.kit.bundles import copy_bundle, edit_graph, read_raw, rehash
 from tests.kit.models import make_model
 from tests.kit.shared_folders import shared_folder
 
@@ -338,10 +338,11 @@ class TestBundle:
         found = verify(Embedder(small_bundle, dtype="int8"))["default"]
         assert dataclasses.replace(made, engine="") == dataclasses.replace(found, engine="")
 
-        def claim(raw: Json) -> None:
-            raw["routes"]["default"]["variants"][-1]["proof"]["parity_min_cosine"] = 1.01
-
-        change(copy_bundle(small_bundle, tmp_path / "bundle"), claim)
+        path = copy_bundle(small_bundle, tmp_path / "bundle") / "parity" / "vectors.npy"
+        reference = np.load(path)
+        reference[3] += 0.1
+        np.save(path, reference)
+        rehash(tmp_path / "bundle")
         with pytest.raises(QualityError, match=r"worse here than where they were exported.*dtype='float32'"):
             verify(Embedder(tmp_path / "bundle", dtype="int8"))
 

@@ -454,6 +454,16 @@ BAD_CHAINS: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
         ExportError,
         "structure has no route",
     ),
+    "too many routes": (
+        damaged_router(lambda config: config.update(structure={f"r{i}": ["wide"] for i in range(501)})),
+        UnsupportedModelError,
+        r"2_Router/router_config.json: expected at most 1000 modules and routes, got 1002",
+    ),
+    "too many modules in a route": (
+        damaged_router(lambda config: config.update(structure={"query": ["wide"] * 100_000})),
+        UnsupportedModelError,
+        r"2_Router/router_config.json: expected at most 1000 modules and routes, got 100001",
+    ),
     "route outside": (
         damaged_router(lambda config: config.update(structure={"../query": ["wide"]})),
         UnsupportedModelError,

@@ -403,6 +403,32 @@ WITHOUT_TORCH = Difference(
     _raises("MissingDependencyError"),
 )
 
+
+@dataclass(frozen=True)
+class Stricter:
+    """A row of the table for values that are not among the recorded calls; tests/unit/test_arguments.py has them."""
+
+    what: str
+    theirs: str
+    ours: str
+    reason: str
+
+
+STRICTER: tuple[Stricter, ...] = (
+    Stricter(
+        "truth values that are no bool: `normalize_embeddings=1`",
+        "the truth value that Python gives them",
+        "`ValueError`",
+        'arrays have none, and that of `"no"` is True',
+    ),
+    Stricter(
+        '`precision=""`, and other empty values',
+        "float32",
+        "`ValueError`; None is float32",
+        "the message helps",
+    ),
+)
+
 _HEAD = (
     "# Differences to sentence-transformers",
     "",
@@ -417,7 +443,8 @@ _HEAD = (
 
 def page() -> str:
     """The page docs/reference/differences.md."""
-    rows = [f"| {row.what} | {row.theirs} | {row.ours} | {row.reason} |" for row in [*DIFFERENCES, WITHOUT_TORCH]]
+    listed: list[Difference | Stricter] = [*DIFFERENCES, WITHOUT_TORCH, *STRICTER]
+    rows = [f"| {row.what} | {row.theirs} | {row.ours} | {row.reason} |" for row in listed]
     return "\n".join([*_HEAD, *rows, ""])
 
 

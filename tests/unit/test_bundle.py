@@ -1,5 +1,6 @@
 """Reading a bundle: every damage is an error of its own that names the file and the remedy."""
 
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import embedrt
 from embedrt import BundleError, DeviceError, Embedder
 from embedrt.bundle.manifest import MANIFEST, read_bundle, read_manifest, write_manifest
 from tests.kit.bundles import Json, change, copy_bundle, edit_graph, read_raw, rehash, write_raw
@@ -174,11 +176,11 @@ class TestManifest:
             ),
             (
                 lambda raw: raw["routes"]["default"]["outputs"]["sentence_embedding"].update(width=0),
-                "routes.default.outputs.sentence_embedding.width: expected a positive integer, got 0",
+                "routes.default.outputs.sentence_embedding.width: expected 1 to 1048576, got 0",
             ),
             (
                 lambda raw: raw["routes"]["default"]["outputs"]["token_embeddings"].update(width=-1),
-                "routes.default.outputs.token_embeddings.width: expected a positive integer, got -1",
+                "routes.default.outputs.token_embeddings.width: expected 1 to 1048576, got -1",
             ),
             (
                 lambda raw: raw["routes"]["default"]["outputs"].pop("sentence_embedding"),
@@ -203,18 +205,18 @@ class TestManifest:
             ),
             (
                 lambda raw: raw["routes"]["default"].update(max_seq_length=0),
-                "max_seq_length: expected a positive integer or null, got 0",
+                "max_seq_length: expected 1 to 2147483647, got 0",
             ),
             (lambda raw: raw.update(truncate_dim=33), "truncate_dim: expected 1 to 32, got 33"),
             (lambda raw: raw.update(truncate_dim=0), "truncate_dim: expected 1 to 32, got 0"),
             (lambda raw: raw.update(default_prompt_name="q"), "default_prompt_name: 'q' is not among the prompts []"),
             (
                 lambda raw: raw["routes"]["default"]["tokenization"].update(pad_id=-1),
-                "tokenization.pad_id: -1 is outside",
+                "tokenization.pad_id: expected 0 to 2147483647, got -1",
             ),
             (
                 lambda raw: raw["routes"]["default"]["tokenization"].update(pad_id=133),
-                "tokenization.pad_id: 133 is outside",
+                "tokenization.pad_id: expected less than embedding_rows, 133, got 133",
             ),
             (
                 lambda raw: raw["routes"]["default"].update(variants=[]),
@@ -225,6 +227,77 @@ class TestManifest:
             (
                 lambda raw: raw["routes"]["default"]["variants"][1].update(proof=None),
                 "routes.default.variants[1].proof: missing; export the model again",
+            ),
+            (lambda raw: raw["tasks"].clear(), "tasks: expected at least one, got none"),
+            (
+                lambda raw: raw.update(similarity_fn_name="jaccard"),
+                "similarity_fn_name: expected one of cosine, dot, euclidean, manhattan or null, got 'jaccard'",
+            ),
+            (
+                lambda raw: raw["routes"]["default"].update(max_seq_length=10**30),
+                "routes.default.max_seq_length: expected 1 to 2147483647, got 1000000000000000000000000000000",
+            ),
+            (
+                lambda raw: raw["routes"]["default"].update(max_seq_length=65),
+                "routes.default.max_seq_length: expected at most position_limit, 64, got 65",
+            ),
+            (
+                lambda raw: raw["routes"]["default"].update(parity_max_seq_length=None),
+                "routes.default.parity_max_seq_length: expected at most position_limit, 64, got None",
+            ),
+            (
+                lambda raw: raw["routes"]["default"]["tokenization"].update(pad_id=2**64),
+                "tokenization.pad_id: expected 0 to 2147483647, got 18446744073709551616",
+            ),
+            (
+                lambda raw: raw["routes"]["default"]["outputs"]["sentence_embedding"].update(width=2**40),
+                "outputs.sentence_embedding.width: expected 1 to 1048576, got 1099511627776",
+            ),
+            (
+                lambda raw: raw["routes"]["default"]["outputs"].update(
+                    other=raw["routes"]["default"]["outputs"].pop("sentence_embedding")
+                ),
+                "routes.default.outputs.other: expected the name 'sentence_embedding' for the kind 'sentence'",
+            ),
+            (
+                lambda raw: raw["routes"]["default"]["variants"][0].update(file="tokenizer.json"),
+                "variants[0].file: expected a file that ends with .onnx, got 'tokenizer.json'",
+            ),
+            (
+                lambda raw: raw["routes"]["default"]["variants"][0]["proof"].update(worst_text=42),
+                "variants[0].proof.worst_text: expected 0 to 41, got 42",
+            ),
+            (
+                lambda raw: raw["routes"]["default"]["variants"][0]["proof"].update(min_cosine=2.0),
+                "variants[0].proof.min_cosine: expected -1.0001 to 1.0001, got 2.0",
+            ),
+            (
+                lambda raw: raw["routes"]["default"]["modules"][1]["settings"].update(pooling_mode=5),
+                "modules[1].settings.pooling_mode: expected a list of strings, got '5'",
+            ),
+            (
+                lambda raw: raw["files"]["tokenizer.json"].update(sha256="x"),
+                "files.tokenizer.json.sha256: expected 64 hex digits, got 'x'",
+            ),
+            (
+                lambda raw: raw["files"]["tokenizer.json"].update(size=-1),
+                "files.tokenizer.json.size: expected 0 to 9223372036854775807, got -1",
+            ),
+            (
+                lambda raw: raw["prompts"].update(query="a \ud800"),
+                r"embedrt.json.prompts.query: expected valid Unicode, got a lone surrogate in 'a \ud800'",
+            ),
+            (
+                lambda raw: raw["prompts"].update({"\udfff": "a"}),
+                r"embedrt.json.prompts: expected valid Unicode, got a lone surrogate in '\udfff'",
+            ),
+            (
+                lambda raw: raw["files"].update({"\ud800": raw["files"]["tokenizer.json"]}),
+                r"embedrt.json.files: expected valid Unicode, got a lone surrogate in '\ud800'",
+            ),
+            (
+                lambda raw: raw["routes"]["default"].update(tokenizer="\ud800"),
+                r"embedrt.json.routes.default.tokenizer: expected valid Unicode, got a lone surrogate in '\ud800'",
             ),
             (lambda raw: raw["files"].pop("tokenizer.json"), "files: tokenizer.json missing from the list"),
             (lambda raw: raw["files"].pop(DATA), f"files: {DATA} missing from the list"),
@@ -245,6 +318,124 @@ class TestManifest:
         error = error_of(bundle)
         assert error.startswith(f"{bundle}: ")
         assert message in error
+        assert error.encode()
+
+    @pytest.mark.parametrize(
+        ("edit", "message"),
+        [
+            (
+                lambda raw: raw["routes"]["default"]["tokenization"].update(embedding_rows=100),
+                "embedding_rows: expected more than 132, the largest id of tokenizer.json, got 100; export the model",
+            ),
+            (
+                lambda raw: raw["routes"]["default"].update(max_seq_length=2),
+                "max_seq_length: expected at least 3, room for text beside the special tokens of tokenizer.json, got 2",
+            ),
+            (
+                lambda raw: raw["routes"]["default"].update(parity_max_seq_length=1),
+                "parity_max_seq_length: expected at least 3, room for text beside the special tokens of",
+            ),
+        ],
+    )
+    def test_what_does_not_fit_the_tokenizer(self, bundle: Path, edit: Callable[[Json], Any], message: str) -> None:
+        change(bundle, edit)
+        with pytest.raises(BundleError) as caught:
+            Embedder(bundle)
+        assert str(caught.value).startswith(f"{bundle}: {MANIFEST}: {message}")
+
+    def test_a_special_token_beyond_the_table(self, bundle: Path) -> None:
+        path = bundle / "tokenizer.json"
+        definition = json.loads(path.read_bytes())
+        definition["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [2**20]
+        path.write_text(json.dumps(definition))
+        rehash(bundle)
+        with pytest.raises(BundleError, match=r"embedding_rows: expected more than 1048576, the largest id of token"):
+            Embedder(bundle)
+
+    def test_a_tokenizer_that_fails_on_every_text(self, bundle: Path) -> None:
+        """The library panics, which is no Exception."""
+        path = bundle / "tokenizer.json"
+        definition = json.loads(path.read_bytes())
+        definition["post_processor"]["single"][0]["SpecialToken"]["id"] = "[NONE]"
+        path.write_text(json.dumps(definition))
+        rehash(bundle)
+        with pytest.raises(BundleError, match=r"tokenizer\.json: the tokenizer fails on an empty text: no entry found"):
+            Embedder(bundle)
+
+    def test_an_id_beyond_the_table_that_few_texts_have(self, bundle: Path) -> None:
+        """The vocabulary has no more tokens than the table has rows, but one of them has a large id."""
+        path = bundle / "tokenizer.json"
+        definition = json.loads(path.read_bytes())
+        definition["model"]["vocab"]["cat"] = 5000
+        path.write_text(json.dumps(definition))
+        rehash(bundle)
+        model = Embedder(bundle)
+        assert model.encode("the dog").shape == (32,)
+        with pytest.raises(BundleError, match="token id 5000: expected less than embedding_rows, 133"):
+            model.encode("the cat")
+
+    @pytest.mark.parametrize(
+        ("edit", "message"),
+        [
+            (
+                lambda route: route["tokenization"].update(token_type_ids=True),
+                (
+                    "expected the inputs input_ids, attention_mask, token_type_ids, as in the manifest, got "
+                    "attention_mask, input_ids; export the model again"
+                ),
+            ),
+            (
+                lambda route: route["tokenization"].update(pooling_mask=True),
+                (
+                    "expected the inputs input_ids, attention_mask, pooling_mask, as in the manifest, got "
+                    "attention_mask, input_ids; export the model again"
+                ),
+            ),
+            (
+                lambda route: route["outputs"]["sentence_embedding"].update(width=16),
+                "expected sentence_embedding of width 16, as in the manifest, got 32; export the model again",
+            ),
+            (
+                lambda route: route["outputs"]["token_embeddings"].update(width=64),
+                "expected token_embeddings of width 64, as in the manifest, got 32; export the model again",
+            ),
+            (
+                lambda route: route["outputs"].update(all={"kind": "sparse", "width": 1, "normalized": False}),
+                (
+                    "expected the output all, as in the manifest, got last_hidden_state, token_embeddings, "
+                    "sentence_embedding; export the model again"
+                ),
+            ),
+        ],
+    )
+    def test_what_does_not_fit_the_graph(self, bundle: Path, edit: Callable[[Json], Any], message: str) -> None:
+        """Found when the first session is made, before it runs."""
+        change(bundle, lambda raw: edit(raw["routes"]["default"]))
+        for texts in ("a", ["a"] * 300):
+            with pytest.raises(BundleError) as caught:
+                Embedder(bundle).encode(texts)
+            assert str(caught.value) == f"{bundle / 'onnx' / 'model_cpu.onnx'}: {message}"
+
+    def test_a_graph_with_an_input_that_the_manifest_has_not(self, bundle: Path) -> None:
+        def add(graph: onnx.GraphProto) -> None:
+            graph.input.append(onnx.helper.make_tensor_value_info("more", onnx.TensorProto.INT64, ["batch"]))
+
+        edit_graph(bundle, add)
+        with pytest.raises(BundleError, match="expected the inputs input_ids, attention_mask, as in the man"):
+            Embedder(bundle).encode("a")
+
+    @pytest.mark.parametrize(
+        ("edit", "message"),
+        [
+            (lambda route: route.update(parity_texts="config.json"), r"config\.json\.texts: expected a list, got dict"),
+            (lambda route: route.update(parity_vectors="config.json"), r"config\.json: cannot be read as vectors"),
+            (lambda route: route.update(parity_texts="modules.json"), r"modules\.json\.texts\[0\]: expected a string"),
+        ],
+    )
+    def test_a_proof_that_is_something_else(self, bundle: Path, edit: Callable[[Json], Any], message: str) -> None:
+        change(bundle, lambda raw: edit(raw["routes"]["default"]))
+        with pytest.raises(BundleError, match=message):
+            embedrt.verify(bundle)
 
     @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"a": NaN}', b'{"a": 1, "a": 1}'])
     def test_what_is_no_manifest(self, bundle: Path, content: bytes) -> None:
@@ -283,7 +474,6 @@ class TestPaths:
             "C:x",
             "a\\b",
             "a\0b",
-            "\ud800",
             MANIFEST,
         ],
     )

@@ -20,6 +20,7 @@ from embedrt.bundle.staging import staging
 from embedrt.cli import doctor
 from embedrt.cli.main import COMMANDS as COMMAND_TABLE
 from embedrt.cli.main import main
+from embedrt.cli.streams import CLOSED
 from embedrt.hub import local as store
 from embedrt_export import export
 from tests.kit.bundles import change, copy_bundle, rehash
@@ -50,6 +51,7 @@ def shell(command: str, *arguments: object, **options: Any) -> subprocess.Comple
         ["bash", "-o", "pipefail", "-c", command, "bash", *map(str, arguments)],
         capture_output=True,
         text=True,
+        errors="replace",
         check=False,
         timeout=60,
         env={**os.environ, **settings},
@@ -140,7 +142,7 @@ class TestUsage:
     def test_every_file_of_the_room_is_listed(self) -> None:
         modules = {target.partition(":")[0].rpartition(".")[2] for target in COMMAND_TABLE.values()}
         files = {path.stem for path in Path(doctor.__file__).parent.glob("*.py")}
-        assert modules == files - {"__init__", "main", "options"}
+        assert modules == files - {"__init__", "main", "options", "streams"}
 
     @pytest.mark.subprocess
     def test_the_installed_command(self, tiny_bundle: Path) -> None:
@@ -238,7 +240,10 @@ class TestEncode:
             (["--threads", "0"], "threads: expected a positive integer"),
             (["--device", "gpu"], "device: 'gpu' is unknown (did you mean 'cuda'?); known: auto, cpu"),
             (["--output", "absent/x.npy"], "--output: absent is not a folder"),
-            (["\udcff"], "texts[1]: lone surrogate"),
+            (["b", "\udcff"], "TEXT 3: expected UTF-8, got byte 0xff at character 0; convert it with iconv, or set"),
+            (["\ud800"], r"TEXT 2: expected UTF-8, got '\ud800' at character 0; "),
+            (["--prompt", "é\udce9"], "--prompt: expected UTF-8, got byte 0xe9 at character 1; "),
+            (["--prompt-name", "\udce9"], "--prompt-name: expected UTF-8, got byte 0xe9 at character 0; "),
         ],
     )
     def test_errors(
@@ -277,7 +282,8 @@ class TestEncode:
         assert done.returncode == 1
         assert done.stdout == ""
         assert done.stderr == (
-            "embedrt: standard input:1: expected UTF-8, got byte 0xff; convert the file to UTF-8, one text per line\n"
+            "embedrt: standard input:1: expected UTF-8, got byte 0xff at position 2; convert the texts to UTF-8, as "
+            "with `iconv -f latin1 -t utf-8`, one text per line\n"
         )
 
     @pytest.mark.subprocess
@@ -291,6 +297,190 @@ class TestEncode:
     def test_ascii_as_the_encoding_of_the_terminal(self, tiny_bundle: Path) -> None:
         done = shell("LC_ALL=C PYTHONUTF8=0 PYTHONIOENCODING=ascii $EMBEDRT info --json $1", tiny_bundle)
         assert done.returncode == 0, done.stderr
+
+
+# A line of the shell for every command, and whether its result goes to standard output. `$1` is a bundle to read, `$2`
+# one to change, `$3` a file of texts, `$4` a model folder, `$5` a new folder.
+LINES = {
+    "encode": ("encode -m $1 'a text'", True),
+    "encode --output": ("encode -m $1 'a text' --output $5.npy", False),
+    "encode --output /dev/stdout": ("encode -m $1 'a text' --output /dev/stdout", True),
+    "info": ("info $1", True),
+    "verify": ("verify $1", True),
+    "diff": ("diff $1 $1 --texts $3", True),
+    "ranges": ("ranges $2 --texts $3", False),
+    "tune": ("tune $2 --texts $3 --seconds 0.01", False),
+    "tune --show": ("tune $1 --show", True),
+    "tune --clear": ("tune $2 --clear", False),
+    "list": ("list", True),
+    "remove": ("remove org/tiny", False),
+    "export": ("export $4 -o $5", False),
+    "doctor": ("doctor", True),
+    "--help": ("--help", True),
+    "encode --help": ("encode --help", True),
+    "--version": ("--version", True),
+}
+
+
+every_line = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "tune" else []) for name in LINES]
+)
+
+
+@pytest.mark.subprocess
+class TestStreams:
+    """Standard input, output and error that are closed, as cron jobs and daemons may have them."""
+
+    @pytest.fixture
+    def arguments(
+        self, tiny_bundle: Path, tiny_source: Path, stored_bundle: Path, tmp_path: Path
+    ) -> tuple[object, ...]:
+        (tmp_path / "lines.txt").write_text("\n".join(f"text {i}" for i in range(100)))
+        bundle = copy_bundle(tiny_bundle, tmp_path / "bundle")
+        assert stored_bundle.is_dir()
+        return tiny_bundle, bundle, tmp_path / "lines.txt", tiny_source, tmp_path / "new"
+
+    def test_every_command_is_here(self) -> None:
+        assert {line.split()[0] for line, _ in LINES.values()} - {"--help", "--version"} == set(COMMANDS)
+
+    @every_line
+    def test_a_closed_output(self, name: str, arguments: tuple[object, ...], tmp_path: Path) -> None:
+        line, prints = LINES[name]
+        done = shell(f"EMBEDRT_MODEL=$1 $EMBEDRT {line} >&-", *arguments)
+        assert "Traceback" not in done.stderr
+        *_, last = done.stderr.splitlines() or [""]
+        if prints:
+            assert (done.returncode, done.stdout) == (1, "")
+            assert last == f"embedrt: {CLOSED}"
+            assert done.stderr.count("\n") == 1
+        else:
+            assert done.returncode == 0, done.stderr
+            assert CLOSED not in done.stderr
+        if name == "encode --output":
+            assert np.load(tmp_path / "new.npy").shape == (1, 32)
+
+    @every_line
+    def test_a_closed_input_and_error(self, name: str, arguments: tuple[object, ...]) -> None:
+        """No command but `encode -` reads the one, and what would go to the other goes nowhere else."""
+        line, prints = LINES[name]
+        done = shell(f"EMBEDRT_MODEL=$1 $EMBEDRT {line} <&- 2>&-", *arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert bool(done.stdout) == (prints or name != "encode --output")
+
+    @pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-", "2> /dev/full"])
+    def test_an_error_without_a_place(self, closed: str) -> None:
+        done = shell(f"$EMBEDRT info ./absent {closed}")
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+    def test_a_pipe_whose_reader_stops_early(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        line = (
+            "mkfifo $2/pipe; (head -c 1 $2/pipe > $2/out &) ; seq 5000 | $EMBEDRT encode -m $1 - --output $2/pipe >&-"
+        )
+        done = shell(line, tiny_bundle, tmp_path)
+        assert (done.returncode, done.stderr) == (141, "")
+        assert (tmp_path / "out").read_bytes() == b"\x93"
+
+    def test_texts_from_a_closed_input(self, tiny_bundle: Path) -> None:
+        done = shell("$EMBEDRT encode -m $1 - <&-", tiny_bundle)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == (
+            "embedrt: standard input: expected texts, one per line, but it is closed; pass texts or a file\n"
+        )
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this platform has no /dev/full")
+    @pytest.mark.parametrize("line", ["info $1", "--help", "encode --help", "--version", "list"])
+    def test_a_full_output(self, tiny_bundle: Path, stored_bundle: Path, line: str) -> None:
+        done = shell(f"$EMBEDRT {line} > /dev/full", tiny_bundle)
+        assert (done.returncode, done.stderr) == (1, "embedrt: [Errno 28] No space left on device\n")
+        assert stored_bundle.is_dir()
+
+    @pytest.mark.skipif(sys.platform == "darwin", reason="file names are UTF-8 there")
+    def test_a_path_that_is_not_utf8(self, tiny_bundle: Path, tmp_path: Path) -> None:
+        line = "cp -r $1 $2/b$'\\xff' && $EMBEDRT tune $2/b$'\\xff' --clear > $2/out"
+        done = shell(line, tiny_bundle, tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (tmp_path / "out").read_bytes() == os.fsencode(tmp_path) + b"/b\xff: was not tuned\n"
+
+
+class TestWithoutAHome:
+    """A user id without an entry and without HOME, as in many containers."""
+
+    CODE = (
+        "import pwd, sys\n"
+        "def unknown(_): raise KeyError('getpwuid(): uid not found')\n"
+        "pwd.getpwuid = unknown\n"
+        "from embedrt.cli.main import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    MESSAGE = (
+        "there is no folder for the local store, because HOME is not set and this user has no home folder; set "
+        "EMBEDRT_HOME to a folder, or name a bundle by its path"
+    )
+
+    def run_without(self, code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env={"PATH": os.environ["PATH"], "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "error"},
+        )
+
+    @pytest.mark.subprocess
+    @pytest.mark.skipif(os.name == "nt", reason="Windows has no pwd")
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "list",
+            "encode a",
+            "info org/x",
+            "verify org/x",
+            "diff org/x org/y",
+            "ranges org/x --texts {lines}",
+            "tune org/x",
+            "remove org/x",
+            "export org/x",
+            "export {source}",
+        ],
+    )
+    def test_a_store_that_has_no_place(self, tiny_source: Path, tmp_path: Path, line: str) -> None:
+        (tmp_path / "lines.txt").write_text("a\n" * 100)
+        words = line.format(lines=tmp_path / "lines.txt", source=tiny_source).split()
+        done = self.run_without(self.CODE, *words)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"embedrt: {self.MESSAGE}\n")
+
+    @pytest.mark.subprocess
+    @pytest.mark.skipif(os.name == "nt", reason="Windows has no pwd")
+    def test_doctor_has_a_line_for_it(self) -> None:
+        done = self.run_without(self.CODE, "doctor")
+        assert (done.returncode, done.stderr) == (1, "")
+        assert f"store                no folder\n{'':20} ! {self.MESSAGE}\n" in done.stdout
+
+    @pytest.mark.subprocess
+    @pytest.mark.skipif(os.name == "nt", reason="Windows has no pwd")
+    def test_a_bundle_by_its_path(self, tiny_bundle: Path, tmp_path: Path, tiny_source: Path) -> None:
+        done = self.run_without(self.CODE, "encode", "-m", tiny_bundle, "a")
+        assert (done.returncode, done.stderr) == (0, "")
+        done = self.run_without(self.CODE, "export", tiny_source, "-o", tmp_path / "bundle")
+        assert done.returncode == 0, done.stderr
+
+    @pytest.mark.subprocess
+    @pytest.mark.skipif(os.name == "nt", reason="Windows has no pwd")
+    def test_an_embedder(self) -> None:
+        code = (
+            self.CODE.partition("from embedrt")[0] + "import embedrt\n"
+            "try:\n    embedrt.Embedder('name')\n"
+            "except embedrt.ModelNotFoundError as error:\n    print(error)\n"
+        )
+        done = self.run_without(code)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{self.MESSAGE}\n", "")
+
+    def test_a_home_of_nobody(self, run: Run, tiny_source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        remedy = "there is no such home folder; write the path in full"
+        assert_one_line_error(run("export", tiny_source, "-o", "~nobody-here/x"), f"~nobody-here/x: {remedy}")
+        monkeypatch.setenv("EMBEDRT_HOME", "~nobody-here/x")
+        assert_one_line_error(run("list"), f"~nobody-here/x: {remedy}")
 
 
 class TestInfo:

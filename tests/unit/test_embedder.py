@@ -458,18 +458,33 @@ def test_after_a_failure_the_remaining_batches_are_not_run(tiny_bundle: Path, mo
 class TestWrongGraphs:
     """Graphs that do not return what the manifest says."""
 
+    @pytest.mark.parametrize("declared", [True, False])
     @pytest.mark.parametrize("dim", [1, 16, 64])
     @pytest.mark.parametrize("texts", ["a", ["a", "one two"]])
-    def test_vectors_of_another_width(self, bundle: Path, dim: int, texts: Any) -> None:
+    def test_vectors_of_another_width(self, bundle: Path, dim: int, texts: Any, declared: bool) -> None:
         def edit(graph: onnx.GraphProto) -> None:
             parts = [onnx.numpy_helper.from_array(np.array([v]), n) for n, v in (("from", 0), ("to", dim), ("axis", 1))]
             graph.initializer.extend(parts)
             twice = onnx.helper.make_node("Concat", ["plain", "plain"], ["twice"], axis=1)
             cut = onnx.helper.make_node("Slice", ["twice", "from", "to", "axis"], ["sentence_embedding"])
+            if not declared:  # the number of coordinates to keep is known only when the graph runs
+                lengths = onnx.helper.make_node("Shape", ["input_ids"], ["lengths"])
+                zero = onnx.helper.make_node("Sub", ["lengths", "lengths"], ["zeros"])
+                graph.node.extend([lengths, zero])
+                last = onnx.helper.make_node("ReduceSum", ["zeros"], ["none"], keepdims=1)
+                to = onnx.helper.make_node("Add", ["none", "to"], ["to_there"])
+                graph.node.extend([last, to])
+                cut.input[2] = "to_there"
             replace_output(graph, twice, cut, dim=dim)
+            if not declared:
+                (output,) = (output for output in graph.output if output.name == "sentence_embedding")
+                output.type.tensor_type.shape.dim[1].dim_param = "width"
 
         edit_graph(bundle, edit)
-        with pytest.raises(BundleError, match=rf"expected vectors of shape \[32\] from the graph, got \[{dim}\]"):
+        message = rf"expected vectors of shape \[32\] from the graph, got \[{dim}\]"
+        if declared:
+            message = rf"expected sentence_embedding of width 32, as in the manifest, got {dim}"
+        with pytest.raises(BundleError, match=message):
             Embedder(bundle).encode(texts)
 
     def test_no_such_output(self, bundle: Path) -> None:
@@ -479,7 +494,7 @@ class TestWrongGraphs:
                 output.name = "other" if output.name == "sentence_embedding" else output.name
 
         edit_graph(bundle, rename)
-        with pytest.raises(InferenceError, match="sentence_embedding"):
+        with pytest.raises(BundleError, match=r"expected the output sentence_embedding, .* got .*, other; export"):
             Embedder(bundle).encode("a")
 
     def test_a_token_beyond_the_table(self, tiny: Embedder) -> None:

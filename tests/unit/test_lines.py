@@ -67,8 +67,14 @@ def test_what_is_not_utf8(tmp_path: Path, content: bytes) -> None:
     """The last is a lone surrogate."""
     path = tmp_path / "lines.txt"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"lines\.txt:2: expected UTF-8, got byte 0x(ff|ed); convert the file"):
+    with pytest.raises(ValueError, match=r"lines\.txt:2: expected UTF-8, got byte 0x(ff|ed) at position [15]; convert"):
         read_lines(path)
+
+
+def test_standard_input_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ValueError, match="standard input: expected texts, one per line, but it is closed; pass texts"):
+        read_lines(None)
 
 
 def test_a_file_has_the_same_texts_for_every_command(

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from embedrt import BundleError
 from embedrt.bundle.manifest import Tokenization
-from embedrt.inputs.padding import pad
+from embedrt.inputs.padding import input_names, pad
 from embedrt.inputs.text import Tokens, flat, offsets_of
 
-RIGHT = Tokenization(pad_id=9, padding_side="right", token_type_ids=True, pooling_mask=True, embedding_rows=10)
+RIGHT = Tokenization(pad_id=9, padding_side="right", token_type_ids=True, pooling_mask=True, embedding_rows=2**31)
 LEFT = dataclasses.replace(RIGHT, padding_side="left")
 ROWS = st.lists(st.lists(st.integers(1, 2**31 - 1), max_size=9), min_size=1, max_size=6)
 
@@ -46,6 +47,20 @@ def test_tokens_stay_and_the_rest_is_filling(rows: list[list[int]], extra: int, 
         assert feeds["attention_mask"][i].tolist() == expected([1] * len(row), 0)
         assert feeds["token_type_ids"][i].tolist() == expected(types[i], 0)
         assert feeds["pooling_mask"][i].tolist() == expected([int(at >= unpooled) for at in range(len(row))], 0)
+
+
+def test_an_id_beyond_the_table() -> None:
+    """On a GPU its embedding would be zeros, without an error."""
+    few = dataclasses.replace(RIGHT, embedding_rows=10)
+    assert padded(tokens_of([[1, 9]], [[0, 0]]), 2, few)["input_ids"].tolist() == [[1, 9]]
+    with pytest.raises(BundleError, match=r"token id 10: expected less than embedding_rows, 10, of embedrt\.json"):
+        padded(tokens_of([[1], [2, 10]], [[0], [0, 0]]), 2, few)
+
+
+def test_the_names_of_the_inputs() -> None:
+    for types, mask in ((False, False), (True, False), (False, True), (True, True)):
+        how = dataclasses.replace(RIGHT, token_type_ids=types, pooling_mask=mask)
+        assert input_names(how) == tuple(padded(tokens_of([[1]], [[0]] if types else None), 1, how))
 
 
 @pytest.mark.parametrize("how", [LEFT, RIGHT])

@@ -124,10 +124,20 @@ def test_the_manifest_is_replaced_whole_or_not_at_all(bundle: Path, monkeypatch:
         raise OSError("disk full")
 
     monkeypatch.setattr("embedrt.bundle.atomic.sync", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(BundleError, match=rf"{MANIFEST}: writing \d+ bytes failed: disk full; what was there is unch"):
         embedrt.ranges(bundle, TEXTS)
     assert (bundle / MANIFEST).read_bytes() == before
     assert not list(bundle.glob(".*"))
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests may run as root, to whom every folder is open."""
+    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr(Embedder, "encode", None)
+    with pytest.raises(BundleError, match="the ranges cannot be written there; copy the bundle to a writable folder"):
+        embedrt.ranges(bundle, TEXTS)
 
 
 def two_wide(manifest: Manifest) -> Manifest:

@@ -227,6 +227,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
     ),
     "no modules": (lambda model: write_json(model / "modules.json", []), ExportError, "expected a list of modules"),
     "modules not a list": (lambda model: write_json(model / "modules.json", {"0": 1}), ExportError, "expected a list"),
+    "too many modules": (
+        lambda model: edit_modules(model, lambda entries: entries.extend([entries[2]] * 99_998)),
+        UnsupportedModelError,
+        r"^modules\.json: expected at most 1000 modules and routes, got 100001",
+    ),
     "module kwargs": (
         lambda model: edit_modules(model, lambda entries: entries[0].update(kwargs=["colour"])),
         UnsupportedModelError,

@@ -86,8 +86,8 @@ def test_words_and_ids(tokenizer: Tokenizer, tiny_bundle: Path) -> None:
         ({"return_tensors": "np"}, "return_tensors: texts of different lengths cannot be one array; pass padding=True"),
         ({"padding": "left"}, "padding: expected True, False, 'longest' or 'max_length', got 'left'"),
         ({"truncation": "only_first"}, "truncation: expected True or False, got 'only_first'"),
-        ({"max_length": 2, "truncation": True}, "max_length: expected 3 or more, or None, got 2"),
-        ({"max_length": 4.0}, r"max_length: expected 3 or more, or None, got 4\.0"),
+        ({"max_length": 2, "truncation": True}, "max_length: expected 3 to 2147483647, or None, got 2"),
+        ({"max_length": 4.0}, r"max_length: expected 3 to 2147483647, or None, got 4\.0"),
     ],
 )
 def test_wrong_arguments(tokenizer: Tokenizer, options: dict[str, Any], message: str) -> None:

@@ -278,30 +278,88 @@ class TestAtOnce:
             raise OSError("disk full")
 
         monkeypatch.setattr("embedrt.bundle.atomic.sync", full)
-        with pytest.raises(OSError, match="disk full"):
+        message = re.escape(f"{path}: writing 25 bytes failed: disk full; what was there is unchanged")
+        with pytest.raises(EmbeddingsError, match=f"^{message}$"):
             save_embeddings(path, ["other"], vectors_of(1))
         assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
-    def test_a_matrix_and_texts_of_two_saves_are_not_mixed(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """As after a kill between the two renames, and as after one file was copied alone."""
-        path = tmp_path / "x.npy"
+    def test_a_matrix_and_texts_of_two_saves_are_not_mixed(self, tmp_path: Path) -> None:
+        """As after one file was copied alone."""
+        path, other = tmp_path / "x.npy", tmp_path / "other.npy"
         save_embeddings(path, TEXTS, vectors_of(4))
-        replace = Path.replace
-
-        def killed(self: Path, target: Path) -> None:
-            if self.name.endswith(".json"):
-                raise KeyboardInterrupt
-            replace(self, target)
-
-        monkeypatch.setattr(Path, "replace", killed)
-        with pytest.raises(KeyboardInterrupt):
-            save_embeddings(path, TEXTS[::-1], vectors_of(4, seed=1))
-        monkeypatch.undo()
+        save_embeddings(other, TEXTS[::-1], vectors_of(4, seed=1))
+        other.replace(path)
         assert "as in x.npy.json, got" in error_of(path)
         save_embeddings(path, TEXTS[::-1], vectors_of(4, seed=1))
         assert_same(load_embeddings(path), TEXTS[::-1], vectors_of(4, seed=1))
+
+    @pytest.mark.parametrize("renames", range(4))
+    def test_a_pair_is_the_old_or_the_new_one_after_every_rename(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+    ) -> None:
+        path, done = tmp_path / "x.npy", 0
+        save_embeddings(path, TEXTS, vectors_of(4), OTTER)
+        replace = Path.replace
+
+        def killed(self: Path, target: Path) -> None:
+            nonlocal done
+            if done == renames:
+                raise KeyboardInterrupt
+            done += 1
+            replace(self, target)
+
+        def save(count: int) -> None:
+            save_embeddings(path, ["new"] * count, vectors_of(count, seed=1), BADGER)
+
+        for count in (2, 3):  # the second save finds what the first one left
+            with monkeypatch.context() as patched:
+                patched.setattr(Path, "replace", killed)
+                if renames < 3:
+                    with pytest.raises(KeyboardInterrupt):
+                        save(count)
+                else:
+                    save(count)
+            if renames < 2:
+                assert_same(load_embeddings(path), TEXTS, vectors_of(4), OTTER)
+            else:
+                assert_same(load_embeddings(path), ["new"] * count, vectors_of(count, seed=1), BADGER)
+            np.testing.assert_array_equal(np.load(path), load_embeddings(path).vectors)
+            done = 0
+        save(1)
+        assert_same(load_embeddings(path), ["new"], vectors_of(1, seed=1), BADGER)
+        assert set(json.loads((tmp_path / "x.npy.json").read_bytes())) == {
+            "format_version",
+            "model",
+            "fingerprint",
+            "sha256",
+            "texts",
+        }
+        assert {file.name for file in tmp_path.iterdir()} == {"x.npy", "x.npy.json"}
+
+    def test_a_first_pair_is_absent_or_whole(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path, replace = tmp_path / "x.npy", Path.replace
+
+        def killed(self: Path, target: Path) -> None:
+            if target.suffix == ".npy":
+                raise KeyboardInterrupt
+            replace(self, target)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", killed)
+            with pytest.raises(KeyboardInterrupt):
+                save_embeddings(path, TEXTS, vectors_of(4))
+        with pytest.raises(FileNotFoundError):
+            load_embeddings(path)
+        save_embeddings(path, TEXTS, vectors_of(4))
+        assert_same(load_embeddings(path), TEXTS, vectors_of(4))
+
+    @every_format
+    def test_the_permissions_of_an_existing_file_stay(self, tmp_path: Path, suffix: str) -> None:
+        path = tmp_path / f"x{suffix}"
+        save_embeddings(path, TEXTS, vectors_of(4))
+        path.chmod(0o600)
+        save_embeddings(path, ["other"], vectors_of(1))
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 MEMORY = """

@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from embedrt.bundle.manifest import MOST_TOKENS
 from embedrt.errors import ExportError
 from embedrt_export.heads.head import Feature
 from embedrt_export.layers.inputs import TextInputs
@@ -60,7 +61,7 @@ def max_seq_length(
         positions: Number of positions of the model, or None if it is unlimited or unknown.
 
     Raises:
-        ExportError: The limit leaves no room for text.
+        ExportError: The limit leaves no room for text, or is beyond every text.
     """
     if wanted is None:
         limits = [tokenizer.model_max_length, stated, positions]
@@ -70,6 +71,8 @@ def max_seq_length(
             "max_seq_length %d exceeds the %d positions of the model; using %d", wanted, positions, positions
         )
         wanted = positions
+    if wanted is not None and wanted > MOST_TOKENS:
+        raise ExportError(f"max_seq_length {wanted}: expected at most {MOST_TOKENS}; correct it in the config")
     if wanted is not None and wanted <= tokenizer.special_tokens:
         raise ExportError(
             f"max_seq_length {wanted} leaves no room for text beside the {tokenizer.special_tokens} special tokens; "
@@ -88,4 +91,4 @@ def position_limit(length: int | None, stated: int | None, positions: int | None
     """
     if positions is not None or stated is None or length is None:
         return positions
-    return max(stated, length)
+    return min(max(stated, length), MOST_TOKENS)

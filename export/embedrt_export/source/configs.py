@@ -1,7 +1,6 @@
 """Read config files of a model repo into frozen dataclasses."""
 
 import dataclasses
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,10 +27,6 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ExportError(str(error)) from error
     if not isinstance(content, dict):
         raise ExportError(f"{path.name}: expected an object, got {type(content).__name__}")
-    try:
-        json.dumps(content, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise ExportError(f"{path.name}: a lone surrogate, which is not valid Unicode") from None
     return content
 
 

@@ -7,6 +7,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
+from embedrt.bundle.check import expanded
 from embedrt.bundle.manifest import Source
 from embedrt.errors import ModelNotFoundError, UnsupportedModelError
 from embedrt.hub import remote
@@ -60,7 +61,7 @@ def locate(
         ValueError: The source has a revision, but is not on the hub.
     """
     text = str(source)
-    is_package, folder = text.startswith(_PACKAGE), Path(source).expanduser()
+    is_package, folder = text.startswith(_PACKAGE), expanded(source)
     if revision is not None and (is_package or folder.is_dir()):
         raise ValueError(f"revision: {text!r} is not on the hub and has no revisions")
     if is_package:
