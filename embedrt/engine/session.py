@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from embedrt.engine import Batch, Device
 from embedrt.engine.machine import available_threads, require_process
+from embedrt.engine.native import NativeError, call_native
 from embedrt.errors import DeviceError, EngineError, MissingDependencyError, OutOfMemory
 
 # Making sessions from several threads at once is not safe in ONNX Runtime; running them is.
-_CREATING = threading.Lock()
+_CREATING = threading.RLock()  # a signal handler may encode meanwhile
 # Every session of this process, for a child that it may fork.
 _ALIVE: weakref.WeakSet[Any] = weakref.WeakSet()
 # From here on weights are large: they are not held twice for the sake of speed.
@@ -146,8 +147,9 @@ class SessionEngine:
         """
         session = self._session(self.threads if batch.alone or not self._parallel else 1)
         try:
-            results = session.run(list(outputs), batch.feeds)
-        except Exception as error:
+            results = call_native(session.run, list(outputs), batch.feeds)
+        except NativeError as failure:
+            error = failure.__cause__
             kind = OutOfMemory if _OUT_OF_MEMORY.search(str(error)) else EngineError
             rows, length = batch.shape
             raise kind(f"ONNX Runtime failed on a batch of {rows} x {length} tokens: {error}") from error
@@ -155,6 +157,10 @@ class SessionEngine:
 
     def _session(self, threads: int) -> Any:
         require_process(self._process)
+        session = self._sessions.get(threads)
+        return call_native(self._create, threads) if session is None else session
+
+    def _create(self, threads: int) -> Any:
         with _CREATING:
             if threads not in self._sessions:
                 self._sessions[threads] = _create_session(
@@ -174,8 +180,9 @@ def _create_session(graph: Path, device: Device, threads: int, *, prepack: bool,
         options.add_session_config_entry("session.disable_prepacking", "1")
     providers = device.configure(options, device, dtype, threads)
     try:
-        session = ort.InferenceSession(graph, options, providers=providers, enable_fallback=0)
-    except Exception as error:
+        session = call_native(ort.InferenceSession, graph, options, providers=providers, enable_fallback=0)
+    except NativeError as failure:
+        error = failure.__cause__
         raise DeviceError(f"ONNX Runtime cannot load {graph} on {device.name!r}: {error}") from error
     _ALIVE.add(session)
     session.disable_fallback()

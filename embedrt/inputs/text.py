@@ -2,7 +2,7 @@
 
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.engine.machine import require_process
+from embedrt.engine.native import NativeError, call_native
 from embedrt.errors import BundleError, InferenceError
 
 # White space that every normalizer below keeps; some treat other kinds as control characters and remove them.
@@ -114,8 +115,9 @@ class TextTokenizer:
         import tokenizers
 
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:
+            self._tokenizer = call_native(tokenizers.Tokenizer.from_file, str(path))
+        except NativeError as failure:
+            error = failure.__cause__
             raise BundleError(f"{path}: tokenizers {tokenizers.__version__} cannot read it: {error}") from error
         direction = (self._tokenizer.truncation or {}).get("direction", "right")
         self._tokenizer.no_padding()
@@ -151,7 +153,7 @@ class TextTokenizer:
     def with_spans(self, text: str) -> TokenizedText:
         """Tokenize one text, with the character span of every token."""
         require_process(self._process)
-        encoding = self._tokenizer.encode(text)
+        encoding = _tokenized(self._tokenizer.encode, text)
         return TokenizedText(
             tokens_of([encoding], [0] if self._is_truncated(encoding) else [], with_type_ids=self._with_type_ids),
             np.array(encoding.offsets, np.int64).reshape(-1, 2),
@@ -199,14 +201,15 @@ def encode_batch(tokenizer: Any, texts: list[str], *, add_special_tokens: bool =
     """
     if not texts:
         return []
-    try:
-        encodings: list[Any] = tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
-    except BaseException as error:
-        # A Rust panic is a BaseException, which `except Exception` does not catch.
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            raise
-        raise InferenceError(f"the tokenizer failed: {type(error).__name__}: {error}") from error
+    encodings: list[Any] = _tokenized(tokenizer.encode_batch_fast, texts, add_special_tokens=add_special_tokens)
     return encodings
+
+
+def _tokenized(encode: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
+    try:
+        return call_native(encode, *arguments, **options)
+    except NativeError as failure:
+        raise InferenceError(f"the tokenizer failed: {failure}") from failure.__cause__
 
 
 def tokens_of(encodings: list[Any], truncated: list[int], *, with_type_ids: bool) -> Tokens:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from embedrt.bundle.manifest import Tokenization
 from embedrt.engine import Batch
+from embedrt.engine.native import is_ending
 from embedrt.errors import EmbedrtError
 from embedrt.inputs.padding import pad
 from embedrt.inputs.text import Tokens
@@ -132,27 +133,29 @@ class Coalescer:
             while pending.result is None and pending not in self._running:
                 if not _woken(pending):
                     self._locked(self._mend, pending)
-            return self._compute(pending) if pending.result is None else pending.result
+            if pending.result is None:
+                alone = self._is_alone()
+                if self._waiting:
+                    self._locked(self._take_fitting, pending)
+                if pending.taken:
+                    self._compute_joint(pending, alone=alone)
+            if pending.result is None:
+                batch = self._padded([pending], alone=alone)
+                return batch, self._engine.run(batch, outputs)
+            return pending.result
         finally:
             self._locked(self._leave, pending)
 
-    def _compute(self, pending: _Pending) -> tuple[Batch, Results]:
-        alone = self._is_alone()
-        if self._waiting:
-            self._locked(self._take_fitting, pending)
-        if taken := pending.taken:
-            joined = [pending, *taken]
-            try:
-                batch = self._padded(joined, alone=alone)
-                results = self._engine.run(batch, pending.outputs)
-            except EmbedrtError:  # the failing call raises it when it runs alone
-                self._locked(self._hand_back, pending, True)
-            else:
-                parts = _split(batch, results, [len(one.rows) for one in joined])
-                self._locked(_deliver, taken, parts[1:])
-                return parts[0]
-        batch = self._padded([pending], alone=alone)
-        return batch, self._engine.run(batch, pending.outputs)
+    def _compute_joint(self, pending: _Pending, *, alone: bool) -> None:
+        """Compute a call with those that it has taken; if that fails, each has to run alone."""
+        calls = [pending, *pending.taken]
+        try:
+            batch = self._padded(calls, alone=alone)
+            results = self._engine.run(batch, pending.outputs)
+        except EmbedrtError:  # the failing call raises it when it runs alone
+            self._locked(self._hand_back, pending, True)
+        else:
+            self._locked(_deliver, calls, _split(batch, results, [len(call.rows) for call in calls]))
 
     def _is_alone(self) -> bool:
         """Return True if no other batch runs or ran a moment ago; threads in a loop overlap again immediately."""
@@ -198,8 +201,12 @@ class Coalescer:
     # call that is in a list too many is computed twice, which costs time and changes nothing.
 
     def _enter(self, pending: _Pending) -> None:
-        """Give a call a slot, or let it wait. A nested call waits for nothing: the outer one may have what it needs."""
-        has_slot = len(self._running) < self._slots or self._is_nested()
+        """Give a call a slot, or let it wait.
+
+        A nested call waits for nothing, as the outer one may have what it waits for. The same holds at the end of the
+        process, when the other threads are kept from native code.
+        """
+        has_slot = len(self._running) < self._slots or self._is_nested() or is_ending()
         (self._running if has_slot else self._waiting)[pending] = None
 
     def _is_nested(self) -> bool:
