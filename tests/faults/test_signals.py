@@ -176,10 +176,9 @@ def test_a_handler_may_encode(tiny_bundle: Path, alarm: Alarm, monkeypatch: pyte
         seen.append(model.encode(TEXTS[1]))
 
     signal.signal(signal.SIGALRM, encode)
-    for _ in range(50):
+    for i in range(50):
         model = Embedder(tiny_bundle, threads=1)  # the handler may come while a session is made
         signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 0.01))
-        before = len(seen)
-        while len(seen) == before:
+        while len(seen) == i:
             np.testing.assert_allclose(model.encode(TEXTS[1]), expected, rtol=0, atol=2e-6)
     assert all(np.abs(vector - expected).max() <= 2e-6 for vector in seen)
