@@ -82,7 +82,8 @@ def park() -> None:
     _forever.acquire()
 
 
-def _stack(top: FrameType | None) -> Iterator[FrameType]:
+def stack(top: FrameType | None) -> Iterator[FrameType]:
+    """The stack frames of a thread, from the top."""
     while top is not None:
         yield top
         top = top.f_back
@@ -90,7 +91,7 @@ def _stack(top: FrameType | None) -> Iterator[FrameType]:
 
 def _is_inside(top: FrameType | None) -> bool:
     """Return True if a thread is in native code and is not kept there."""
-    codes = {frame.f_code for frame in _stack(top)}
+    codes = {frame.f_code for frame in stack(top)}
     return call_native.__code__ in codes and park.__code__ not in codes
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from embedrt.bundle.manifest import Tokenization
 from embedrt.engine import Batch
-from embedrt.engine.native import is_ending
+from embedrt.engine.native import is_ending, stack
 from embedrt.errors import EmbedrtError
 from embedrt.inputs.padding import pad
 from embedrt.inputs.text import Tokens
@@ -211,7 +211,7 @@ class Coalescer:
 
     def _is_nested(self) -> bool:
         """Return True if this thread has another call in progress."""
-        calls = [frame for frame in _stack(sys._getframe()) if frame.f_code is Coalescer.run.__code__]
+        calls = [frame for frame in stack(sys._getframe()) if frame.f_code is Coalescer.run.__code__]
         return sum(frame.f_locals.get("self") is self for frame in calls) > 1
 
     def _take_fitting(self, pending: _Pending) -> None:
@@ -285,16 +285,9 @@ _SECTIONS = {
 }
 
 
-def _stack(top: FrameType) -> Iterator[FrameType]:
-    frame: FrameType | None = top
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
 def _frames() -> Iterator[tuple[int, FrameType]]:
     """The stack frames of all threads, each with its thread."""
-    return ((thread, frame) for thread, top in sys._current_frames().items() for frame in _stack(top))
+    return ((thread, frame) for thread, top in sys._current_frames().items() for frame in stack(top))
 
 
 def _alive() -> set[_Pending]:

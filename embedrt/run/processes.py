@@ -3,6 +3,7 @@
 import builtins
 import os
 import signal
+import sys
 import threading
 import weakref
 from collections import deque
@@ -18,6 +19,7 @@ from typing import Any, Self
 from embedrt import errors
 from embedrt.engine import Device
 from embedrt.engine.machine import available_threads, cuda_devices, require_process
+from embedrt.engine.native import park, stack
 from embedrt.engine.placement import Placement
 from embedrt.errors import PoolError
 from embedrt.run.request import Request, Result
@@ -78,6 +80,7 @@ class ProcessPool:
         self.dtype = self._settings[0].placement.dtype
         self.fingerprint: str | None = None
         self._lock = threading.Lock()
+        self._closed = False
         self._process = os.getpid()
         self._workers: list[_Worker | None] = [None] * len(placements)
         self._finalizer = weakref.finalize(self, _stop_all, self._workers, self._process)
@@ -97,8 +100,12 @@ class ProcessPool:
 
     def close(self) -> None:
         """Stop the processes once running calls are done; later calls raise a PoolError."""
-        with self._lock:
+        self._closed = True
+        if self._is_in_use_here():  # by the call that a signal handler has interrupted
             self._finalizer()
+        else:
+            with self._lock:
+                self._finalizer()
 
     def __enter__(self) -> Self:
         return self
@@ -135,14 +142,32 @@ class ProcessPool:
         size = chunk_size or max(1, min(ceil(len(texts) / len(self.devices) / _CHUNKS_PER_WORKER), _LARGEST_CHUNK))
         chunks = [Chunk(route, texts[start : start + size], request, start) for start in range(0, len(texts), size)]
         require_process(self._process)
+        if self._is_in_use_here():
+            raise PoolError("the pool computes the call that this signal handler has interrupted; start another pool")
         with self._lock:
-            if not self._finalizer.alive:
-                raise PoolError("the pool is closed; start another one")
+            self._require_open()
             try:
                 return self._collect(chunks, request, advance)
             except BaseException:
-                self._stop_busy()
+                self._require_open()
+                self._kill([worker for worker in self._running() if not worker.idle])
                 raise
+
+    def _require_open(self) -> None:
+        """Check that the pool has its workers.
+
+        Without `close`, only the end of the process stops them. A thread that encodes meanwhile has nothing left to do.
+        """
+        if self._finalizer.alive:
+            return
+        if not self._closed and threading.current_thread() is not threading.main_thread():
+            park()
+        raise PoolError("the pool is closed; start another one")
+
+    def _is_in_use_here(self) -> bool:
+        """Return True if this thread is inside another call of `run`."""
+        callers = [frame for frame in stack(sys._getframe(2)) if frame.f_code is ProcessPool.run.__code__]
+        return any(frame.f_locals.get("self") is self for frame in callers)
 
     def _collect(self, chunks: list[Chunk], request: Request, advance: Callable[[int], Any]) -> Result:
         """Keep every worker busy until all chunks are done."""
@@ -150,6 +175,7 @@ class ProcessPool:
         values = request.gather.start(total)
         truncated: list[int] = []
         waiting, suspects = deque(chunks), set[int]()
+        self._kill([worker for worker in self._running() if worker.chunk is not None])  # of an interrupted call
         for worker in self._running():
             if not worker.process.is_alive():  # it died while idle, so there is no chunk to retry
                 self._reap(worker)
@@ -213,9 +239,8 @@ class ProcessPool:
         self.fingerprint = message.fingerprint
         worker.ready = True
 
-    def _stop_busy(self) -> None:
-        """Kill the busy workers, so that the next call does not receive their results."""
-        busy = [worker for worker in self._running() if not worker.idle]
+    def _kill(self, busy: "Sequence[_Worker]") -> None:
+        """Kill busy workers, so that the next call does not receive their results."""
         for worker in busy:
             worker.process.kill()
         for worker in busy:
