@@ -9,12 +9,12 @@ from time import monotonic, sleep
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
+from embedrt.errors import is_raised_by
+
 _Parameters = ParamSpec("_Parameters")
 _Returned = TypeVar("_Returned")
 
-# The libraries, and the modules of the exceptions that their native code raises.
-_LIBRARIES = {"onnxruntime", "tokenizers"}
-_RAISED_BY_LIBRARIES = {"builtins", "onnxruntime", "pyo3_runtime", "tokenizers"}
+_LIBRARIES = frozenset({"onnxruntime", "tokenizers", "pyo3_runtime"})  # the last is the module of a panic in Rust
 # Seconds that the end of the process waits for native code of other threads.
 _PATIENCE = 30.0
 _POLL_SECONDS = 0.001
@@ -25,7 +25,7 @@ _forever.acquire()
 
 
 class NativeError(Exception):
-    """Failure of a library in `call_native`. Its cause is the library's own exception."""
+    """Failure of a library in `call_native`, with its message. Its cause is the library's own exception."""
 
 
 def call_native(
@@ -47,29 +47,9 @@ def call_native(
     try:
         return function(*arguments, **options)
     except BaseException as error:
-        if _is_failure(error):
-            raise NativeError(f"{type(error).__name__}: {error}") from error
+        if is_raised_by(_LIBRARIES, error):
+            raise NativeError(str(error)) from error
         raise
-
-
-def _is_failure(error: BaseException) -> bool:
-    """Return True if the library raised the exception itself.
-
-    A signal handler in Python has a frame of its own in the traceback. An exception that another thread sets has the
-    caller's class; if that is a built-in one, it has no arguments, while a library's failure has its message. The
-    interrupts are no `Exception`, as is a panic in Rust.
-    """
-    kind = type(error)
-    if not (isinstance(error, Exception) or kind.__name__ == "PanicException"):
-        return False
-    if not error.args or kind.__module__.partition(".")[0] not in _RAISED_BY_LIBRARIES:
-        return False
-    below = error.__traceback__ and error.__traceback__.tb_next  # the first frame is the one of `call_native`
-    while below is not None:
-        if str(below.tb_frame.f_globals.get("__name__")).partition(".")[0] not in _LIBRARIES:
-            return False
-        below = below.tb_next
-    return True
 
 
 def is_ending() -> bool:

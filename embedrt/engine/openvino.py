@@ -138,5 +138,4 @@ def _register(ort: ModuleType) -> None:
     except ImportError as error:
         raise DeviceError(f"{PACKAGE} is not installed; run `pip install 'embedrt[openvino]'`") from error
     except NativeError as failure:
-        cause = failure.__cause__
-        raise DeviceError(f"ONNX Runtime {ort.__version__} cannot load {PACKAGE}: {cause}") from cause
+        raise DeviceError(f"ONNX Runtime {ort.__version__} cannot load {PACKAGE}: {failure}") from failure.__cause__

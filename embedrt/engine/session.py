@@ -149,10 +149,9 @@ class SessionEngine:
         try:
             results = call_native(session.run, list(outputs), batch.feeds)
         except NativeError as failure:
-            error = failure.__cause__
-            kind = OutOfMemory if _OUT_OF_MEMORY.search(str(error)) else EngineError
+            kind = OutOfMemory if _OUT_OF_MEMORY.search(str(failure)) else EngineError
             rows, length = batch.shape
-            raise kind(f"ONNX Runtime failed on a batch of {rows} x {length} tokens: {error}") from error
+            raise kind(f"ONNX Runtime failed on a batch of {rows} x {length} tokens: {failure}") from failure.__cause__
         return dict(zip(outputs, results, strict=True))
 
     def _session(self, threads: int) -> Any:
@@ -182,8 +181,7 @@ def _create_session(graph: Path, device: Device, threads: int, *, prepack: bool,
     try:
         session = call_native(ort.InferenceSession, graph, options, providers=providers, enable_fallback=0)
     except NativeError as failure:
-        error = failure.__cause__
-        raise DeviceError(f"ONNX Runtime cannot load {graph} on {device.name!r}: {error}") from error
+        raise DeviceError(f"ONNX Runtime cannot load {graph} on {device.name!r}: {failure}") from failure.__cause__
     _ALIVE.add(session)
     session.disable_fallback()
     if (obtained := session.get_providers()[0]) != device.provider:

@@ -117,8 +117,9 @@ class TextTokenizer:
         try:
             self._tokenizer = call_native(tokenizers.Tokenizer.from_file, str(path))
         except NativeError as failure:
-            error = failure.__cause__
-            raise BundleError(f"{path}: tokenizers {tokenizers.__version__} cannot read it: {error}") from error
+            raise BundleError(
+                f"{path}: tokenizers {tokenizers.__version__} cannot read it: {failure}"
+            ) from failure.__cause__
         direction = (self._tokenizer.truncation or {}).get("direction", "right")
         self._tokenizer.no_padding()
         if max_seq_length is None:
@@ -209,7 +210,8 @@ def _tokenized(encode: Callable[..., Any], /, *arguments: Any, **options: Any) -
     try:
         return call_native(encode, *arguments, **options)
     except NativeError as failure:
-        raise InferenceError(f"the tokenizer failed: {failure}") from failure.__cause__
+        kind = type(failure.__cause__).__name__
+        raise InferenceError(f"the tokenizer failed: {kind}: {failure}") from failure.__cause__
 
 
 def tokens_of(encodings: list[Any], truncated: list[int], *, with_type_ids: bool) -> Tokens:

@@ -236,12 +236,11 @@ class Coalescer:
     def _hand_back(self, pending: _Pending, failed: bool) -> None:
         """Return the taken calls without a result to the queue."""
         for other in pending.taken:
-            if other.leader is not pending or other.result is not None or other.left:
-                continue
-            other.failed = other.failed or failed
-            if other not in self._running:
-                self._waiting[other] = None
-            other.leader = None
+            if other.leader is pending:
+                other.failed = other.failed or failed
+                if other.result is None and other not in self._running and not other.left:
+                    self._waiting[other] = None
+                other.leader = None
 
     def _leave(self, pending: _Pending) -> None:
         """Remove a call that ends, and pass on its slot and the calls that it has not computed."""
@@ -308,6 +307,7 @@ def _woken(pending: _Pending) -> bool:
 def _deliver(calls: Sequence[_Pending], parts: Sequence[tuple[Batch, Results]]) -> None:
     for call, part in zip(calls, parts, strict=True):
         call.result = part
+        call.leader = None  # so that they are not garbage that refers to each other
         call.turn.put(None)
 
 

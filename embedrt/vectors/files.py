@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -14,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from embedrt.bundle.atomic import replace_files, staging
 from embedrt.bundle.strict_json import LFS_POINTER, decode, parse_json
-from embedrt.errors import EmbeddingsError, EmbedrtError, MissingDependencyError
+from embedrt.errors import EmbeddingsError, EmbedrtError, MissingDependencyError, is_raised_by
 from embedrt.inputs.check import check_texts
 from embedrt.vectors.arrays import as_array
 
@@ -23,6 +24,7 @@ DTYPES = ("float32", "float16", "int8", "uint8")
 """The dtypes of vectors in files; int8 and uint8 also hold packed "binary" and "ubinary" vectors."""
 
 _KEY = "embedrt"  # of the record in the metadata of safetensors and Parquet files
+_READERS = {"embedrt", "numpy", "pyarrow", "safetensors", "safetensors_rust"} | sys.stdlib_module_names
 _BLOCK_BYTES = 1 << 25  # of a Parquet row group, and of the rows that are checked at a time
 
 Matrix = NDArray[Any]
@@ -150,6 +152,8 @@ def load_embeddings(path: str | Path, model: Model | None = None) -> Embeddings:
     except EmbedrtError:
         raise
     except Exception as error:  # the libraries raise any exception on damaged files
+        if not is_raised_by(_READERS, error):
+            raise
         raise EmbeddingsError(
             f"{path}: cannot be read as embeddings: {error}; get the file again, or encode the texts again"
         ) from error

@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import embedrt
 from embedrt import Embedder
 from embedrt.run import threads as team
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no interval timers")
 
+# An interrupt between the opening of a file and its `with` block.
+OPEN_FILES = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 WAIT = 60.0
 TEXTS = [f"{'one ' * (i % 7)}two {'cat ' * (i % 5)}river" for i in range(12)]
 LIST = [f"{'one two ' * (i % 40)} {i}" for i in range(300)]
@@ -151,7 +154,7 @@ def test_deadlines_come_out_unchanged(
     until(lambda: not any(top.f_code.co_filename == team.__file__ for top in sys._current_frames().values()))
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files that Python has just opened
+@OPEN_FILES
 def test_deadlines_while_a_model_loads(tiny_bundle: Path, alarm: Alarm) -> None:
     models = []  # an exception in a destructor would be lost
 
@@ -182,3 +185,14 @@ def test_a_handler_may_encode(tiny_bundle: Path, alarm: Alarm, monkeypatch: pyte
         while len(seen) == i:
             np.testing.assert_allclose(model.encode(TEXTS[1]), expected, rtol=0, atol=2e-6)
     assert all(np.abs(vector - expected).max() <= 2e-6 for vector in seen)
+
+
+@OPEN_FILES
+@pytest.mark.parametrize("suffix", [".safetensors", ".npy", ".parquet"])
+def test_deadlines_while_vectors_are_read(tmp_path: Path, alarm: Alarm, suffix: str) -> None:
+    path = tmp_path / f"vectors{suffix}"
+    embedrt.save_embeddings(path, TEXTS, np.ones((len(TEXTS), 8), np.float32))
+    embedrt.load_embeddings(path)
+    for _ in range(60):
+        error = DeadlineError()
+        assert repeat(lambda: embedrt.load_embeddings(path), alarm, 0.002, error) is error
