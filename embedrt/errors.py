@@ -1,5 +1,6 @@
 """The exceptions of embedrt. Invalid arguments raise the built-in ValueError and TypeError."""
 
+import sys
 from collections.abc import Collection
 
 
@@ -75,6 +76,8 @@ class QualityError(EmbedrtError):
     """Vectors in a lossy dtype have a lower cosine similarity to float32 than allowed, or than measured at export."""
 
 
+# The modules whose failures `except` clauses of embedrt expect, where no library is involved.
+OWN = frozenset({"embedrt"}) | sys.stdlib_module_names
 # Raised without a message by code, and by nobody as a deadline.
 _OFTEN_BARE = (AssertionError, EOFError, MemoryError, RecursionError)
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -15,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from embedrt.bundle.atomic import replace_files, staging
 from embedrt.bundle.strict_json import LFS_POINTER, decode, parse_json
-from embedrt.errors import EmbeddingsError, EmbedrtError, MissingDependencyError, is_raised_by
+from embedrt.errors import OWN, EmbeddingsError, EmbedrtError, MissingDependencyError, is_raised_by
 from embedrt.inputs.check import check_texts
 from embedrt.vectors.arrays import as_array
 
@@ -24,7 +23,7 @@ DTYPES = ("float32", "float16", "int8", "uint8")
 """The dtypes of vectors in files; int8 and uint8 also hold packed "binary" and "ubinary" vectors."""
 
 _KEY = "embedrt"  # of the record in the metadata of safetensors and Parquet files
-_READERS = {"embedrt", "numpy", "pyarrow", "safetensors", "safetensors_rust"} | sys.stdlib_module_names
+_READERS = OWN | {"numpy", "pyarrow", "safetensors", "safetensors_rust"}
 _BLOCK_BYTES = 1 << 25  # of a Parquet row group, and of the rows that are checked at a time
 
 Matrix = NDArray[Any]
