@@ -1,11 +1,13 @@
 """Signal handlers that raise, at random moments: their exception comes out unchanged, and nobody else notices."""
 
+import ctypes
 import random
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from time import monotonic
 from typing import Any
 
@@ -197,3 +199,29 @@ def test_deadlines_while_vectors_are_read(tmp_path: Path, alarm: Alarm, suffix: 
     for _ in range(60):
         error = DeadlineError()
         assert repeat(lambda: embedrt.load_embeddings(path), alarm, 0.002, error) is error
+
+
+@pytest.mark.parametrize("kind", [DeadlineError, RuntimeError, TimeoutError, SystemExit])
+def test_exceptions_that_another_thread_sets(tiny_bundle: Path, kind: type[BaseException]) -> None:
+    model = Embedder(tiny_bundle, threads=1)
+    expected = model.encode(TEXTS[1])
+    caught: SimpleQueue[BaseException] = SimpleQueue()
+    encoding: SimpleQueue[int] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            encoding.put(threading.get_ident())
+            while True:
+                model.encode(TEXTS[1])
+        except BaseException as error:  # noqa: BLE001 - the test compares it
+            caught.put(error)
+
+    for _ in range(50):
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        ident = encoding.get(timeout=WAIT)
+        model.encode(TEXTS[1])
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(kind))
+        assert type(caught.get(timeout=WAIT)) is kind
+        thread.join(WAIT)
+        np.testing.assert_allclose(model.encode(TEXTS[1]), expected, rtol=0, atol=2e-6)
