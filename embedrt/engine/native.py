@@ -75,8 +75,8 @@ def _is_inside(top: FrameType | None) -> bool:
     return call_native.__code__ in codes and park.__code__ not in codes
 
 
-def _close() -> None:
-    """Let native code of other threads return, and keep them from calling more."""
+def keep_threads_out() -> None:
+    """At the end of the process: let native code of other threads return, and keep them from calling more."""
     _closed_by.append(get_ident())
     deadline = monotonic() + _PATIENCE
     while any(_is_inside(top) for thread, top in sys._current_frames().items() if thread != get_ident()):
@@ -89,6 +89,6 @@ def _reopen(*_: Any) -> None:
     _closed_by.clear()
 
 
-atexit.register(_close)
+atexit.register(keep_threads_out)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_reopen)

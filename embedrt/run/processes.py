@@ -1,5 +1,6 @@
 """`ProcessPool`: encoding on several processes, each with its own copy of the model."""
 
+import atexit
 import builtins
 import os
 import signal
@@ -19,7 +20,7 @@ from typing import Any, Self
 from embedrt import errors
 from embedrt.engine import Device
 from embedrt.engine.machine import available_threads, cuda_devices, require_process
-from embedrt.engine.native import park, stack
+from embedrt.engine.native import is_ending, keep_threads_out, park, stack
 from embedrt.engine.placement import Placement
 from embedrt.errors import PoolError
 from embedrt.run.request import Request, Result
@@ -34,6 +35,18 @@ _EXIT_SECONDS = 5.0
 _GUARD = 'if __name__ == "__main__":'
 # The exit code of a process killed by SIGKILL.
 _KILLED = -9
+# The pools of this process.
+_POOLS: "weakref.WeakSet[ProcessPool]" = weakref.WeakSet()
+
+
+def _end() -> None:
+    """At the end of the process: stop the workers, once no thread starts any."""
+    keep_threads_out()
+    for pool in list(_POOLS):
+        pool._finalizer()
+
+
+atexit.register(_end)  # handlers run in reverse order, so this one runs before that of `multiprocessing`
 
 
 def default_devices(auto: Device) -> list[str]:
@@ -80,10 +93,11 @@ class ProcessPool:
         self.dtype = self._settings[0].placement.dtype
         self.fingerprint: str | None = None
         self._lock = threading.Lock()
-        self._closed = False
         self._process = os.getpid()
         self._workers: list[_Worker | None] = [None] * len(placements)
         self._finalizer = weakref.finalize(self, _stop_all, self._workers, self._process)
+        self._finalizer.atexit = False  # `_end` calls it
+        _POOLS.add(self)
         try:
             self._start_missing()
             while not all(worker.ready for worker in self._running()):
@@ -100,7 +114,6 @@ class ProcessPool:
 
     def close(self) -> None:
         """Stop the processes once running calls are done; later calls raise a PoolError."""
-        self._closed = True
         if self._is_in_use_here():  # by the call that a signal handler has interrupted
             self._finalizer()
         else:
@@ -156,13 +169,12 @@ class ProcessPool:
     def _require_open(self) -> None:
         """Check that the pool has its workers.
 
-        Without `close`, only the end of the process stops them. A thread that encodes meanwhile has nothing left to do.
+        Raises:
+            PoolError: It was closed.
         """
-        if self._finalizer.alive:
-            return
-        if not self._closed and threading.current_thread() is not threading.main_thread():
-            park()
-        raise PoolError("the pool is closed; start another one")
+        if not self._finalizer.alive:
+            _stay_at_end()
+            raise PoolError("the pool is closed; start another one")
 
     def _is_in_use_here(self) -> bool:
         """Return True if this thread is inside another call of `run`."""
@@ -217,13 +229,16 @@ class ProcessPool:
             if not worker.idle
             for source in (worker.connection, worker.process.sentinel)
         }
-        for worker in dict.fromkeys(sources[source] for source in wait(list(sources))):  # type: ignore[index]
+        ready = wait(list(sources))
+        _stay_at_end()
+        for worker in dict.fromkeys(sources[source] for source in ready):  # type: ignore[index]
             yield worker, worker.receive()
 
     def _start_missing(self) -> None:
         """Start a worker in every empty slot."""
         for slot, worker in enumerate(self._workers):
             if worker is None:
+                _stay_at_end()
                 self._workers[slot] = _Worker(self._settings[slot])
 
     def _check_start(self, worker: "_Worker", message: "Ready | Result | Failure | None") -> None:
@@ -319,6 +334,12 @@ def _sharing(placements: Sequence[Mapping[str, Placement]]) -> list[dict[str, Pl
         }
         for placed in placements
     ]
+
+
+def _stay_at_end() -> None:
+    """Keep a thread here once the process ends, which stops the workers without the lock."""
+    if is_ending() and threading.current_thread() is not threading.main_thread():
+        park()
 
 
 def _stop_all(workers: list[_Worker | None], process: int) -> None:
