@@ -108,7 +108,7 @@ __all__ = [
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 _loaded: dict[str, Embedder] = {}
-_loading = threading.Lock()
+_loading = threading.RLock()  # a signal handler may encode meanwhile
 
 
 def default_model() -> str:

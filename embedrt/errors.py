@@ -1,5 +1,8 @@
 """The exceptions of embedrt. Invalid arguments raise the built-in ValueError and TypeError."""
 
+import sys
+from collections.abc import Collection
+
 
 class EmbedrtError(Exception):
     """Base class: `except EmbedrtError` catches every failure except invalid arguments."""
@@ -71,3 +74,35 @@ class ParityError(EmbedrtError):
 
 class QualityError(EmbedrtError):
     """Vectors in a lossy dtype have a lower cosine similarity to float32 than allowed, or than measured at export."""
+
+
+# The modules whose failures `except` clauses of embedrt expect, where no library is involved.
+OWN = frozenset({"embedrt"}) | sys.stdlib_module_names
+# Raised without a message by code, and by nobody as a deadline.
+_OFTEN_BARE = (AssertionError, EOFError, MemoryError, RecursionError)
+
+
+def is_raised_by(modules: Collection[str], error: BaseException) -> bool:
+    """Return True if an exception that the calling function has caught is a failure of some modules.
+
+    Otherwise it is an exception of the caller's program, which must pass: a signal handler or another thread may raise
+    one at any moment. A handler in Python has a frame of its own in the traceback. An exception that another thread
+    sets has no arguments, or a class of the caller's own. An interrupt is no `Exception`, as is a panic in Rust.
+
+    Args:
+        modules: Top-level modules, with those that define the exceptions of native code.
+        error: The exception, inside `except`.
+    """
+    kind = type(error)
+    if not isinstance(error, Exception) and kind.__name__ != "PanicException":
+        return False
+    if not error.args and not isinstance(error, _OFTEN_BARE):
+        return False
+    if kind.__module__.partition(".")[0] not in {"builtins", *modules}:
+        return False
+    below = error.__traceback__ and error.__traceback__.tb_next  # the first frame is the calling function's
+    while below is not None:
+        if str(below.tb_frame.f_globals.get("__name__")).partition(".")[0] not in modules:
+            return False
+        below = below.tb_next
+    return True

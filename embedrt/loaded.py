@@ -82,7 +82,7 @@ class Loaded:
             self.tuning, self.manifest, self._wanted, None if named is None else named.name
         )
         self._placed = self._find(AUTO) if named is None else named
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may encode meanwhile
         self._runners: dict[str, dict[str, Runner]] = {}
         self._by_name: dict[str | None, dict[str, Runner]] = {}  # the same, by every name that was asked for
         self._tokenizers: dict[tuple[str, int | None], Tokenizer] = {}

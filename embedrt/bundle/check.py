@@ -11,14 +11,13 @@ import stat
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 from embedrt.bundle.strict_json import decode, is_lfs_pointer, read_json
-from embedrt.errors import BundleError, ModelNotFoundError
+from embedrt.errors import OWN, BundleError, ModelNotFoundError, is_raised_by
 
 Verify = Literal["once", "always", "never"]
 """When to hash files: once per machine until they change, at every load, or never (file type and size only)."""
@@ -213,7 +212,9 @@ def _read_cache() -> dict[str, _Seen]:
     """Read the cache of verified files; a missing or damaged one is empty."""
     try:
         return decode(_Cache, read_json(user_cache() / VERIFIED), VERIFIED).files
-    except (OSError, ValueError, ModelNotFoundError):
+    except (OSError, ValueError, ModelNotFoundError) as error:
+        if not is_raised_by(OWN, error):  # a TimeoutError is an OSError
+            raise
         return {}
 
 
@@ -221,7 +222,7 @@ def _write_cache(fresh: dict[str, _Seen]) -> None:
     """Add entries. If two processes write at once, one loses its entries, whose files are hashed again."""
     kept = {path: seen for path, seen in _read_cache().items() if path not in fresh}
     entries = dict(list({**kept, **fresh}.items())[-_MAX_ENTRIES:])
-    with suppress(OSError, ValueError, ModelNotFoundError):
+    try:
         target = user_cache() / VERIFIED
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{VERIFIED}-", dir=target.parent)
@@ -231,4 +232,7 @@ def _write_cache(fresh: dict[str, _Seen]) -> None:
             Path(name).replace(target)
         except OSError:
             Path(name).unlink(missing_ok=True)
+            raise
+    except (OSError, ValueError, ModelNotFoundError) as error:
+        if not is_raised_by(OWN, error):
             raise

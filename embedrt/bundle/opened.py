@@ -3,18 +3,24 @@
 import os
 import stat
 import sys
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from embedrt.bundle.check import FileRecord, Identity, Verify, check_files, sha256_of
 from embedrt.bundle.locks import lock_folder, same_file
 from embedrt.errors import BundleError, EmbedrtError
 
 Made = TypeVar("Made")
+
+
+class SupportsClose(Protocol):
+    """An object that can be closed."""
+
+    def close(self) -> None: ...  # noqa: D102
+
 
 TRIES = 20
 """How often to try again when a bundle is replaced while it is opened."""
@@ -43,12 +49,11 @@ class BundleFiles:
         self._records: Mapping[str, FileRecord] = {}
         self._identities: dict[str, Identity] = {}
         self._status = _status(self.folder, follow=True)
-        self._finalizer: weakref.finalize[[int], BundleFiles] | None = None
+        self._closing: SupportsClose | None = None
         if descriptor is not None:
             self.root = Path(f"/proc/self/fd/{descriptor}")
             self._status = os.fstat(descriptor)
-            self._finalizer = weakref.finalize(self, os.close, descriptor)
-            self._finalizer.atexit = False
+            self._closing = _owner(descriptor)
 
     @classmethod
     def open(cls, folder: Path, through: Path | None = None) -> "BundleFiles":
@@ -74,8 +79,8 @@ class BundleFiles:
 
     def close(self) -> None:
         """Close the descriptor, which otherwise the end of the last reference does. No method can be called later."""
-        if self._finalizer is not None:
-            self._finalizer()
+        if self._closing is not None:
+            self._closing.close()
 
     def check(self, records: Mapping[str, FileRecord], verify: Verify) -> None:
         """Check the files that a manifest lists, and remember them; see `check_files`."""
@@ -201,6 +206,17 @@ class SharedFiles:
         files._identities = dict(self.identities)
         files.require_unchanged()
         return files
+
+
+def _owner(descriptor: int) -> SupportsClose:
+    """An object whose end closes a descriptor, without a line of Python in which an interrupt would be lost.
+
+    An epoll object owns any descriptor, and a folder's cannot be in a file object. Only Linux opens folders here.
+    """
+    import select
+
+    owner: SupportsClose = select.epoll.fromfd(descriptor)  # type: ignore[attr-defined,unused-ignore]
+    return owner
 
 
 def _status(path: Path, *, follow: bool = False) -> os.stat_result | None:

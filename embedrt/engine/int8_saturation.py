@@ -12,6 +12,7 @@ from functools import cache
 
 import numpy as np
 
+from embedrt.engine.native import call_native
 from embedrt.engine.session import plain_session
 from embedrt.errors import DeviceError
 
@@ -43,7 +44,7 @@ def exact_config() -> Mapping[str, str]:
         DeviceError: The kernels saturate under every config.
     """
     for config in CONFIGS:
-        if is_exact(config):
+        if call_native(is_exact, config):
             return config
     raise DeviceError(
         "dtype 'int8': ONNX Runtime's int8 kernels saturate on this CPU, so its vectors would be wrong; use "

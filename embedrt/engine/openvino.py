@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from embedrt.engine import Device, Providers
+from embedrt.engine.native import NativeError, call_native
 from embedrt.engine.session import onnxruntime
 from embedrt.errors import DeviceError
 
@@ -133,8 +134,8 @@ def _register(ort: ModuleType) -> None:
     try:
         import onnxruntime_ep_openvino as package
 
-        ort.register_execution_provider_library("embedrt.openvino", package.get_library_path())
+        call_native(ort.register_execution_provider_library, "embedrt.openvino", package.get_library_path())
     except ImportError as error:
         raise DeviceError(f"{PACKAGE} is not installed; run `pip install 'embedrt[openvino]'`") from error
-    except Exception as error:
-        raise DeviceError(f"ONNX Runtime {ort.__version__} cannot load {PACKAGE}: {error}") from error
+    except NativeError as failure:
+        raise DeviceError(f"ONNX Runtime {ort.__version__} cannot load {PACKAGE}: {failure}") from failure.__cause__

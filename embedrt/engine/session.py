@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from embedrt.engine import Batch, Device
 from embedrt.engine.machine import available_threads, require_process
+from embedrt.engine.native import NativeError, call_native
 from embedrt.errors import BundleError, DeviceError, EngineError, MissingDependencyError, OutOfMemory
 
 # Making sessions from several threads at once is not safe in ONNX Runtime; running them is.
-_CREATING = threading.Lock()
+_CREATING = threading.RLock()  # a signal handler may encode meanwhile
 # Every session of this process, for a child that it may fork.
 _ALIVE: weakref.WeakSet[Any] = weakref.WeakSet()
 # From here on weights are large: they are not held twice for the sake of speed.
@@ -168,15 +169,19 @@ class SessionEngine:
         """
         session = self._session(self.threads if batch.alone or not self._parallel else 1)
         try:
-            results = session.run(list(outputs), batch.feeds)
-        except Exception as error:
-            kind = OutOfMemory if _OUT_OF_MEMORY.search(str(error)) else EngineError
+            results = call_native(session.run, list(outputs), batch.feeds)
+        except NativeError as failure:
+            kind = OutOfMemory if _OUT_OF_MEMORY.search(str(failure)) else EngineError
             rows, length = batch.shape
-            raise kind(f"ONNX Runtime failed on a batch of {rows} x {length} tokens: {error}") from error
+            raise kind(f"ONNX Runtime failed on a batch of {rows} x {length} tokens: {failure}") from failure.__cause__
         return dict(zip(outputs, results, strict=True))
 
     def _session(self, threads: int) -> Any:
         require_process(self._process)
+        session = self._sessions.get(threads)
+        return call_native(self._create, threads) if session is None else session
+
+    def _create(self, threads: int) -> Any:
         with _CREATING:
             if threads not in self._sessions:
                 session = self._load(
@@ -227,10 +232,10 @@ def _create_session(opened: Path, graph: Path, device: Device, threads: int, *, 
         options.add_session_config_entry("session.disable_prepacking", "1")
     providers = device.configure(options, device, dtype, threads)
     try:
-        session = ort.InferenceSession(opened, options, providers=providers, enable_fallback=0)
-    except Exception as error:
-        message = str(error).replace(str(opened.parent), str(graph.parent))
-        raise DeviceError(f"ONNX Runtime cannot load {graph} on {device.name!r}: {message}") from error
+        session = call_native(ort.InferenceSession, opened, options, providers=providers, enable_fallback=0)
+    except NativeError as failure:
+        message = str(failure).replace(str(opened.parent), str(graph.parent))
+        raise DeviceError(f"ONNX Runtime cannot load {graph} on {device.name!r}: {message}") from failure.__cause__
     _ALIVE.add(session)
     session.disable_fallback()
     if (obtained := session.get_providers()[0]) != device.provider:

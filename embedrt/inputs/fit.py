@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from embedrt.bundle.manifest import MANIFEST, Route
+from embedrt.engine.native import NativeError, call_native
 from embedrt.errors import BundleError
 
 
@@ -42,10 +43,9 @@ def require_fit(folder: Path, route: Route, tokenizer: Any) -> None:
 def _special_ids(path: Path, tokenizer: Any) -> list[int]:
     """The ids of the special tokens around a text, which need not be in the vocabulary."""
     try:
-        ids: list[int] = tokenizer.encode("").ids  # not as a batch, which would start threads
-    except BaseException as error:
-        # The library raises Exception itself, or a panic; another one comes from a signal handler.
-        if type(error) is not Exception and type(error).__name__ != "PanicException":
-            raise
-        raise BundleError(f"{path}: the tokenizer fails on an empty text: {error}; export the model again") from error
+        ids: list[int] = call_native(tokenizer.encode, "").ids  # not as a batch, which would start threads
+    except NativeError as failure:
+        raise BundleError(
+            f"{path}: the tokenizer fails on an empty text: {failure}; export the model again"
+        ) from failure.__cause__
     return ids

@@ -2,7 +2,7 @@
 
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.engine.machine import require_process
+from embedrt.engine.native import NativeError, call_native
 from embedrt.errors import BundleError, InferenceError
 from embedrt.inputs.starts import SIDE, Starts
 
@@ -205,7 +206,7 @@ class TextTokenizer:
     def with_spans(self, text: str) -> TokenizedText:
         """Tokenize one text, with the character span of every token."""
         require_process(self._process)
-        encoding = self._tokenizer.encode(text)
+        encoding = _tokenized(self._tokenizer.encode, text)
         return TokenizedText(
             tokens_of([encoding], [0] if self._is_truncated(encoding) else [], with_type_ids=self._with_type_ids),
             np.array(encoding.offsets, np.int64).reshape(-1, 2),
@@ -252,9 +253,11 @@ def read_tokenizer(path: Path, opened: Path | None = None) -> Any:
     import tokenizers
 
     try:
-        return tokenizers.Tokenizer.from_file(str(opened or path))
-    except Exception as error:
-        raise BundleError(f"{path}: tokenizers {tokenizers.__version__} cannot read it: {error}") from error
+        return call_native(tokenizers.Tokenizer.from_file, str(opened or path))
+    except NativeError as failure:
+        raise BundleError(
+            f"{path}: tokenizers {tokenizers.__version__} cannot read it: {failure}"
+        ) from failure.__cause__
 
 
 def encode_batch(tokenizer: Any, texts: list[str], *, add_special_tokens: bool = True) -> list[Any]:
@@ -265,14 +268,16 @@ def encode_batch(tokenizer: Any, texts: list[str], *, add_special_tokens: bool =
     """
     if not texts:
         return []
-    try:
-        encodings: list[Any] = tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
-    except BaseException as error:
-        # A Rust panic is a BaseException, which `except Exception` does not catch.
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            raise
-        raise InferenceError(f"the tokenizer failed: {type(error).__name__}: {error}") from error
+    encodings: list[Any] = _tokenized(tokenizer.encode_batch_fast, texts, add_special_tokens=add_special_tokens)
     return encodings
+
+
+def _tokenized(encode: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
+    try:
+        return call_native(encode, *arguments, **options)
+    except NativeError as failure:
+        kind = type(failure.__cause__).__name__
+        raise InferenceError(f"the tokenizer failed: {kind}: {failure}") from failure.__cause__
 
 
 def tokens_of(encodings: list[Any], truncated: list[int], *, with_type_ids: bool) -> Tokens:

@@ -1,8 +1,10 @@
 """`ProcessPool`: encoding on several processes, each with its own copy of the model."""
 
+import atexit
 import builtins
 import os
 import signal
+import sys
 import threading
 import weakref
 from collections import deque
@@ -18,6 +20,7 @@ from embedrt import errors
 from embedrt.bundle.manifest import Bundle
 from embedrt.engine import Device
 from embedrt.engine.machine import available_threads, cuda_devices, require_process
+from embedrt.engine.native import is_ending, keep_threads_out, park, stack
 from embedrt.engine.placement import Placement
 from embedrt.errors import PoolError
 from embedrt.run.request import Request, Result
@@ -32,6 +35,18 @@ _EXIT_SECONDS = 5.0
 _GUARD = 'if __name__ == "__main__":'
 # The exit code of a process killed by SIGKILL.
 _KILLED = -9
+# The pools of this process.
+_POOLS: "weakref.WeakSet[ProcessPool]" = weakref.WeakSet()
+
+
+def _end() -> None:
+    """At the end of the process: stop the workers, once no thread starts any."""
+    keep_threads_out()
+    for pool in list(_POOLS):
+        pool._finalizer()
+
+
+atexit.register(_end)  # handlers run in reverse order, so this one runs before that of `multiprocessing`
 
 
 def default_devices(auto: Device) -> list[str]:
@@ -83,6 +98,8 @@ class ProcessPool:
         self._process = os.getpid()
         self._workers: list[_Worker | None] = [None] * len(placements)
         self._finalizer = weakref.finalize(self, _stop_all, self._workers, self._process)
+        self._finalizer.atexit = False  # `_end` calls it
+        _POOLS.add(self)
         try:
             self._start_missing()
             while not all(worker.ready for worker in self._running()):
@@ -99,8 +116,11 @@ class ProcessPool:
 
     def close(self) -> None:
         """Stop the processes once running calls are done; later calls raise a PoolError."""
-        with self._lock:
+        if self._is_in_use_here():  # by the call that a signal handler has interrupted
             self._finalizer()
+        else:
+            with self._lock:
+                self._finalizer()
 
     def __enter__(self) -> Self:
         return self
@@ -137,14 +157,31 @@ class ProcessPool:
         size = chunk_size or max(1, min(ceil(len(texts) / len(self.devices) / _CHUNKS_PER_WORKER), _LARGEST_CHUNK))
         chunks = [Chunk(route, texts[start : start + size], request, start) for start in range(0, len(texts), size)]
         require_process(self._process)
+        if self._is_in_use_here():
+            raise PoolError("the pool computes the call that this signal handler has interrupted; start another pool")
         with self._lock:
-            if not self._finalizer.alive:
-                raise PoolError("the pool is closed; start another one")
+            self._require_open()
             try:
                 return self._collect(chunks, request, advance)
             except BaseException:
-                self._stop_busy()
+                self._require_open()
+                self._kill([worker for worker in self._running() if not worker.idle])
                 raise
+
+    def _require_open(self) -> None:
+        """Check that the pool has its workers.
+
+        Raises:
+            PoolError: It was closed.
+        """
+        if not self._finalizer.alive:
+            _stay_at_end()
+            raise PoolError("the pool is closed; start another one")
+
+    def _is_in_use_here(self) -> bool:
+        """Return True if this thread is inside another call of `run`."""
+        callers = [frame for frame in stack(sys._getframe(2)) if frame.f_code is ProcessPool.run.__code__]
+        return any(frame.f_locals.get("self") is self for frame in callers)
 
     def _collect(self, chunks: list[Chunk], request: Request, advance: Callable[[int], Any]) -> Result:
         """Keep every worker busy until all chunks are done."""
@@ -152,6 +189,7 @@ class ProcessPool:
         values = request.gather.start(total)
         truncated: list[int] = []
         waiting, suspects = deque(chunks), set[int]()
+        self._kill([worker for worker in self._running() if worker.chunk is not None])  # of an interrupted call
         for worker in self._running():
             if not worker.process.is_alive():  # it died while idle, so there is no chunk to retry
                 self._reap(worker)
@@ -193,13 +231,16 @@ class ProcessPool:
             if not worker.idle
             for source in (worker.connection, worker.process.sentinel)
         }
-        for worker in dict.fromkeys(sources[source] for source in wait(list(sources))):  # type: ignore[index]
+        ready = wait(list(sources))
+        _stay_at_end()
+        for worker in dict.fromkeys(sources[source] for source in ready):  # type: ignore[index]
             yield worker, worker.receive()
 
     def _start_missing(self) -> None:
         """Start a worker in every empty slot."""
         for slot, worker in enumerate(self._workers):
             if worker is None:
+                _stay_at_end()
                 self._workers[slot] = _Worker(self._settings[slot])
 
     def _check_start(self, worker: "_Worker", message: "Ready | Result | Failure | None") -> None:
@@ -212,9 +253,8 @@ class ProcessPool:
             raise PoolError(f"a worker on {device!r} ended before it was ready, with {_describe_exit(code)}{hint}")
         worker.ready = True
 
-    def _stop_busy(self) -> None:
-        """Kill the busy workers, so that the next call does not receive their results."""
-        busy = [worker for worker in self._running() if not worker.idle]
+    def _kill(self, busy: "Sequence[_Worker]") -> None:
+        """Kill busy workers, so that the next call does not receive their results."""
         for worker in busy:
             worker.process.kill()
         for worker in busy:
@@ -293,6 +333,12 @@ def _sharing(placements: Sequence[Mapping[str, Placement]]) -> list[dict[str, Pl
         }
         for placed in placements
     ]
+
+
+def _stay_at_end() -> None:
+    """Keep a thread here once the process ends, which stops the workers without the lock."""
+    if is_ending() and threading.current_thread() is not threading.main_thread():
+        park()
 
 
 def _stop_all(workers: list[_Worker | None], process: int) -> None:

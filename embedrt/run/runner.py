@@ -1,12 +1,12 @@
 """`Runner`: one route of a bundle in this process: tokenize, plan, pad, run, gather."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from embedrt.bundle.manifest import Manifest, Route
 from embedrt.bundle.opened import BundleFiles
 from embedrt.engine import Batch
+from embedrt.engine.native import is_ending
 from embedrt.engine.placement import Placement
 from embedrt.engine.session import Interface, SessionEngine
 from embedrt.errors import BundleError, NonFiniteError, TruncationError
@@ -25,6 +26,7 @@ from embedrt.inputs.text import TextTokenizer, Tokens
 from embedrt.run.coalescing import Coalescer
 from embedrt.run.planning import PlannedBatch, plan
 from embedrt.run.request import Request, Result
+from embedrt.run.threads import Task, Team
 from embedrt.types import SENTENCE
 
 # Texts that are tokenized and planned at a time: enough for batches of similar lengths, few enough to bound memory.
@@ -99,7 +101,7 @@ class Runner:
         self.tokenize = self._load_tokenizer(route.max_seq_length)
         require_fit(self.folder, route, self.tokenize.backend)
         self._other_tokenizers: dict[int | None, TextTokenizer] = {}
-        self._loading = Lock()
+        self._loading = RLock()  # a signal handler may encode meanwhile
         variant = placement.variant
         self.engine = SessionEngine(
             files.folder / variant.file,
@@ -181,9 +183,9 @@ class Runner:
         work = self._work(items, request, indexes)
         slices = self._slices(items, work)
         for part in slices:
-            if part.is_small:
+            if part.is_small or is_ending():  # other threads may be kept from native code by then
                 for planned in part.batches:
-                    advance(self._compute(work, part, planned, shared=True))
+                    advance(self._compute(work, part, planned, shared=part.is_small))
             else:
                 self._overlap(work, chain([part], slices), advance)
         return Result(work.values, work.truncated)
@@ -238,21 +240,17 @@ class Runner:
 
     def _overlap(self, work: _Work, slices: Iterator[_Slice], advance: Callable[[int], Any]) -> None:
         """Compute batches on the engine's number of threads, while this thread tokenizes the next slice."""
-        with ThreadPoolExecutor(self.engine.workers, thread_name_prefix="embedrt") as pool:
-            running: list[Future[int]] = []
-            try:
-                for part in slices:
-                    started = [
-                        pool.submit(self._compute, work, part, planned, shared=False) for planned in part.batches
-                    ]
-                    for future in running:
-                        advance(future.result())
-                    running = started
-                for future in running:
-                    advance(future.result())
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        with Team(self.engine.workers) as team:
+            running: list[Task] = []
+            for part in slices:
+                started = [
+                    team.start(partial(self._compute, work, part, planned, shared=False)) for planned in part.batches
+                ]
+                for task in running:
+                    advance(task.result())
+                running = started
+            for task in running:
+                advance(task.result())
 
     def _compute(self, work: _Work, part: _Slice, planned: PlannedBatch, *, shared: bool) -> int:
         """Compute one batch, gather its outputs, and return its number of items.

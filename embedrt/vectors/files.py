@@ -16,7 +16,7 @@ from embedrt.bundle.atomic import replace_files
 from embedrt.bundle.disk import explained
 from embedrt.bundle.staging import staging
 from embedrt.bundle.strict_json import LFS_POINTER, decode, parse_json
-from embedrt.errors import EmbeddingsError, EmbedrtError, MissingDependencyError
+from embedrt.errors import OWN, EmbeddingsError, EmbedrtError, MissingDependencyError, is_raised_by
 from embedrt.inputs.check import check_texts
 from embedrt.vectors.arrays import as_array
 
@@ -26,6 +26,7 @@ DTYPES = ("float32", "float16", "int8", "uint8")
 
 _KEY = "embedrt"  # of the record in the metadata of safetensors and Parquet files
 _STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
+_READERS = OWN | {"numpy", "pyarrow", "safetensors", "safetensors_rust"}
 _BLOCK_BYTES = 1 << 25  # of a Parquet row group, and of the rows that are checked at a time
 
 Matrix = NDArray[Any]
@@ -195,6 +196,8 @@ def load_embeddings(path: str | Path, model: Model | None = None) -> Embeddings:
     except EmbedrtError:
         raise
     except Exception as error:  # the libraries raise any exception on damaged files
+        if not is_raised_by(_READERS, error):
+            raise
         raise EmbeddingsError(
             f"{path}: cannot be read as embeddings: {error}; get the file again, or encode the texts again"
         ) from error

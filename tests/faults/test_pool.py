@@ -208,6 +208,26 @@ class TestAnswers:
             answers = list(threads.map(lambda texts: tiny.encode(texts, pool=pool, chunk_size=3), work))
         assert_same(answers, [tiny.encode(texts) for texts in work])
 
+    def test_an_interrupt_while_busy_workers_stop(
+        self, tiny: Embedder, pool: ProcessPool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr("multiprocessing.process.BaseProcess.kill", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                pool.run(["other"] * 6, REQUEST, chunk_size=1, advance=interrupt)
+        assert_same(tiny.encode(TEXTS, pool=pool, chunk_size=1), tiny.encode(TEXTS))
+
+    def test_a_call_inside_another_one(self, tiny: Embedder, pool: ProcessPool) -> None:
+        def encode(_: int) -> None:
+            tiny.encode(TEXTS, pool=pool)
+
+        with pytest.raises(PoolError, match=r"signal handler has interrupted; start another pool$"):
+            pool.run(["other"] * 6, REQUEST, chunk_size=1, advance=encode)
+        assert_same(tiny.encode(TEXTS, pool=pool), tiny.encode(TEXTS))
+
     @pytest.mark.parametrize(
         ("texts", "size", "chunks"),
         [(45, None, [3] * 15), (1, None, [1]), (3, None, [1] * 3), (7, 5, [5, 2]), (21, None, [2] * 10 + [1])],

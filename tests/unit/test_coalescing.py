@@ -4,13 +4,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from embedrt import Embedder
+from embedrt import Embedder, EngineError
 from embedrt.bundle.manifest import Tokenization
 from embedrt.engine import Batch
 from embedrt.inputs.text import Tokens, flat, offsets_of
@@ -41,7 +42,7 @@ class Model:
         if self.still:
             assert self.go_on.acquire(timeout=WAIT)
         if self.fail(batch.feeds["input_ids"]):
-            raise RuntimeError("no")
+            raise EngineError("no")
         masks = batch.feeds.get("pooling_mask", batch.feeds["attention_mask"])
         sums: NDArray[np.float32] = (batch.feeds["input_ids"] * masks).sum(axis=1).astype(np.float32)
         return dict.fromkeys(outputs, sums[:, None])
@@ -172,14 +173,18 @@ def test_batches_of_several_slots_run_at_once(model: Model, threads: ThreadPoolE
     assert model.alone == [True, False, False]
 
 
-def test_a_call_after_a_while_is_alone_again(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_after_a_while_is_alone_again(
+    model: Model, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 100.0
     monkeypatch.setattr(coalescing, "monotonic", lambda: now)
-    call, model.still = caller(model, slots=2), False
+    call = caller(model, slots=2)
+    beside = threads.submit(call, [1])
+    assert model.entered.acquire(timeout=WAIT)
+    model.still = False
     call([1])
-    call.coalescer._free = 1  # another batch is running
-    call([1])
-    call.coalescer._free = 2
+    model.go_on.release()
+    beside.result(WAIT)
     call([1])
     now += 1
     call([1])
@@ -230,21 +235,21 @@ def test_the_error_reaches_the_call_that_caused_it(model: Model, threads: Thread
     model.go_on.release()
     assert first.result(WAIT).item() == 4
     assert others[0].result(WAIT).item() == 1
-    with pytest.raises(RuntimeError, match="no"):
+    with pytest.raises(EngineError, match="no"):
         others[1].result(WAIT)
     assert others[2].result(WAIT).item() == 2
 
 
-class Interrupted(threading.Event):
-    """An event whose wait ends with an interrupt, as in a main thread: at once, or when it is set."""
+class Interrupted(SimpleQueue[None]):
+    """A queue whose `get` ends with an interrupt, as in a main thread: at once, or when there is an item."""
 
     def __init__(self, *, at_once: bool) -> None:
         super().__init__()
         self.at_once = at_once
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def get(self, block: bool = True, timeout: float | None = None) -> None:
         if not self.at_once:
-            super().wait(timeout)
+            super().get(block, timeout)
         raise KeyboardInterrupt
 
 

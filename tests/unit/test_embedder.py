@@ -39,6 +39,7 @@ from embedrt.types import EXPORTED_DTYPES, Vectors
 from embedrt_export import export
 from embedrt_export.dtypes import WRITERS
 from tests.kit.bundles import change, copy_bundle, edit_graph, poison, replace_output
+from tests.kit.library_failures import failing
 from tests.kit.models import make_model
 from tests.kit.sessions import count_sessions
 
@@ -517,11 +518,8 @@ class TestWrongGraphs:
 def test_engine_errors_are_typed(
     tiny_bundle: Path, message: str, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError(message)
-
     embedder = Embedder(tiny_bundle, threads=1)
-    monkeypatch.setattr(onnxruntime.InferenceSession, "run", fail)
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", failing(RuntimeError(message), "onnxruntime.capi"))
     with pytest.raises(InferenceError) as caught:
         embedder.encode("a")
     assert type(caught.value) is kind

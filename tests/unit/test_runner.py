@@ -74,7 +74,7 @@ class TestTheWay:
         def none(*_: object, **__: object) -> None:
             raise AssertionError("threads were started")
 
-        monkeypatch.setattr(runner_module, "ThreadPoolExecutor", none)
+        monkeypatch.setattr(runner_module, "Team", none)
         assert tiny.encode(texts).shape == (len(texts), 32)
         with pytest.raises(AssertionError, match="threads were started"):
             tiny.encode(MANY)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from tokenizers import Tokenizer
 from embedrt import BundleError, InferenceError
 from embedrt.inputs.check import check_texts, preview
 from embedrt.inputs.text import TextTokenizer, Tokens
+from tests.kit.library_failures import failing
 
 COLLECTIONS: dict[str, Callable[[list[str]], Any]] = {
     "list": list,
@@ -332,41 +334,57 @@ def test_eight_threads_at_once_equal_one(tokenizer_file: Path) -> None:
         assert [rows_of(tokens) for tokens in pool.map(tokenizer, texts)] == expected
 
 
-class Panic(BaseException):
-    """As PyO3's PanicException: no subclass of Exception."""
-
-
-class Failing:
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def encode_batch_fast(self, _: list[str], *, add_special_tokens: bool) -> list[Any]:
-        raise self.error
+# As PyO3's: no subclass of Exception.
+Panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
 
 
 @pytest.fixture
-def fail(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
-    """Tokenizes with a Rust side that raises what it is given."""
+def fail(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException, str], None]:
+    """Tokenizes with a Rust side that raises the given exception in a function of the given module."""
 
-    def run(error: BaseException) -> None:
+    def run(error: BaseException, module: str) -> None:
         tokenizer = TextTokenizer(tiny_bundle / "tokenizer.json", max_seq_length=8, with_type_ids=False)
-        monkeypatch.setattr(tokenizer, "_tokenizer", Failing(error))
+        failed = SimpleNamespace(encode_batch_fast=failing(error, module))
+        monkeypatch.setattr(tokenizer, "_tokenizer", failed)
         tokenizer(["a"])
 
     return run
 
 
-@pytest.mark.parametrize("error", [Panic("bad split"), ValueError("bad split")])
-def test_a_failure_in_rust_is_an_error_of_ours(fail: Callable[[BaseException], None], error: BaseException) -> None:
+@pytest.mark.parametrize("error", [Panic("bad split"), ValueError("bad split"), Exception("bad split")])
+def test_a_failure_in_rust_is_an_error_of_ours(
+    fail: Callable[[BaseException, str], None], error: BaseException
+) -> None:
     with pytest.raises(InferenceError, match=rf"^the tokenizer failed: {type(error).__name__}: bad split$") as caught:
-        fail(error)
+        fail(error, "tokenizers")
     assert caught.value.__cause__ is error
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
-def test_an_interruption_stays_one(fail: Callable[[BaseException], None], error: BaseException) -> None:
-    with pytest.raises(type(error)):
-        fail(error)
+class DeadlineError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "module"),
+    [
+        (KeyboardInterrupt(), "tokenizers"),
+        (KeyboardInterrupt("stop"), "tokenizers"),
+        (SystemExit(3), "tokenizers"),
+        (TimeoutError(), "tokenizers"),  # set by another thread, so it has no frame and no arguments
+        (DeadlineError("3 s"), "tokenizers"),
+        (RuntimeError("3 s"), "handlers"),
+        (ValueError("3 s"), "handlers"),
+        (Panic("3 s"), "handlers"),
+    ],
+    ids=repr,
+)
+def test_an_exception_of_the_caller_passes(
+    fail: Callable[[BaseException, str], None], error: BaseException, module: str
+) -> None:
+    with pytest.raises(type(error)) as caught:
+        fail(error, module)
+    assert caught.value is error
+    assert (error.__cause__, error.__context__) == (None, None)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[", '{"version": "1.0"}'])
