@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import stat
 import sys
 import types
@@ -13,6 +14,8 @@ Record = TypeVar("Record")
 
 MAX_BYTES = 16 * 2**20
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+# Half of a pair that stands for one character, or a lone surrogate, which no text, message or log can hold.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class RecordError(ValueError):
@@ -44,7 +47,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(raw: bytes, where: str) -> Any:
-    """Parse JSON. Duplicate keys, NaN, Infinity and encodings other than UTF-8 are errors.
+    """Parse JSON. Duplicate keys, NaN, Infinity, lone surrogates and encodings other than UTF-8 are errors.
 
     Raises:
         RecordError: The document is not strict JSON; the message starts with `where`.
@@ -63,9 +66,14 @@ def parse_json(raw: bytes, where: str) -> Any:
         return number
 
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
+        document = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
+        if _SURROGATE.search(raw):
+            json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise RecordError(f"{where}: a lone surrogate, which is not valid Unicode") from None
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{where}: not valid JSON: {error}") from error
+    return document
 
 
 def decode(kind: type[Record], value: Any, where: str) -> Record:

@@ -5,7 +5,9 @@ Lossy dtypes are measured by cosine similarity to float32 instead, over held-out
 
 import dataclasses
 import json
+import tokenize
 from dataclasses import dataclass
+from io import BytesIO
 from math import sqrt
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 from embedrt.bundle.manifest import Route, Variant
 from embedrt.bundle.reports import MEAN_COSINE, MIN_COSINE, ParityReport, QualityReport
+from embedrt.bundle.strict_json import RecordError, decode, parse_json
 from embedrt.errors import BundleError, ParityError, QualityError
 from embedrt.run.runner import Runner
 from embedrt.tasks.embed import graph_vectors, graph_vectors_in_one_batch
@@ -47,6 +50,18 @@ layers add up like random numbers. A cosine similarity of 0.999 is a distance of
 larger error is a bug, not rounding.
 """
 
+# What NumPy raises on damaged files.
+_DAMAGED = (
+    ValueError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    SyntaxError,
+    RecursionError,
+    tokenize.TokenError,
+)
+
 
 def save_reference(folder: Path, route: Route, texts: list[str], vectors: Vectors) -> None:
     """Write the parity texts and reference vectors of a route into a bundle."""
@@ -72,7 +87,7 @@ def verify_route(runner: Runner) -> ParityReport | QualityReport:
     return compare(
         runner,
         read_parity_texts(runner.folder, runner.route),
-        np.load(runner.folder / runner.route.parity_vectors, allow_pickle=False),
+        _read_parity_vectors(runner),
         made.reference,
         independent=made.independent,
         tolerance=bound.tolerance,
@@ -91,9 +106,51 @@ def bound_of(variant: Variant, dtype: str) -> Bound:
 
 
 def read_parity_texts(folder: Path, route: Route) -> list[str]:
-    """Read the parity texts of a route."""
-    texts: list[str] = json.loads((folder / route.parity_texts).read_bytes())
-    return texts
+    """Read the parity texts of a route.
+
+    Raises:
+        BundleError: The file is not a list of texts.
+    """
+    return parity_texts_of((folder / route.parity_texts).read_bytes(), route.parity_texts)
+
+
+def _read_parity_vectors(runner: Runner) -> Vectors:
+    """Read the reference vectors of the parity texts, float32 `[texts, dim]`."""
+    name, texts = runner.route.parity_vectors, read_parity_texts(runner.folder, runner.route)
+    return parity_vectors_of((runner.folder / name).read_bytes(), name, (len(texts), runner.widths[SENTENCE]))
+
+
+def parity_texts_of(content: bytes, name: str) -> list[str]:
+    """Decode a file of parity texts.
+
+    Raises:
+        BundleError: It is not a list of texts.
+    """
+    try:
+        return list(decode(tuple[str, ...], parse_json(content, name), name))
+    except RecordError as error:
+        raise BundleError(f"{error}; get the bundle again") from error
+
+
+def parity_vectors_of(content: bytes, name: str, shape: tuple[int, int]) -> Vectors:
+    """Decode a file of reference vectors, in the format of NumPy.
+
+    Raises:
+        BundleError: It is not a matrix of finite float32 numbers of this shape.
+    """
+    try:
+        vectors = np.lib.format.read_array(BytesIO(content), allow_pickle=False)
+    except _DAMAGED as error:
+        raise BundleError(f"{name}: not a NumPy file: {str(error)[:200]}; get the bundle again") from error
+    with np.errstate(over="ignore", invalid="ignore"):
+        is_finite = vectors.dtype == np.float32 and np.isfinite(np.linalg.norm(vectors, axis=-1)).all()
+    if vectors.shape != shape or not is_finite:
+        raise BundleError(
+            f"{name}: expected finite float32 vectors [{shape[0]}, {shape[1]}], got {vectors.dtype} "
+            f"{list(vectors.shape)}; get the bundle again"
+        )
+    found: Vectors = vectors
+    return found
 
 
 def compare(
@@ -237,7 +294,7 @@ def _verify_quality(runner: Runner, made: QualityReport) -> QualityReport:
 
 def _parity_cosines(runner: Runner) -> NDArray[np.float64]:
     """Cosine similarities of the parity texts to the reference vectors in the bundle, float64 `[texts]`."""
-    reference = np.load(runner.folder / runner.route.parity_vectors, allow_pickle=False)
+    reference = _read_parity_vectors(runner)
     return cosines(graph_vectors(runner, read_parity_texts(runner.folder, runner.route)), reference)
 
 

@@ -36,6 +36,7 @@ _MAPPING_KEY = re.compile(r"\((None|'(?P<task>[\w-]+)'), (None|'(?P<modality>[\w
 # Arguments of an `encode` call that a module may use: a Router chooses by task, and text is the only modality.
 _CALL_ARGUMENTS = {"task", "modality"}
 _TASKS = ("query", "document")
+_MOST_MODULES = 1000
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ def read_repo(folder: Path, *, is_local: bool = True, token: str | bool | None =
             raise UnsupportedModelError(
                 f"{MODULES}: expected {TRANSFORMER} or {STATIC} as the first module, got {chain[0].kind}"
             )
+        if later := [module.kind for module in chain[1:] if module.kind not in HEADS]:
+            raise UnsupportedModelError(f"{MODULES}: {later[0]} is not supported after the first module")
     top = _read_top(folder)
     return ModelSpec(
         folder=folder,
@@ -162,6 +165,8 @@ def _routes(folder: Path, access: _Access) -> tuple[dict[str, tuple[ModuleSpec, 
         raise ExportError(str(error)) from error
     if not isinstance(content, list) or not content:
         raise ExportError(f"{MODULES}: expected a list of modules")
+    if len(content) > _MOST_MODULES:
+        raise ExportError(f"{MODULES}: expected at most {_MOST_MODULES} modules, got {len(content)}")
     chains: dict[str, tuple[ModuleSpec, ...]] = {DEFAULT_ROUTE: ()}
     tasks = dict.fromkeys(("", *_TASKS), DEFAULT_ROUTE)
     for i, item in enumerate(content):
