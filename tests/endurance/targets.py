@@ -19,6 +19,7 @@ from embedrt.inputs.text import TextTokenizer
 from embedrt.inputs.tokenizer import Tokenizer
 from embedrt.tune import result
 from embedrt.verify.bundle import verify as verify_bundle
+from embedrt.verify.parity import parity_texts_of, parity_vectors_of
 from embedrt_export import export
 from embedrt_export.families import FAMILIES, choose_task, family_name
 from embedrt_export.graph.data_file import DataFile
@@ -119,6 +120,9 @@ def _bundle_targets(bundle: Path, folder: Path) -> list[Target]:
         Tokenizer(path, route.tokenization, 16)(TEXTS, truncation=True, padding=True)
 
     def verify(path: Path) -> None:
+        texts = parity_texts_of((places["parity"] / route.parity_texts).read_bytes(), route.parity_texts)
+        name, shape = route.parity_vectors, (len(texts), manifest.dim)
+        parity_vectors_of((places["parity"] / name).read_bytes(), name, shape)
         rehash(places["parity"])  # the hash of a damaged file would hide all that comes after it
         with Embedder(places["parity"], device="cpu", threads=1, verify="never") as embedder:
             verify_bundle(embedder)
