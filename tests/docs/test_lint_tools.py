@@ -30,6 +30,13 @@ def test_a_dependency_without_a_floor_is_an_error(requirement: str, tmp_path: Pa
         constraints(page)
 
 
+def test_what_the_database_does_not_know_is_not_audited() -> None:
+    line = "{} Dependency not found on PyPI and could not be audited: {} (1.0)"
+    assert verdict(0, line.format("embedrt", "embedrt")) == (0, "no known vulnerabilities")
+    status, told = verdict(0, "\n".join(line.format(name, name) for name in ("embedrt", "numpy")))
+    assert (status, told.endswith("has no answer for numpy")) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("status", "output", "expected"),
     [
