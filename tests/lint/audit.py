@@ -3,6 +3,7 @@
 Exit status 0: nothing was found, or the database cannot be reached, which is printed. Otherwise that of pip-audit.
 """
 
+import re
 import subprocess
 import sys
 
@@ -19,7 +20,7 @@ def verdict(status: int, output: str) -> tuple[int, str]:
         return 0, f"NOT AUDITED: the database of vulnerabilities has no answer for {', '.join(left)}"
     if status == 0:
         return 0, "no known vulnerabilities"
-    if "Found " in output and "known vulnerabilit" in output:
+    if re.search(r"Found \d+ known (vulnerability|vulnerabilities)", output):
         return status, "vulnerabilities found"
     if any(sign in output for sign in UNREACHABLE):
         return 0, "NOT AUDITED: the database of vulnerabilities cannot be reached from here"
