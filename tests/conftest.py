@@ -34,7 +34,7 @@ settings.load_profile("embedrt")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The length of what `make endurance` runs at length."""
-    parser.addoption("--cases", type=int, help="random lists of texts in tests/endurance")
+    parser.addoption("--cases", type=int, default=50, help="random lists of texts in tests/endurance")
 
 
 @pytest.fixture(autouse=True)

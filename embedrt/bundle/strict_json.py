@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 Record = TypeVar("Record")
 
 MAX_BYTES = 16 * 2**20
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-# Half of a pair that stands for one character, or a lone surrogate, which no text, message or log can hold.
+# An escape that may be a lone surrogate.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 class RecordError(ValueError):
@@ -66,14 +66,29 @@ def parse_json(raw: bytes, where: str) -> Any:
         return number
 
     try:
-        document = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
-        if _SURROGATE.search(raw):
-            json.dumps(document, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise RecordError(f"{where}: a lone surrogate, which is not valid Unicode") from None
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{where}: not valid JSON: {error}") from error
-    return document
+    if _SURROGATE.search(raw):
+        _check_unicode(value, where)
+    return value
+
+
+def _check_unicode(value: Any, where: str) -> None:
+    """Check that no string has a lone surrogate, which JSON can express and UTF-8 cannot."""
+    left = [(where, value)]
+    while left:
+        at, item = left.pop()
+        if isinstance(item, str):
+            try:
+                item.encode()
+            except UnicodeEncodeError:
+                raise RecordError(f"{at}: expected valid Unicode, got a lone surrogate in {item[:60]!r}") from None
+        elif isinstance(item, list):
+            left += [(f"{at}[{i}]", child) for i, child in enumerate(item)]
+        elif isinstance(item, dict):
+            left += [(at, key) for key in item]
+            left += [(f"{at}.{key}", child) for key, child in item.items()]
 
 
 def decode(kind: type[Record], value: Any, where: str) -> Record:

@@ -225,7 +225,7 @@ def test_what_is_not_json_is_refused_and_the_file_named(tmp_path: Path, content:
 @pytest.mark.parametrize("content", [b'["\\ud800"]', b'{"a\\uDFFF": 1}', b'["\\udc00\\ud800"]'])
 def test_lone_surrogates_are_refused(tmp_path: Path, content: bytes) -> None:
     """No text, message or log can hold them."""
-    with pytest.raises(RecordError, match=r"^some\.json: a lone surrogate, which is not valid Unicode$"):
+    with pytest.raises(RecordError, match=r"^some\.json.*: expected valid Unicode, got a lone surrogate in"):
         read_json(_written(tmp_path, content))
 
 

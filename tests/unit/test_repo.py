@@ -230,13 +230,13 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
         UnsupportedModelError,
         r"^modules\.json: Transformer is not supported after the first module$",
     ),
-    "many modules": (
-        lambda model: edit_modules(model, lambda entries: entries.extend(entries * 20_000)),
-        ExportError,
-        r"^modules\.json: expected at most 1000 modules, got 60003$",
-    ),
     "no modules": (lambda model: write_json(model / "modules.json", []), ExportError, "expected a list of modules"),
     "modules not a list": (lambda model: write_json(model / "modules.json", {"0": 1}), ExportError, "expected a list"),
+    "too many modules": (
+        lambda model: edit_modules(model, lambda entries: entries.extend([entries[2]] * 99_998)),
+        UnsupportedModelError,
+        r"^modules\.json: expected at most 1000 modules and routes, got 100001",
+    ),
     "module kwargs": (
         lambda model: edit_modules(model, lambda entries: entries[0].update(kwargs=["colour"])),
         UnsupportedModelError,
@@ -435,9 +435,7 @@ def test_a_copy_of_a_folder_with_links_reads_alike(model: Path, tmp_path: Path) 
 @pytest.mark.parametrize("position", [0, 1, 2])
 def test_module_path_that_no_bundle_can_hold(model: Path, path: str, position: int) -> None:
     edit_modules(model, lambda entries: entries[position].update(path=path))
-    with pytest.raises(
-        ExportError, match=r"^modules\.json: (path .* is not a plain path|a lone surrogate, which is not)"
-    ):
+    with pytest.raises(ExportError, match=r"^modules\.json.*: (path .* is not a plain path|expected valid Unicode)"):
         read_repo(model)
 
 

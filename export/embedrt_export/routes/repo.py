@@ -36,6 +36,7 @@ _MAPPING_KEY = re.compile(r"\((None|'(?P<task>[\w-]+)'), (None|'(?P<modality>[\w
 # Arguments of an `encode` call that a module may use: a Router chooses by task, and text is the only modality.
 _CALL_ARGUMENTS = {"task", "modality"}
 _TASKS = ("query", "document")
+# Real models have fewer than ten.
 _MOST_MODULES = 1000
 
 
@@ -165,8 +166,7 @@ def _routes(folder: Path, access: _Access) -> tuple[dict[str, tuple[ModuleSpec, 
         raise ExportError(str(error)) from error
     if not isinstance(content, list) or not content:
         raise ExportError(f"{MODULES}: expected a list of modules")
-    if len(content) > _MOST_MODULES:
-        raise ExportError(f"{MODULES}: expected at most {_MOST_MODULES} modules, got {len(content)}")
+    _check_count(len(content), MODULES)
     chains: dict[str, tuple[ModuleSpec, ...]] = {DEFAULT_ROUTE: ()}
     tasks = dict.fromkeys(("", *_TASKS), DEFAULT_ROUTE)
     for i, item in enumerate(content):
@@ -182,6 +182,12 @@ def _routes(folder: Path, access: _Access) -> tuple[dict[str, tuple[ModuleSpec, 
         router, tasks = _read_router(folder, entry.path, access)
         chains = {name: (*chains[DEFAULT_ROUTE], *modules) for name, modules in router.items()}
     return chains, tasks
+
+
+def _check_count(count: int, where: str) -> None:
+    """Check that a model has no absurd number of modules, each of which would be read."""
+    if count > _MOST_MODULES:
+        raise UnsupportedModelError(f"{where}: expected at most {_MOST_MODULES} modules and routes, got {count}")
 
 
 def _kind(module_type: str, where: str) -> str:
@@ -223,6 +229,7 @@ def _read_router(folder: Path, path: str, access: _Access) -> tuple[dict[str, tu
     config = strict(_RouterConfig, read_config(place / name), where)
     parameters = strict(_RouterParameters, {k: v for k, v in config.parameters.items() if v is not None}, where)
     prefix = f"{path}/" if path else ""
+    _check_count(sum(map(len, config.structure.values())) + len(config.structure), where)
     routes: dict[str, tuple[ModuleSpec, ...]] = {}
     for route, modules in config.structure.items():
         if not _PLAIN_NAME.fullmatch(route) or route == DEFAULT_ROUTE:
