@@ -283,7 +283,6 @@ class TestPaths:
             "C:x",
             "a\\b",
             "a\0b",
-            "\ud800",
             MANIFEST,
         ],
     )
