@@ -109,7 +109,7 @@ def run_inputs(target: Target, seed: int, numbers: range) -> Iterator[Outcome]:
 
 
 def _work(name: str, seed: int, numbers: range) -> None:
-    """The process that reads inputs: a line per hundred, and the outcome as the last."""
+    """The process that reads inputs: a line for a hundred or a second, and the outcome as the last."""
     import resource
 
     with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
@@ -117,9 +117,10 @@ def _work(name: str, seed: int, numbers: range) -> None:
         target = next(target for target in make_targets(Path(folder)) if target.name == name)
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         resource.setrlimit(resource.RLIMIT_AS, (taken + _MEMORY, -1))
-        outcome = Outcome()
+        outcome, shown = Outcome(), 0.0
         for outcome in run_inputs(target, seed, numbers):
-            if outcome.inputs % 100 == 1:
+            if outcome.inputs % 100 == 1 or time.perf_counter() - shown > 1:
+                shown = time.perf_counter()
                 print(numbers.start + outcome.inputs - 1, flush=True)
         outcome.peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     print(json.dumps(asdict(outcome)), flush=True)
