@@ -4,6 +4,8 @@ import operator
 import warnings
 from typing import Any, get_args
 
+import numpy as np
+
 from embedrt.run.runner import Runner
 
 # Arguments of sentence-transformers that are not available without torch, with the remedy.
@@ -32,7 +34,7 @@ def deprecated(old: str, new: str) -> None:
 
 def integer(value: Any) -> int | None:
     """Convert an integer of Python or NumPy to int; return None for anything else, bool included."""
-    if isinstance(value, bool):
+    if isinstance(value, bool | np.bool):
         return None
     try:
         return operator.index(value)
