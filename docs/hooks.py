@@ -16,7 +16,12 @@ if TYPE_CHECKING:  # the tests read the generated pages without MkDocs
 
 ROOT = Path(__file__).resolve().parents[1]
 # Files of the repository that are pages of the site, and where a link to them leads.
-_ROOT_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+_ROOT_PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
+}
 
 
 def on_files(files: "Files", config: "MkDocsConfig") -> "Files":

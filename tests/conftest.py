@@ -32,6 +32,11 @@ settings.register_profile(
 settings.load_profile("embedrt")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The length of what `make endurance` runs at length."""
+    parser.addoption("--cases", type=int, default=50, help="random lists of texts in tests/endurance")
+
+
 @pytest.fixture(autouse=True)
 def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty store for every test, and no network."""

@@ -75,6 +75,7 @@ def _fetch(
     cache_folder: str | Path | None,
 ) -> Path:
     """Download the bundle, or export the model, of the first of these names that the hub has."""
+    from embedrt.hub.patience import NoAnswer
     from embedrt.hub.remote import download, find_repo, offline
 
     name = names[-1]
@@ -88,7 +89,7 @@ def _fetch(
     try:
         repo = find_repo(name, revision, token)
     except ModelNotFoundError as error:
-        if name == names[0]:
+        if name == names[0] or isinstance(error.__cause__, NoAnswer):
             raise ModelNotFoundError(f"{error}{others}") from error
         name = names[0]
         repo = find_repo(name, revision, token)

@@ -12,7 +12,7 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 
 def integer(value: Any) -> int | None:
     """Convert an integer of Python or NumPy to int; return None for anything else, bool included."""
-    if isinstance(value, bool):
+    if isinstance(value, bool | np.bool):
         return None
     try:
         return operator.index(value)

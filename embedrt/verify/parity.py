@@ -5,6 +5,7 @@ Lossy dtypes are measured by cosine similarity to float32 instead, over held-out
 
 import dataclasses
 import json
+import tokenize
 from dataclasses import dataclass
 from io import BytesIO
 from math import sqrt
@@ -22,14 +23,6 @@ from embedrt.run.runner import Runner
 from embedrt.tasks.embed import graph_vectors, graph_vectors_in_one_batch
 from embedrt.types import SENTENCE, Vectors
 from embedrt.vectors.files import write_matrix
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """The contents of a file of parity texts."""
-
-    texts: tuple[str, ...]
-
 
 TOLERANCE = 1e-5
 """Upper bound for the error of float32 vectors, per coordinate of a vector of length 1."""
@@ -58,6 +51,18 @@ bfloat16 has 8 significant bits, so each rounding has a relative error of up to 
 layers add up like random numbers. A cosine similarity of 0.999 is a distance of `sqrt(2 * (1 - 0.999))` = 0.045. A
 larger error is a bug, not rounding.
 """
+
+# What NumPy raises on damaged files.
+_DAMAGED = (
+    ValueError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    SyntaxError,
+    RecursionError,
+    tokenize.TokenError,
+)
 
 
 def save_reference(folder: Path, route: Route, texts: list[str], vectors: Vectors) -> None:
@@ -110,35 +115,49 @@ def read_parity_texts(files: BundleFiles, route: Route) -> list[str]:
     Raises:
         BundleError: The file is not a list of texts.
     """
-    try:
-        raw = parse_json(files.read_bytes(route.parity_texts), route.parity_texts)
-        texts = decode(_Texts, {"texts": raw}, route.parity_texts).texts
-    except RecordError as error:
-        raise BundleError(f"{files.folder}: {error}; export the model again") from error
-    if not texts:
-        raise BundleError(f"{files.folder / route.parity_texts}: expected texts, got none; export the model again")
-    return list(texts)
+    return parity_texts_of(files.read_bytes(route.parity_texts), str(files.folder / route.parity_texts))
 
 
 def _read_parity_vectors(runner: Runner, texts: int) -> Vectors:
-    """Read the reference vectors of the parity texts, `[texts, dim]`.
+    """Read the reference vectors of the parity texts, float32 `[texts, dim]`."""
+    name, shape = runner.route.parity_vectors, (texts, runner.widths[SENTENCE])
+    return parity_vectors_of(runner.files.read_bytes(name), str(runner.folder / name), shape)
+
+
+def parity_texts_of(content: bytes, name: str) -> list[str]:
+    """Decode a file of parity texts.
 
     Raises:
-        BundleError: The file has something else.
+        BundleError: It is not a list of texts.
     """
-    path = runner.folder / runner.route.parity_vectors
-    content = BytesIO(runner.files.read_bytes(runner.route.parity_vectors))
     try:
-        vectors: Vectors = np.lib.format.read_array(content, allow_pickle=False)
-    except ValueError as error:
-        raise BundleError(f"{path}: cannot be read as vectors: {error}; export the model again") from error
-    expected = (texts, runner.widths[SENTENCE])
-    if vectors.shape != expected or vectors.dtype != np.float32:
+        texts = list(decode(tuple[str, ...], parse_json(content, name), name))
+    except RecordError as error:
+        raise BundleError(f"{error}; get the bundle again") from error
+    if not texts:
+        raise BundleError(f"{name}: expected texts, got none; get the bundle again")
+    return texts
+
+
+def parity_vectors_of(content: bytes, name: str, shape: tuple[int, int]) -> Vectors:
+    """Decode a file of reference vectors, in the format of NumPy.
+
+    Raises:
+        BundleError: It is not a matrix of finite float32 numbers of this shape.
+    """
+    try:
+        vectors = np.lib.format.read_array(BytesIO(content), allow_pickle=False)
+    except _DAMAGED as error:
+        raise BundleError(f"{name}: not a NumPy file: {str(error)[:200]}; get the bundle again") from error
+    with np.errstate(over="ignore", invalid="ignore"):
+        is_finite = vectors.dtype == np.float32 and np.isfinite(np.linalg.norm(vectors, axis=-1)).all()
+    if vectors.shape != shape or not is_finite:
         raise BundleError(
-            f"{path}: expected float32 vectors of shape {list(expected)}, got {vectors.dtype} of "
-            f"{list(vectors.shape)}; export the model again"
+            f"{name}: expected finite float32 vectors [{shape[0]}, {shape[1]}], got {vectors.dtype} "
+            f"{list(vectors.shape)}; get the bundle again"
         )
-    return vectors
+    found: Vectors = vectors
+    return found
 
 
 def compare(

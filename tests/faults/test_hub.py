@@ -1,7 +1,9 @@
 """The hub, over real HTTP to a server in this process: what is asked for, what is recorded, and every refusal."""
 
 import json
+import re
 import shutil
+import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -314,6 +316,115 @@ def test_connection_cut_midway(hub: Hub, client: Client, bundle_repo: Path, tiny
     for finished in client.commands([*ENCODE, "org/bundle"], ["export", "org/model"]):
         finished.succeeded()
     assert client.stored() == ["org--bundle", "org--model"]
+
+
+SECOND = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+NO_ANSWER = "the hub did not answer within 1 s; try again later, set HF_HUB_DOWNLOAD_TIMEOUT to more seconds, or check "
+
+
+def test_a_hub_that_accepts_and_never_answers(hub: Hub, client: Client, bundle_repo: Path) -> None:
+    """No answer within the timeout is an error, and the hub is not asked under a second name then; the store works."""
+    hub.add("org/stored", bundle_repo)
+    stored = client.command(*ENCODE, "org/stored").succeeded()
+    hub.requests.clear()
+    hub.silent = {"GET api/models/org/tiny", "GET api/models/sentence-transformers/tiny", "GET api/models/org/stored"}
+    missing = client.commands([*ENCODE, "org/tiny"], [*ENCODE, "tiny"], ["export", "org/tiny"], **SECOND)
+    for finished in missing:
+        assert f"/tiny' is not in the local store, and {NO_ANSWER}" in finished.refused()
+    assert len(asked := [request.path for request in hub.requests if "models" in request.path]) == 3, asked
+    hub.requests.clear()
+    assert client.command(*ENCODE, "org/stored", **SECOND).succeeded() == stored
+    assert hub.requests == []
+
+
+def test_a_hub_that_stops_answering_during_a_download(
+    hub: Hub, client: Client, bundle_repo: Path, tiny_source: Path
+) -> None:
+    """Whichever request stays without an answer, it is sent twice at most, also by the client's own repetitions."""
+    listed = hub.add("org/list", bundle_repo)
+    faults = {
+        "list": (f"GET org/list/tree/{listed}", f"GET org/list/revision/{listed}"),  # by the client's version
+        "head": (f"HEAD org/head/resolve/{hub.add('org/head', bundle_repo)}/tokenizer.json",),
+        "body": (f"GET org/body/resolve/{hub.add('org/body', bundle_repo)}/tokenizer.json",),
+        "model": (f"GET org/model/resolve/{hub.add('org/model', tiny_source)}/config.json",),
+    }
+    hub.silent = {request for requests in faults.values() for request in requests}
+
+    def load(name: str) -> str:
+        command = ["export"] if name == "model" else ENCODE
+        return client.command(*command, f"org/{name}", **SECOND).refused()
+
+    with ThreadPoolExecutor(2) as pool:
+        messages = dict(zip(faults, pool.map(load, faults), strict=True))
+    for name, message in messages.items():
+        assert f"'org/{name}': download failed: {NO_ANSWER}" in message
+        asked = [f"{request.method} {request.path.removeprefix('api/models/')}" for request in hub.requests]
+        assert 1 <= sum(asked.count(request) for request in faults[name]) <= 2, name
+    assert client.stored() == []
+    hub.silent = set()
+    client.command(*ENCODE, "org/head").succeeded()
+
+
+def test_a_body_that_stalls_midway(hub: Hub, client: Client, bundle_repo: Path) -> None:
+    hub.add(REPO, bundle_repo)
+    hub.stalled = {"tokenizer.json"}
+    assert f"'{REPO}': download failed: {NO_ANSWER}" in client.command(*ENCODE, REPO, **SECOND).refused()
+    assert hub.downloads().count("tokenizer.json") <= 3  # from the first byte, and twice from the middle
+    assert client.stored() == []
+
+
+# The client waits between its tries, for 23 s in all.
+IMPATIENT = "import time; time.sleep = lambda seconds: None\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "told"),
+    [
+        (404, {}, "HTTP 404 for 'tokenizer.json': "),
+        (429, {}, "HTTP 429 for 'tokenizer.json': "),
+        (429, {"Retry_After": "999999999"}, "HTTP 429 for .*; the server asks to wait 999999999 s"),
+        (500, {}, "HTTP 500 for 'tokenizer.json': "),
+    ],
+)
+def test_a_refused_file_is_told_with_its_status(
+    hub: Hub, client: Client, bundle_repo: Path, status: int, headers: dict[str, str], told: str
+) -> None:
+    commit = hub.add(REPO, bundle_repo)
+    for method in ("HEAD", "GET"):
+        hub.answers = {f"{method} org/tiny/resolve/{commit}/tokenizer.json": (status, headers)}
+        result = client.python("-c", f"{IMPATIENT}import embedrt; embedrt.Embedder('org/tiny')", **SECOND)
+        message = result.stderr.splitlines()[-1] if "Error: " in result.stderr.splitlines()[-1] else result.stderr
+        assert re.search(f"ModelNotFoundError: 'org/tiny': download failed: {told}", message), message
+        assert "internet connection" not in message
+    assert client.stored() == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="the platform has no SIGALRM")
+@pytest.mark.parametrize("error", ["Deadline", "TimeoutError"])
+@pytest.mark.parametrize("request_end", ["api/models/org/tiny", "tokenizer.json"])
+def test_a_deadline_of_the_caller_passes_through(
+    hub: Hub, client: Client, bundle_repo: Path, error: str, request_end: str
+) -> None:
+    """The alarm rings while the hub is silent; what its handler raises comes out as it is."""
+    commit = hub.add(REPO, bundle_repo)
+    end = f"HEAD org/tiny/resolve/{commit}/tokenizer.json" if request_end == "tokenizer.json" else f"GET {request_end}"
+    hub.silent = {end}
+    code = f"""
+import signal, huggingface_hub, embedrt, embedrt.hub.remote
+from huggingface_hub import snapshot_download, HfApi
+class Deadline(Exception): pass
+def ring(*arguments):
+    raise {error}("too late")
+signal.signal(signal.SIGALRM, ring)
+signal.setitimer(signal.ITIMER_REAL, 0.7)
+try:
+    embedrt.Embedder("org/tiny")
+except {error} as error:
+    print(type(error).__name__, error)
+"""
+    result = client.python("-c", code, HF_HUB_ETAG_TIMEOUT="2", HF_HUB_DOWNLOAD_TIMEOUT="2")
+    assert result.stdout == f"{error} too late\n", result.stderr
+    assert client.stored() == []
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])

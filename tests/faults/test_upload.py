@@ -1,6 +1,8 @@
 """Copies and uploads of bundles: what is written, and what is refused. The hub is real HTTP to a server here."""
 
+import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +264,48 @@ def test_refusals_of_the_hub(hub: Hub, uploads: Uploads, path: str, status: int,
     assert TOKEN not in uploads.log
     if REPO in hub.repos:
         assert files_in(hub.repos[REPO]["main"]) == {".gitattributes"}
+
+
+# Timeouts in whole seconds are all that the environment takes, and uploads wait for six times as long.
+SHORT = """
+import huggingface_hub.constants as constants
+constants.HF_HUB_ETAG_TIMEOUT = constants.HF_HUB_DOWNLOAD_TIMEOUT = 0.25
+"""
+
+
+def test_a_hub_that_stops_answering(hub: Hub, client: Client, bundle: Path) -> None:
+    """Whichever request stays without an answer, the upload ends with an error."""
+    silent = {
+        "create": "POST api/repos/create",
+        "exists": "HEAD org/exists/resolve/main/README.md",
+        "preupload": "POST api/models/org/preupload/preupload/main",
+        "batch": "POST org/batch.git/info/lfs/objects/batch",
+        "commit": "POST api/models/org/commit/commit/main",
+    }
+    for name in silent:
+        hub.repos[f"org/{name}"] = {}
+        hub.write(f"org/{name}", "main", {".gitattributes": b""}, "initial commit")
+
+    def upload(name: str) -> tuple[str, str]:
+        options = json.dumps({"exist_ok": True})
+        result = client.python("-c", SHORT + UPLOAD, str(bundle), f"org/{name}", options)
+        outcome, told = json.loads(result.stdout.splitlines()[-1])
+        return outcome, told
+
+    hub.silent = {request for name, request in silent.items() if name != "create"}
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = dict(zip(silent, pool.map(upload, [name for name in silent if name != "create"]), strict=False))
+    hub.silent = {"POST api/repos/create"}
+    outcomes["create"] = upload("create")
+    hub.silent = {f"PUT blobs/{hashlib.sha256(file.read_bytes()).hexdigest()}" for file in bundle.rglob("*.onnx*")}
+    hub.repos["org/create"] = {}
+    assert hub.silent
+    hub.write("org/create", "main", {".gitattributes": b""}, "initial commit")
+    outcomes["blob"] = upload("create")
+    for name, (outcome, told) in outcomes.items():
+        assert outcome == "UploadError", name
+        assert "the hub did not answer within 1.5 s; " in told, (name, told)
+    assert not [commit for commit in hub.commits if commit["message"] != "initial commit"]
 
 
 @pytest.mark.parametrize("repo", ["org/not a name", "a/b/c", "", "../x"])

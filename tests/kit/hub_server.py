@@ -40,6 +40,10 @@ class Hub:
         blobs: Large files by SHA-256, before and after the commit that names them.
         commits: Per commit what the client sent with it.
         private: Repos that were made private.
+        silent: Ends of paths, with the method before them, whose requests get no answer.
+        stalled: Files whose download stops after half of the bytes, while the connection stays.
+        answers: By the end of a path, with the method before it, the status and the headers of the answer.
+        over: Set when the test has ended.
     """
 
     url: str = ""
@@ -54,6 +58,10 @@ class Hub:
     blobs: dict[str, bytes] = field(default_factory=dict)
     commits: list[dict[str, str]] = field(default_factory=list)
     private: set[str] = field(default_factory=set)
+    silent: set[str] = field(default_factory=set)
+    stalled: set[str] = field(default_factory=set)
+    answers: dict[str, tuple[int, dict[str, str]]] = field(default_factory=dict)
+    over: threading.Event = field(default_factory=threading.Event)
 
     def add(self, repo: str, folder: Path, *revisions: str) -> str:
         """Serves a folder as a repo, under its commit and the revisions named; returns the commit."""
@@ -115,6 +123,8 @@ class Handler(BaseHTTPRequestHandler):
         path = unquote(url.path).strip("/")
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.hub.requests.append(Request(self.command, path, self.headers.get("Authorization")))
+        if self.is_faulty(path):
+            return None
         for end, (status, message) in self.hub.refuse_upload.items():
             if path.endswith(end):
                 return self.fail(status, "", message)
@@ -142,6 +152,22 @@ class Handler(BaseHTTPRequestHandler):
         if rest[0] == "preupload":
             return self.send_json({"files": [upload_mode(item) for item in json.loads(body)["files"]]})
         return self.commit(repo, revision, body, pull_request="create_pr=1" in url.query)
+
+    def is_faulty(self, path: str) -> bool:
+        """Keeps a request waiting, or answers it, as the test wants it."""
+        if any(self.is_request(wanted, path) for wanted in self.hub.silent):
+            self.hub.over.wait()
+            self.close_connection = True
+            return True
+        for wanted, (status, headers) in self.hub.answers.items():
+            if self.is_request(wanted, path):
+                self.send_json({"error": f"No, {status}"}, status, **headers)
+                return True
+        return False
+
+    def is_request(self, wanted: str, path: str) -> bool:
+        method, _, end = wanted.partition(" ")
+        return self.command == method and path.endswith(end)
 
     def make_repo(self, wanted: dict[str, str]) -> None:
         repo = f"{wanted['organization'] or self.hub.user}/{wanted['name']}"
@@ -181,6 +207,8 @@ class Handler(BaseHTTPRequestHandler):
     def respond(self) -> None:  # noqa: PLR0911 - one answer a case
         path = unquote(urlsplit(self.path).path).strip("/")
         self.hub.requests.append(Request(self.command, path, self.headers.get("Authorization")))
+        if self.is_faulty(path):
+            return None
         parts = path.split("/")
         is_api = parts[:2] == ["api", "models"]
         parts = parts[2:] if is_api else parts
@@ -222,6 +250,11 @@ class Handler(BaseHTTPRequestHandler):
             return
         if file.name in self.hub.cut:
             self.wfile.write(rest[: len(rest) // 2] if not int(start) else b"")
+            self.close_connection = True
+            return
+        if file.name in self.hub.stalled:
+            self.wfile.write(rest[: len(rest) // 2] if not int(start) else b"")
+            self.hub.over.wait()
             self.close_connection = True
             return
         self.wfile.write(rest)
@@ -269,6 +302,7 @@ def serve() -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.over.set()
         server.shutdown()
         server.server_close()
         thread.join(10)

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 # Entries of the changelog keep the names of their time.
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # The line that quantizes the real model: a fixture runs it, once for all who use the bundle.
 INT8_EXPORT = "embedrt export ./my-model -o fast/ --dtype float32,int8"

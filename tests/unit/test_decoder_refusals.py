@@ -20,6 +20,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"num_attention_heads": 6, "num_key_value_heads": 4}, "6 is not a multiple of num_key_value_heads 4"),
     ("llama", {"head_dim": 7}, "head_dim 7: rotary positions rotate pairs"),
     ("llama", {"hidden_size": 0}, r"config\.json\.hidden_size: expected a positive integer, got 0"),
+    ("llama", {"hidden_size": 2, "head_dim": None}, r"hidden_size: expected at least one for each of 4 heads, got 2"),
+    ("eurobert", {"hidden_size": 2}, r"config\.json\.hidden_size: expected at least one for each of 4 heads, got 2"),
     ("llama", {"num_hidden_layers": 0}, "num_hidden_layers"),
     ("llama", {"num_hidden_layers": 10**12}, "num_hidden_layers: expected at most 10000, got 1000000000000"),
     ("gemma3_text", {"num_hidden_layers": 10**12}, "num_hidden_layers: expected at most 10000, got 1000000000000"),

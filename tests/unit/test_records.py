@@ -222,6 +222,17 @@ def test_what_is_not_json_is_refused_and_the_file_named(tmp_path: Path, content:
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("content", [b'["\\ud800"]', b'{"a\\uDFFF": 1}', b'["\\udc00\\ud800"]'])
+def test_lone_surrogates_are_refused(tmp_path: Path, content: bytes) -> None:
+    """No text, message or log can hold them."""
+    with pytest.raises(RecordError, match=r"^some\.json.*: expected valid Unicode, got a lone surrogate in"):
+        read_json(_written(tmp_path, content))
+
+
+def test_pairs_of_surrogates_are_one_character(tmp_path: Path) -> None:
+    assert read_json(_written(tmp_path, b'["\\ud83d\\ude42", "\\\\ud800"]')) == ["🙂", "\\ud800"]
+
+
 def test_a_huge_file_is_refused_by_its_size_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "MAX_BYTES", 10)
     assert read_json(_written(tmp_path, b"[1,2,3,45]")) == [1, 2, 3, 45]

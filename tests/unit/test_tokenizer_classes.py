@@ -228,6 +228,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "extra text": ("BertTokenizer-plain", {"extra_special_tokens": "x"}, "extra_special_tokens: expected a list"),
     "an id that is none": ("BertTokenizer-plain", {"added_tokens_decoder": {"x": TOKEN}}, "'x' is not a token id"),
     "listed as a list": ("BertTokenizer-plain", {"added_tokens_decoder": []}, "added_tokens_decoder: expected an ob"),
+    "an empty cls": ("BertTokenizer-plain", {"cls_token": ""}, "special token '' has no id"),
     "no cls": ("BertTokenizer-plain", {"cls_token": None}, "cls_token is null, but this tokenizer's class needs it"),
     "no bos": ("XLMRobertaTokenizer-plain", {"bos_token": None}, "bos_token is null"),
     "another unk": ("BertTokenizer-plain", {"unk_token": "<unk>"}, "no token '<unk>', the unk_token"),

@@ -206,6 +206,7 @@ NAN, INFINITE = np.zeros((32, 32), np.float32), np.zeros((32, 32), np.float32)
 NAN[3, 4], INFINITE[5, 6] = np.nan, -np.inf
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 97848\n"
 
+HUGE_SIDE = json.dumps({"a": {"dtype": "F32", "shape": [0, 2**62], "data_offsets": [0, 0]}}).encode()
 DAMAGED: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
     "missing tensor": (without(QUERY), ExportError, rf"^weights: tensor '{QUERY}' is missing, but config"),
     "wrong shape": (
@@ -265,6 +266,11 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
         with_bytes(lambda raw: struct.pack("<Q", 2**62) + raw[8:]),
         ExportError,
         r"^model\.safetensors: not a complete",
+    ),
+    "empty tensor with a huge side": (
+        with_bytes(lambda _: struct.pack("<Q", len(HUGE_SIDE)) + HUGE_SIDE),
+        ExportError,
+        r"^model\.safetensors: not a complete safetensors file: tensor 'a' has shape \(0, 4611686018427387904\)",
     ),
     "LFS pointer": (with_bytes(lambda _: LFS), ExportError, r"it is a Git LFS pointer; run `git lfs pull`$"),
     "no weights": (

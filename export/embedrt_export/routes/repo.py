@@ -128,6 +128,8 @@ def read_repo(folder: Path, *, is_local: bool = True, token: str | bool | None =
             raise UnsupportedModelError(
                 f"{MODULES}: expected {TRANSFORMER} or {STATIC} as the first module, got {chain[0].kind}"
             )
+        if later := [module.kind for module in chain[1:] if module.kind not in HEADS]:
+            raise UnsupportedModelError(f"{MODULES}: {later[0]} is not supported after the first module")
     top = _read_top(folder)
     return ModelSpec(
         folder=folder,

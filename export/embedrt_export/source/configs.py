@@ -87,8 +87,14 @@ def check_sizes(config: Any, *, unchecked: Collection[str] = ()) -> None:
     for name in ("num_hidden_layers", "num_layers"):
         if values.get(name, 0) > _MAX_LAYERS:
             raise UnsupportedModelError(f"config.json.{name}: expected at most {_MAX_LAYERS}, got {values[name]}")
-    if "head_dim" not in values and {"hidden_size", "num_attention_heads"} <= values.keys():
-        check_multiple("hidden_size", values["hidden_size"], "num_attention_heads", values["num_attention_heads"])
+    if values.get("head_dim") is None and {"hidden_size", "num_attention_heads"} <= values.keys():
+        size, heads = values["hidden_size"], values["num_attention_heads"]
+        if "head_dim" not in values:
+            check_multiple("hidden_size", size, "num_attention_heads", heads)
+        elif size < heads:
+            raise UnsupportedModelError(
+                f"config.json.hidden_size: expected at least one for each of {heads} heads, got {size}"
+            )
 
 
 def check_multiple(name: str, value: int, divisor_name: str, divisor: int) -> None:

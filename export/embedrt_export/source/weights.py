@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ _INTEGERS = {"I32": "<i4", "I64": "<i8", "U32": "<u4", "U16": "<u2", "I16": "<i2
 _CHUNK = 1 << 22
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.safetensors")
 _SHOWN = 160
+# Beyond what NumPy can address in the widest dtype.
+_MOST_VALUES = 2**59
 # Suffixes of tensors beside or instead of a quantized weight.
 _QUANTIZED = (
     ".qweight",
@@ -258,6 +261,8 @@ def open_tensors(path: Path) -> list[Tensor]:
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
         shape = tuple(entry["shape"])
+        if math.prod(side or 1 for side in shape) > _MOST_VALUES:  # the library checks the product, which may be 0
+            raise _damaged(path, f"tensor {quote(name)} has shape {str(shape)[:_SHOWN]}")
         raw: NDArray[np.uint8] = np.asarray(mapped)[start + begin : start + end]
         tensors.append(Tensor(path.name, name, entry["dtype"], shape, raw))
     return tensors

@@ -159,6 +159,8 @@ def _post_processor(
         return stored
     around = [None if role is None else require_content(tokens.named.get(role), role) for role in (first, last)]
     ids = {entry["content"]: entry["id"] for entry in definition["added_tokens"]}
+    if missing := [t for t in around if t is not None and t not in ids]:  # the library adds no empty token
+        raise ExportError(f"{_CONFIG}: special token {missing[0]!r} has no id; correct it")
     before, after = ([] if t is None else [{"SpecialToken": {"id": t, "type_id": 0}}] for t in around)
     single = [*before, {"Sequence": {"id": "A", "type_id": 0}}, *after]
     return {
