@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -64,11 +64,13 @@ class Place:
         folder: A folder of its own; also the home of the store.
         models: The model repos "a" and "b".
         bundles: Their bundles.
+        hub: The address of a hub that has bundle "a".
     """
 
     folder: Path
     models: dict[str, Path]
     bundles: dict[str, Path]
+    hub: str
 
 
 @dataclass(frozen=True)
@@ -293,7 +295,8 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def _environment(place: Place) -> dict[str, str]:
-    return {**os.environ, "EMBEDRT_HOME": str(place.folder / "home"), "EMBEDRT_KILLS": str(place.folder)}
+    home = str(place.folder / "home")
+    return {**os.environ, "EMBEDRT_HOME": home, "HF_HOME": home, "HF_ENDPOINT": place.hub, "PLACE": str(place.folder)}
 
 
 def _run(code: str, arguments: list[str], place: Place, limit: int, after_s: float | None = None) -> "Done":
@@ -326,10 +329,10 @@ class Done:
 
 
 @contextmanager
-def _fresh(operation: Operation, models: dict[str, Path], bundles: dict[str, Path]) -> Iterator[Place]:
+def _fresh(operation: Operation, given: Place) -> Iterator[Place]:
     """A place with the state before the operation."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        place = Place(Path(folder) / "place", models, bundles)
+        place = replace(given, folder=Path(folder) / "place")
         place.folder.mkdir()
         operation.prepare(place)
         yield place
@@ -342,23 +345,20 @@ def _leftovers(operation: Operation, place: Place) -> list[str]:
     return sorted(here) + [name for name in stored if ".unfinished-" in name]
 
 
-def kill_once(
-    name: str, seed: random.Random, whole: tuple[int, float], models: dict[str, Path], bundles: dict[str, Path]
-) -> str | None:
+def kill_once(name: str, draw: random.Random, whole: tuple[int, float], given: Place) -> str | None:
     """Kill an operation at a random point and check; return what went wrong, if something did.
 
     Args:
         name: The operation.
-        seed: The source of chance.
+        draw: The source of chance.
         whole: Steps and seconds of a run that ends by itself.
-        models: The model repos.
-        bundles: Their bundles.
+        given: The models, bundles and hub.
     """
     operation = OPERATIONS[name]
     steps, seconds = whole
-    with _fresh(operation, models, bundles) as place:
-        limit = 0 if operation.timed else seed.randint(1, steps)
-        after = seed.uniform(0.0, seconds) if operation.timed else None
+    with _fresh(operation, given) as place:
+        limit = 0 if operation.timed else draw.randint(1, steps)
+        after = draw.uniform(0.0, seconds) if operation.timed else None
         where = f"{name}, killed {f'after {after:.2f} s' if after is not None else f'at step {limit} of {steps}'}"
         try:
             killed = _run(operation.code, operation.arguments(place), place, limit, after)
@@ -393,16 +393,15 @@ def run(kills: int, seed: int, names: list[str]) -> list[str]:
         models = {name: make_model(Path(folder) / name, seed=i) for i, name in enumerate("ab")}
         (Path(folder) / "texts").write_text("\n".join(TEXTS))
         bundles = {name: Path(folder) / f"bundle-{name}" for name in models}
+        given = Place(Path(folder), models, bundles, hub.url)
         for name, model in models.items():
-            place = Place(Path(folder), models, bundles)
-            done = _run(COMMAND, ["export", str(model), "-o", str(bundles[name])], place, 0)
+            done = _run(COMMAND, ["export", str(model), "-o", str(bundles[name])], given, 0)
             assert done.returncode == 0, done.stderr
         hub.add(STORE, bundles["a"])
-        os.environ["HF_ENDPOINT"] = hub.url
         whole = {}
         for name in names:
             operation = OPERATIONS[name]
-            with _fresh(operation, models, bundles) as place:
+            with _fresh(operation, given) as place:
                 started = time.monotonic()
                 done = _run(operation.code, operation.arguments(place), place, 0)
                 assert done.returncode == 0, f"{name}: {done.stderr}"
@@ -411,7 +410,7 @@ def run(kills: int, seed: int, names: list[str]) -> list[str]:
                 assert not (left := _leftovers(operation, place)), f"{name}: {left}"
         for i in tqdm(range(kills), unit="kill", disable=not sys.stderr.isatty()):
             name = names[i % len(names)]
-            if finding := kill_once(name, draw, whole[name], models, bundles):
+            if finding := kill_once(name, draw, whole[name], given):
                 print(finding, flush=True)
                 findings.append(finding)
     return findings

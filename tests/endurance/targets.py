@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from embedrt import Embedder, load_embeddings, save_embeddings
-from embedrt.bundle.staging import staging
 from embedrt.bundle.check import check_files, user_cache
 from embedrt.bundle.manifest import MANIFEST, TUNED, Source, read_bundle, read_manifest
+from embedrt.bundle.staging import staging
 from embedrt.tune import result
 from embedrt.verify.bundle import verify as verify_bundle
 from embedrt.verify.parity import parity_texts_of, parity_vectors_of
