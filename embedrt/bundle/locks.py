@@ -2,14 +2,26 @@
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
+
+
+Owner = TypeVar("Owner")
+
+
+class Folder(Protocol):
+    """An open folder, closed at the end of its last reference."""
+
+    def fileno(self) -> int: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
 
 
 class Lock(Enum):
@@ -39,19 +51,40 @@ def try_lock(descriptor: int, *, shared: bool = False) -> Lock:
     return Lock.HELD
 
 
-def lock_folder(folder: Path, *, shared: bool = False) -> tuple[int | None, Lock]:
+def lock_folder(folder: Path, *, shared: bool = False) -> tuple[Folder | None, Lock]:
     """Open a folder and try to lock it.
 
     Returns:
-        The descriptor, which the caller closes, and the outcome; None if the folder cannot be opened.
+        The folder, which the caller closes, and the outcome; None if the folder cannot be opened.
     """
     if sys.platform == "win32":
         return None, Lock.UNSUPPORTED
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        opened: Folder = open_owned(folder, os.O_RDONLY | os.O_DIRECTORY, _folder_owner())
     except OSError:
         return None, Lock.UNSUPPORTED
-    return descriptor, try_lock(descriptor, shared=shared)
+    return opened, try_lock(opened.fileno(), shared=shared)
+
+
+def open_owned(path: Path, flags: int, owner: Callable[[int], Owner]) -> Owner:
+    """Open a file or folder with an object that closes it.
+
+    No interrupt can come between the two, and leave a descriptor that nothing closes: `map` calls one after the other
+    in C.
+
+    Args:
+        path: The file or folder.
+        flags: As `os.open` takes them.
+        owner: A class in C that takes over the descriptor, and whose end closes it.
+    """
+    return next(map(owner, map(os.open, [path], [flags], [0o600])))
+
+
+def _folder_owner() -> Any:
+    """A class in C that owns any descriptor; a file object refuses that of a folder."""
+    import select
+
+    return select.epoll.fromfd if sys.platform == "linux" else select.kqueue.fromfd  # type: ignore[attr-defined,unused-ignore]
 
 
 def same_file(descriptor: int, path: Path) -> bool:

@@ -7,20 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from embedrt.bundle.check import FileRecord, Identity, Verify, check_files, sha256_of
-from embedrt.bundle.locks import lock_folder, same_file
+from embedrt.bundle.locks import Folder, lock_folder, same_file
 from embedrt.errors import BundleError, EmbedrtError
 
 Made = TypeVar("Made")
-
-
-class SupportsClose(Protocol):
-    """An object that can be closed."""
-
-    def close(self) -> None: ...  # noqa: D102
-
 
 TRIES = 20
 """How often to try again when a bundle is replaced while it is opened."""
@@ -36,24 +29,23 @@ class BundleFiles:
 
     Args:
         folder: The bundle.
-        descriptor: An open descriptor of the folder, which this object closes.
+        opened: The open folder, which this object keeps.
 
     Attributes:
         folder: The bundle, absolute, for messages.
         root: The path of the folder to open files with.
     """
 
-    def __init__(self, folder: Path, descriptor: int | None = None) -> None:
+    def __init__(self, folder: Path, opened: Folder | None = None) -> None:
         self.folder = folder.absolute()
         self.root = self.folder
         self._records: Mapping[str, FileRecord] = {}
         self._identities: dict[str, Identity] = {}
         self._status = _status(self.folder, follow=True)
-        self._closing: SupportsClose | None = None
-        if descriptor is not None:
-            self.root = Path(f"/proc/self/fd/{descriptor}")
-            self._status = os.fstat(descriptor)
-            self._closing = _owner(descriptor)
+        self._opened = opened
+        if opened is not None:
+            self.root = Path(f"/proc/self/fd/{opened.fileno()}")
+            self._status = os.fstat(opened.fileno())
 
     @classmethod
     def open(cls, folder: Path, through: Path | None = None) -> "BundleFiles":
@@ -65,22 +57,20 @@ class BundleFiles:
         """
         path = folder if through is None else through
         for _ in range(TRIES if sys.platform == "linux" else 0):
-            descriptor, _ = lock_folder(path, shared=True)
-            if descriptor is None:
+            opened, _ = lock_folder(path, shared=True)
+            if opened is None:
                 break
-            if not same_file(descriptor, path):  # replaced before it was locked, and maybe deleted
-                os.close(descriptor)
+            if not same_file(opened.fileno(), path):  # replaced before it was locked, and maybe deleted
                 continue
-            if same_file(descriptor, Path(f"/proc/self/fd/{descriptor}/.")):
-                return cls(folder, descriptor)
-            os.close(descriptor)
+            if same_file(opened.fileno(), Path(f"/proc/self/fd/{opened.fileno()}/.")):
+                return cls(folder, opened)
             break
         return cls(folder)
 
     def close(self) -> None:
         """Close the descriptor, which otherwise the end of the last reference does. No method can be called later."""
-        if self._closing is not None:
-            self._closing.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def check(self, records: Mapping[str, FileRecord], verify: Verify) -> None:
         """Check the files that a manifest lists, and remember them; see `check_files`."""
@@ -206,17 +196,6 @@ class SharedFiles:
         files._identities = dict(self.identities)
         files.require_unchanged()
         return files
-
-
-def _owner(descriptor: int) -> SupportsClose:
-    """An object whose end closes a descriptor, without a line of Python in which an interrupt would be lost.
-
-    An epoll object owns any descriptor, and a folder's cannot be in a file object. Only Linux opens folders here.
-    """
-    import select
-
-    owner: SupportsClose = select.epoll.fromfd(descriptor)  # type: ignore[attr-defined,unused-ignore]
-    return owner
 
 
 def _status(path: Path, *, follow: bool = False) -> os.stat_result | None:

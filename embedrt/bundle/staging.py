@@ -19,6 +19,7 @@ change of any file in it.
 import contextlib
 import functools
 import hashlib
+import io
 import os
 import shutil
 import sys
@@ -28,7 +29,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from embedrt.bundle.locks import Lock, lock_folder, same_file, try_lock
+from embedrt.bundle.locks import Folder, Lock, lock_folder, open_owned, same_file, try_lock
 
 UNFINISHED = ".unfinished-"
 """The prefix of staging folders."""
@@ -178,13 +179,12 @@ def _take_lock(container: Path, *, create: bool) -> tuple[IO[bytes] | None, Lock
     """Open the lock file of a staging folder and try to lock it; None if it does not exist or cannot be opened."""
     path = container / _LOCK
     try:
-        descriptor = os.open(path, _OPEN | os.O_CREAT * create, 0o600)
+        lock = open_owned(path, _OPEN | os.O_CREAT * create, functools.partial(io.FileIO, mode="r+"))
     except FileNotFoundError:
         return None, Lock.HELD  # no process has locked it, as far as it is still there
     except OSError:  # of another user, or on a read-only file system
         return None, Lock.BUSY
-    lock = os.fdopen(descriptor, "r+b", buffering=0)
-    outcome = try_lock(descriptor)
+    outcome = try_lock(lock.fileno())
     if not same_file(lock.fileno(), path):  # deleted by the former holder of the lock
         lock.close()
         return None, Lock.BUSY
@@ -222,13 +222,13 @@ def _last_change(container: Path) -> float:
 def _discard(container: Path, lock: IO[bytes]) -> None:
     """Delete a locked staging folder, but for bundles that loaded models use; closes the lock."""
     put_back(container)
-    held: list[int] = []  # until the files are gone, so that no model opens the folder meanwhile
+    held: list[Folder] = []  # until the files are gone, so that no model opens the folder meanwhile
     try:
         for name in os.listdir(container):  # noqa: PTH208 - a list, as entries are deleted meanwhile
             path = container / name
-            descriptor, outcome = (None, Lock.HELD) if path.is_symlink() else lock_folder(path)
-            if descriptor is not None:
-                held.append(descriptor)
+            opened, outcome = (None, Lock.HELD) if path.is_symlink() else lock_folder(path)
+            if opened is not None:
+                held.append(opened)
             if outcome is not Lock.BUSY and name != _LOCK:
                 _delete(path)
         lock.close()  # Windows cannot delete an open file
@@ -238,8 +238,8 @@ def _discard(container: Path, lock: IO[bytes]) -> None:
         pass
     finally:
         lock.close()
-        for descriptor in held:
-            os.close(descriptor)
+        for folder in held:
+            folder.close()
 
 
 def _delete(path: Path) -> None:
@@ -252,10 +252,10 @@ def _delete(path: Path) -> None:
 
 def _in_use(container: Path) -> bool:
     """Return True if a loaded model uses the bundle in a staging folder."""
-    descriptors, outcomes = zip(*(lock_folder(container / name) for name in (_NEW, _OLD)), strict=True)
-    for descriptor in descriptors:
-        if descriptor is not None:
-            os.close(descriptor)
+    folders, outcomes = zip(*(lock_folder(container / name) for name in (_NEW, _OLD)), strict=True)
+    for folder in folders:
+        if folder is not None:
+            folder.close()
     return Lock.BUSY in outcomes
 
 

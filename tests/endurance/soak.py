@@ -204,8 +204,7 @@ def _command(soak: Soak, model: Embedder) -> None:
 
 
 def _pretrained(soak: Soak, model: Embedder) -> None:
-    target = soak.folder / "copy"
-    shutil.rmtree(target, ignore_errors=True)
+    target = soak.folder / f"copy-{sum(soak.done.values())}"
     model.save_pretrained(target)
     with Embedder(target, verify="always") as other:
         rows = soak.some(5)
@@ -349,6 +348,8 @@ def _step(soak: Soak) -> None:
             call()
     except Exception as error:  # noqa: BLE001 - whatever comes out is a finding
         soak.wrong.append(f"{name}, {fault}: {type(error).__name__}: {error}")
+    for copy in soak.folder.glob("copy-*"):
+        shutil.rmtree(copy)
 
 
 def _sample() -> dict[str, float]:
