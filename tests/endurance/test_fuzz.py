@@ -1,5 +1,6 @@
 """A slice of the fuzzing, with another seed each time; `make fuzz` runs it at length."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,10 +35,13 @@ NAMES = (
 
 @pytest.fixture(scope="module")
 def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Target]]:
+    logger = logging.getLogger("embedrt")
+    level = logger.level
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("fuzz")
         patch.setenv("EMBEDRT_HOME", str(folder / "home"))
         yield {target.name: target for target in make_targets(folder)}
+    logger.setLevel(level)  # the targets are silent
 
 
 @pytest.mark.parametrize("name", NAMES)

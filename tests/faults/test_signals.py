@@ -1,6 +1,7 @@
 """Signal handlers that raise, at random moments: their exception comes out unchanged, and nobody else notices."""
 
 import ctypes
+import gc
 import random
 import signal
 import sys
@@ -56,11 +57,15 @@ class Alarm:
 
 @pytest.fixture
 def alarm() -> Iterator[Alarm]:
+    """A timer whose exceptions are not lost in the destructors of what earlier tests have left to the collector."""
     made = Alarm()
+    gc.collect()
+    gc.disable()
     before = signal.signal(signal.SIGALRM, made.ring)
     yield made
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
+    gc.enable()
 
 
 def repeat(action: Callable[[], Any], alarm: Alarm, seconds: float, error: BaseException) -> BaseException:

@@ -427,9 +427,9 @@ class TestManifest:
     @pytest.mark.parametrize(
         ("edit", "message"),
         [
-            (lambda route: route.update(parity_texts="config.json"), r"config\.json\.texts: expected a list, got dict"),
-            (lambda route: route.update(parity_vectors="config.json"), r"config\.json: cannot be read as vectors"),
-            (lambda route: route.update(parity_texts="modules.json"), r"modules\.json\.texts\[0\]: expected a string"),
+            (lambda route: route.update(parity_texts="config.json"), r"config\.json: expected a list, got dict"),
+            (lambda route: route.update(parity_vectors="config.json"), r"config\.json: not a NumPy file"),
+            (lambda route: route.update(parity_texts="modules.json"), r"modules\.json\[0\]: expected a string"),
         ],
     )
     def test_a_proof_that_is_something_else(self, bundle: Path, edit: Callable[[Json], Any], message: str) -> None:

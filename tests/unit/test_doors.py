@@ -25,7 +25,8 @@ class TestPublicNames:
             assert hasattr(embedrt, name), name
 
     def test_every_error_is_public(self) -> None:
-        raised = {name for name, value in vars(errors).items() if inspect.isclass(value) and not name.startswith("_")}
+        raised = {name for name, value in vars(errors).items() if getattr(value, "__module__", "") == errors.__name__}
+        raised = {name for name in raised if inspect.isclass(getattr(errors, name))}
         public = {name: getattr(embedrt, name) for name in embedrt.__all__}
         exceptions = {name for name, value in public.items() if inspect.isclass(value) and issubclass(value, Exception)}
         assert exceptions == raised
