@@ -165,7 +165,7 @@ class TextTokenizer:
         yield heads
 
     def _head(self, prompt: str, text: str) -> str | None:
-        """What to tokenize first of a text with its prompt; None for a long text without a place to cut it."""
+        """The part of a text with its prompt to tokenize first; None for a long text without a place to cut it."""
         size, limit = len(prompt) + len(text), self._head_length
         if self._starts is None or size <= limit:
             return prompt + text
