@@ -9,6 +9,10 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import Self
+from weakref import ref
+
+# A team that was interrupted at its end is dropped without a word to its threads, which look after so many seconds.
+_IDLE_SECONDS = 1.0
 
 
 class Task:
@@ -40,6 +44,9 @@ class Task:
             del outcome  # it has this frame in its traceback
 
 
+_END = Task(int)  # the end of a team
+
+
 class Team:
     """Threads that run tasks. At the end of its `with` block, tasks that have not begun are dropped.
 
@@ -49,7 +56,7 @@ class Team:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        self._tasks: SimpleQueue[Task] = SimpleQueue()
         self._working: list[Lock] = []  # one for each thread, which holds it
 
     def start(self, function: Callable[[], int]) -> Task:
@@ -59,7 +66,7 @@ class Team:
         if len(self._working) < self._size:
             works = Lock()
             works.acquire()
-            start_new_thread(_work, (self._tasks, works))
+            start_new_thread(_work, (self._tasks, works, ref(self)))
             self._working.append(works)
         return task
 
@@ -67,22 +74,26 @@ class Team:
         return self
 
     def __exit__(self, *_: object) -> None:
-        while _next(self._tasks) is not None:
+        while _next(self._tasks, 0.0) is not None:
             pass
-        self._tasks.put(None)
+        self._tasks.put(_END)
         for works in self._working:
             works.acquire()
 
 
-def _work(tasks: SimpleQueue[Task | None], works: Lock) -> None:
-    while (task := tasks.get()) is not None:
-        task.run()
-    tasks.put(None)  # for the next thread
+def _work(tasks: SimpleQueue[Task], works: Lock, team: ref[Team]) -> None:
+    while (task := _next(tasks, _IDLE_SECONDS)) is not None or team() is not None:
+        if task is _END:
+            tasks.put(_END)  # for the next thread
+            break
+        if task is not None:
+            task.run()
     works.release()
 
 
-def _next(tasks: SimpleQueue[Task | None]) -> Task | None:
+def _next(tasks: SimpleQueue[Task], seconds: float) -> Task | None:
+    """The next task, or None if there is none for so long."""
     try:
-        return tasks.get_nowait()
+        return tasks.get(timeout=seconds)
     except Empty:
         return None

@@ -45,8 +45,8 @@ from tests.kit.models import WORDS, make_model
 
 BOUND = 2e-6
 """Largest difference of a coordinate between batches."""
-GROWTH = {"memory MB": 24.0, "threads": 0.0, "descriptors": 4.0, "shared memory": 0.0}
-"""Largest growth from the middle of a run to its end."""
+GROWTH = {"memory MB": 24.0, "threads": 0.0, "descriptors": 16.0, "shared memory": 0.0}
+"""Largest growth from the middle of a run to its end. Python leaks pipes if the start of a process is interrupted."""
 HANG_S = 120
 _THREADS = 3
 _ENOUGH = 20  # findings that end a run
