@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike, NDArray
 from embedrt.bundle.check import Verify
 from embedrt.bundle.manifest import Manifest
 from embedrt.engine.devices import AUTO, find_device
-from embedrt.hub import remote
 from embedrt.hub.card import ModelCardData, model_card
 from embedrt.hub.local import copy_bundle
 from embedrt.hub.resolve import resolve
@@ -866,7 +865,9 @@ class Embedder:
         Raises:
             UploadError: The hub rejected the upload; the message has the remedy.
         """
-        return remote.upload(
+        from embedrt.hub.remote import upload  # few programs upload
+
+        return upload(
             self.loaded.bundle,
             repo_id,
             token,

@@ -75,6 +75,11 @@ class Starts:
         self._takes_spaces = any(token.lstrip for token in added)
         self._by_characters = bool(steps) and all(_decides_by_characters(step) for step in steps)
 
+    def head(self, prompt: str, text: str, limit: int) -> str | None:
+        """The start of a prompt and a text together, as `start` returns it, without a copy of either."""
+        first = (prompt + text[: max(limit + SIDE - len(prompt), 0)])[: limit + SIDE]
+        return self.start(first, limit, complete=False)
+
     def start(self, text: str, limit: int, *, complete: bool = True) -> str | None:
         """The start of a text up to the last cut at or before `limit`; None if no cut is found near it.
 

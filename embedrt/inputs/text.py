@@ -4,9 +4,10 @@ import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from embedrt.engine.machine import require_process
 from embedrt.engine.native import NativeError, call_native
 from embedrt.errors import BundleError, InferenceError
-from embedrt.inputs.starts import SIDE, Starts
+
+if TYPE_CHECKING:
+    from embedrt.inputs.starts import Starts
 
 # Characters of a long text to tokenize first, per token of the limit, before checking if it is truncated anyway.
 _CHARACTERS_PER_TOKEN = 8
@@ -130,7 +133,7 @@ class TextTokenizer:
         self.max_seq_length = max_seq_length
         self._with_type_ids = with_type_ids
         self._head_length = (max_seq_length or 0) * _CHARACTERS_PER_TOKEN
-        self._starts = None if max_seq_length is None or direction != "right" else Starts(self._tokenizer)
+        self._may_cut = max_seq_length is not None and direction == "right"
 
     def __call__(self, texts: Sequence[str], prompt: str = "") -> Tokens:
         """Tokenize texts on all cores, without holding the GIL.
@@ -166,11 +169,11 @@ class TextTokenizer:
 
     def _head(self, prompt: str, text: str) -> str | None:
         """The part of a text with its prompt to tokenize first; None for a long text without a place to cut it."""
-        size, limit = len(prompt) + len(text), self._head_length
-        if self._starts is None or size <= limit:
+        size = len(prompt) + len(text)
+        if not self._may_cut or size <= self._head_length:
             return prompt + text
-        if (start := self._starts.start(_first(prompt, text, limit + SIDE), limit, complete=False)) is not None:
-            return start
+        if (head := self._starts.head(prompt, text, self._head_length)) is not None:
+            return head
         return prompt + text if size <= _SHORT else None
 
     def _portion(self, texts: Sequence[str], heads: dict[int, str | None], prompt: str) -> Tokens:
@@ -189,19 +192,23 @@ class TextTokenizer:
 
     def _encode_long(self, text: str) -> Any:
         """Encode a text whose head was not enough: longer and longer starts, until one is truncated."""
-        starts, limit = self._starts, self._head_length * _GROWTH
-        if starts is not None and len(text) > _SHORT:
-            reduced = False
-            while limit < len(text):
-                start = starts.start(text, limit)
-                if start is None and starts.settles(text, limit, self.max_seq_length or 0):
-                    start = text[:limit]
-                if start is not None and self._is_truncated(encoding := self._encode([start])[0]):
-                    return encoding
-                if limit >= _PORTION and not reduced:
-                    text, reduced = starts.without_repeats(text), True
-                limit *= _GROWTH
+        limit, reduced = self._head_length * _GROWTH, False
+        while self._may_cut and len(text) > max(limit, _SHORT):
+            start = self._starts.start(text, limit)
+            if start is None and self._starts.settles(text, limit, self.max_seq_length or 0):
+                start = text[:limit]
+            if start is not None and self._is_truncated(encoding := self._encode([start])[0]):
+                return encoding
+            if limit >= _PORTION and not reduced:
+                text, reduced = self._starts.without_repeats(text), True
+            limit *= _GROWTH
         return self._encode([text])[0]
+
+    @cached_property
+    def _starts(self) -> "Starts":
+        from embedrt.inputs.starts import Starts  # only long texts need it
+
+        return Starts(self._tokenizer)
 
     def with_spans(self, text: str) -> TokenizedText:
         """Tokenize one text, with the character span of every token."""
@@ -288,8 +295,3 @@ def tokens_of(encodings: list[Any], truncated: list[int], *, with_type_ids: bool
         type_ids=flat([encoding.type_ids for encoding in encodings]) if with_type_ids else None,
         truncated=truncated,
     )
-
-
-def _first(prompt: str, text: str, count: int) -> str:
-    """The first characters of a prompt and a text."""
-    return (prompt + text[: max(count - len(prompt), 0)])[:count]
