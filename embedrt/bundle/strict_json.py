@@ -88,7 +88,12 @@ def _check_unicode(value: Any, where: str) -> None:
             left += [(f"{at}[{i}]", child) for i, child in enumerate(item)]
         elif isinstance(item, dict):
             left += [(at, key) for key in item]
-            left += [(f"{at}.{key}", child) for key, child in item.items()]
+            left += [(f"{at}.{_printable(key)}", child) for key, child in item.items()]
+
+
+def _printable(text: str) -> str:
+    """A string with its lone surrogates escaped, so that a message with it can be written anywhere."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def decode(kind: type[Record], value: Any, where: str) -> Record:

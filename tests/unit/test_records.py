@@ -229,6 +229,15 @@ def test_lone_surrogates_are_refused(tmp_path: Path, content: bytes) -> None:
         read_json(_written(tmp_path, content))
 
 
+def test_the_message_about_a_surrogate_can_be_written(tmp_path: Path) -> None:
+    """Also if the key above the string has another."""
+    path = tmp_path / "file.json"
+    path.write_bytes(rb'{"\udfff": {"a": "\ud800"}}')
+    with pytest.raises(RecordError, match="lone surrogate") as caught:
+        read_json(path)
+    assert str(caught.value).encode()
+
+
 def test_pairs_of_surrogates_are_one_character(tmp_path: Path) -> None:
     assert read_json(_written(tmp_path, b'["\\ud83d\\ude42", "\\\\ud800"]')) == ["🙂", "\\ud800"]
 
