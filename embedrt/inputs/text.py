@@ -81,10 +81,20 @@ def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def flat(rows: Iterable[Sequence[int]]) -> NDArray[np.int32]:
-    """Concatenate lists of token ids into one array, int32 `[total]`."""
+    """Concatenate lists of token ids into one array, int32 `[total]`.
+
+    Raises:
+        BundleError: An id is no int32.
+    """
     ids = array("i")
     for row in rows:
-        ids.fromlist(row)  # type: ignore[arg-type]
+        try:
+            ids.fromlist(row)  # type: ignore[arg-type]
+        except OverflowError as error:
+            raise BundleError(
+                f"tokenizer.json: expected ids below the rows of the word embedding table, got {max(row)}; export the "
+                "model again"
+            ) from error
     return np.frombuffer(ids, np.int32)
 
 

@@ -302,6 +302,16 @@ def test_truncation_is_told_exactly(tokenizer_file: Path, limit: int) -> None:
     assert tokens.type_ids is None
 
 
+def test_an_id_beyond_every_table(tiny_bundle: Path, tmp_path: Path) -> None:
+    definition = json.loads((tiny_bundle / "tokenizer.json").read_bytes())
+    definition["model"]["vocab"]["one"] = 2**32 - 2
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(definition), encoding="utf-8")
+    tokenizer = TextTokenizer(path, max_seq_length=8, with_type_ids=False)
+    with pytest.raises(BundleError, match=f"got {2**32 - 2}; export the model again"):
+        tokenizer(["two one"])
+
+
 def test_nothing_to_tokenize(tokenizer_file: Path) -> None:
     tokens = TextTokenizer(tokenizer_file, max_seq_length=8, with_type_ids=True)([])
     assert tokens.type_ids is not None
