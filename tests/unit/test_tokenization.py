@@ -256,6 +256,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda model: (model / "tokenizer.json").write_bytes((model / "tokenizer.json").read_bytes()[:-9]),
         CANNOT_READ,
     ),
+    "damage that the library reads past": (
+        lambda model: (model / "tokenizer.json").write_bytes(
+            (model / "tokenizer.json").read_bytes().replace(b'"decoder"', b'"##x", "decoder"', 1)
+        ),
+        r"^tokenizer\.json: not valid JSON",
+    ),
     "not UTF-8": (lambda model: (model / "tokenizer.json").write_bytes(b"\xff\xfe"), CANNOT_READ),
     "empty": (lambda model: (model / "tokenizer.json").write_bytes(b""), CANNOT_READ),
     "a list": (lambda model: write_json(model / "tokenizer.json", []), CANNOT_READ),

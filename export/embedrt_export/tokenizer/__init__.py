@@ -171,7 +171,10 @@ def _read_stored(folder: Path) -> tuple[dict[str, Any] | None, bool]:
         return None, False
     raw = path.read_bytes()
     parse(raw, TOKENIZER)
-    return json.loads(raw, parse_float=WrittenScore), b'"ByteLevel"' in raw
+    try:
+        return json.loads(raw, parse_float=WrittenScore), b'"ByteLevel"' in raw
+    except (ValueError, RecursionError) as error:  # the library reads past some damage
+        raise ExportError(f"{TOKENIZER}: not valid JSON: {error}") from error
 
 
 def _read_object(folder: Path, name: str) -> dict[str, Any] | None:
