@@ -16,7 +16,7 @@ from embedrt.errors import BundleError, EmbedrtError
 Made = TypeVar("Made")
 
 TRIES = 20
-"""How often to try again when a bundle is replaced while it is opened."""
+"""Maximum number of attempts to open a bundle that is replaced meanwhile."""
 
 
 class BundleFiles:
