@@ -35,6 +35,7 @@ MOST_TOKENS = 2**31 - 1
 _MOST_BYTES = 2**63 - 1
 # Far more than any model has; a vector of this width takes 4 MiB.
 _WIDEST = 2**20
+_LONGEST_STEP = 1024
 # The cosine similarity of two equal vectors in float64, with its rounding.
 _LARGEST_COSINE = 1.0001
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -109,6 +110,40 @@ class Tokenization:
 
 
 @dataclass(frozen=True)
+class Scratch:
+    """Keys and values that the attention of a packed graph writes and reads again, in device memory.
+
+    The graph takes them as the inputs `key_scratch` and `value_scratch`, `[blocks, 256, heads, size]` in the variant's
+    dtype; their content is of no account. A text takes one block for every 256 tokens that it begins.
+
+    Attributes:
+        heads: Heads of keys and values.
+        size: Width of a head.
+    """
+
+    heads: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Inputs of a packed graph.
+
+    Attributes:
+        inputs: Their names; `embedrt.inputs.packing` makes an array of each.
+        padding_id: A token with this id has position 0 and is not counted in the positions of the tokens after it, as
+            in RoBERTa, whose first token has position 1; null counts every token, from 0 on.
+        length_step: The length that the inputs of a batch are laid out for is a multiple of this many tokens.
+        scratch: Memory for keys and values; null if the graph takes none.
+    """
+
+    inputs: tuple[str, ...]
+    padding_id: int | None
+    length_step: int
+    scratch: Scratch | None
+
+
+@dataclass(frozen=True)
 class Variant:
     """One graph file and its own proof.
 
@@ -122,6 +157,7 @@ class Variant:
         layout: "padded" takes inputs `[batch, sequence]`; "packed" takes all tokens of a batch in one stream.
         proof: The accuracy of this file, measured at export: a parity report, or for lossy dtypes a quality report.
             Null only during an export.
+        packing: The inputs of a packed graph; null for a padded one.
     """
 
     dtype: str
@@ -131,6 +167,7 @@ class Variant:
     devices: tuple[str, ...]
     layout: Literal["padded", "packed"]
     proof: ParityReport | QualityReport | None
+    packing: Packing | None = None
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -477,8 +514,18 @@ def _numbers(manifest: Manifest) -> Iterator[_Number]:
         for output_name, output in route.outputs.items():
             yield f"{at}.outputs.{output_name}.width", output.width, 1, _WIDEST
         for i, variant in enumerate(route.variants):
+            if variant.packing is not None:
+                yield from _packing_numbers(f"{at}.variants[{i}].packing", variant.packing)
             if variant.proof is not None:
                 yield from _proof_numbers(f"{at}.variants[{i}].proof", variant.proof)
+
+
+def _packing_numbers(at: str, packing: Packing) -> Iterator[_Number]:
+    yield f"{at}.padding_id", packing.padding_id, 0, MOST_TOKENS
+    yield f"{at}.length_step", packing.length_step, 1, _LONGEST_STEP
+    if packing.scratch is not None:
+        yield f"{at}.scratch.heads", packing.scratch.heads, 1, _WIDEST
+        yield f"{at}.scratch.size", packing.scratch.size, 1, _WIDEST
 
 
 def _proof_numbers(at: str, proof: ParityReport | QualityReport) -> Iterator[_Number]:
@@ -513,6 +560,9 @@ def _check_outputs(at: str, manifest: Manifest, route: Route, require: _Require)
         known = variant.dtype in DTYPES
         require(known, f"{at}.variants[{i}].dtype: expected one of {', '.join(DTYPES)}, got {variant.dtype!r}")
         require(variant.proof is not None, f"{at}.variants[{i}].proof: missing; export the model again")
+        packed = variant.layout == "packed"
+        expected = "an object for layout 'packed'" if packed else f"null for layout {variant.layout!r}"
+        require(packed == (variant.packing is not None), f"{at}.variants[{i}].packing: expected {expected}")
         graph = variant.file.endswith(".onnx")
         require(graph, f"{at}.variants[{i}].file: expected a file that ends with .onnx, got {variant.file!r}")
     kind = _KIND_OF_TASK[manifest.task]
