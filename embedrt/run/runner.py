@@ -267,11 +267,13 @@ class Runner:
             shared: True if it may be joined with batches of other calls.
         """
         gather, tokens, rows, length = work.request.gather, part.tokens, planned.rows, planned.length
-        size = max(self._budget.tokens, batch_tokens(tokens, rows, length, self._packing))
+        size, budget = batch_tokens(tokens, rows, length, self._packing), self._budget.tokens
+        if self._budget.is_lowered and size > budget and len(rows) > 1:  # planned before
+            return sum(self._compute(work, part, half, shared=shared) for half in self._halves(part, planned))
         try:
             if shared:
                 batch, results = self._coalescer.run(
-                    tokens, rows, length, gather.outputs, unpooled=work.unpooled, max_tokens=self._budget.tokens
+                    tokens, rows, length, gather.outputs, unpooled=work.unpooled, max_tokens=budget
                 )
             else:
                 batch = make_batch(tokens, rows, length, self.route.tokenization, self._packing, work.unpooled)
@@ -283,7 +285,7 @@ class Runner:
             self._check(batch, results, rows + part.start, work.indexes)
             gather.keep(work.values, rows + part.start, batch, results)
             return len(rows)
-        self._budget.lower(max(size // 2, length), self.engine.device.name)
+        self._budget.lower(max(max(size, budget) // 2, length), self.engine.device.name)
         return sum(self._compute(work, part, half, shared=shared) for half in self._halves(part, planned))
 
     def _halves(self, part: _Slice, planned: PlannedBatch) -> list[PlannedBatch]:
@@ -298,7 +300,7 @@ class Runner:
     def _too_long(self, index: int, length: int) -> OutOfMemory:
         return OutOfMemory(
             f"texts[{index}]: expected a text that fits into the memory of {self.engine.device.name!r}, got {length} "
-            "tokens; use a smaller max_seq_length, a larger gpu_mem_limit, or another device"
+            "tokens; use a smaller max_seq_length, free memory, or raise gpu_mem_limit if it is set"
         )
 
     def _check(

@@ -523,7 +523,14 @@ def test_engine_errors_are_typed(
     with pytest.raises(InferenceError) as caught:
         embedder.encode("a")
     assert type(caught.value) is kind
-    assert str(caught.value) == f"ONNX Runtime failed on a batch of 1 x 3 tokens: {message}"
+    error: BaseException | None = caught.value
+    if kind is OutOfMemory:
+        assert str(error).startswith(
+            "texts[0]: expected a text that fits into the memory of 'cpu', got 3 tokens; use a "
+        )
+        assert error is not None
+        error = error.__cause__
+    assert str(error) == f"ONNX Runtime failed on a batch of 1 x 3 tokens: {message}"
 
 
 class TestThreads:
