@@ -3,6 +3,7 @@
 A new device is one new file that defines a `DEVICE`, and one entry in `engine/devices.py`.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -48,6 +49,7 @@ class Device:
         require: Raises a `DeviceError` where the device is not available; None asks ONNX Runtime for its provider.
         suffix: A pattern of what may follow the kind after a colon, such as the index in "cuda:1"; "" allows nothing.
         at: That suffix; None takes the device's first.
+        first: The suffix of the device's first, where one is named by it.
         operators: "onnxruntime" if the device also runs ONNX Runtime's own operators, else "portable".
         computes: The dtypes that the device computes in, each with the dtype of the variant that it takes; empty for a
             device that computes every variant in the variant's own dtype.
@@ -58,6 +60,9 @@ class Device:
         cores_at: The suffixes with which the device computes on the machine's own cores, so that processes share them.
         length_step: Batches are padded to multiples of this many tokens, which keeps an engine that compiles for
             every shape to few of them; see `planning.padded_length`.
+        limits_memory: Whether a limit can be set on the memory of the device.
+        memory_limit: That limit in bytes; None sets none.
+        remedies: Patterns of the engine's own messages, each with what mends the failure.
     """
 
     kind: str
@@ -66,6 +71,7 @@ class Device:
     require: "Callable[[Device], None] | None" = None
     suffix: str = ""
     at: str | None = None
+    first: str = ""
     operators: Literal["portable", "onnxruntime"] = "onnxruntime"
     computes: Mapping[str, str] = field(default_factory=dict)
     token_budget: int = 16384
@@ -73,11 +79,19 @@ class Device:
     parallel: bool = False
     cores_at: tuple[str | None, ...] = ()
     length_step: int = 1
+    limits_memory: bool = False
+    memory_limit: int | None = None
+    remedies: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The device as users type it, such as "cuda:1"."""
         return self.kind if self.at is None else f"{self.kind}:{self.at}"
+
+    @property
+    def place(self) -> str:
+        """The same for all names of a device: "cuda" is the first GPU."""
+        return self.at or self.first
 
     @property
     def uses_cores(self) -> bool:
@@ -87,6 +101,15 @@ class Device:
     def with_suffix(self, at: str) -> "Device":
         """The same kind of device with another suffix."""
         return replace(self, at=at)
+
+    def with_memory_limit(self, limit: int | None) -> "Device":
+        """The same device with a limit on its memory; unchanged if it has no such limit."""
+        return replace(self, memory_limit=limit) if self.limits_memory else self
+
+    def with_remedy(self, message: str) -> str:
+        """An engine's message, with what mends the failure where that is known."""
+        found = [remedy for pattern, remedy in self.remedies.items() if re.search(pattern, message)]
+        return "; ".join([message, *found[:1]])
 
 
 class Engine(Protocol):

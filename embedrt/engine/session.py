@@ -173,7 +173,8 @@ class SessionEngine:
         except NativeError as failure:
             kind = OutOfMemory if _OUT_OF_MEMORY.search(str(failure)) else EngineError
             rows, length = batch.shape
-            raise kind(f"ONNX Runtime failed on a batch of {rows} x {length} tokens: {failure}") from failure.__cause__
+            message = self.device.with_remedy(str(failure))
+            raise kind(f"ONNX Runtime failed on a batch of {rows} x {length} tokens: {message}") from failure.__cause__
         return dict(zip(outputs, results, strict=True))
 
     def _session(self, threads: int) -> Any:
