@@ -18,6 +18,7 @@ from embedrt.engine import Batch
 from embedrt.engine.native import is_ending
 from embedrt.engine.placement import Placement
 from embedrt.engine.session import Interface, SessionEngine
+from embedrt.engine.several import engine_on
 from embedrt.errors import BundleError, NonFiniteError, TruncationError
 from embedrt.inputs.check import preview
 from embedrt.inputs.fit import require_fit
@@ -103,17 +104,20 @@ class Runner:
         self._other_tokenizers: dict[int | None, TextTokenizer] = {}
         self._loading = RLock()  # a signal handler may encode meanwhile
         variant = placement.variant
-        self.engine = SessionEngine(
-            files.folder / variant.file,
-            placement.device,
-            placement.threads,
-            interface=Interface(
-                input_names(route.tokenization), {name: output.width for name, output in route.outputs.items()}
+        self.engine = engine_on(
+            placement.devices,
+            lambda device: SessionEngine(
+                files.folder / variant.file,
+                device,
+                placement.threads,
+                interface=Interface(
+                    input_names(route.tokenization), {name: output.width for name, output in route.outputs.items()}
+                ),
+                dtype=placement.dtype,
+                weights_bytes=sum(manifest.files[file].size for file in variant.files),
+                prepack=prepack,
+                load=lambda make: files.load(variant.files, lambda root: make(root / variant.file)),
             ),
-            dtype=placement.dtype,
-            weights_bytes=sum(manifest.files[file].size for file in variant.files),
-            prepack=prepack,
-            load=lambda make: files.load(variant.files, lambda root: make(root / variant.file)),
         )
         self._coalescer = Coalescer(
             self.engine,
