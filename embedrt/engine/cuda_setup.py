@@ -70,16 +70,9 @@ LIBRARIES = (
     Library("libcublas.so.13", "cublas64_13.dll", "nvidia-cublas", "~=13.0"),
     Library("libcurand.so.10", "curand64_10.dll", "nvidia-curand", "~=10.4"),
 )
-"""What the CUDA provider is linked with."""
+"""The libraries that the CUDA provider is linked with."""
 CUDNN = Library("libcudnn.so.9", "cudnn64_9.dll", "nvidia-cudnn-cu13", "~=9.12")
-"""What few operators load when they run: convolutions, and reductions over the tokens of a padded batch."""
-
-
-REMEDIES = {
-    "cuDNN is unavailable": f"run `pip install '{CUDNN.package}{CUDNN.requirement}'`",
-    "no kernel image is available": f"{GPU_WHEEL} has no code for this GPU: `embedrt doctor` shows which GPUs it has",
-}
-"""Messages of the CUDA provider by pattern, each with what mends the failure."""
+"""Loaded by some operators when they first run, such as the reductions of the padded float32 graphs."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +147,7 @@ def problem(facts: Facts, index: int = 0) -> str | None:
         facts: The facts.
         index: The card.
     """
-    return wheel_problem(facts) or _driver_problem(facts) or _card_problem(facts, index) or _library_problem(facts)
+    return wheel_problem(facts) or driver_problem(facts) or card_problem(facts, index) or _library_problem(facts)
 
 
 def wheel_problem(facts: Facts) -> str | None:
@@ -177,7 +170,8 @@ def wheel_problem(facts: Facts) -> str | None:
     )
 
 
-def _driver_problem(facts: Facts) -> str | None:
+def driver_problem(facts: Facts) -> str | None:
+    """The problem of the driver; None if there is none."""
     if not facts.driver:
         return (
             f"no NVIDIA driver: {_DRIVER_LIBRARY} cannot be loaded; install driver {DRIVER} or later, and start a "
@@ -204,7 +198,8 @@ def _hidden(visible: str | None) -> str:
     return f"CUDA_VISIBLE_DEVICES={visible!r} hides every GPU; unset it, or list GPUs, as in CUDA_VISIBLE_DEVICES=0"
 
 
-def _card_problem(facts: Facts, index: int) -> str | None:
+def card_problem(facts: Facts, index: int) -> str | None:
+    """The problem of a card; None if there is none, or if cards are not known."""
     if facts.cards is None:
         return None
     if index >= len(facts.cards):
@@ -225,8 +220,13 @@ def _library_problem(facts: Facts) -> str | None:
     missing = [library for library in LIBRARIES if facts.libraries.get(library.name, "") is None]
     if not missing:
         return None
-    packages = " ".join(dict.fromkeys(f"'{library.package}{library.requirement}'" for library in missing))
-    return f"{', '.join(library.name for library in missing)} cannot be loaded; run `pip install {packages}`"
+    return f"{', '.join(library.name for library in missing)} cannot be loaded; {install(*missing)}"
+
+
+def install(*libraries: Library) -> str:
+    """The line that installs libraries of the toolkit."""
+    packages = dict.fromkeys(f"'{library.package}{library.requirement}'" for library in libraries)
+    return f"run `pip install {' '.join(packages)}`"
 
 
 def dtype_problem(facts: Facts, index: int, dtype: str) -> str | None:
@@ -235,6 +235,13 @@ def dtype_problem(facts: Facts, index: int, dtype: str) -> str | None:
         return None
     card = facts.cards[index]
     return f"{card} does not compute in {dtype}, only in {', '.join(card.dtypes)}; use one of these dtypes"
+
+
+REMEDIES = {
+    "cuDNN is unavailable": install(CUDNN),
+    "no kernel image is available": f"{GPU_WHEEL} has no code for this GPU: `embedrt doctor` shows which GPUs it has",
+}
+"""Messages of the CUDA provider by pattern, each with what mends the failure."""
 
 
 def cards() -> tuple[Card, ...]:

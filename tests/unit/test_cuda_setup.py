@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from embedrt.cli import doctor
 from embedrt.engine import cuda, cuda_setup
 from embedrt.engine.cuda_setup import CUDNN, LIBRARIES, Card, Facts, dtype_problem, problem
 from embedrt.engine.session import onnxruntime
@@ -196,6 +197,55 @@ def test_the_device_raises_what_the_facts_say(monkeypatch: pytest.MonkeyPatch) -
         cuda.configure(options, cuda.DEVICE.with_suffix("1"), "bfloat16", 1)
     with pytest.raises(DeviceError, match=r"^device: 'cuda:2': expected a GPU .*, or use device='cpu'$"):
         cuda.configure(options, cuda.DEVICE.with_suffix("2"), "float32", 1)
+
+
+class TestDoctor:
+    def lines(self, facts: Facts) -> list[tuple[str, str, str | None]]:
+        return [(finding.topic, finding.found, finding.problem) for finding in doctor.cuda_findings(facts)]
+
+    def test_a_machine_where_all_is_well(self) -> None:
+        site = "/venv/lib/python3.11/site-packages/nvidia/cu13/lib/"
+        libraries = {CUDNN.name: "/lib/libcudnn.so.9.12.0", LIBRARIES[0].name: f"{site}libcudart.so.13"}
+        assert self.lines(replace(HEALTHY, libraries=libraries)) == [
+            ("cuda", "onnxruntime-gpu 1.31.1, NVIDIA driver for CUDA 13.0, 2 GPUs", None),
+            (
+                "  cuda:0",
+                f"{H100}; computes float32, tf32, float16, bfloat16; attention kernels: flash and memory-efficient",
+                None,
+            ),
+            (
+                "  cuda:1",
+                f"{T4}; computes float32, float16; attention kernels: memory-efficient",
+                None,
+            ),
+            (f"  {LIBRARIES[0].name}", f"{site}libcudart.so.13 (nvidia-cuda-runtime None)", None),
+            (f"  {CUDNN.name}", "/lib/libcudnn.so.9.12.0", None),
+        ]
+
+    def test_each_problem_is_beside_what_has_it(self) -> None:
+        libraries = {**without(LIBRARIES[1].name), CUDNN.name: None}
+        cuda_line, *cards, first, second, _, _, last = self.lines(
+            replace(HEALTHY, driver_cuda=12080, cards=(V100,), libraries=libraries)
+        )
+        assert "needs CUDA 13; install driver R580 or later" in str(cuda_line[2])
+        assert [found for _, found, _ in cards] == [
+            "Tesla V100, compute capability 7.0, 16 GiB; computes float32, float16; attention kernels: none"
+        ]
+        assert "has no code for Tesla V100" in str(cards[0][2])
+        assert first[2] is None
+        assert second[1:] == ("missing", "run `pip install 'nvidia-cublas~=13.0'`")
+        assert last[1:] == (
+            "missing; packed float16 and bfloat16 graphs do without",
+            "run `pip install 'nvidia-cudnn-cu13~=9.12'`",
+        )
+
+    def test_a_cpu_wheel_is_no_problem(self) -> None:
+        (line,) = self.lines(CPU_ONLY)
+        assert line[1].endswith("`pip install 'embedrt[gpu]'` adds CUDA); NVIDIA driver for CUDA 13.0, 2 GPUs")
+        assert line[2] is None
+        (line,) = self.lines(replace(CPU_ONLY, driver=False, driver_cuda=None, initialized=None, cards=None))
+        assert line[1].endswith("; no NVIDIA driver, 0 GPUs")
+        assert line[2] is None
 
 
 class TestPreloading:
