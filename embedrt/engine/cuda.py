@@ -31,8 +31,8 @@ def settings(device: Device, dtype: str) -> dict[str, str]:
         dtype: The dtype to compute in.
     """
     values = {"use_tf32": "1" if dtype == "tf32" else "0", "arena_extend_strategy": "kSameAsRequested"}
-    if device.at is not None:
-        values["device_id"] = device.at
+    if index(device):  # ONNX Runtime logs a warning for an index, also for 0, its default
+        values["device_id"] = device.place
     if device.memory_limit is not None:
         values["gpu_mem_limit"] = str(device.memory_limit)
     return values
