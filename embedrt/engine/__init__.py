@@ -58,6 +58,9 @@ class Device:
         run_cost: Cost of a batch before its first token, in tokens; the planner weighs it against padding.
         parallel: Whether several threads run batches at once, each on one core.
         cores_at: The suffixes with which the device computes on the machine's own cores, so that processes share them.
+        compiles: Whether the device compiles a graph for every shape of batch; see `static_shapes`.
+        shape: The rows and the length to compile for.
+        graph: SHA-256 of the graph's files, by which a device keeps what it has compiled.
         length_step: Batches are padded to multiples of this many tokens, which keeps an engine that compiles for
             every shape to few of them; see `planning.padded_length`.
         limits_memory: Whether a limit can be set on the memory of the device.
@@ -78,6 +81,9 @@ class Device:
     run_cost: int = 512
     parallel: bool = False
     cores_at: tuple[str | None, ...] = ()
+    compiles: bool = False
+    shape: tuple[int, int] | None = None
+    graph: str = ""
     length_step: int = 1
     limits_memory: bool = False
     memory_limit: int | None = None
@@ -113,9 +119,25 @@ class Device:
 
 
 class Engine(Protocol):
-    """One graph on one device, safe to use from many threads at once."""
+    """One graph on one device, safe to use from many threads at once.
+
+    Attributes:
+        device: The device.
+        threads: CPU threads to use.
+    """
 
     device: Device
+    threads: int
+
+    @property
+    def workers(self) -> int:
+        """Threads that should call `run` at once with batches that are not alone."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """Engine, version and execution provider, as reports name it."""
+        ...
 
     def run(self, batch: Batch, outputs: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
         """Compute some outputs of the graph, by name.

@@ -31,8 +31,8 @@ def find_device(name: str | None) -> Device:
     if device is None or (colon and not re.fullmatch(device.suffix or r"(?!)", at)) or (colon and kind in _ALIASES):
         meant = f" (did you mean {_MEANT[kind]!r}?)" if kind in _MEANT else ""
         raise DeviceError(
-            f"device: {name!r} is unknown{meant}; known: auto, {', '.join(DEVICES)}, cuda:INDEX, openvino:GPU, "
-            "openvino:NPU, mps"
+            f"device: {name!r} is unknown{meant}; known: auto, {', '.join(DEVICES)}, cuda:INDEX, coreml:GPU, "
+            "coreml:ANE, openvino:GPU, openvino:NPU, mps"
         )
     if colon:
         device = device.with_suffix(at)

@@ -1,30 +1,13 @@
 """Several devices of one kind that share the batches of a model in one process."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from queue import Empty, SimpleQueue
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.engine import Batch, Device, Engine
-
-
-class Member(Engine, Protocol):
-    """An engine, with what its callers need to know."""
-
-    threads: int
-
-    @property
-    def workers(self) -> int:
-        """Threads that should call `run` at once with batches that are not alone."""
-        ...
-
-    @property
-    def description(self) -> str:
-        """Engine, version and execution provider, as reports name it."""
-        ...
+from embedrt.engine import Batch, Engine
 
 
 class SeveralEngines:
@@ -41,14 +24,14 @@ class SeveralEngines:
         engines: The engines, each on a device of its own.
     """
 
-    def __init__(self, engines: Sequence[Member]) -> None:
+    def __init__(self, engines: Sequence[Engine]) -> None:
         self.device = engines[0].device
         self.threads = engines[0].threads
         self._engines = engines
         self._turn = count()
         # One entry for each worker that is free. A queue of C code: an interrupt cannot break it. One at the wrong
         # moment loses an entry; callers that find none take the engines in turn.
-        self._free: SimpleQueue[Member] = SimpleQueue()
+        self._free: SimpleQueue[Engine] = SimpleQueue()
         for place in range(max(engine.workers for engine in engines)):
             for engine in engines:
                 if place < engine.workers:
@@ -72,7 +55,7 @@ class SeveralEngines:
             OutOfMemory: The batch does not fit into the device's memory.
             EngineError: The engine failed.
         """
-        free: Member | None = None
+        free: Engine | None = None
         try:
             try:
                 free = self._free.get_nowait()
@@ -83,14 +66,3 @@ class SeveralEngines:
         finally:
             if free is not None:
                 self._free.put(free)
-
-
-def engine_on(devices: Sequence[Device], make: Callable[[Device], Member]) -> Member:
-    """Make the engine of a device, or one that shares batches among several devices.
-
-    Args:
-        devices: Different devices of one kind.
-        make: Makes the engine of one device.
-    """
-    engines = [make(device) for device in devices]
-    return engines[0] if len(engines) == 1 else SeveralEngines(engines)

@@ -1,5 +1,6 @@
 """`Runner`: one route of a bundle in this process: tokenize, plan, pad, run, gather."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -12,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.bundle.manifest import Manifest, Route
+from embedrt.bundle.manifest import Manifest, Route, Variant
 from embedrt.bundle.opened import BundleFiles
 from embedrt.engine import Batch
+from embedrt.engine.make import make_engine
 from embedrt.engine.native import is_ending
 from embedrt.engine.placement import Placement
 from embedrt.engine.session import Interface, SessionEngine
-from embedrt.engine.several import engine_on
 from embedrt.errors import BundleError, NonFiniteError, TruncationError
 from embedrt.inputs.check import preview
 from embedrt.inputs.fit import require_fit
@@ -104,8 +105,10 @@ class Runner:
         self._other_tokenizers: dict[int | None, TextTokenizer] = {}
         self._loading = RLock()  # a signal handler may encode meanwhile
         variant = placement.variant
-        self.engine = engine_on(
-            placement.devices,
+        digest = graph_digest(manifest, variant)
+        self.engine = make_engine(
+            [replace(device, graph=digest) for device in placement.devices],
+            placement.threads,
             lambda device: SessionEngine(
                 files.folder / variant.file,
                 device,
@@ -309,6 +312,11 @@ class Runner:
                 opened=root / name,
             ),
         )
+
+
+def graph_digest(manifest: Manifest, variant: Variant) -> str:
+    """SHA-256 over the files of a variant: the same for the same graph and weights, wherever they are."""
+    return hashlib.sha256(" ".join(manifest.files[file].sha256 for file in variant.files).encode()).hexdigest()
 
 
 def output_widths(manifest: Manifest) -> dict[str, int]:

@@ -595,6 +595,7 @@ def with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 UNKNOWN_DEVICES = ["gpu", "CPU", "", "cpu:0", "cpu:GPU", "mps:1", "cuda:", "cuda:-1", "cuda:x", "cuda:GPU", 3, "cuda 1"]
 UNKNOWN_DEVICES += ["openvino:", "openvino:1", "openvino:gpu", "openvino:CPU.0", "openvino:AUTO", "openvino:GPU."]
+UNKNOWN_DEVICES += ["coreml:", "coreml:0", "coreml:gpu", "coreml:CPUAndGPU", "mps:GPU"]
 CPU_WHEEL = (
     f": the installed onnxruntime {onnxruntime.__version__} has no CUDAExecutionProvider; run `pip uninstall -y "
     "onnxruntime`, then `pip install 'embedrt[gpu]'`, or use device='cpu'"
@@ -619,7 +620,7 @@ class TestDevices:
             Embedder(tiny_bundle, name)
         meant = " (did you mean 'cuda'?)" if name == "gpu" else ""
         expected = f"device: {name!r} is unknown{meant}; known: auto, cpu, cuda, coreml, openvino, "
-        expected += "cuda:INDEX, openvino:GPU, openvino:NPU, mps"
+        expected += "cuda:INDEX, coreml:GPU, coreml:ANE, openvino:GPU, openvino:NPU, mps"
         assert str(caught.value) == expected
 
     @pytest.mark.parametrize(

@@ -2,13 +2,8 @@
 
 import pytest
 
-from embedrt.engine import Device, coreml, cpu, cuda
+from embedrt.engine import cpu, cuda
 from embedrt.engine.devices import DEVICES
-from embedrt.engine.session import onnxruntime
-
-
-def configured(device: Device, dtype: str = "float32") -> list[tuple[str, dict[str, str]]]:
-    return device.configure(onnxruntime().SessionOptions(), device, dtype, 2)
 
 
 def test_the_table_is_by_kind() -> None:
@@ -38,7 +33,3 @@ def test_messages_of_cuda_with_a_remedy() -> None:
     message = "cuDNN is unavailable for CUDA Execution Provider: dlopen failed for libcudnn.so"
     assert cuda.DEVICE.with_remedy(message) == f"{message}; run `pip install 'nvidia-cudnn-cu13~=9.12'`"
     assert cuda.DEVICE.with_remedy("another") == cpu.DEVICE.with_remedy("another") == "another"
-
-
-def test_coreml_compiles_programs() -> None:
-    assert configured(coreml.DEVICE)[0] == ("CoreMLExecutionProvider", {"ModelFormat": "MLProgram"})

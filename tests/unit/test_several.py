@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from embedrt import Embedder
 from embedrt.engine import Batch, Device, cpu
 from embedrt.engine.devices import DEVICES, find_devices
+from embedrt.engine.make import make_engine
 from embedrt.engine.session import SessionEngine
-from embedrt.engine.several import SeveralEngines, engine_on
+from embedrt.engine.several import SeveralEngines
 from embedrt.errors import DeviceError, OutOfMemory
 from embedrt.inputs.values import byte_count
 from embedrt.run.runner import Runner
@@ -190,7 +191,7 @@ class TestQueue:
 
     def test_one_device_has_its_own_engine(self) -> None:
         engine = Scripted("a", None)
-        assert engine_on([engine.device], lambda _: engine) is engine
+        assert make_engine([engine.device], 1, lambda _: engine) is engine
 
 
 def test_two_cpu_engines(tiny: Embedder, tiny_bundle: Path, seen: list[tuple[str, int]]) -> None:
