@@ -12,7 +12,7 @@ from embedrt.engine import Device, Providers, cpu
 from embedrt.engine.session import onnxruntime
 from embedrt.errors import ModelNotFoundError
 
-_UNITS = {"ALL": "ALL", "GPU": "CPUAndGPU", "ANE": "CPUAndNeuralEngine", "CPU": "CPUOnly"}
+_UNITS = {"ALL": "ALL", "GPU": "CPUAndGPU", "NPU": "CPUAndNeuralEngine", "CPU": "CPUOnly"}
 """The compute units by the names that users type."""
 
 

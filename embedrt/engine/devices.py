@@ -32,7 +32,7 @@ def find_device(name: str | None) -> Device:
         meant = f" (did you mean {_MEANT[kind]!r}?)" if kind in _MEANT else ""
         raise DeviceError(
             f"device: {name!r} is unknown{meant}; known: auto, {', '.join(DEVICES)}, cuda:INDEX, coreml:GPU, "
-            "coreml:ANE, openvino:GPU, openvino:NPU, mps"
+            "coreml:NPU, openvino:GPU, openvino:NPU, mps"
         )
     if colon:
         device = device.with_suffix(at)

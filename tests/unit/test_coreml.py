@@ -23,7 +23,7 @@ SHAPED = replace(coreml.DEVICE, shape=(8, 64), graph="ab12")
 class TestOptions:
     @pytest.mark.parametrize(
         ("at", "units"),
-        [(None, "ALL"), ("ALL", "ALL"), ("GPU", "CPUAndGPU"), ("ANE", "CPUAndNeuralEngine"), ("CPU", "CPUOnly")],
+        [(None, "ALL"), ("ALL", "ALL"), ("GPU", "CPUAndGPU"), ("NPU", "CPUAndNeuralEngine"), ("CPU", "CPUOnly")],
     )
     def test_compute_units(self, at: str | None, units: str) -> None:
         given = coreml.settings(replace(coreml.DEVICE, at=at), None)
@@ -36,8 +36,8 @@ class TestOptions:
 
     def test_names(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CoreMLExecutionProvider"])
-        names = ("coreml", "mps", "coreml:GPU", "coreml:ANE", "coreml:CPU", "coreml:ALL")
-        assert [find_device(name).place for name in names] == ["ALL", "ALL", "GPU", "ANE", "CPU", "ALL"]
+        names = ("coreml", "mps", "coreml:GPU", "coreml:NPU", "coreml:CPU", "coreml:ALL")
+        assert [find_device(name).place for name in names] == ["ALL", "ALL", "GPU", "NPU", "CPU", "ALL"]
 
     def test_compiled_programs_are_kept_by_graph_version_and_shape(self, own_store: Path) -> None:
         ((provider, given), fallback) = coreml.configure(onnxruntime().SessionOptions(), SHAPED, "float32", 2)

@@ -620,7 +620,7 @@ class TestDevices:
             Embedder(tiny_bundle, name)
         meant = " (did you mean 'cuda'?)" if name == "gpu" else ""
         expected = f"device: {name!r} is unknown{meant}; known: auto, cpu, cuda, coreml, openvino, "
-        expected += "cuda:INDEX, coreml:GPU, coreml:ANE, openvino:GPU, openvino:NPU, mps"
+        expected += "cuda:INDEX, coreml:GPU, coreml:NPU, openvino:GPU, openvino:NPU, mps"
         assert str(caught.value) == expected
 
     @pytest.mark.parametrize(
