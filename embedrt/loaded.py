@@ -83,7 +83,8 @@ class Loaded:
         self.manifest = bundle.manifest
         self.tuning = tuned.in_use(self.folder, self.manifest, bundle.files.root)
         named = () if self._device in {None, AUTO} else self._find(self._device)
-        self.dtype = tuned.settled_dtype(self.tuning, self.manifest, self._wanted, named[0].name if named else None)
+        name = named[0].short_name if named else None
+        self.dtype = tuned.settled_dtype(self.tuning, self.manifest, self._wanted, name)
         self._placed = named or self._find(AUTO)
         if self.memory_limit is not None and not self._placed[0].limits_memory:
             raise ValueError(
@@ -132,7 +133,7 @@ class Loaded:
 
     def _load(self, device: str | tuple[str | None, ...] | None) -> dict[str, Runner]:
         placements = self.placements(device)
-        name = next(iter(placements.values())).name
+        name = ", ".join(one.short_name for one in next(iter(placements.values())).devices)
         with self._lock:
             bundle = self.bundle
             if name not in self._runners:
@@ -154,7 +155,7 @@ class Loaded:
             DeviceError: The device is unknown or not available.
         """
         first, *others = self._placed if device is None else self._find(device)
-        threads, max_tokens = tuned.settled(self.tuning, self.dtype, first.name, self.threads, self.max_tokens)
+        threads, max_tokens = tuned.settled(self.tuning, self.dtype, first.short_name, self.threads, self.max_tokens)
         return {
             name: place(self.folder, route, first, self.dtype, threads, max_tokens, tuple(others))
             for name, route in self.manifest.routes.items()
@@ -162,10 +163,9 @@ class Loaded:
 
     def _find(self, device: str | tuple[str | None, ...] | None) -> tuple[Device, ...]:
         """The devices of a name or of several; "auto" is the one that was tuned for the dtype."""
-        names = device if isinstance(device, tuple) else (device,)
-        found = find_devices(
-            [tuned.usual_device(self.tuning, self.dtype) if name in {None, AUTO} else name for name in names]
-        )
+        if device is None or device == AUTO:
+            device = tuned.usual_device(self.tuning, self.dtype)
+        found = find_devices(device if isinstance(device, tuple) else (device,))
         return tuple(one.with_memory_limit(self.memory_limit) for one in found)
 
     def tokenizer(self, route: str, max_seq_length: int | None) -> Tokenizer:

@@ -96,8 +96,13 @@ class Device:
 
     @property
     def place(self) -> str:
-        """The same for all names of a device: "cuda" is the first GPU."""
+        """The suffix that names the device: "cuda" is the first GPU."""
         return self.at or self.first
+
+    @property
+    def short_name(self) -> str:
+        """The same for all names of a device: "cuda" for "cuda:0"."""
+        return self.kind if self.place == self.first else self.name
 
     @property
     def uses_cores(self) -> bool:

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
@@ -36,6 +35,8 @@ _DRIVER_LIBRARY = "nvcuda.dll" if _IS_WINDOWS else "libcuda.so.1"
 _WHEEL = "1.31."
 _COMPILED = ((7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (12, 0))
 _AMPERE = (8, 0)
+_PRELOADING = threading.RLock()
+_known: list["Facts"] = []  # one at most
 # Results of cuInit.
 _NO_DEVICE, _DRIVER_MISMATCH = 100, 803
 # Keys of cuDeviceGetAttribute.
@@ -249,10 +250,11 @@ def cards() -> tuple[Card, ...]:
     return _driver()["cards"] or ()
 
 
-@cache
 def facts() -> Facts:
-    """The facts of this process, gathered once."""
-    return gather()
+    """The facts of this process, gathered until there is no problem: the program may load a library meanwhile."""
+    if not _known or problem(_known[-1]) is not None:
+        _known[:] = [gather()]
+    return _known[-1]
 
 
 def gather() -> Facts:
@@ -296,10 +298,11 @@ def preload(module: ModuleType) -> None:
 
     ONNX Runtime's own function prints what it does not find. That goes to the log; `problem` has the remedy.
     """
-    if all(_loaded_from(library.name) for library in LIBRARIES):
-        return
-    with _captured() as printed:
-        module.preload_dlls()
+    with _PRELOADING:  # also because threads must not replace the standard output across each other
+        if all(_loaded_from(library.name) for library in LIBRARIES):
+            return
+        with _captured() as printed:
+            module.preload_dlls()
     if text := printed.getvalue().strip():
         logger.debug("onnxruntime.preload_dlls: %s", text)
 

@@ -60,7 +60,7 @@ def find_devices(names: Sequence[str | None]) -> tuple[Device, ...]:
                 f"device[{position}]: expected {first.kind!r} like the first, got {device.name!r}; vectors of "
                 "different kinds of devices differ in rounding"
             )
-        if any(device.place == other.place for other in devices[:position]):
+        if any(device.short_name == other.short_name for other in devices[:position]):
             raise ValueError(f"device[{position}]: {device.name!r} is listed twice; list each device once")
     return devices
 

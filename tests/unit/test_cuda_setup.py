@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -199,6 +200,14 @@ def test_the_device_raises_what_the_facts_say(monkeypatch: pytest.MonkeyPatch) -
         cuda.configure(options, cuda.DEVICE.with_suffix("2"), "float32", 1)
 
 
+def test_facts_are_gathered_until_there_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [replace(HEALTHY, libraries=without(LIBRARIES[0].name)), HEALTHY, CPU_ONLY]
+    monkeypatch.setattr(cuda_setup, "_known", [])
+    monkeypatch.setattr(cuda_setup, "gather", lambda: found.pop(0))
+    assert problem(cuda_setup.facts()) is not None
+    assert cuda_setup.facts() is cuda_setup.facts() is HEALTHY
+
+
 class TestDoctor:
     def lines(self, facts: Facts) -> list[tuple[str, str, str | None]]:
         return [(finding.topic, finding.found, finding.problem) for finding in doctor.cuda_findings(facts)]
@@ -262,6 +271,16 @@ class TestPreloading:
             cuda_setup.preload(self.module(calls))
         assert (calls, capsys.readouterr()) == (["called"], ("", ""))
         assert caplog.messages == ["onnxruntime.preload_dlls: Failed to load libcudart.so.13"]
+
+    def test_what_other_threads_print_passes(self, capsys: pytest.CaptureFixture[str]) -> None:
+        def preload_dlls() -> None:
+            thread = Thread(target=print, args=("from another thread",))
+            thread.start()
+            thread.join()
+            print("from this one")
+
+        cuda_setup.preload(SimpleNamespace(preload_dlls=preload_dlls))  # type: ignore[arg-type]
+        assert capsys.readouterr().out == "from another thread\n"
 
     def test_not_when_the_program_has_loaded_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(cuda_setup, "_loaded_from", lambda name: f"/usr/lib/{name}")

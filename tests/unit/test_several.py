@@ -96,10 +96,17 @@ class TestLists:
         assert again.device == model.device
         assert (again.encode(TEXTS) == vectors).all()
 
+    def test_a_device_has_one_engine_by_all_its_names(self, tiny: Embedder) -> None:
+        names = ("cuda", "cuda:0", ("cuda:0",), ("cuda",))
+        first, *others = (tiny.loaded.runners(name) for name in names)
+        assert all(other is first for other in others)
+        assert tiny.loaded.runners("cuda:1") is not first
+
     def test_one_in_a_list(self, tiny_bundle: Path) -> None:
         model = Embedder(tiny_bundle, ["cuda:1"])
         assert model.device == "cuda:1"
         assert isinstance(model.runners["default"].engine, SessionEngine)
+        assert Embedder(tiny_bundle, ["auto"]).device == "cpu"
 
 
 class Scripted:
