@@ -1,5 +1,6 @@
 """`Runner`: one route of a bundle in this process: tokenize, plan, pad, run, gather."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.bundle.manifest import Manifest, Route
+from embedrt.bundle.manifest import Manifest, Route, Variant
 from embedrt.bundle.opened import BundleFiles
 from embedrt.engine import PER_TOKEN, Batch, Engine
+from embedrt.engine.make import make_engine
 from embedrt.engine.native import is_ending
 from embedrt.engine.opening import open_engine
 from embedrt.engine.placement import Placement
@@ -109,13 +111,18 @@ class Runner:
         variant = placement.variant
         self._packing = variant.packing
         inputs = input_names(route.tokenization) if variant.packing is None else packed_input_names(variant.packing)
-        self.engine: Engine = open_engine(
-            files.folder / variant.file,
-            placement,
-            interface=Interface(inputs, {name: output.width for name, output in route.outputs.items()}),
-            weights_bytes=sum(manifest.files[file].size for file in variant.files),
-            prepack=prepack,
-            load=lambda make: files.load(variant.files, lambda root: make(root / variant.file)),
+        digest = graph_digest(manifest, variant)
+        self.engine: Engine = make_engine(
+            [replace(device, graph=digest) for device in placement.devices],
+            placement.threads,
+            lambda device: open_engine(
+                files.folder / variant.file,
+                replace(placement, device=device, others=()),
+                interface=Interface(inputs, {name: output.width for name, output in route.outputs.items()}),
+                weights_bytes=sum(manifest.files[file].size for file in variant.files),
+                prepack=prepack,
+                load=lambda make: files.load(variant.files, lambda root: make(root / variant.file)),
+            ),
         )
         self._budget = Budget(placement.max_tokens)
         self._coalescer = Coalescer(
@@ -334,6 +341,11 @@ class Runner:
                 opened=root / name,
             ),
         )
+
+
+def graph_digest(manifest: Manifest, variant: Variant) -> str:
+    """SHA-256 over the files of a variant: the same for the same graph and weights, wherever they are."""
+    return hashlib.sha256(" ".join(manifest.files[file].sha256 for file in variant.files).encode()).hexdigest()
 
 
 def output_widths(manifest: Manifest) -> dict[str, int]:
