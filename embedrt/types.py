@@ -70,7 +70,7 @@ class LongOptions(TypedDict, total=False):
 
     prompt_name: str | None
     prompt: str | None
-    batch_size: int
+    batch_size: int | None
     normalize_embeddings: bool
     truncate_dim: int | None
     task: str | None
@@ -85,7 +85,7 @@ class Encode(Protocol):
         inputs: Texts,
         prompt_name: str | None = ...,
         prompt: str | None = ...,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         output_value: Literal["sentence_embedding"] = ...,
         precision: Literal["float32"] | None = ...,
@@ -100,7 +100,7 @@ class Encode(Protocol):
         inputs: Texts,
         prompt_name: str | None = ...,
         prompt: str | None = ...,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         output_value: Literal["sentence_embedding"] = ...,
         *,
@@ -116,7 +116,7 @@ class Encode(Protocol):
         inputs: Texts,
         prompt_name: str | None = ...,
         prompt: str | None = ...,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         output_value: Literal["sentence_embedding"] = ...,
         precision: Precision | None = ...,
@@ -132,7 +132,7 @@ class Encode(Protocol):
         inputs: Texts,
         prompt_name: str | None = ...,
         prompt: str | None = ...,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         output_value: OutputValue | None = ...,
         precision: Precision | None = ...,
@@ -151,7 +151,7 @@ class AsyncEncode(Protocol):
         inputs: Texts,
         prompt_name: str | None = ...,
         prompt: str | None = ...,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         output_value: Literal["sentence_embedding"] = ...,
         precision: Literal["float32"] | None = ...,

@@ -96,6 +96,7 @@ def runs_of(sizes: NDArray[np.int64], limit: int, most: int | None = None) -> It
         most: Upper bound of the rows of a run; None for no bound.
     """
     totals = np.cumsum(sizes)
+    limit = min(limit, int(totals[-1])) if len(totals) else 0
     start, done = 0, 0
     while start < len(sizes):
         end = max(start + 1, int(np.searchsorted(totals, done + limit, side="right")))

@@ -8,6 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from embedrt.inputs.text import runs_of
 
+# More tokens and rows than any call has, in int64.
+_UNBOUNDED = 1 << 62
+
 
 @dataclass(frozen=True, eq=False)
 class PlannedBatch:
@@ -69,9 +72,9 @@ def plan(
         return [PlannedBatch(np.zeros(1, np.int64), padded_length(int(counts[0]), step, limit))]
     order = np.argsort(-counts, kind="stable")
     padded = _padded_lengths(counts[order], step, limit)
-    most = np.maximum(1, token_budget // np.maximum(1, padded))
+    most = np.maximum(1, min(token_budget, _UNBOUNDED) // np.maximum(1, padded))
     if max_rows is not None:
-        most = np.minimum(most, max_rows)
+        most = np.minimum(most, min(max_rows, _UNBOUNDED))
     lengths_in_order = padded.tolist()
     ends = _cheapest_ends(lengths_in_order, np.minimum(np.arange(len(padded)) + most, len(padded)), run_cost)
     batches = []

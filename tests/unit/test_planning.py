@@ -180,6 +180,13 @@ def test_packed_batches_are_as_large_as_the_budget_allows(lengths: list[int], bu
         assert len(batch.rows) == rows or tokens > budget
 
 
+@pytest.mark.parametrize("bound", [2**63 - 1, 2**63, 10**30])
+def test_bounds_beyond_every_number(bound: int) -> None:
+    lengths = [3, 5, 4]
+    assert shape(plan(lengths, token_budget=bound, max_rows=bound, run_cost=12)) == [([1, 2, 0], 5)]
+    assert shape(plan_packed(lengths, token_budget=bound, max_rows=bound)) == [([1, 2, 0], 5)]
+
+
 def test_packed_batches_by_hand() -> None:
     found = plan_packed([5, 40, 5, 30, 30, 200], token_budget=100)
     assert shape(found) == [([5], 200), ([1, 3, 4], 40), ([0, 2], 5)]
