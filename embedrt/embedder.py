@@ -381,7 +381,7 @@ class Embedder:
         inputs: Texts | None = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         output_value: OutputValue | None = SENTENCE,
         precision: Precision | None = "float32",
@@ -404,7 +404,8 @@ class Embedder:
             inputs: One str, or an iterable of str: list, tuple, generator, numpy array, pandas Series, ...
             prompt_name: The model's prompt to put before every text; None takes the model's default, if any.
             prompt: A prompt of your own; it overrides `prompt_name`.
-            batch_size: Most texts in a batch. Batches are planned by tokens and are usually smaller.
+            batch_size: Maximum number of texts in a batch; None leaves it to the token budget, by which batches are
+                planned either way.
             show_progress_bar: None shows a bar where the logger "embedrt" is at level INFO or below.
             output_value: "sentence_embedding"; "token_embeddings" for one array a text; None for one dict a text with
                 all inputs and outputs of the graph, without padding.
@@ -479,7 +480,7 @@ class Embedder:
         inputs: Texts | None = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         output_value: OutputValue | None = SENTENCE,
         precision: Precision | None = "float32",
@@ -524,7 +525,7 @@ class Embedder:
         inputs: Texts | None = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         output_value: OutputValue | None = SENTENCE,
         precision: Precision | None = "float32",
@@ -579,7 +580,7 @@ class Embedder:
         pool: "ProcessPool",
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         chunk_size: int | None = None,
         show_progress_bar: bool | None = None,
         precision: Precision = "float32",
@@ -608,7 +609,7 @@ class Embedder:
         inputs: Iterable[str],
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         *,
         precision: Precision = "float32",
         normalize_embeddings: bool = False,
@@ -679,7 +680,7 @@ class Embedder:
         combine: Combine = "mean",
         prompt_name: str | None = None,
         prompt: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         *,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
@@ -698,7 +699,7 @@ class Embedder:
                 gives.
             prompt_name: As for `encode`, like the arguments below.
             prompt: See `prompt_name`.
-            batch_size: Upper bound of windows in a batch.
+            batch_size: Maximum number of windows in a batch; None leaves it to the token budget.
             normalize_embeddings: Scale the vectors to length 1.
             truncate_dim: Keep only the first coordinates.
             task: What the texts are.

@@ -73,7 +73,7 @@ class LongOptions(TypedDict, total=False):
 
     prompt_name: str | None
     prompt: str | None
-    batch_size: int
+    batch_size: int | None
     normalize_embeddings: bool
     truncate_dim: int | None
     task: str | None
@@ -88,7 +88,7 @@ class Encode(Protocol):
         inputs: Texts,
         prompt_name: str | None = ...,
         prompt: str | None = ...,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         output_value: Literal["sentence_embedding"] = ...,
         precision: Literal["float32"] | None = ...,
@@ -103,7 +103,7 @@ class Encode(Protocol):
         inputs: Texts,
         prompt_name: str | None = ...,
         prompt: str | None = ...,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         output_value: Literal["sentence_embedding"] = ...,
         *,
@@ -119,7 +119,7 @@ class Encode(Protocol):
         inputs: Texts,
         prompt_name: str | None = ...,
         prompt: str | None = ...,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         output_value: Literal["sentence_embedding"] = ...,
         precision: Precision | None = ...,
@@ -135,7 +135,7 @@ class Encode(Protocol):
         inputs: Texts,
         prompt_name: str | None = ...,
         prompt: str | None = ...,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         output_value: OutputValue | None = ...,
         precision: Precision | None = ...,
@@ -154,7 +154,7 @@ class AsyncEncode(Protocol):
         inputs: Texts,
         prompt_name: str | None = ...,
         prompt: str | None = ...,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         output_value: Literal["sentence_embedding"] = ...,
         precision: Literal["float32"] | None = ...,

@@ -1,7 +1,8 @@
 """`Runner`: one route of a bundle in this process: tokenize, plan, pad, run, gather."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,13 +31,19 @@ from embedrt.inputs.text import TextTokenizer, Tokens
 from embedrt.run.batches import batch_tokens, make_batch
 from embedrt.run.budget import Budget
 from embedrt.run.coalescing import Coalescer
-from embedrt.run.planning import PlannedBatch, padded_length, plan
+from embedrt.run.planning import PlannedBatch, padded_length, plan, plan_packed
 from embedrt.run.request import Request, Result
-from embedrt.run.threads import Task, Team
+from embedrt.run.threads import Task, Team, ahead
 from embedrt.types import SENTENCE
 
-# Texts that are tokenized and planned at a time: enough for batches of similar lengths, few enough to bound memory.
+# A slice is tokenized and planned at a time, and computed while the next one is tokenized. So many texts are enough for
+# batches of similar lengths, and few enough to bound memory.
 _SLICE = 2048
+# With a token budget above this one, slices have as many more texts, unless fewer fill several batches; and texts are
+# tokenized in portions that are as much larger, so that many cores work on one for longer than its hand-over takes.
+_SMALL_BUDGET = 4096
+_FULL_BATCHES = 4
+_PORTION = 1 << 17
 # Cached tokenizers for lengths other than the route's own.
 _OTHER_TOKENIZERS = 2
 
@@ -193,13 +200,13 @@ class Runner:
             NonFiniteError: The model returned NaN or infinity.
         """
         work = self._work(items, request, indexes)
-        slices = self._slices(items, work)
-        for part in slices:
-            if part.is_small or is_ending():  # other threads may be kept from native code by then
-                for planned in part.batches:
-                    advance(self._compute(work, part, planned, shared=part.is_small))
-            else:
-                self._overlap(work, chain([part], slices), advance)
+        with closing(self._slices(items, work)) as slices:
+            for part in slices:
+                if part.is_small or is_ending():  # other threads may be kept from native code by then
+                    for planned in part.batches:
+                        advance(self._compute(work, part, planned, shared=part.is_small))
+                else:
+                    self._overlap(work, chain([part], slices), advance)
         return Result(work.values, work.truncated)
 
     def run_in_one_batch(self, texts: Sequence[str], request: Request) -> Result:
@@ -222,38 +229,55 @@ class Runner:
             self.tokenizer(request.max_seq_length).prompt_length(prompt) if prompt else 0,
         )
 
-    def _slices(self, items: Sequence[str] | Tokens, work: _Work) -> Iterator[_Slice]:
+    def _slices(self, items: Sequence[str] | Tokens, work: _Work) -> Generator[_Slice]:
         """Tokenize and plan the items lazily, a slice at a time."""
         request, start = work.request, 0
         for tokens in self._tokenized(items, request):
             work.truncated.extend(work.indexes[start + i] for i in tokens.truncated)
             if request.forbid_truncation:
                 _require_untruncated(work.truncated, request.max_seq_length)
-            batches = plan(
-                tokens.lengths,
-                token_budget=self._budget.tokens,
-                max_rows=request.batch_size,
-                run_cost=self.engine.device.run_cost,
-                step=self.engine.device.length_step,
-                limit=self.route.position_limit,
-            )
-            planned = sum(len(batch.rows) * batch.length for batch in batches)
+            batches, planned = self._plan(tokens, request.batch_size)
             few = len(batches) == 1 or planned <= self._budget.tokens
             yield _Slice(tokens, start, batches, few and len(tokens) == len(items))
             start += len(tokens)
 
+    def _plan(self, tokens: Tokens, max_rows: int | None) -> tuple[list[PlannedBatch], int]:
+        """The batches of a slice, and all their tokens, padding included."""
+        budget = self._budget.tokens
+        if self.placement.variant.layout == "packed":
+            return plan_packed(tokens.lengths, token_budget=budget, max_rows=max_rows), int(tokens.offsets[-1])
+        batches = plan(
+            tokens.lengths,
+            token_budget=budget,
+            max_rows=max_rows,
+            run_cost=self.engine.device.run_cost,
+            step=self.engine.device.length_step,
+            limit=self.route.position_limit,
+        )
+        return batches, sum(len(batch.rows) * batch.length for batch in batches)
+
     def _tokenized(self, items: Sequence[str] | Tokens, request: Request) -> Iterator[Tokens]:
+        """The tokens of a slice at a time; while it is handled, a thread tokenizes the next texts."""
         if isinstance(items, Tokens):
             yield items
             return
-        tokenize = self.tokenizer(request.max_seq_length)
-        for start in range(0, len(items), _SLICE):
-            yield tokenize(items[start : start + _SLICE], request.prompt)
+        budget = self.placement.max_tokens
+        tokenize, scale = self.tokenizer(request.max_seq_length), max(1, budget // _SMALL_BUDGET)
+        portions = tokenize.portions(items, request.prompt, size=_PORTION * scale, most=_SLICE * scale)
+        parts: list[Tokens] = []
+        for encodings in ahead(tokenize.encode, portions):
+            parts.append(tokenize.tokens(encodings))
+            texts, tokens = sum(map(len, parts)), sum(len(part.ids) for part in parts)
+            if texts >= _SLICE * scale or (texts >= _SLICE and tokens >= _FULL_BATCHES * budget):
+                yield Tokens.joined(parts)
+                parts.clear()
+        if parts:
+            yield Tokens.joined(parts)
 
     def _overlap(self, work: _Work, slices: Iterator[_Slice], advance: Callable[[int], Any]) -> None:
         """Compute batches on the engine's number of threads, while this thread tokenizes the next slice."""
         with Team(self.engine.workers) as team:
-            running: list[Task] = []
+            running: list[Task[int]] = []
             for part in slices:
                 started = [
                     team.start(partial(self._compute, work, part, planned, shared=False)) for planned in part.batches

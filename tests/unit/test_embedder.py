@@ -196,12 +196,19 @@ class TestBatches:
         assert sum(rows for rows, _ in batches) == len(texts)
         assert max(rows for rows, _ in batches) <= batch_size
 
+    @pytest.mark.parametrize("options", [{}, {"batch_size": None}])
+    def test_without_one_the_token_budget_decides(
+        self, tiny: Embedder, batches: list[tuple[int, ...]], options: dict[str, Any]
+    ) -> None:
+        tiny.encode(["one"] * 400, **options)
+        assert sorted(rows for rows, _ in batches) == [60, 170, 170]  # of 512 // 3
+
     def test_batches_keep_the_token_budget(self, tiny: Embedder, batches: list[tuple[int, ...]]) -> None:
         tiny.encode(["one " * (i % 60) for i in range(300)], batch_size=300)
         assert max(rows * length for rows, length in batches) <= 512
         assert len(batches) > 10
 
-    @pytest.mark.parametrize("batch_size", [0, -1, 1.0, "8", None, True, np.int64(0), np.float64(8), np.bool_(True)])
+    @pytest.mark.parametrize("batch_size", [0, -1, 1.0, "8", True, np.int64(0), np.float64(8), np.bool_(True)])
     def test_a_wrong_batch_size(self, tiny: Embedder, batch_size: Any) -> None:
         with pytest.raises(ValueError, match="batch_size: expected a positive integer, got ") as caught:
             tiny.encode(["a"], batch_size=batch_size)
