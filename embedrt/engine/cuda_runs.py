@@ -82,13 +82,17 @@ CHOICES = (
 """The choices in order of preference."""
 
 
-def choose_kernels(capability: tuple[int, int], weights_bytes: int) -> tuple[Kernels, ...]:
-    """The first choice that fits a GPU and the size of the weights."""
-    return next(
+def choose_kernels(capability: tuple[int, int], weights_bytes: int, packing: Packing) -> tuple[Kernels, ...]:
+    """The first choice that fits a GPU and the size of the weights.
+
+    Attention over scratch memory is one operator with flash attention for every length, so it needs one session.
+    """
+    kernels = next(
         choice.kernels
         for choice in CHOICES
         if capability >= choice.capability and (choice.below is None or weights_bytes < choice.below)
     )
+    return kernels if packing.scratch is None else kernels[-1:]
 
 
 def rounded(shape: Shape) -> Shape:
@@ -146,7 +150,7 @@ class PackedCudaEngine:
         self._faults = Faults(placement.device)
         self._index = int(placement.device.at or 0)
         self._scratch: list[ScratchMemory] = []  # of threads that run no batch
-        self._kernels = choose_kernels(compute_capability(self._index), weights_bytes)
+        self._kernels = choose_kernels(compute_capability(self._index), weights_bytes, packing)
         new_session = partial(
             create_session, graph, self.device, 1, dtype=placement.dtype, interface=interface, load=load
         )

@@ -169,8 +169,8 @@ class SessionEngine:
             EngineError: ONNX Runtime failed.
             DeviceError: The session could not be made on the device.
         """
-        session = self._session(self.threads if batch.alone or not self._parallel else 1)
         self._faults.require_usable()
+        session = self._session(self.threads if batch.alone or not self._parallel else 1)
         try:
             results = call_native(session.run, list(outputs), batch.feeds, run_options(self._faults.run_config()))
         except NativeError as failure:

@@ -168,8 +168,9 @@ class TestKernels:
     def test_by_gpu_and_weights(
         self, capability: tuple[int, int], megabytes: int, expected: list[tuple[str, int | None]]
     ) -> None:
-        chosen = choose_kernels(capability, megabytes * 1_000_000)
+        chosen = choose_kernels(capability, megabytes * 1_000_000, PACKING)
         assert [(kernels.sdpa_kernel, kernels.longest) for kernels in chosen] == expected
+        assert choose_kernels(capability, megabytes * 1_000_000, WITH_SCRATCH) == chosen[-1:]
 
     def test_by_the_longest_text(self, tmp_path: Path, runs: Runs) -> None:
         engine = make_engine(tmp_path, PACKING)
@@ -193,7 +194,7 @@ class TestKernels:
         monkeypatch.undo()
         options = onnxruntime.SessionOptions()
         providers: Providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), ("CPUExecutionProvider", {})]
-        kernels = choose_kernels((9, 0), 600_000_000)[0]
+        kernels = choose_kernels((9, 0), 600_000_000, PACKING)[0]
         assert cuda_runs._adjusted(kernels, options, providers) == [
             ("CUDAExecutionProvider", {"use_tf32": "0", "sdpa_kernel": "19"})
         ]
