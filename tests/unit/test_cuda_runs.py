@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from hypothesis import given
@@ -39,7 +38,7 @@ from embedrt.inputs.packing import packed_input_names
 from embedrt.inputs.text import Tokens, flat, offsets_of
 from embedrt.run.batches import make_batch
 from tests.kit.library_failures import failing
-from tests.kit.two_layouts import PACKING, WITH_SCRATCH, graph
+from tests.kit.two_layouts import PACKING, WITH_SCRATCH, graph, with_tokens_in
 
 WAIT = 30.0
 HOW = Tokenization(pad_id=0, padding_side="right", token_type_ids=False, pooling_mask=False, embedding_rows=133)
@@ -483,13 +482,7 @@ def counted(function: Callable[..., Any], calls: list[int]) -> Callable[..., Any
 def test_outputs_of_16_bits(
     tmp_path: Path, plain: SessionEngine, packing: Packing, number: int, tolerance: float
 ) -> None:
-    model = onnx.load_from_string(graph(packing, positions=1024))
-    (node,) = (node for node in model.graph.node if "token_embeddings" in node.output)
-    node.output[:] = ["exact"]
-    model.graph.node.append(onnx.helper.make_node("Cast", ["exact"], ["token_embeddings"], to=number))
-    (output,) = (output for output in model.graph.output if output.name == "token_embeddings")
-    output.type.tensor_type.elem_type = number
-    engine = make_engine(tmp_path, packing, model.SerializeToString())
+    engine = make_engine(tmp_path, packing, with_tokens_in(graph(packing, positions=1024), number))
     found = engine.run(batch_of(9, 3, packing=packing), BOTH)
     expected = plain.run(batch_of(9, 3), BOTH)
     assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
