@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.bundle.manifest import Packing, Scratch
-from embedrt.engine import PER_TOKEN, Batch, Providers
+from embedrt.engine import PER_TOKEN, Batch, Device, Providers
 from embedrt.engine.cuda_graphs import TOKENS, Capture, CudaGraphs
 from embedrt.engine.faults import Faults
 from embedrt.engine.machine import require_process
@@ -112,6 +112,7 @@ class PackedCudaEngine:
 
     Args:
         graph: The ONNX file, for messages.
+        device: The GPU.
         placement: The placement of its route.
         packing: The inputs of the graph.
         interface: The inputs and outputs that the graph must have.
@@ -126,6 +127,7 @@ class PackedCudaEngine:
     def __init__(
         self,
         graph: Path,
+        device: Device,
         placement: Placement,
         packing: Packing,
         *,
@@ -133,13 +135,13 @@ class PackedCudaEngine:
         weights_bytes: int,
         load: Load,
     ) -> None:
-        self.device = placement.device
+        self.device = device
         self.threads = placement.threads
         self._dtype = placement.variant.dtype
         self._packing = packing
         self._process = os.getpid()
-        self._faults = Faults(placement.device)
-        self._index = int(placement.device.at or 0)
+        self._faults = Faults(device)
+        self._index = int(device.at or 0)
         self._scratch: list[ScratchMemory] = []  # of threads that run no batch
         self._kernels = choose_kernels(compute_capability(self._index), weights_bytes, packing)
         new_session = partial(

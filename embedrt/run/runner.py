@@ -111,6 +111,7 @@ class Runner:
         inputs = input_names(route.tokenization) if variant.packing is None else packed_input_names(variant.packing)
         self.engine: Engine = open_engine(
             files.folder / variant.file,
+            placement.device,
             placement,
             interface=Interface(inputs, {name: output.width for name, output in route.outputs.items()}),
             weights_bytes=sum(manifest.files[file].size for file in variant.files),

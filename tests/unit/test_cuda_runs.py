@@ -97,6 +97,7 @@ def make_engine(folder: Path, packing: Packing, content: bytes | None = None, we
     variant = Variant("float32", path.name, None, "onnxruntime", (), "packed", None, packing)
     return PackedCudaEngine(
         path,
+        DEVICE,
         Placement(DEVICE, variant, "float32", 4, 4096),
         packing,
         interface=Interface(packed_input_names(packing), WIDTHS),
@@ -519,6 +520,7 @@ class TestOpening:
         variant = Variant("float32", "x.onnx", None, "portable", (), layout, None, packing)
         open_engine(
             Path("x.onnx"),
+            device,
             Placement(device, variant, "float32", 1, 512),
             interface=Interface((), {}),
             weights_bytes=1,
