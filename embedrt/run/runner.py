@@ -124,7 +124,8 @@ class Runner:
             placement.threads,
             lambda device: open_engine(
                 files.folder / variant.file,
-                replace(placement, device=device, others=()),
+                device,
+                placement,
                 interface=Interface(inputs, {name: output.width for name, output in route.outputs.items()}),
                 weights_bytes=sum(manifest.files[file].size for file in variant.files),
                 prepack=prepack,
