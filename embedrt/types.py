@@ -31,6 +31,8 @@ SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 """The names of the similarity functions."""
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 """The number formats of a model's weights and arithmetic."""
+COMPUTED_DTYPES = ("tf32",)
+"""The dtypes of arithmetic alone: a device computes float32 weights in them."""
 EXPORTED_DTYPES = ("float32", "float16", "bfloat16", "int8")
 """The dtypes that `embedrt export` makes."""
 _SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -43,9 +45,10 @@ def dtype_name(name: object) -> str:
         ValueError: The name is unknown; the message lists the valid ones.
     """
     full = _SHORT.get(name, name) if isinstance(name, str) else name
-    if isinstance(full, str) and full in DTYPES:
+    known = (*DTYPES, *COMPUTED_DTYPES)
+    if isinstance(full, str) and full in known:
         return full
-    raise ValueError(f"dtype: expected one of {', '.join(map(repr, DTYPES))}, got {name!r}")
+    raise ValueError(f"dtype: expected one of {', '.join(map(repr, known))}, got {name!r}")
 
 
 SENTENCE: Literal["sentence_embedding"] = "sentence_embedding"
@@ -70,7 +73,7 @@ class LongOptions(TypedDict, total=False):
 
     prompt_name: str | None
     prompt: str | None
-    batch_size: int
+    batch_size: int | None
     normalize_embeddings: bool
     truncate_dim: int | None
     task: str | None
@@ -85,7 +88,7 @@ class Encode(Protocol):
         inputs: Texts,
         prompt_name: str | None = ...,
         prompt: str | None = ...,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         output_value: Literal["sentence_embedding"] = ...,
         precision: Literal["float32"] | None = ...,
@@ -100,7 +103,7 @@ class Encode(Protocol):
         inputs: Texts,
         prompt_name: str | None = ...,
         prompt: str | None = ...,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         output_value: Literal["sentence_embedding"] = ...,
         *,
@@ -116,7 +119,7 @@ class Encode(Protocol):
         inputs: Texts,
         prompt_name: str | None = ...,
         prompt: str | None = ...,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         output_value: Literal["sentence_embedding"] = ...,
         precision: Precision | None = ...,
@@ -132,7 +135,7 @@ class Encode(Protocol):
         inputs: Texts,
         prompt_name: str | None = ...,
         prompt: str | None = ...,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         output_value: OutputValue | None = ...,
         precision: Precision | None = ...,
@@ -151,7 +154,7 @@ class AsyncEncode(Protocol):
         inputs: Texts,
         prompt_name: str | None = ...,
         prompt: str | None = ...,
-        batch_size: int = ...,
+        batch_size: int | None = ...,
         show_progress_bar: bool | None = ...,
         output_value: Literal["sentence_embedding"] = ...,
         precision: Literal["float32"] | None = ...,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.bundle.manifest import Packing
+from embedrt.bundle.manifest import Packing, Scratch
 from embedrt.engine import PER_TOKEN, Batch, Providers
 from embedrt.engine.cuda_graphs import TOKENS, Capture, CudaGraphs
 from embedrt.engine.faults import Faults
@@ -160,7 +160,7 @@ class PackedCudaEngine:
 
     def _captured(self, graph: Path, session: Any, interface: Interface) -> CudaGraphs | None:
         outputs = {name: width for name, width in interface.outputs.items() if name not in PER_TOKEN}
-        capture = Capture(onnxruntime(), session, self._index, self._packing, self._dtype, outputs)
+        capture = Capture(onnxruntime(), session, self.device.kind, self._index, self._packing, self._dtype, outputs)
         try:
             return CudaGraphs(capture)
         except NativeError as failure:
@@ -223,6 +223,13 @@ class PackedCudaEngine:
             for name, array in zip(outputs, found, strict=True)
         }
 
+    def _take_scratch(self, scratch: Scratch) -> ScratchMemory:
+        """Take memory that no other run uses; the caller gives it back."""
+        try:
+            return self._scratch.pop()
+        except IndexError:
+            return ScratchMemory(onnxruntime(), self.device.kind, self._index, scratch, self._dtype)
+
     def _run_bound(
         self, session: Any, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str], options: Any, shape: Shape
     ) -> list[NDArray[Any]]:
@@ -235,10 +242,7 @@ class PackedCudaEngine:
         if self._packing.scratch is None:
             call_native(session.run_with_iobinding, binding, options)
         else:
-            try:
-                scratch = self._scratch.pop()
-            except IndexError:
-                scratch = ScratchMemory(onnxruntime(), "cuda", self._index, self._packing.scratch, self._dtype)
+            scratch = self._take_scratch(self._packing.scratch)
             try:
                 scratch.bind(binding, shape.rows * shape.blocks)
                 call_native(session.run_with_iobinding, binding, options)

@@ -2,8 +2,8 @@
 
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -26,8 +26,12 @@ _GROWTH = 4
 # Characters that are tokenized at a time: the tokenizer takes some hundred bytes for each. Also the length from which a
 # text is searched for repeats.
 _PORTION = 1 << 17
+# Larger portions have the same bound for heads from this length on: only the texts that are in work at the same time
+# take so many bytes, and of short texts these are few characters.
+_LONG_HEAD = 1 << 13
 # A text up to this length is tokenized whole if its first start is not enough.
 _SHORT = 1 << 15
+_LARGEST_ID = (1 << 31) - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +67,16 @@ class Tokens:
 
     @staticmethod
     def joined(parts: "Sequence[Tokens]") -> "Tokens":
-        """Concatenate the tokens of all parts; `truncated` is empty."""
+        """Concatenate the tokens of all parts."""
+        if len(parts) == 1:
+            return parts[0]
         types = [part.type_ids for part in parts if part.type_ids is not None]
+        starts = accumulate(map(len, parts), initial=0)
         return Tokens(
             np.concatenate([part.ids for part in parts]),
             offsets_of(np.concatenate([part.lengths for part in parts])),
             np.concatenate(types) if types else None,
-            [],
+            [start + i for start, part in zip(starts, parts, strict=False) for i in part.truncated],
         )
 
 
@@ -80,22 +87,64 @@ def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return offsets
 
 
+def runs_of(sizes: NDArray[np.int64], limit: int, most: int | None = None) -> Iterator[tuple[int, int]]:
+    """Split rows into runs (start, end) of at most `limit` in sum, unless a single row has more.
+
+    Args:
+        sizes: The sizes of the rows.
+        limit: Upper bound of the sum of a run.
+        most: Upper bound of the rows of a run; None for no bound.
+    """
+    totals = np.cumsum(sizes)
+    limit = min(limit, int(totals[-1])) if len(totals) else 0
+    start, done = 0, 0
+    while start < len(sizes):
+        end = max(start + 1, int(np.searchsorted(totals, done + limit, side="right")))
+        if most is not None:
+            end = min(end, start + most)
+        yield start, end
+        start, done = end, int(totals[end - 1])
+
+
+def _runs_of_characters(lengths: NDArray[np.int64], size: int) -> Iterator[tuple[int, int]]:
+    return runs_of(np.where(lengths < _LONG_HEAD, lengths, lengths * max(1, size // _PORTION)), size)
+
+
+def _with_prompt(prompt: str, texts: Sequence[str]) -> list[str | None]:
+    return [prompt + text for text in texts] if prompt else list(texts)
+
+
 def flat(rows: Iterable[Sequence[int]]) -> NDArray[np.int32]:
     """Concatenate lists of token ids into one array, int32 `[total]`.
 
     Raises:
         BundleError: An id is no int32.
     """
-    ids = array("i")
+    ids = array("I")  # three times as fast as "i", which parses every number as an argument of a call
     for row in rows:
-        try:
-            ids.fromlist(row)  # type: ignore[arg-type]
-        except OverflowError as error:
-            raise BundleError(
-                f"tokenizer.json: expected ids below the rows of the word embedding table, got {max(row)}; export the "
-                "model again"
-            ) from error
-    return np.frombuffer(ids, np.int32)
+        ids.fromlist(row)  # type: ignore[arg-type]
+    unsigned = np.frombuffer(ids, np.uint32)
+    if (largest := int(unsigned.max(initial=0))) > _LARGEST_ID:
+        raise BundleError(
+            f"tokenizer.json: expected ids below the rows of the word embedding table, got {largest}; export the "
+            "model again"
+        )
+    return unsigned.view(np.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class Portion:
+    """Texts to tokenize together.
+
+    Attributes:
+        heads: What to tokenize of each text, prompt included; None for a long text without a place to cut it.
+        wholes: The texts whose heads are not the whole text, by position.
+        prompt: The prompt of these texts.
+    """
+
+    heads: list[str | None]
+    wholes: Mapping[int, str] = field(default_factory=dict)
+    prompt: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +195,7 @@ class TextTokenizer:
         self._may_cut = max_seq_length is not None and direction == "right"
 
     def __call__(self, texts: Sequence[str], prompt: str = "") -> Tokens:
-        """Tokenize texts on all cores, without holding the GIL.
+        """Tokenize texts on all cores.
 
         Args:
             texts: The texts.
@@ -155,50 +204,86 @@ class TextTokenizer:
         Raises:
             InferenceError: The tokenizer failed, or it was loaded before the process forked.
         """
-        require_process(self._process)
-        portions = [self._portion(texts, heads, prompt) for heads in self._heads(texts, prompt)]
-        if len(portions) == 1:
-            return portions[0]
-        starts = accumulate((len(part) for part in portions), initial=0)
-        truncated = [start + i for start, part in zip(starts, portions, strict=False) for i in part.truncated]
-        return replace(Tokens.joined(portions), truncated=truncated)
+        parts = [self.tokens(self.encode(portion)) for portion in self.portions(texts, prompt)]
+        return Tokens.joined(parts) if parts else self.tokens([])
 
-    def _heads(self, texts: Sequence[str], prompt: str) -> Iterator[dict[int, str | None]]:
-        """The heads of texts by index, in portions of a limited number of characters; at least one portion."""
-        heads: dict[int, str | None] = {}
-        size = 0
-        for i, text in enumerate(texts):
-            head = self._head(prompt, text)
-            more = len(head or "")
-            if heads and size + more > _PORTION:
-                yield heads
-                heads, size = {}, 0
-            heads[i] = head
-            size += more
-        yield heads
+    def portions(
+        self, texts: Sequence[str], prompt: str = "", *, size: int | None = None, most: int | None = None
+    ) -> Iterator[Portion]:
+        """Split texts into portions, each for one call of `encode`.
+
+        Args:
+            texts: The texts.
+            prompt: A prompt to put before every text.
+            size: Characters of a portion, unless a single text has more; None takes few, for little memory.
+            most: A portion ends at every multiple of so many texts; None for no bound.
+        """
+        size, most = size or _PORTION, most or max(1, len(texts))
+        for first in range(0, len(texts), most):
+            block = texts[first : first + most]
+            lengths = np.fromiter(map(len, block), np.int64, len(block)) + len(prompt)
+            if not self._may_cut or lengths.max() <= self._head_length:
+                for start, end in _runs_of_characters(lengths, size):
+                    yield Portion(_with_prompt(prompt, block[start:end]))
+                continue
+            for start, end in _runs_of_characters(np.minimum(lengths, self._head_length), size):
+                yield from self._portions_with_heads(block[start:end], lengths[start:end], prompt, size)
+
+    def _portions_with_heads(
+        self, texts: Sequence[str], lengths: NDArray[np.int64], prompt: str, size: int
+    ) -> Iterator[Portion]:
+        """Portions of texts of which some are long, and start with a head."""
+        is_long = lengths > self._head_length
+        heads: list[str | None] = [
+            self._head(prompt, text) if long else prompt + text
+            for text, long in zip(texts, is_long.tolist(), strict=True)
+        ]
+        sizes = np.fromiter((0 if head is None else len(head) for head in heads), np.int64, len(heads))
+        for start, end in _runs_of_characters(sizes, size):
+            partial = np.flatnonzero(sizes[start:end] < lengths[start:end]).tolist()
+            yield Portion(heads[start:end], {i: texts[start + i] for i in partial}, prompt)
 
     def _head(self, prompt: str, text: str) -> str | None:
-        """The part of a text with its prompt to tokenize first; None for a long text without a place to cut it."""
-        size = len(prompt) + len(text)
-        if not self._may_cut or size <= self._head_length:
-            return prompt + text
+        """The part of a long text with its prompt to tokenize first; None if there is no place to cut it."""
         if (head := self._starts.head(prompt, text, self._head_length)) is not None:
             return head
-        return prompt + text if size <= _SHORT else None
+        return prompt + text if len(prompt) + len(text) <= _SHORT else None
 
-    def _portion(self, texts: Sequence[str], heads: dict[int, str | None], prompt: str) -> Tokens:
-        found = iter(self._encode([head for head in heads.values() if head is not None]))
-        encodings, truncated = [], []
-        for at, (i, head) in enumerate(heads.items()):
-            encoding = None if head is None else next(found)
-            is_truncated = encoding is not None and self._is_truncated(encoding)
-            if head is None or (not is_truncated and len(head) < len(prompt) + len(texts[i])):
-                encoding = self._encode_long(prompt + texts[i])
-                is_truncated = self._is_truncated(encoding)
-            encodings.append(encoding)
-            if is_truncated:
-                truncated.append(at)
-        return tokens_of(encodings, truncated, with_type_ids=self._with_type_ids)
+    def encode(self, portion: Portion) -> list[Any]:
+        """Tokenize a portion on all cores, for `tokens`; for the most part, without holding the GIL.
+
+        Raises:
+            InferenceError: The tokenizer failed, or it was loaded before the process forked.
+        """
+        require_process(self._process)
+        if not portion.wholes:
+            return self._encode(portion.heads)  # type: ignore[arg-type]  # without wholes, no head is None
+        found = iter(self._encode([head for head in portion.heads if head is not None]))
+        encodings = [None if head is None else next(found) for head in portion.heads]
+        for i, text in portion.wholes.items():
+            if encodings[i] is None or not self._is_truncated(encodings[i]):
+                encodings[i] = self._encode_long(portion.prompt + text)
+        return encodings
+
+    def tokens(self, encodings: list[Any]) -> Tokens:
+        """The token ids of encodings, which are taken out of their list.
+
+        Raises:
+            BundleError: An id is no int32.
+        """
+        lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
+        full = [] if self.max_seq_length is None else np.flatnonzero(lengths == self.max_seq_length).tolist()
+        truncated = [i for i in full if encodings[i].overflowing]
+        tokens = tokens_of(encodings, truncated, with_type_ids=self._with_type_ids and not self._has_only_type_0)
+        if not self._with_type_ids or tokens.type_ids is not None:
+            return tokens
+        return replace(tokens, type_ids=np.zeros(len(tokens.ids), np.int32))
+
+    @cached_property
+    def _has_only_type_0(self) -> bool:
+        """True if all tokens of all texts have type 0: post-processors look at the sequence, not at its content."""
+        encoding = self._encode(["a b 1"])[0]
+        return len(encoding) > self.special_tokens and not any(encoding.type_ids)
 
     def _encode_long(self, text: str) -> Any:
         """Encode a text whose head was not enough: longer and longer starts, until one is truncated."""
@@ -298,10 +383,11 @@ def _tokenized(encode: Callable[..., Any], /, *arguments: Any, **options: Any) -
 
 
 def tokens_of(encodings: list[Any], truncated: list[int], *, with_type_ids: bool) -> Tokens:
-    """The token ids of encodings, one per text."""
-    return Tokens(
-        ids=flat([encoding.ids for encoding in encodings]),
-        offsets=offsets_of(np.fromiter(map(len, encodings), np.int64, len(encodings))),
-        type_ids=flat([encoding.type_ids for encoding in encodings]) if with_type_ids else None,
-        truncated=truncated,
-    )
+    """The token ids of encodings, one per text, which are taken out of their list.
+
+    So each is freed at once, and another thread may take the GIL in between.
+    """
+    offsets = offsets_of(np.fromiter(map(len, encodings), np.int64, len(encodings)))
+    type_ids = flat(encoding.type_ids for encoding in encodings) if with_type_ids else None
+    encodings.reverse()
+    return Tokens(flat(encodings.pop().ids for _ in range(len(encodings))), offsets, type_ids, truncated)

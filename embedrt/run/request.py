@@ -44,14 +44,14 @@ class Request:
         gather: The outputs to compute, and their collector.
         max_seq_length: Maximum tokens of a text, which is truncated to them; None truncates nothing.
         prompt: Prompt before every text.
-        batch_size: Maximum number of texts in a batch.
+        batch_size: Maximum number of texts in a batch; None leaves it to the token budget.
         forbid_truncation: Raise before the model runs on a truncated text.
     """
 
     gather: Gather
     max_seq_length: int | None
     prompt: str = ""
-    batch_size: int = 32
+    batch_size: int | None = None
     forbid_truncation: bool = False
 
 

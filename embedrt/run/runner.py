@@ -1,6 +1,8 @@
 """`Runner`: one route of a bundle in this process: tokenize, plan, pad, run, gather."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.bundle.manifest import Manifest, Route
+from embedrt.bundle.manifest import Manifest, Route, Variant
 from embedrt.bundle.opened import BundleFiles
 from embedrt.engine import PER_TOKEN, Batch, Engine
+from embedrt.engine.make import make_engine
 from embedrt.engine.native import is_ending
 from embedrt.engine.opening import open_engine
 from embedrt.engine.placement import Placement
@@ -28,13 +31,19 @@ from embedrt.inputs.text import TextTokenizer, Tokens
 from embedrt.run.batches import batch_tokens, make_batch
 from embedrt.run.budget import Budget
 from embedrt.run.coalescing import Coalescer
-from embedrt.run.planning import PlannedBatch, padded_length, plan
+from embedrt.run.planning import PlannedBatch, padded_length, plan, plan_packed
 from embedrt.run.request import Request, Result
-from embedrt.run.threads import Task, Team
+from embedrt.run.threads import Task, Team, ahead
 from embedrt.types import SENTENCE
 
-# Texts that are tokenized and planned at a time: enough for batches of similar lengths, few enough to bound memory.
+# A slice is tokenized and planned at a time, and computed while the next one is tokenized. So many texts are enough for
+# batches of similar lengths, and few enough to bound memory.
 _SLICE = 2048
+# With a token budget above this one, slices have as many more texts, unless fewer fill several batches; and texts are
+# tokenized in portions that are as much larger, so that many cores work on one for longer than its hand-over takes.
+_SMALL_BUDGET = 4096
+_FULL_BATCHES = 4
+_PORTION = 1 << 17
 # Cached tokenizers for lengths other than the route's own.
 _OTHER_TOKENIZERS = 2
 
@@ -109,13 +118,18 @@ class Runner:
         variant = placement.variant
         self._packing = variant.packing
         inputs = input_names(route.tokenization) if variant.packing is None else packed_input_names(variant.packing)
-        self.engine: Engine = open_engine(
-            files.folder / variant.file,
-            placement,
-            interface=Interface(inputs, {name: output.width for name, output in route.outputs.items()}),
-            weights_bytes=sum(manifest.files[file].size for file in variant.files),
-            prepack=prepack,
-            load=lambda make: files.load(variant.files, lambda root: make(root / variant.file)),
+        digest = graph_digest(manifest, variant)
+        self.engine: Engine = make_engine(
+            [replace(device, graph=digest) for device in placement.devices],
+            placement.threads,
+            lambda device: open_engine(
+                files.folder / variant.file,
+                replace(placement, device=device, others=()),
+                interface=Interface(inputs, {name: output.width for name, output in route.outputs.items()}),
+                weights_bytes=sum(manifest.files[file].size for file in variant.files),
+                prepack=prepack,
+                load=lambda make: files.load(variant.files, lambda root: make(root / variant.file)),
+            ),
         )
         self._budget = Budget(placement.max_tokens)
         self._coalescer = Coalescer(
@@ -186,13 +200,13 @@ class Runner:
             NonFiniteError: The model returned NaN or infinity.
         """
         work = self._work(items, request, indexes)
-        slices = self._slices(items, work)
-        for part in slices:
-            if part.is_small or is_ending():  # other threads may be kept from native code by then
-                for planned in part.batches:
-                    advance(self._compute(work, part, planned, shared=part.is_small))
-            else:
-                self._overlap(work, chain([part], slices), advance)
+        with closing(self._slices(items, work)) as slices:
+            for part in slices:
+                if part.is_small or is_ending():  # other threads may be kept from native code by then
+                    for planned in part.batches:
+                        advance(self._compute(work, part, planned, shared=part.is_small))
+                else:
+                    self._overlap(work, chain([part], slices), advance)
         return Result(work.values, work.truncated)
 
     def run_in_one_batch(self, texts: Sequence[str], request: Request) -> Result:
@@ -215,38 +229,55 @@ class Runner:
             self.tokenizer(request.max_seq_length).prompt_length(prompt) if prompt else 0,
         )
 
-    def _slices(self, items: Sequence[str] | Tokens, work: _Work) -> Iterator[_Slice]:
+    def _slices(self, items: Sequence[str] | Tokens, work: _Work) -> Generator[_Slice]:
         """Tokenize and plan the items lazily, a slice at a time."""
         request, start = work.request, 0
         for tokens in self._tokenized(items, request):
             work.truncated.extend(work.indexes[start + i] for i in tokens.truncated)
             if request.forbid_truncation:
                 _require_untruncated(work.truncated, request.max_seq_length)
-            batches = plan(
-                tokens.lengths,
-                token_budget=self._budget.tokens,
-                max_rows=request.batch_size,
-                run_cost=self.engine.device.run_cost,
-                step=self.engine.device.length_step,
-                limit=self.route.position_limit,
-            )
-            planned = sum(len(batch.rows) * batch.length for batch in batches)
+            batches, planned = self._plan(tokens, request.batch_size)
             few = len(batches) == 1 or planned <= self._budget.tokens
             yield _Slice(tokens, start, batches, few and len(tokens) == len(items))
             start += len(tokens)
 
+    def _plan(self, tokens: Tokens, max_rows: int | None) -> tuple[list[PlannedBatch], int]:
+        """The batches of a slice, and all their tokens, padding included."""
+        budget = self._budget.tokens
+        if self.placement.variant.layout == "packed":
+            return plan_packed(tokens.lengths, token_budget=budget, max_rows=max_rows), int(tokens.offsets[-1])
+        batches = plan(
+            tokens.lengths,
+            token_budget=budget,
+            max_rows=max_rows,
+            run_cost=self.engine.device.run_cost,
+            step=self.engine.device.length_step,
+            limit=self.route.position_limit,
+        )
+        return batches, sum(len(batch.rows) * batch.length for batch in batches)
+
     def _tokenized(self, items: Sequence[str] | Tokens, request: Request) -> Iterator[Tokens]:
+        """The tokens of a slice at a time; while it is handled, a thread tokenizes the next texts."""
         if isinstance(items, Tokens):
             yield items
             return
-        tokenize = self.tokenizer(request.max_seq_length)
-        for start in range(0, len(items), _SLICE):
-            yield tokenize(items[start : start + _SLICE], request.prompt)
+        budget = self.placement.max_tokens
+        tokenize, scale = self.tokenizer(request.max_seq_length), max(1, budget // _SMALL_BUDGET)
+        portions = tokenize.portions(items, request.prompt, size=_PORTION * scale, most=_SLICE * scale)
+        parts: list[Tokens] = []
+        for encodings in ahead(tokenize.encode, portions):
+            parts.append(tokenize.tokens(encodings))
+            texts, tokens = sum(map(len, parts)), sum(len(part.ids) for part in parts)
+            if texts >= _SLICE * scale or (texts >= _SLICE and tokens >= _FULL_BATCHES * budget):
+                yield Tokens.joined(parts)
+                parts.clear()
+        if parts:
+            yield Tokens.joined(parts)
 
     def _overlap(self, work: _Work, slices: Iterator[_Slice], advance: Callable[[int], Any]) -> None:
         """Compute batches on the engine's number of threads, while this thread tokenizes the next slice."""
         with Team(self.engine.workers) as team:
-            running: list[Task] = []
+            running: list[Task[int]] = []
             for part in slices:
                 started = [
                     team.start(partial(self._compute, work, part, planned, shared=False)) for planned in part.batches
@@ -267,11 +298,13 @@ class Runner:
             shared: True if it may be joined with batches of other calls.
         """
         gather, tokens, rows, length = work.request.gather, part.tokens, planned.rows, planned.length
-        size = max(self._budget.tokens, batch_tokens(tokens, rows, length, self._packing))
+        size, budget = batch_tokens(tokens, rows, length, self._packing), self._budget.tokens
+        if self._budget.is_lowered and size > budget and len(rows) > 1:  # planned before
+            return sum(self._compute(work, part, half, shared=shared) for half in self._halves(part, planned))
         try:
             if shared:
                 batch, results = self._coalescer.run(
-                    tokens, rows, length, gather.outputs, unpooled=work.unpooled, max_tokens=self._budget.tokens
+                    tokens, rows, length, gather.outputs, unpooled=work.unpooled, max_tokens=budget
                 )
             else:
                 batch = make_batch(tokens, rows, length, self.route.tokenization, self._packing, work.unpooled)
@@ -283,7 +316,7 @@ class Runner:
             self._check(batch, results, rows + part.start, work.indexes)
             gather.keep(work.values, rows + part.start, batch, results)
             return len(rows)
-        self._budget.lower(max(size // 2, length), self.engine.device.name)
+        self._budget.lower(max(max(size, budget) // 2, length), self.engine.device.name)
         return sum(self._compute(work, part, half, shared=shared) for half in self._halves(part, planned))
 
     def _halves(self, part: _Slice, planned: PlannedBatch) -> list[PlannedBatch]:
@@ -298,7 +331,7 @@ class Runner:
     def _too_long(self, index: int, length: int) -> OutOfMemory:
         return OutOfMemory(
             f"texts[{index}]: expected a text that fits into the memory of {self.engine.device.name!r}, got {length} "
-            "tokens; use a smaller max_seq_length, a larger gpu_mem_limit, or another device"
+            "tokens; use a smaller max_seq_length, free memory, or raise gpu_mem_limit if it is set"
         )
 
     def _check(
@@ -332,6 +365,11 @@ class Runner:
                 opened=root / name,
             ),
         )
+
+
+def graph_digest(manifest: Manifest, variant: Variant) -> str:
+    """SHA-256 over the files of a variant: the same for the same graph and weights, wherever they are."""
+    return hashlib.sha256(" ".join(manifest.files[file].sha256 for file in variant.files).encode()).hexdigest()
 
 
 def output_widths(manifest: Manifest) -> dict[str, int]:

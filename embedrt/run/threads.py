@@ -1,50 +1,57 @@
-"""`Team`: threads for the batches of one call.
+"""`Team`: threads for the batches of one call, and for the texts that come next.
 
 It is made of C code alone, unlike a `ThreadPoolExecutor`, so that an interrupt cannot break its locks, nor get lost in
 the callback of a weak reference to a `Thread`. Its threads do not keep the process from ending.
 """
 
 from _thread import start_new_thread
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
+from itertools import chain, islice
 from queue import Empty, SimpleQueue
 from threading import Lock
-from typing import Self
+from typing import Any, Generic, Self, TypeVar
 from weakref import ref
+
+from embedrt.engine.native import is_ending
+
+_Item = TypeVar("_Item")
+_Returned = TypeVar("_Returned")
 
 # A team that was interrupted at its end is dropped without a word to its threads, which look after so many seconds.
 _IDLE_SECONDS = 1.0
 
 
-class Task:
+class Task(Generic[_Returned]):
     """A task of a team.
 
     Args:
-        function: The function to call, which returns a number.
+        function: The function to call.
     """
 
-    def __init__(self, function: Callable[[], int]) -> None:
+    def __init__(self, function: Callable[[], _Returned]) -> None:
         self._function = function
-        self._outcome: SimpleQueue[int | BaseException] = SimpleQueue()
+        self._outcome: SimpleQueue[tuple[_Returned] | BaseException] = SimpleQueue()
 
     def run(self) -> None:
         """Call the function, and keep its outcome."""
         try:
-            self._outcome.put(self._function())
+            self._outcome.put((self._function(),))
         except BaseException as error:  # noqa: BLE001 - `result` raises it
             self._outcome.put(error)
 
-    def result(self) -> int:
+    def result(self) -> _Returned:
         """Wait for the outcome, and return or raise it; for one call."""
         outcome = self._outcome.get()
         if not isinstance(outcome, BaseException):
-            return outcome
+            return outcome[0]
         try:
             raise outcome
         finally:
             del outcome  # it has this frame in its traceback
 
 
-_END = Task(int)  # the end of a team
+_END: Task[Any] = Task(int)  # the end of a team
 
 
 class Team:
@@ -56,10 +63,10 @@ class Team:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._tasks: SimpleQueue[Task] = SimpleQueue()
+        self._tasks: SimpleQueue[Task[Any]] = SimpleQueue()
         self._working: list[Lock] = []  # one for each thread, which holds it
 
-    def start(self, function: Callable[[], int]) -> Task:
+    def start(self, function: Callable[[], _Returned]) -> Task[_Returned]:
         """Queue a task."""
         task = Task(function)
         self._tasks.put(task)
@@ -81,7 +88,27 @@ class Team:
             works.acquire()
 
 
-def _work(tasks: SimpleQueue[Task], works: Lock, team: ref[Team]) -> None:
+def ahead(function: Callable[[_Item], _Returned], items: Iterator[_Item]) -> Generator[_Returned]:
+    """Apply a function to items, in order. While the caller handles one result, a thread computes the next.
+
+    A single item is left to this thread; so are all at the end of the process, when other threads are kept from native
+    code.
+    """
+    first = [*islice(items, 2)]
+    rest = chain(first, items)
+    if len(first) < 2 or is_ending():
+        yield from map(function, rest)
+        return
+    with Team(1) as team:
+        tasks = (team.start(partial(function, item)) for item in rest)
+        task = next(tasks)
+        for following in tasks:
+            yield task.result()
+            task = following
+        yield task.result()
+
+
+def _work(tasks: SimpleQueue[Task[Any]], works: Lock, team: ref[Team]) -> None:
     while (task := _next(tasks, _IDLE_SECONDS)) is not None or team() is not None:
         if task is _END:
             tasks.put(_END)  # for the next thread
@@ -91,7 +118,7 @@ def _work(tasks: SimpleQueue[Task], works: Lock, team: ref[Team]) -> None:
     works.release()
 
 
-def _next(tasks: SimpleQueue[Task], seconds: float) -> Task | None:
+def _next(tasks: SimpleQueue[Task[Any]], seconds: float) -> Task[Any] | None:
     """The next task, or None if there is none for so long."""
     try:
         return tasks.get(timeout=seconds)

@@ -46,7 +46,7 @@ class Call:
         route: The name of the route.
         max_seq_length: Maximum tokens of a text, which is truncated to them; None truncates nothing.
         prompt: Prompt before every text.
-        batch_size: Maximum number of texts in a batch.
+        batch_size: Maximum number of texts in a batch; None leaves it to the token budget.
         output_value: A sentence embedding per text, its token embeddings, or None for all inputs and outputs.
         dim: Coordinates of a sentence embedding to keep.
         normalize: True to scale sentence embeddings to length 1, after truncation.
@@ -58,7 +58,7 @@ class Call:
     route: str
     max_seq_length: int | None
     prompt: str
-    batch_size: int
+    batch_size: int | None
     output_value: OutputValue | None
     dim: int
     normalize: bool
@@ -80,7 +80,7 @@ def call_for(
     *,
     prompt_name: str | None = None,
     prompt: str | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     output_value: OutputValue | None = SENTENCE,
     precision: Precision | None = None,
     normalize_embeddings: bool = False,
@@ -98,7 +98,7 @@ def call_for(
         output_value = one_of(output_value, OutputValue, "output_value")
     normalize = truth(normalize_embeddings, "normalize_embeddings")
     prompt = prompt_for(model.prompts, model.default_prompt_name, prompt_name, prompt)
-    batch_size = positive(batch_size, "batch_size")
+    batch_size = None if batch_size is None else positive(batch_size, "batch_size")
     stored: Precision = "float32" if precision is None else one_of(precision, Precision, "precision")
     if output_value != SENTENCE and not manifest.routes[route].has_token_embeddings:
         raise ValueError(f"output_value: {output_value!r}: the model {manifest.name!r} has no token embeddings")

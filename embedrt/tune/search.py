@@ -317,8 +317,9 @@ def _only(rates: Mapping[Candidate, float]) -> list[Candidate]:
 
 
 def _dtypes(manifest: Manifest, device: str) -> list[str]:
-    """The dtypes of the bundle, and those that a device computes from float32."""
-    return list(dict.fromkeys([*manifest.dtypes, *DEVICES[device].computes]))
+    """The dtypes of the bundle, and those that a device computes from them."""
+    computed = [dtype for dtype, stored in DEVICES[device].computes.items() if stored in manifest.dtypes]
+    return list(dict.fromkeys([*manifest.dtypes, *computed]))
 
 
 def _available() -> dict[str, Device]:

@@ -116,7 +116,7 @@ def paraphrase_mining(
     model: Encoder,
     sentences: list[str],
     show_progress_bar: bool = False,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     query_chunk_size: int = 5000,
     corpus_chunk_size: int = 100000,
     max_pairs: int = 500000,
@@ -132,7 +132,7 @@ def paraphrase_mining(
         model: An `Embedder`.
         sentences: The texts.
         show_progress_bar: True shows a bar while encoding.
-        batch_size: Maximum number of texts in a batch.
+        batch_size: Maximum number of texts in a batch; None leaves it to the model.
         query_chunk_size: See `paraphrase_mining_embeddings`.
         corpus_chunk_size: See `paraphrase_mining_embeddings`.
         max_pairs: See `paraphrase_mining_embeddings`.

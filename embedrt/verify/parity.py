@@ -44,12 +44,13 @@ class Bound:
     min_cosine: float = -1.0
 
 
-COMPUTED = {"bfloat16": Bound(1e-2, 0.999)}
+COMPUTED = {"bfloat16": Bound(1e-2, 0.999), "tf32": Bound(1e-2 / 8, 1 - 1e-3 / 8**2)}
 """Bounds for a float32 graph that a device computes in another dtype, which no export measures.
 
 bfloat16 has 8 significant bits, so each rounding has a relative error of up to 2**-9, and the errors of a model's
 layers add up like random numbers. A cosine similarity of 0.999 is a distance of `sqrt(2 * (1 - 0.999))` = 0.045. A
-larger error is a bug, not rounding.
+larger error is a bug, not rounding. TF32 has 11 significant bits, so each rounding is an eighth of that; distances
+shrink in proportion, and `1 - cosine` with their square.
 """
 
 # What NumPy raises on damaged files.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tests.kit.api_cases import ARRAYS, LIMIT, NARROW, NOT_TEXTS, VARIANTS, WIDTH, WRONG, Case
-from tests.kit.api_outcomes import Array, Failure, Outcome, in_float32
+from tests.kit.api_outcomes import Array, Failure, Outcome, in_float32, load
 
 Change = Callable[[Case, Outcome], Outcome]
 
@@ -205,6 +205,14 @@ _ERRORS = {
 }
 
 
+def _without_batch_size(case: Case, _: Outcome) -> Outcome:
+    """The outcome of the same call without its only other argument, or with another one that is None."""
+    golden, inputs = load(), {"inputs": _inputs(case)}
+    calls = [str(replace(case, arguments=inputs | more)) for more in ({}, {"precision": None})]
+    outcome = next(golden[call] for call in calls if call in golden)
+    return _with_shape(case, outcome) if _no_texts(case) else outcome
+
+
 def _other_error(case: Case) -> str | None:
     if _arguments(case).get("device") == []:
         return "ValueError"
@@ -290,6 +298,14 @@ DIFFERENCES: tuple[Difference, ...] = (
         "a bundle reads text",
         lambda case, _: _encodes(case) and _inputs(case) in NOT_TEXTS,
         _raises("TypeError"),
+    ),
+    Difference(
+        "`batch_size=None`, the default",
+        "an error; the default is 32",
+        "as many texts as the token budget of the device allows; a number is an upper bound",
+        "32 short texts leave a GPU idle",
+        lambda case, _: _arguments(case).get("batch_size", 1) is None,
+        _without_batch_size,
     ),
     Difference(
         "wrong values of `batch_size`, `output_value`, `prompt`, `task`, `device`",

@@ -29,6 +29,7 @@ def vectors(
     assert_type(embedrt.encode(texts), Float32)
     assert_type(model.encode(texts, "query", None, 16, False), Float32)
     assert_type(model.encode(texts, prompt="query: ", batch_size=16, normalize_embeddings=True), Float32)
+    assert_type(model.encode(texts, batch_size=None), Float32)
     assert_type(model.encode(texts, output_value="sentence_embedding", truncate_dim=64, device="cpu"), Float32)
     assert_type(model.encode(texts, convert_to_numpy=True, convert_to_tensor=False), Float32)
     assert_type(model.encode(texts, show_progress_bar=None, on_truncation="warn"), Float32)

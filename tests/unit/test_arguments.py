@@ -104,12 +104,12 @@ class TestBeforeAnyWork:
     def test_integers(self, tiny: Embedder, value: Any) -> None:
         vectors = np.eye(3, dtype=np.float32)
         calls: dict[str, Callable[[], Any]] = {
-            "batch_size": lambda: tiny.encode(TEXTS, batch_size=value),
             "top_k": lambda: embedrt.semantic_search(vectors, vectors, top_k=value),
             "max_pairs": lambda: embedrt.paraphrase_mining(tiny, TEXTS, max_pairs=value),
             "min_community_size": lambda: embedrt.community_detection(vectors, min_community_size=value),
         }
         if value is not None:
+            calls["batch_size"] = lambda: tiny.encode(TEXTS, batch_size=value)
             calls["chunk_size"] = lambda: tiny.encode(TEXTS, chunk_size=value)
             calls["threads"] = lambda: Embedder(tiny.folder, threads=value)
         for name, call in calls.items():

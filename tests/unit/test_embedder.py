@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -30,7 +31,7 @@ from embedrt import (
     TruncationError,
     TruncationWarning,
 )
-from embedrt.engine import Batch
+from embedrt.engine import Batch, cuda_setup
 from embedrt.engine.devices import find_device
 from embedrt.errors import EngineError, OutOfMemory
 from embedrt.run import runner as runner_module
@@ -195,12 +196,19 @@ class TestBatches:
         assert sum(rows for rows, _ in batches) == len(texts)
         assert max(rows for rows, _ in batches) <= batch_size
 
+    @pytest.mark.parametrize("options", [{}, {"batch_size": None}])
+    def test_without_one_the_token_budget_decides(
+        self, tiny: Embedder, batches: list[tuple[int, ...]], options: dict[str, Any]
+    ) -> None:
+        tiny.encode(["one"] * 400, **options)
+        assert sorted(rows for rows, _ in batches) == [60, 170, 170]  # of 512 // 3
+
     def test_batches_keep_the_token_budget(self, tiny: Embedder, batches: list[tuple[int, ...]]) -> None:
         tiny.encode(["one " * (i % 60) for i in range(300)], batch_size=300)
         assert max(rows * length for rows, length in batches) <= 512
         assert len(batches) > 10
 
-    @pytest.mark.parametrize("batch_size", [0, -1, 1.0, "8", None, True, np.int64(0), np.float64(8), np.bool_(True)])
+    @pytest.mark.parametrize("batch_size", [0, -1, 1.0, "8", True, np.int64(0), np.float64(8), np.bool_(True)])
     def test_a_wrong_batch_size(self, tiny: Embedder, batch_size: Any) -> None:
         with pytest.raises(ValueError, match="batch_size: expected a positive integer, got ") as caught:
             tiny.encode(["a"], batch_size=batch_size)
@@ -523,7 +531,14 @@ def test_engine_errors_are_typed(
     with pytest.raises(InferenceError) as caught:
         embedder.encode("a")
     assert type(caught.value) is kind
-    assert str(caught.value) == f"ONNX Runtime failed on a batch of 1 x 3 tokens: {message}"
+    error: BaseException | None = caught.value
+    if kind is OutOfMemory:
+        assert str(error).startswith(
+            "texts[0]: expected a text that fits into the memory of 'cpu', got 3 tokens; use a "
+        )
+        assert error is not None
+        error = error.__cause__
+    assert str(error) == f"ONNX Runtime failed on a batch of 1 x 3 tokens: {message}"
 
 
 class TestThreads:
@@ -584,13 +599,25 @@ class Stub:
 
 @pytest.fixture
 def with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An ONNX Runtime that claims to have CUDA."""
+    """An ONNX Runtime that claims to have CUDA, and two cards."""
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
+    card = cuda_setup.Card("a card", (9, 0), 1 << 34)
+    facts = cuda_setup.Facts({}, "1.31.1", tuple(providers), "linux", True, 13000, 0, (card, card), None, {})
+    monkeypatch.setattr(cuda_setup, "facts", lambda: facts)
 
 
 UNKNOWN_DEVICES = ["gpu", "CPU", "", "cpu:0", "cpu:GPU", "mps:1", "cuda:", "cuda:-1", "cuda:x", "cuda:GPU", 3, "cuda 1"]
 UNKNOWN_DEVICES += ["openvino:", "openvino:1", "openvino:gpu", "openvino:CPU.0", "openvino:AUTO", "openvino:GPU."]
+UNKNOWN_DEVICES += ["coreml:", "coreml:0", "coreml:gpu", "coreml:CPUAndGPU", "mps:GPU"]
+CPU_WHEEL = (
+    f": the installed onnxruntime {onnxruntime.__version__} has no CUDAExecutionProvider; run `pip uninstall -y "
+    "onnxruntime`, then `pip install 'embedrt[gpu]'`, or use device='cpu'"
+)
+NO_COREML = (
+    f" needs CoreMLExecutionProvider, but the installed onnxruntime {onnxruntime.__version__} has only "
+    "CPUExecutionProvider; the wheel for macOS has it; use device='cpu'"
+)
 
 
 class TestDevices:
@@ -607,16 +634,14 @@ class TestDevices:
             Embedder(tiny_bundle, name)
         meant = " (did you mean 'cuda'?)" if name == "gpu" else ""
         expected = f"device: {name!r} is unknown{meant}; known: auto, cpu, cuda, coreml, openvino, "
-        expected += "cuda:INDEX, openvino:GPU, openvino:NPU, mps"
+        expected += "cuda:INDEX, coreml:GPU, coreml:NPU, openvino:GPU, openvino:NPU, mps"
         assert str(caught.value) == expected
 
     @pytest.mark.parametrize(
-        ("name", "provider"),
+        ("name", "rest"),
         [
-            ("cuda", "CUDAExecutionProvider"),
-            ("cuda:1", "CUDAExecutionProvider"),
-            ("coreml", "CoreMLExecutionProvider"),
-            ("mps", "CoreMLExecutionProvider"),
+            *((name, CPU_WHEEL) for name in ("cuda", "cuda:1")),
+            *((name, NO_COREML) for name in ("coreml", "mps")),
         ],
     )
     def test_a_device_that_this_wheel_has_not(
@@ -625,15 +650,27 @@ class TestDevices:
         capfd: pytest.CaptureFixture[str],
         monkeypatch: pytest.MonkeyPatch,
         name: str,
-        provider: str,
+        rest: str,
     ) -> None:
         monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+        monkeypatch.setattr(cuda_setup, "facts", cuda_setup.gather)
         with pytest.raises(DeviceError) as caught:
             Embedder(tiny_bundle, name)
-        message = str(caught.value)
-        assert message.startswith(f"device: {name!r} needs {provider}, but the installed onnxruntime ")
-        assert "has only CPUExecutionProvider; install the wheel that has it" in message
+        assert str(caught.value) == f"device: {name!r}{rest}"
         assert capfd.readouterr() == ("", "")
+
+    def test_auto_never_takes_coreml(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        providers = ["CoreMLExecutionProvider", "CPUExecutionProvider"]
+        monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
+        assert find_device("coreml").name == "coreml"
+        assert find_device("auto").name == find_device(None).name == "cpu"
+
+    @pytest.mark.usefixtures("with_cuda")
+    def test_auto_takes_cuda_or_says_why_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        broken = replace(cuda_setup.facts(), cards=())
+        monkeypatch.setattr(cuda_setup, "facts", lambda: broken)
+        with pytest.raises(DeviceError, match=r"^device: 'cuda': the NVIDIA driver finds no GPU; .*, or use device="):
+            find_device("auto")
 
     @pytest.mark.usefixtures("with_cuda")
     def test_names_of_a_graphics_processor(self) -> None:
@@ -665,7 +702,7 @@ class TestDevices:
 
     @pytest.mark.parametrize("dtype", ["int4", "float", "", "FP32", 32, ["float32"]])
     def test_an_unknown_dtype(self, tiny_bundle: Path, dtype: Any) -> None:
-        known = "'float32', 'float16', 'bfloat16', 'int8'"
+        known = "'float32', 'float16', 'bfloat16', 'int8', 'tf32'"
         with pytest.raises(ValueError, match=re.escape(f"dtype: expected one of {known}, got {dtype!r}")):
             Embedder(tiny_bundle, dtype=dtype)
 

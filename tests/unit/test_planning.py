@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from embedrt.run.planning import padded_length, plan
+from embedrt.run.planning import PlannedBatch, padded_length, plan, plan_packed
 
+Shape = list[tuple[list[int], int]]
 LENGTHS = st.lists(st.integers(0, 600), max_size=80)
 BUDGETS = st.integers(1, 2000)
 ROWS = st.integers(1, 40)
@@ -113,3 +114,81 @@ def test_batches_of_few_lengths(lengths: list[int], budget: int, rows: int, step
     for batch in batches:
         assert batch.length == padded_length(max(lengths[row] for row in batch.rows), step, 600)
         assert len(batch.rows) * batch.length <= budget or len(batch.rows) == 1
+
+
+def shape(batches: list[PlannedBatch]) -> Shape:
+    return [(batch.rows.tolist(), batch.length) for batch in batches]
+
+
+def tried(lengths: list[int], budget: int, most_rows: int, run_cost: int) -> Shape:
+    """The plan of a program that tries every end of every batch, and takes the first of the cheapest."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    cheapest, ends = [0] * (len(order) + 1), [0] * len(order)
+    for start in reversed(range(len(order))):
+        length = lengths[order[start]]
+        most = min(most_rows, max(1, budget // max(1, length)), len(order) - start)
+        costs = [cheapest[start + rows] + rows * length for rows in range(1, most + 1)]
+        cheapest[start] = min(costs) + run_cost
+        ends[start] = start + 1 + costs.index(min(costs))
+    batches, start = [], 0
+    while start < len(order):
+        batches.append((order[start : ends[start]], lengths[order[start]]))
+        start = ends[start]
+    return batches
+
+
+@given(LENGTHS, st.integers(1, 40_000), st.integers(1, 100), st.sampled_from([0, 1, 16, 512]))
+@example([5] * 80, 100, 100, 0)
+@example([0] * 30 + [9] * 30, 40_000, 100, 512)
+@example([600, 300, 299, 298, 1, 1, 1], 1200, 100, 16)
+def test_the_search_takes_the_plan_of_a_program_that_tries_all(
+    lengths: list[int], budget: int, rows: int, run_cost: int
+) -> None:
+    found = plan(lengths, token_budget=budget, max_rows=rows, run_cost=run_cost)
+    assert shape(found) == tried(lengths, budget, rows, run_cost)
+
+
+def test_many_rows_and_a_large_budget() -> None:
+    """A program that tries every end would look at 10^10 of them."""
+    lengths = np.random.default_rng(0).integers(3, 256, 200_000)
+    batches = plan(lengths, token_budget=1 << 24, run_cost=512)
+    assert sorted(np.concatenate([batch.rows for batch in batches]).tolist()) == list(range(len(lengths)))
+    assert len(batches) == 253  # one for each length
+
+
+@given(LENGTHS, BUDGETS)
+def test_without_a_bound_of_rows_the_budget_decides(lengths: list[int], budget: int) -> None:
+    bound = len(lengths) + 1
+    assert shape(plan(lengths, token_budget=budget)) == shape(plan(lengths, token_budget=budget, max_rows=bound))
+    assert shape(plan_packed(lengths, token_budget=budget)) == shape(
+        plan_packed(lengths, token_budget=budget, max_rows=bound)
+    )
+
+
+@given(LENGTHS, BUDGETS, st.one_of(st.none(), ROWS))
+def test_packed_batches_are_as_large_as_the_budget_allows(lengths: list[int], budget: int, rows: int | None) -> None:
+    batches = plan_packed(lengths, token_budget=budget, max_rows=rows)
+    order = [row for batch in batches for row in batch.rows.tolist()]
+    assert order == sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    for batch in batches:
+        tokens = sum(lengths[row] for row in batch.rows)
+        assert batch.length == max(lengths[row] for row in batch.rows)
+        assert tokens <= budget or len(batch.rows) == 1
+        assert rows is None or len(batch.rows) <= rows
+    for batch, following in pairwise(batches):
+        tokens = sum(lengths[row] for row in [*batch.rows, following.rows[0]])
+        assert len(batch.rows) == rows or tokens > budget
+
+
+@pytest.mark.parametrize("bound", [2**63 - 1, 2**63, 10**30])
+def test_bounds_beyond_every_number(bound: int) -> None:
+    lengths = [3, 5, 4]
+    assert shape(plan(lengths, token_budget=bound, max_rows=bound, run_cost=12)) == [([1, 2, 0], 5)]
+    assert shape(plan_packed(lengths, token_budget=bound, max_rows=bound)) == [([1, 2, 0], 5)]
+
+
+def test_packed_batches_by_hand() -> None:
+    found = plan_packed([5, 40, 5, 30, 30, 200], token_budget=100)
+    assert shape(found) == [([5], 200), ([1, 3, 4], 40), ([0, 2], 5)]
+    assert shape(plan_packed([5, 5, 5], token_budget=100, max_rows=2)) == [([0, 1], 5), ([2], 5)]
+    assert plan_packed([], token_budget=100) == []

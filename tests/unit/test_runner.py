@@ -5,6 +5,8 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 from types import FrameType
@@ -156,6 +158,51 @@ class TestBudget:
         vectors = np.concatenate([call.result(WAIT).values for call in calls])
         assert np.abs(vectors[2:] - runner.run(["one cat"], SENTENCES).values).max() <= 2e-6
         assert sorted(still.shapes[2:-1]) == joint
+
+
+class TestSlices:
+    """The texts that are planned together: "one" has 3 tokens, with the special ones."""
+
+    @pytest.mark.parametrize(
+        ("budget", "texts", "starts"),
+        [
+            (512, ["one"] * 9, [0, 4, 8]),
+            (4095, ["one"] * 9, [0, 4, 8]),
+            (8192, ["one"] * 9, [0, 8]),
+            (16384, ["one"] * 40, [0, 16, 32]),
+        ],
+    )
+    def test_a_larger_budget_takes_more_texts(
+        self, runner: Runner, monkeypatch: pytest.MonkeyPatch, budget: int, texts: list[str], starts: list[int]
+    ) -> None:
+        monkeypatch.setattr(runner_module, "_SLICE", 4)
+        limited = runner.with_max_tokens(budget)
+        slices = list(limited._slices(texts, limited._work(texts, SENTENCES, None)))
+        assert [part.start for part in slices] == starts
+        assert sum(len(part.tokens) for part in slices) == len(texts)
+
+    def test_texts_that_fill_several_batches_are_enough(self, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(runner_module, "_SLICE", 1000)
+        monkeypatch.setattr(runner_module, "_PORTION", 1 << 16)
+        limited = runner.with_max_tokens(8192)
+        texts = ["one " * 46] * 1500
+        slices = list(limited._slices(texts, limited._work(texts, SENTENCES, None)))
+        tokens = [len(part.tokens.ids) for part in slices]
+        assert len(slices) == 2
+        assert 4 * 8192 <= 1000 * 48 <= tokens[0] < 1500 * 48
+
+    def test_packed_batches_are_planned_by_their_tokens(self, runner: Runner) -> None:
+        texts = ["one " * (i % 40) for i in range(300)]
+        packed = copy(runner)
+        packed.placement = replace(runner.placement, variant=replace(runner.placement.variant, layout="packed"))
+        (part,) = packed._slices(texts, packed._work(texts, SENTENCES, None))
+        lengths = part.tokens.lengths
+        totals = [int(lengths[batch.rows].sum()) for batch in part.batches]
+        assert max(totals) <= 512
+        assert len(totals) <= -(-sum(totals) // (512 - 41))
+        assert max(len(batch.rows) for batch in part.batches) > 32
+        (alone,) = packed._slices(["one"] * 170, packed._work(["one"] * 170, SENTENCES, None))
+        assert (alone.is_small, len(alone.batches)) == (True, 1)
 
 
 class TestTokenizers:

@@ -312,6 +312,59 @@ def test_an_id_beyond_every_table(tiny_bundle: Path, tmp_path: Path) -> None:
         tokenizer(["two one"])
 
 
+def test_token_types_that_are_not_all_0_are_read(tiny_bundle: Path, tmp_path: Path) -> None:
+    definition = json.loads((tiny_bundle / "tokenizer.json").read_bytes())
+    definition["post_processor"]["single"] = [
+        {"SpecialToken": {"id": "[CLS]", "type_id": 2}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": "[SEP]", "type_id": 1}},
+    ]
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(definition), encoding="utf-8")
+    tokens = TextTokenizer(path, max_seq_length=8, with_type_ids=True)(["one two", ""])
+    assert tokens.type_ids is not None
+    assert tokens.type_ids.tolist() == [2, 0, 0, 1, 2, 1]
+
+
+def test_a_limit_that_leaves_no_room_for_text_says_nothing_about_its_type(tiny_bundle: Path, tmp_path: Path) -> None:
+    definition = json.loads((tiny_bundle / "tokenizer.json").read_bytes())
+    definition["post_processor"]["single"][1]["Sequence"]["type_id"] = 1
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(definition), encoding="utf-8")
+    for limit, types in ((2, [0, 0]), (3, [0, 1, 0])):
+        tokens = TextTokenizer(path, max_seq_length=limit, with_type_ids=True)(["one two"])
+        assert tokens.type_ids is not None
+        assert tokens.type_ids.tolist() == types
+
+
+@given(texts=st.lists(LONG_TEXTS, max_size=12), size=st.integers(1, 800), most=st.integers(1, 5))
+def test_portions_change_nothing(both: tuple[TextTokenizer, Plain], texts: list[str], size: int, most: int) -> None:
+    ours, plain = both
+    portions = list(ours.portions(texts, "one ", size=size, most=most))
+    parts = [ours.tokens(ours.encode(portion)) for portion in portions]
+    expected = [plain("one " + text) for text in texts]
+    assert [row for part in parts for row in rows_of(part)] == [ids for ids, _ in expected]
+    ends = np.cumsum([0, *(len(portion.heads) for portion in portions)])
+    truncated = [int(start) + i for start, part in zip(ends, parts, strict=False) for i in part.truncated]
+    assert truncated == [i for i, (_, cut) in enumerate(expected) if cut]
+    assert set(range(0, len(texts), most)) <= {int(end) for end in ends} | {0}
+    for portion in portions:
+        assert sum(len(head or "") for head in portion.heads) <= size or len(portion.heads) == 1
+
+
+def test_portions_of_few_and_of_many_characters(tokenizer_file: Path) -> None:
+    """Large portions have no more long texts than small ones, whose memory is what counts."""
+    tokenizer = TextTokenizer(tokenizer_file, max_seq_length=None, with_type_ids=False)
+
+    def rows(characters: int, size: int | None = None) -> list[int]:
+        texts = ["a" * characters] * ((1 << 20) // characters)
+        return [len(portion.heads) for portion in tokenizer.portions(texts, size=size)]
+
+    assert rows(1 << 10) == [128] * 8
+    assert rows(1 << 10, size=1 << 20) == [1024]
+    assert rows(1 << 14) == rows(1 << 14, size=1 << 20) == [8] * 8
+
+
 def test_nothing_to_tokenize(tokenizer_file: Path) -> None:
     tokens = TextTokenizer(tokenizer_file, max_seq_length=8, with_type_ids=True)([])
     assert tokens.type_ids is not None
