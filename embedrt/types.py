@@ -31,10 +31,10 @@ SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 """The names of the similarity functions."""
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 """The number formats of a model's weights and arithmetic."""
+CUDA_DTYPES = ("float16", "bfloat16")
+"""The dtypes that only CUDA computes."""
 COMPUTED_DTYPES = ("tf32",)
 """The dtypes of arithmetic alone: a device computes float32 weights in them."""
-EXPORTED_DTYPES = ("float32", "float16", "bfloat16", "int8")
-"""The dtypes that `embedrt export` makes."""
 _SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 

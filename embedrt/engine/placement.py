@@ -8,7 +8,7 @@ from embedrt.engine import Device
 from embedrt.engine.devices import DEVICES
 from embedrt.engine.machine import available_threads
 from embedrt.errors import BundleError, DeviceError
-from embedrt.types import DTYPES, EXPORTED_DTYPES, dtype_name
+from embedrt.types import CUDA_DTYPES, DTYPES, dtype_name
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,5 @@ def _missing(folder: Path, route: Route, dtype: str, stored: str) -> str:
     message = f"{folder}: dtype {dtype!r} is not in it; it has {', '.join(route.dtypes)}"
     if others := [other.kind for other in DEVICES.values() if other.computes.get(dtype, dtype) != dtype]:
         message += f"; device {' or '.join(map(repr, others))} may compute it from float32"
-    if stored not in EXPORTED_DTYPES:
-        return f"{message}; `embedrt export` makes {' and '.join(EXPORTED_DTYPES)} only"
-    return f"{message}; `embedrt export SOURCE --dtype {','.join([*route.dtypes, stored])}` makes a bundle that has it"
+    made = f"`embedrt export SOURCE --dtype {','.join([*route.dtypes, stored])}` makes a bundle that has it"
+    return f"{message}; {made}{', for device cuda' if stored in CUDA_DTYPES else ''}"
