@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         "versions": versions(),
         "device": options.device,
         "dtype": options.dtype or ("float32" if options.device == "cpu" else "float16"),
+        "quick": options.quick,
         "corpus": corpus.origin,
         "load_average_before": load_average(),
     }

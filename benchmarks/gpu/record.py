@@ -45,8 +45,8 @@ def new_record(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def judge(record: dict[str, Any]) -> None:
-    """Write the verdicts of what was measured so far."""
-    record["targets"] = [asdict(row) for row in gpu_verdicts(record)]
+    """Write the verdicts of what was measured so far; tiny models have none."""
+    record["targets"] = [] if record["quick"] else [asdict(row) for row in gpu_verdicts(record)]
 
 
 def gpu_verdicts(record: Mapping[str, Any]) -> Iterator[Verdict]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -230,7 +231,8 @@ class Measurement:
         take(f"{name}: one query", 5, lambda: self._query(name))
         take(f"{name}: vectors of embedrt", 5, lambda: self._own_vectors(name))
         take(f"{name}: parity", 15, lambda: self._parity(name, source))
-        take(f"{name}: model alone, torch flash attention", 20, lambda: self._flash(name, source))
+        if find_spec("flash_attn") is not None:
+            take(f"{name}: model alone, torch flash attention", 20, lambda: self._flash(name, source))
         if device != "cpu":
             take(f"{name}: kernels", 15, lambda: self._kernels(name))
         if name == TRAINED:

@@ -30,10 +30,17 @@ _FREE = f"{{ {_UNLESS_CAPTURED} free(pointer); return 0; }}"
 _SYNCHRONIZE = f"{{ {_UNLESS_CAPTURED} return 0; }}"
 _VERSION = "{ *version = 13000; return 0; }"
 _NAME = '{ return "stub"; }'
-# Functions of the driver that the provider looks up by name, for the precompiled attention kernels.
+# Functions of the driver that are looked up by name: by the provider, for its precompiled attention kernels, and by
+# embedrt, for the cards.
 _LOOKED_UP = (
     "cuGetErrorName",
+    "cuDeviceGet",
     "cuDeviceGetAttribute",
+    "cuDeviceGetCount",
+    "cuDeviceGetName",
+    "cuDeviceTotalMem_v2",
+    "cuDriverGetVersion",
+    "cuInit",
     "cuFuncSetAttribute",
     "cuFuncSetCacheConfig",
     "cuLinkAddData_v2",
@@ -47,6 +54,18 @@ _LOOKED_UP = (
     "cuLaunchCooperativeKernel",
     "cuLaunchKernel",
 )
+_ATTRIBUTE = """{
+    switch (attribute) {
+        case 8: *value = shared_memory; break;
+        case 10: *value = 32; break;
+        case 16: *value = multiprocessors; break;
+        case 75: *value = capability / 10; break;
+        case 76: *value = capability % 10; break;
+        case 97: *value = shared_memory_at_most; break;
+        default: *value = 1024;
+    }
+    return 0;
+}"""
 # Functions that must do something; all others return 0, which is success. Offsets are those of cudaDeviceProp in
 # CUDA 13, and the attributes are members of cudaDeviceAttr.
 _BODIES = {
@@ -65,18 +84,13 @@ _BODIES = {
     *(size_t *)(properties + 672) = shared_memory_at_most;
     return 0;
 }""",
-    "cudaDeviceGetAttribute": """int {}(int *value, int attribute, int device) {
-    switch (attribute) {
-        case 8: *value = shared_memory; break;
-        case 10: *value = 32; break;
-        case 16: *value = multiprocessors; break;
-        case 75: *value = capability / 10; break;
-        case 76: *value = capability % 10; break;
-        case 97: *value = shared_memory_at_most; break;
-        default: *value = 1024;
-    }
-    return 0;
-}""",
+    "cudaDeviceGetAttribute": f"int {{}}(int *value, int attribute, int device) {_ATTRIBUTE}",
+    "cuDeviceGetAttribute": f"int {{}}(int *value, int attribute, int device) {_ATTRIBUTE}",
+    "cuDeviceGet": "int {}(int *device, int index) { *device = index; return 0; }",
+    "cuDeviceGetCount": "int {}(int *count) { *count = devices; return 0; }",
+    "cuDeviceGetName": 'int {}(char *name, int size, int device) { strncpy(name, "stub", size); return 0; }',
+    "cuDeviceTotalMem_v2": "int {}(size_t *size, int device) { *size = memory; return 0; }",
+    "cuDriverGetVersion": f"int {{}}(int *version) {_VERSION}",
     "cudaMemGetInfo": "int {}(size_t *available, size_t *total) { *available = *total = memory; return 0; }",
     "cudaMalloc": f"int {{}}(void **pointer, size_t size) {_MALLOC}",
     "cudaMallocHost": f"int {{}}(void **pointer, size_t size) {_MALLOC}",
@@ -155,14 +169,15 @@ class StubCuda:
     """Loaded stub libraries.
 
     Attributes:
-        runtime: The CUDA runtime, whose answers can be chosen.
+        libraries: The CUDA runtime and the driver, whose answers can be chosen.
     """
 
-    runtime: ctypes.CDLL
+    libraries: tuple[ctypes.CDLL, ...]
 
     def configure(self, capability: int, devices: int = 1) -> None:
         """Choose the compute capability of the card, such as 90, and the number of cards, for sessions made later."""
-        self.runtime.stub_configure(capability, devices)
+        for library in self.libraries:
+            library.stub_configure(capability, devices)
 
 
 def load_stubs(folder: Path) -> StubCuda:
@@ -176,7 +191,7 @@ def load_stubs(folder: Path) -> StubCuda:
         raise StubError("expected the package onnxruntime-gpu, found no onnxruntime; run `make test-cuda-placement`")
     built = build_stubs(provider_library(Path(found.origin).parent / "capi"), folder)
     libraries = {path.name: ctypes.CDLL(str(path)) for path in built}
-    return StubCuda(libraries[_RUNTIME])
+    return StubCuda((libraries[_RUNTIME], libraries[_DRIVER]))
 
 
 def provider_library(folder: Path) -> Path:
@@ -231,7 +246,7 @@ def _cuda_symbols(listing: str) -> Iterator[tuple[str, str]]:
 def _build(library: str, functions: list[str], folder: Path) -> Path:
     source, versions, built = (folder / f"{library}{ending}" for ending in (".c", ".map", ""))
     bodies = [_BODIES.get(name, _DEFAULT_BODY).replace("{}", name, 1) for name in functions]
-    source.write_text("\n".join([_PREAMBLE, *bodies, _CONFIGURE if library == _RUNTIME else ""]))
+    source.write_text("\n".join([_PREAMBLE, *bodies, _CONFIGURE]))
     versions.write_text(f"{library} {{ global: *; }};\n")
     # The provider asks for its functions with the library's name as their version.
     script = [] if library in _UNVERSIONED else [f"-Wl,--version-script={versions}"]

@@ -170,7 +170,8 @@ def test_the_command_runs_on_a_cpu(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "r.json").read_bytes())
     failed = [step for step in record["steps"] if step["error"]]
     assert status == bool(failed)
-    assert [step for step in failed if "'torch'" not in step["error"] and "flash" not in step["step"]] == []
+    assert [step for step in failed if "'torch'" not in step["error"]] == []
+    assert record["targets"] == []
     for name in ("qwen3", "large"):
         model = record["models"][name]
         assert model["end_to_end"]["mixed"]["embedrt_texts_per_s"]["median"] > 0
