@@ -31,7 +31,7 @@ SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 """The names of the similarity functions."""
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 """The number formats of a model's weights and arithmetic."""
-EXPORTED_DTYPES = ("float32", "int8")
+EXPORTED_DTYPES = ("float32", "float16", "bfloat16", "int8")
 """The dtypes that `embedrt export` makes."""
 _SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 

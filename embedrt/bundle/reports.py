@@ -88,9 +88,9 @@ class QualityReport:
     def summary(self) -> str:
         """The report in one line."""
         return (
-            f"{self.texts} texts of up to {self.max_tokens} tokens, cosine to float32 {self.mean_cosine:.5f} in the "
-            f"mean, {self.min_cosine:.5f} at least, by batch {self.max_batch_error:.1e}; over the texts of the proof "
-            f"{self.parity_mean_cosine:.5f} and {self.parity_min_cosine:.5f}; {self.method}; on {self.engine}"
+            f"{self.texts} texts of up to {self.max_tokens} tokens, cosine to float32 {self.mean_cosine:.6f} in the "
+            f"mean, {self.min_cosine:.6f} at least, by batch {self.max_batch_error:.1e}; over the texts of the proof "
+            f"{self.parity_mean_cosine:.6f} and {self.parity_min_cosine:.6f}; {self.method}; on {self.engine}"
         )
 
     @property

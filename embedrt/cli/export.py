@@ -38,13 +38,14 @@ from embedrt.cli import options, streams
     default="float32",
     show_default=True,
     metavar="DTYPE[,DTYPE]",
-    help="float32, int8 or both. int8 is faster on CPUs with VNNI or AMX, with a measured loss of accuracy.",
+    help="One or more of float32, float16, bfloat16 and int8. float16 and bfloat16 are for GPUs, int8 for CPUs with "
+    "VNNI or AMX; the loss of accuracy is measured.",
 )
 @click.option(
     "--calibration-texts",
     type=options.FILE,
     metavar="FILE",
-    help="Texts to calibrate int8 with, one per line, UTF-8.  [default: embedrt's own texts]",
+    help="Texts to calibrate dtypes other than float32 with, one per line, UTF-8.  [default: embedrt's own texts]",
 )
 @click.option(
     "--reference",

@@ -1,4 +1,4 @@
-"""Execution providers: from a padded batch to arrays. This file is the contract; every provider has a file of its own.
+"""Execution providers: from a batch to arrays. This file is the contract; every provider has a file of its own.
 
 A new device is one new file that defines a `DEVICE`, and one entry in `engine/devices.py`.
 """
@@ -10,24 +10,60 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from embedrt.types import TOKENS
+
+PER_TOKEN = frozenset({TOKENS})
+"""The outputs with an entry for every token of the batch; the others have one for every row."""
+
 
 @dataclass(frozen=True)
 class Batch:
-    """The graph's inputs for some rows.
+    """The graph's inputs for some rows, padded or packed.
 
     Attributes:
-        feeds: The inputs by name, int64 `[rows, longest]`.
+        feeds: The inputs by name: int64 `[rows, longest]` if padded; if packed, as `embedrt.inputs.packing` makes them.
         alone: Whether this is the only batch, which may use all threads.
+        spans: Start and end of every row in a packed stream of tokens, int64 `[rows, 2]`; None if padded.
     """
 
-    feeds: Mapping[str, NDArray[np.int64]]
+    feeds: Mapping[str, NDArray[Any]]
     alone: bool = False
+    spans: NDArray[np.int64] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows, and the tokens of the longest row."""
+        if self.spans is not None:
+            return len(self.spans), int((self.spans[:, 1] - self.spans[:, 0]).max(initial=0))
         rows, length = self.feeds["input_ids"].shape
         return rows, length
+
+    @property
+    def tokens(self) -> int:
+        """Tokens to compute, padding included."""
+        rows, length = self.shape
+        return rows * length if self.spans is None else int((self.spans[:, 1] - self.spans[:, 0]).sum())
+
+    def of_row(self, array: NDArray[Any], row: int) -> NDArray[Any]:
+        """Copy one row's part, without padding, of an array with an entry for every token of the batch."""
+        if self.spans is not None:
+            start, end = self.spans[row]
+            return array[start:end].copy()
+        real: NDArray[Any] = array[row, self.feeds["attention_mask"][row] == 1]
+        return real
+
+    def part(self, start: int, end: int) -> "Batch":
+        """The rows from `start` to `end`; if packed, as spans of the same stream."""
+        if self.spans is not None:
+            return replace(self, spans=self.spans[start:end])
+        return replace(self, feeds={name: array[start:end] for name, array in self.feeds.items()})
+
+    def part_of(self, results: Mapping[str, NDArray[Any]], start: int, end: int) -> dict[str, NDArray[Any]]:
+        """The outputs of the rows from `start` to `end`, for `part`."""
+        return {
+            name: array if self.spans is not None and name in PER_TOKEN else array[start:end]
+            for name, array in results.items()
+        }
 
 
 Providers = list[tuple[str, dict[str, str]]]
@@ -55,6 +91,8 @@ class Device:
             large where a launch costs more than the arithmetic.
         run_cost: Cost of a batch before its first token, in tokens; the planner weighs it against padding.
         parallel: Whether several threads run batches at once, each on one core.
+        workers: Threads that run batches at once over the same session, if not `parallel`: a second one fills the
+            device while the first one copies.
         cores_at: The suffixes with which the device computes on the machine's own cores, so that processes share them.
         length_step: Batches are padded to multiples of this many tokens, which keeps an engine that compiles for
             every shape to few of them; see `planning.padded_length`.
@@ -71,6 +109,7 @@ class Device:
     token_budget: int = 16384
     run_cost: int = 512
     parallel: bool = False
+    workers: int = 1
     cores_at: tuple[str | None, ...] = ()
     length_step: int = 1
 
@@ -93,9 +132,25 @@ class Engine(Protocol):
     """One graph on one device, safe to use from many threads at once."""
 
     device: Device
+    threads: int
+
+    @property
+    def workers(self) -> int:
+        """Threads that should call `run` at once with batches that are not alone."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """Engine, version and execution provider, as reports name it."""
+        ...
 
     def run(self, batch: Batch, outputs: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
         """Compute some outputs of the graph, by name.
+
+        Args:
+            batch: The graph's inputs.
+            outputs: Names of the graph's outputs, such as "sentence_embedding" `[rows, dim]` and "token_embeddings"
+                `[rows, longest, width]`; a packed graph has `[tokens, width]`, with more rows than tokens.
 
         Raises:
             OutOfMemory: The batch does not fit into the device's memory.

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import re
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -14,21 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.engine import Batch, Device
+from embedrt.engine import Batch, Device, Providers
+from embedrt.engine.faults import Faults
 from embedrt.engine.machine import available_threads, require_process
 from embedrt.engine.native import NativeError, call_native
-from embedrt.errors import BundleError, DeviceError, EngineError, MissingDependencyError, OutOfMemory
+from embedrt.errors import BundleError, DeviceError, MissingDependencyError
 
 # Making sessions from several threads at once is not safe in ONNX Runtime; running them is.
-_CREATING = threading.RLock()  # a signal handler may encode meanwhile
+CREATING = threading.RLock()  # a signal handler may encode meanwhile
+"""Held while a session is made."""
 # Every session of this process, for a child that it may fork.
 _ALIVE: weakref.WeakSet[Any] = weakref.WeakSet()
 # From here on weights are large: they are not held twice for the sake of speed.
 LARGE_BYTES = 1 << 30
-# Messages of ONNX Runtime's allocators, of the CUDA libraries and of the C++ runtime.
-_OUT_OF_MEMORY = re.compile(
-    r"out of memory|failed to allocate memory|bad_?alloc|OUT_OF_MEMORY|ALLOC_FAILED", re.IGNORECASE
-)
 
 
 def _abandon_sessions() -> None:
@@ -78,6 +75,10 @@ def plain_session(graph: Path | bytes, *, config: Mapping[str, str] | None = Non
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
+Load = Callable[[Callable[[Path], Any]], Any]
+"""Calls a function with the path to open a graph with, and returns its result."""
+
+
 @dataclass(frozen=True)
 class Interface:
     """Inputs and outputs of a graph, as the manifest has them.
@@ -125,17 +126,18 @@ class SessionEngine:
         dtype: str = "float32",
         weights_bytes: int = 0,
         prepack: bool = True,
-        load: Callable[[Callable[[Path], Any]], Any] | None = None,
+        load: Load | None = None,
     ) -> None:
         self.device = device
         self.dtype = dtype
         self.threads = available_threads() if threads is None else threads
         self._graph = graph
-        self._load = load or (lambda make: make(graph))
+        self._load = load
         self._interface = interface
         large = weights_bytes >= LARGE_BYTES
         self._prepack = prepack or not large
         self._parallel = device.parallel and not large
+        self._faults = Faults(device)
         self._sessions: dict[int, Any] = {}
         self._process = os.getpid()
         if device.parallel:  # sessions wait for their first use, errors do not
@@ -146,7 +148,7 @@ class SessionEngine:
     @property
     def workers(self) -> int:
         """Threads that should call `run` at once with batches that are not alone."""
-        return self.threads if self._parallel else 1
+        return self.threads if self._parallel else self.device.workers
 
     @property
     def description(self) -> str:
@@ -168,12 +170,11 @@ class SessionEngine:
             DeviceError: The session could not be made on the device.
         """
         session = self._session(self.threads if batch.alone or not self._parallel else 1)
+        self._faults.require_usable()
         try:
-            results = call_native(session.run, list(outputs), batch.feeds)
+            results = call_native(session.run, list(outputs), batch.feeds, run_options(self._faults.run_config()))
         except NativeError as failure:
-            kind = OutOfMemory if _OUT_OF_MEMORY.search(str(failure)) else EngineError
-            rows, length = batch.shape
-            raise kind(f"ONNX Runtime failed on a batch of {rows} x {length} tokens: {failure}") from failure.__cause__
+            raise self._faults.error(failure, batch) from failure.__cause__
         return dict(zip(outputs, results, strict=True))
 
     def _session(self, threads: int) -> Any:
@@ -182,17 +183,28 @@ class SessionEngine:
         return call_native(self._create, threads) if session is None else session
 
     def _create(self, threads: int) -> Any:
-        with _CREATING:
+        with CREATING:
             if threads not in self._sessions:
-                session = self._load(
-                    lambda opened: _create_session(
-                        opened, self._graph, self.device, threads, prepack=self._prepack, dtype=self.dtype
-                    )
+                self._sessions[threads] = create_session(
+                    self._graph,
+                    self.device,
+                    threads,
+                    dtype=self.dtype,
+                    prepack=self._prepack,
+                    interface=self._interface,
+                    load=self._load,
                 )
-                if self._interface is not None:
-                    _check_interface(self._graph, session, self._interface)
-                self._sessions[threads] = session
             return self._sessions[threads]
+
+
+def run_options(config: Mapping[str, str]) -> Any:
+    """Run options with config entries; None without any."""
+    if not config:
+        return None
+    options = onnxruntime().RunOptions()
+    for key, value in config.items():
+        options.add_run_config_entry(key, value)
+    return options
 
 
 def _check_interface(graph: Path, session: Any, interface: Interface) -> None:
@@ -221,7 +233,33 @@ def _check_interface(graph: Path, session: Any, interface: Interface) -> None:
             )
 
 
-def _create_session(opened: Path, graph: Path, device: Device, threads: int, *, prepack: bool, dtype: str) -> Any:
+def create_session(
+    graph: Path,
+    device: Device,
+    threads: int,
+    *,
+    dtype: str,
+    prepack: bool = True,
+    interface: Interface | None = None,
+    load: Load | None = None,
+    adjust: Callable[[Any, Providers], Providers] = lambda _, providers: providers,
+) -> Any:
+    """Make a session on a device, and check what it has; for a thread that holds `CREATING`.
+
+    Args:
+        graph: The ONNX file.
+        device: Where to run.
+        threads: Threads of the session.
+        dtype: The dtype to compute in.
+        prepack: False leaves large weights as they are mapped.
+        interface: The inputs and outputs that the graph must have; None does not check them.
+        load: Calls a function with the path to open the graph with; None takes `graph`.
+        adjust: Changes the session options and the providers that the device sets.
+
+    Raises:
+        BundleError: The graph has another interface.
+        DeviceError: ONNX Runtime cannot load the graph on the device.
+    """
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -230,12 +268,16 @@ def _create_session(opened: Path, graph: Path, device: Device, threads: int, *, 
     options.log_severity_level = 4  # errors arrive as exceptions
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
-    providers = device.configure(options, device, dtype, threads)
-    try:
-        session = call_native(ort.InferenceSession, opened, options, providers=providers, enable_fallback=0)
-    except NativeError as failure:
-        message = str(failure).replace(str(opened.parent), str(graph.parent))
-        raise DeviceError(f"ONNX Runtime cannot load {graph} on {device.name!r}: {message}") from failure.__cause__
+    providers = adjust(options, device.configure(options, device, dtype, threads))
+
+    def make(opened: Path) -> Any:
+        try:
+            return call_native(ort.InferenceSession, opened, options, providers=providers, enable_fallback=0)
+        except NativeError as failure:
+            message = str(failure).replace(str(opened.parent), str(graph.parent))
+            raise DeviceError(f"ONNX Runtime cannot load {graph} on {device.name!r}: {message}") from failure.__cause__
+
+    session = make(graph) if load is None else load(make)
     _ALIVE.add(session)
     session.disable_fallback()
     if (obtained := session.get_providers()[0]) != device.provider:
@@ -243,4 +285,6 @@ def _create_session(opened: Path, graph: Path, device: Device, threads: int, *, 
             f"device {device.name!r} needs {device.provider}, but ONNX Runtime loaded {obtained} instead; its log "
             "above says why (often a missing CUDA or cuDNN library); device='cpu' runs on the CPU"
         )
+    if interface is not None:
+        _check_interface(graph, session, interface)
     return session

@@ -19,12 +19,12 @@ from typing import Protocol, TypeVar, TypeVarTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.bundle.manifest import Tokenization
+from embedrt.bundle.manifest import Packing, Tokenization
 from embedrt.engine import Batch
 from embedrt.engine.native import is_ending, stack
-from embedrt.errors import EmbedrtError
-from embedrt.inputs.padding import pad
+from embedrt.errors import EmbedrtError, OutOfMemory
 from embedrt.inputs.text import Tokens
+from embedrt.run.batches import batch_tokens, make_batch
 
 Results = Mapping[str, NDArray[np.float32]]
 _Arguments = TypeVarTuple("_Arguments")
@@ -48,6 +48,7 @@ class _Pending:
         tokens: The texts of the call.
         rows: Indexes of the texts in the batch.
         length: Padded length of the rows; a joint batch may be longer.
+        size: Tokens that the batch computes, padding included.
         outputs: Names of the graph outputs to compute; only calls with equal outputs share a batch.
         unpooled: Tokens at the start of each row that are not pooled.
         max_tokens: Token budget of a joint batch.
@@ -64,6 +65,7 @@ class _Pending:
     tokens: Tokens
     rows: NDArray[np.int64]
     length: int
+    size: int
     outputs: Sequence[str]
     unpooled: int
     max_tokens: int
@@ -87,13 +89,24 @@ class Coalescer:
     Args:
         engine: The engine that computes the batches.
         tokenization: The padding and the inputs of the graph.
+        packing: The inputs of a packed graph, whose batches have no padding; None for a padded one.
         slots: Maximum number of batches at once.
         run_cost: Fixed cost of a batch, in tokens: joining a call is worth this much padding.
     """
 
-    def __init__(self, engine: _Engine, tokenization: Tokenization, *, slots: int, run_cost: int) -> None:
+    def __init__(
+        self,
+        engine: _Engine,
+        tokenization: Tokenization,
+        packing: Packing | None = None,
+        *,
+        slots: int,
+        run_cost: int,
+    ) -> None:
         self._engine = engine
         self._tokenization = tokenization
+        self._packing = packing
+        self._most = sys.maxsize  # tokens of a joint batch that fit into memory
         self._slots = slots
         self._run_cost = run_cost
         self._lock = RLock()  # a handler may run, and encode, while its thread is inside a section
@@ -122,12 +135,13 @@ class Coalescer:
             length: Padded length of the rows; a joint batch may be longer.
             outputs: Names of the graph outputs to compute.
             unpooled: Tokens at the start of each row that are not pooled.
-            max_tokens: Token budget of a joint batch (rows x longest); the smallest budget of its calls applies.
+            max_tokens: Token budget of a joint batch, padding included; the smallest budget of its calls applies.
 
         Returns:
-            The padded rows of this call, and their outputs by name.
+            The rows of this call as a batch, and their outputs by name.
         """
-        pending = _Pending(tokens, rows, length, outputs, unpooled, max_tokens)  # `_alive` reads this variable
+        size = batch_tokens(tokens, rows, length, self._packing)
+        pending = _Pending(tokens, rows, length, size, outputs, unpooled, max_tokens)  # `_alive` reads this variable
         try:
             self._locked(self._enter, pending)
             while pending.result is None and pending not in self._running:
@@ -140,7 +154,7 @@ class Coalescer:
                 if pending.taken:
                     self._compute_joint(pending, alone=alone)
             if pending.result is None:
-                batch = self._padded([pending], alone=alone)
+                batch = self._batch([pending], alone=alone)
                 return batch, self._engine.run(batch, outputs)
             return pending.result
         finally:
@@ -150,9 +164,11 @@ class Coalescer:
         """Compute a call with those that it has taken; if that fails, each has to run alone."""
         calls = [pending, *pending.taken]
         try:
-            batch = self._padded(calls, alone=alone)
+            batch = self._batch(calls, alone=alone)
             results = self._engine.run(batch, pending.outputs)
-        except EmbedrtError:  # the failing call raises it when it runs alone
+        except EmbedrtError as error:  # the failing call raises it when it runs alone
+            if isinstance(error, OutOfMemory):
+                self._most = min(self._most, batch.tokens // 2)
             self._locked(self._hand_back, pending, True)
         else:
             self._locked(_deliver, calls, _split(batch, results, [len(call.rows) for call in calls]))
@@ -167,14 +183,14 @@ class Coalescer:
                 self._overlapped_at = now
         return now - self._overlapped_at > _QUIET_SECONDS
 
-    def _padded(self, joined: list[_Pending], *, alone: bool) -> Batch:
-        if len(joined) == 1:
-            (pending,) = joined
-            return Batch(pad(pending.tokens, pending.rows, pending.length, self._tokenization, pending.unpooled), alone)
-        tokens = Tokens.joined([pending.tokens.take(pending.rows) for pending in joined])
-        unpooled = np.repeat([pending.unpooled for pending in joined], [len(pending.rows) for pending in joined])
-        longest = max(pending.length for pending in joined)
-        return Batch(pad(tokens, np.arange(len(tokens)), longest, self._tokenization, unpooled), alone)
+    def _batch(self, joined: list[_Pending], *, alone: bool) -> Batch:
+        tokens, rows, length = joined[0].tokens, joined[0].rows, joined[0].length
+        unpooled: int | NDArray[np.int64] = joined[0].unpooled
+        if len(joined) > 1:
+            tokens = Tokens.joined([pending.tokens.take(pending.rows) for pending in joined])
+            rows, length = np.arange(len(tokens)), max(pending.length for pending in joined)
+            unpooled = np.repeat([pending.unpooled for pending in joined], [len(pending.rows) for pending in joined])
+        return make_batch(tokens, rows, length, self._tokenization, self._packing, unpooled, alone=alone)
 
     def _locked(self, section: Callable[[*_Arguments], _Returned], *arguments: *_Arguments) -> _Returned:
         """Call a section with the lock.
@@ -216,18 +232,18 @@ class Coalescer:
 
     def _take_fitting(self, pending: _Pending) -> None:
         """Remove the calls that fit into one batch with this one from the queue, in order of arrival."""
-        rows, length, limit = len(pending.rows), pending.length, pending.max_tokens
-        tokens = rows * length
+        rows, length, limit = len(pending.rows), pending.length, min(pending.max_tokens, self._most)
+        size = pending.size  # without the padding of shorter calls to the longest
         found: list[_Pending] = []
         for other in self._in_order():
-            more, longest = rows + len(other.rows), max(length, other.length)
-            real = tokens + len(other.rows) * other.length
-            bound, padding = min(limit, other.max_tokens), more * longest - real
-            fits = more * longest <= bound and padding <= self._run_cost * (len(found) + 1)
+            more, longest, real = rows + len(other.rows), max(length, other.length), size + other.size
+            total = real if self._packing is not None else more * longest
+            bound = min(limit, other.max_tokens)
+            fits = total <= bound and total - real <= self._run_cost * (len(found) + 1)
             fits = fits and other.outputs == pending.outputs and not (pending.failed or other.failed)
             if fits and other is not pending and other not in self._running:
                 found.append(other)
-                rows, length, tokens, limit = more, longest, real, bound
+                rows, length, size, limit = more, longest, real, bound
         for other in found:
             pending.taken.append(other)
             other.leader = pending
@@ -314,9 +330,6 @@ def _deliver(calls: Sequence[_Pending], parts: Sequence[tuple[Batch, Results]]) 
 def _split(batch: Batch, results: Results, counts: list[int]) -> list[tuple[Batch, Results]]:
     """Split a joint batch and its outputs into parts with the given numbers of rows."""
     return [
-        (
-            Batch({name: array[start:end] for name, array in batch.feeds.items()}, batch.alone),
-            {name: array[start:end] for name, array in results.items()},
-        )
-        for start, end in pairwise(np.cumsum([0, *counts]))
+        (batch.part(start, end), batch.part_of(results, start, end))
+        for start, end in pairwise(np.cumsum([0, *counts]).tolist())
     ]

@@ -15,17 +15,21 @@ from numpy.typing import NDArray
 
 from embedrt.bundle.manifest import Manifest, Route
 from embedrt.bundle.opened import BundleFiles
-from embedrt.engine import Batch
+from embedrt.engine import PER_TOKEN, Batch, Engine
 from embedrt.engine.native import is_ending
+from embedrt.engine.opening import open_engine
 from embedrt.engine.placement import Placement
-from embedrt.engine.session import Interface, SessionEngine
-from embedrt.errors import BundleError, NonFiniteError, TruncationError
+from embedrt.engine.session import Interface
+from embedrt.errors import BundleError, NonFiniteError, OutOfMemory, TruncationError
 from embedrt.inputs.check import preview
 from embedrt.inputs.fit import require_fit
+from embedrt.inputs.packing import packed_input_names
 from embedrt.inputs.padding import input_names, pad
 from embedrt.inputs.text import TextTokenizer, Tokens
+from embedrt.run.batches import batch_tokens, make_batch
+from embedrt.run.budget import Budget
 from embedrt.run.coalescing import Coalescer
-from embedrt.run.planning import PlannedBatch, plan, plan_packed
+from embedrt.run.planning import PlannedBatch, padded_length, plan, plan_packed
 from embedrt.run.request import Request, Result
 from embedrt.run.threads import Task, Team, ahead
 from embedrt.types import SENTENCE
@@ -38,6 +42,8 @@ _SLICE = 2048
 _SMALL_BUDGET = 4096
 _FULL_BATCHES = 4
 _PORTION = 1 << 17
+# A text takes at least one block of 256 tokens of the scratch memory; counted as a quarter, it is four budgets at most.
+_SCRATCH_TOKENS = 64
 # Cached tokenizers for lengths other than the route's own.
 _OTHER_TOKENIZERS = 2
 
@@ -110,21 +116,21 @@ class Runner:
         self._other_tokenizers: dict[int | None, TextTokenizer] = {}
         self._loading = RLock()  # a signal handler may encode meanwhile
         variant = placement.variant
-        self.engine = SessionEngine(
+        self._packing = variant.packing
+        inputs = input_names(route.tokenization) if variant.packing is None else packed_input_names(variant.packing)
+        self.engine: Engine = open_engine(
             files.folder / variant.file,
-            placement.device,
-            placement.threads,
-            interface=Interface(
-                input_names(route.tokenization), {name: output.width for name, output in route.outputs.items()}
-            ),
-            dtype=placement.dtype,
+            placement,
+            interface=Interface(inputs, {name: output.width for name, output in route.outputs.items()}),
             weights_bytes=sum(manifest.files[file].size for file in variant.files),
             prepack=prepack,
             load=lambda make: files.load(variant.files, lambda root: make(root / variant.file)),
         )
+        self._budget = Budget(placement.max_tokens)
         self._coalescer = Coalescer(
             self.engine,
             route.tokenization,
+            variant.packing,
             slots=2 * self.engine.workers,
             run_cost=self.engine.device.run_cost,
         )
@@ -138,6 +144,7 @@ class Runner:
         """A copy of the runner with the same engine and another token budget."""
         other = copy(self)
         other.placement = replace(self.placement, max_tokens=max_tokens)
+        other._budget = Budget(max_tokens)
         return other
 
     def with_max_seq_length(self, max_seq_length: int | None) -> "Runner":
@@ -161,7 +168,7 @@ class Runner:
             return others[max_seq_length]
 
     def inputs(self, tokens: Tokens) -> dict[str, NDArray[np.int64]]:
-        """The graph's inputs for texts as one batch, int64 `[texts, longest]`."""
+        """The inputs of a padded graph for texts as one batch, int64 `[texts, longest]`."""
         return pad(tokens, np.arange(len(tokens)), int(tokens.lengths.max(initial=0)), self.route.tokenization)
 
     def run(
@@ -225,15 +232,17 @@ class Runner:
             if request.forbid_truncation:
                 _require_untruncated(work.truncated, request.max_seq_length)
             batches, planned = self._plan(tokens, request.batch_size)
-            few = len(batches) == 1 or planned <= self.placement.max_tokens
+            few = len(batches) == 1 or planned <= self._budget.tokens
             yield _Slice(tokens, start, batches, few and len(tokens) == len(items))
             start += len(tokens)
 
     def _plan(self, tokens: Tokens, max_rows: int | None) -> tuple[list[PlannedBatch], int]:
         """The batches of a slice, and all their tokens, padding included."""
-        budget = self.placement.max_tokens
-        if self.placement.variant.layout == "packed":
-            return plan_packed(tokens.lengths, token_budget=budget, max_rows=max_rows), int(tokens.offsets[-1])
+        budget = self._budget.tokens
+        if self._packing is not None:
+            least = 0 if self._packing.scratch is None else _SCRATCH_TOKENS
+            batches = plan_packed(tokens.lengths, token_budget=budget, max_rows=max_rows, least=least)
+            return batches, int(tokens.offsets[-1])
         batches = plan(
             tokens.lengths,
             token_budget=budget,
@@ -249,7 +258,7 @@ class Runner:
         if isinstance(items, Tokens):
             yield items
             return
-        budget = self.placement.max_tokens
+        budget = self._budget.tokens
         tokenize, scale = self.tokenizer(request.max_seq_length), max(1, budget // _SMALL_BUDGET)
         portions = tokenize.portions(items, request.prompt, size=_PORTION * scale, most=_SLICE * scale)
         parts: list[Tokens] = []
@@ -285,25 +294,44 @@ class Runner:
             planned: The batch.
             shared: True if it may be joined with batches of other calls.
         """
-        gather, tokens = work.request.gather, part.tokens
-        if shared:
-            batch, results = self._coalescer.run(
-                tokens,
-                planned.rows,
-                planned.length,
-                gather.outputs,
-                unpooled=work.unpooled,
-                max_tokens=self.placement.max_tokens,
-            )
+        gather, tokens, rows, length = work.request.gather, part.tokens, planned.rows, planned.length
+        size = max(self._budget.tokens, batch_tokens(tokens, rows, length, self._packing))
+        try:
+            if shared:
+                batch, results = self._coalescer.run(
+                    tokens, rows, length, gather.outputs, unpooled=work.unpooled, max_tokens=self._budget.tokens
+                )
+            else:
+                batch = make_batch(tokens, rows, length, self.route.tokenization, self._packing, work.unpooled)
+                results = self.engine.run(batch, gather.outputs)
+        except OutOfMemory as error:
+            if len(rows) == 1:
+                raise self._too_long(work.indexes[rows[0] + part.start], length) from error
         else:
-            batch = Batch(pad(tokens, planned.rows, planned.length, self.route.tokenization, work.unpooled))
-            results = self.engine.run(batch, gather.outputs)
-        rows = planned.rows + part.start
-        self._check(results, rows, work.indexes)
-        gather.keep(work.values, rows, batch, results)
-        return len(rows)
+            self._check(batch, results, rows + part.start, work.indexes)
+            gather.keep(work.values, rows + part.start, batch, results)
+            return len(rows)
+        self._budget.lower(max(size // 2, length), self.engine.device.name)
+        return sum(self._compute(work, part, half, shared=shared) for half in self._halves(part, planned))
 
-    def _check(self, results: Mapping[str, NDArray[Any]], rows: NDArray[np.int64], indexes: Sequence[int]) -> None:
+    def _halves(self, part: _Slice, planned: PlannedBatch) -> list[PlannedBatch]:
+        """Two batches with the rows of one that did not fit into memory."""
+        step, limit = self.engine.device.length_step, self.route.position_limit
+        middle = len(planned.rows) // 2
+        return [
+            PlannedBatch(rows, padded_length(int(part.tokens.lengths[rows].max()), step, limit))
+            for rows in (planned.rows[:middle], planned.rows[middle:])
+        ]
+
+    def _too_long(self, index: int, length: int) -> OutOfMemory:
+        return OutOfMemory(
+            f"texts[{index}]: expected a text that fits into the memory of {self.engine.device.name!r}, got {length} "
+            "tokens; use a smaller max_seq_length, a larger gpu_mem_limit, or another device"
+        )
+
+    def _check(
+        self, batch: Batch, results: Mapping[str, NDArray[Any]], rows: NDArray[np.int64], indexes: Sequence[int]
+    ) -> None:
         for name, result in results.items():
             width = self.widths.get(name)
             if width is not None and result.shape != (len(rows), width):
@@ -311,7 +339,10 @@ class Runner:
                     f"{self.folder}: expected vectors of shape [{width}] from the graph, got {list(result.shape[1:])}; "
                     "export the model again"
                 )
-            if not (finite := np.isfinite(result).all(axis=tuple(range(1, result.ndim)))).all():
+            finite = np.isfinite(result).all(axis=tuple(range(1, result.ndim)))
+            if batch.spans is not None and name in PER_TOKEN:
+                finite = np.array([batch.of_row(finite, i).all() for i in range(len(rows))], bool)
+            if not finite.all():
                 bad = [indexes[row] for row in rows[~finite]]
                 raise NonFiniteError(
                     f"{preview(bad)}: the model returned NaN or infinity ({self.engine.description}); "

@@ -59,9 +59,8 @@ class TokenVectors:
 
     def keep(self, values: list[Vectors], rows: NDArray[np.int64], batch: Batch, results: _Results) -> None:
         """See `Gather`."""
-        real = batch.feeds["attention_mask"] == 1
         for i, row in enumerate(rows):
-            values[row] = results[TOKENS][i, real[i]]
+            values[row] = batch.of_row(results[TOKENS], i)
 
 
 @dataclass(frozen=True)
@@ -85,11 +84,21 @@ class AllFeatures:
 
     def keep(self, values: list[Features], rows: NDArray[np.int64], batch: Batch, results: _Results) -> None:
         """See `Gather`."""
-        real = batch.feeds["attention_mask"] == 1
-        by_token: dict[str, NDArray[Any]] = {**batch.feeds, TOKENS: results[TOKENS]}
+        by_token: dict[str, NDArray[Any]] = {**_token_inputs(batch), TOKENS: results[TOKENS]}
         for i, row in enumerate(rows):
-            values[row].update({name: array[i, real[i]] for name, array in by_token.items()})
+            values[row].update({name: batch.of_row(array, i) for name, array in by_token.items()})
             values[row][SENTENCE] = results[SENTENCE][i, : self.dim].copy()
+
+
+def _token_inputs(batch: Batch) -> Mapping[str, NDArray[np.int64]]:
+    """The inputs that a padded graph takes, with a number for every token of the batch."""
+    if batch.spans is None:
+        return batch.feeds
+    ids = batch.feeds["input_ids"].astype(np.int64)
+    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    if "token_type_ids" in batch.feeds:
+        inputs["token_type_ids"] = batch.feeds["token_type_ids"].astype(np.int64)
+    return inputs
 
 
 def embed(run: Run, texts: list[str], call: Call) -> Result:

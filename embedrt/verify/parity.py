@@ -243,7 +243,13 @@ def cosines(a: Vectors, b: Vectors) -> NDArray[np.float64]:
     return cosines
 
 
-def measure_quality(lossy: Runner, texts: list[str], expected: Vectors, method: str) -> QualityReport:
+def measure_quality(
+    lossy: Runner,
+    texts: list[str],
+    expected: Vectors,
+    method: str,
+    allowed: tuple[float, float] = (MEAN_COSINE, MIN_COSINE),
+) -> QualityReport:
     """Compare the vectors of a lossy dtype with those in float32.
 
     Args:
@@ -251,6 +257,7 @@ def measure_quality(lossy: Runner, texts: list[str], expected: Vectors, method: 
         texts: Held-out natural texts, none of them calibration texts.
         expected: The float32 vectors of the texts, `[texts, dim]`.
         method: The quantization method, for the report.
+        allowed: The lowest acceptable cosine similarity, mean and minimum.
     """
     planned = graph_vectors(lossy, texts)
     alone = np.concatenate([graph_vectors(lossy, [text]) for text in texts])
@@ -262,8 +269,8 @@ def measure_quality(lossy: Runner, texts: list[str], expected: Vectors, method: 
         max_tokens=int(lossy.tokenize(texts).lengths.max()),
         mean_cosine=float(natural.mean()),
         min_cosine=float(natural.min()),
-        mean_cosine_allowed=MEAN_COSINE,
-        min_cosine_allowed=MIN_COSINE,
+        mean_cosine_allowed=allowed[0],
+        min_cosine_allowed=allowed[1],
         parity_mean_cosine=float(edge_cases.mean()),
         parity_min_cosine=float(edge_cases.min()),
         max_batch_error=float(np.abs(planned - alone).max()) / _scale(expected),

@@ -80,11 +80,12 @@ def export(
         revision: Branch, tag or commit of a hub repo.
         token: Hub token; None uses `HF_TOKEN` or the saved login.
         task: For models with task adapters: the one to merge into the weights; None merges none.
-        dtype: The dtypes of the bundle: "float32", "int8" or both, as in `("float32", "int8")`. Each is compared with
-            float32. If this machine cannot run one of several, the bundle is exported without it and a warning is
-            logged.
-        calibration_texts: A file with calibration texts for int8, one per line; None uses embedrt's own, in many
-            languages.
+        dtype: The dtypes of the bundle, one or more of "float32", "float16", "bfloat16" and "int8", as in
+            `("float32", "int8")`. Each is compared with float32. "float16" and "bfloat16" are for GPUs by CUDA; where
+            values of the model exceed the range of float16, bfloat16 holds them. "int8" is for CPUs; if this machine
+            cannot run it beside others, the bundle is exported without it and a warning is logged.
+        calibration_texts: A file with calibration texts for int8, float16 and bfloat16, one per line; None uses
+            embedrt's own, in many languages.
         overwrite: Replace an existing bundle.
         via: The export method: "native" builds the graph from config and safetensors; "onnx" uses an ONNX file of the
             repo (`onnx/model.onnx` or `model.onnx`) and adds the modules after the transformer; "optimum" has
@@ -102,7 +103,7 @@ def export(
         UnsupportedModelError: The model uses something that embedrt does not support; the message names it.
         ExportError: A file of the model is missing or damaged.
         ParityError: The bundle's vectors differ from the reference.
-        QualityError: The int8 vectors differ too much from float32.
+        QualityError: The vectors of another dtype differ too much from float32, or exceed its range.
         DeviceError: This machine can run none of the dtypes, and so cannot verify them.
         BundleError: `output` exists and is not a bundle.
         MissingDependencyError: `via` is "optimum", and optimum-onnx is not installed.
@@ -131,8 +132,9 @@ def export(
     spec = read_repo(located.folder, is_local=located.source.kind != "hub", token=token)
     logger.info("%s: %s in %s", name, _chains(spec), located.folder)
     with staging(target) as folder, room(target, lambda: bytes_in(folder), ExportError):
-        manifest = _write_bundle(folder, located, spec, name, decide(spec, located, options, token))
-        draft = Draft(folder, manifest, spec, reference, texts)
+        decisions = decide(spec, located, options, token)
+        manifest = _write_bundle(folder, located, spec, name, decisions)
+        draft = Draft(folder, manifest, spec, reference, decisions, texts)
         for name in dict.fromkeys([FLOAT32, *dtypes]):
             draft = dataclasses.replace(draft, manifest=WRITERS[name].write(draft))
         manifest = _keep(folder, draft.manifest, dtypes)

@@ -23,7 +23,7 @@ from embedrt_export.dtypes import float32
 from embedrt_export.graph.builder import GraphBuilder
 from embedrt_export.graph.data_file import DataFile
 from embedrt_export.graph.fuse_cpu import OPSET, fuse
-from embedrt_export.layers.attention import AttentionWindow, Heads, attend, attention_bias, split_heads
+from embedrt_export.layers.attention import AttentionBias, AttentionWindow, Heads, attend, attention_bias, split_heads
 from embedrt_export.layers.relative import bucket_bias
 from embedrt_export.layers.scope import Scope
 from embedrt_export.proof.reference import Reference
@@ -32,7 +32,7 @@ from tests.kit.scopes import scope_of
 
 WORDS, HEADS, SIZE = 11, 6, 8
 RANDOM = np.random.default_rng(0)
-Bias = Callable[[Scope], str]
+Bias = Callable[[Scope], AttentionBias]
 
 
 def by_offset(scope: Scope) -> str:
@@ -44,8 +44,8 @@ BIASES: dict[str, Bias] = {
     "padding": attention_bias,
     "causal": lambda scope: attention_bias(scope, AttentionWindow(after=0)),
     "window": lambda scope: attention_bias(scope, AttentionWindow(before=1, after=1)),
-    "by offset": by_offset,
-    "by offset, padding": lambda scope: scope.op("Add", by_offset(scope), attention_bias(scope)),
+    "by offset": lambda scope: AttentionBias(by_offset(scope)),
+    "by offset, padding": lambda scope: attention_bias(scope, relative=by_offset(scope)),
 }
 
 
@@ -81,7 +81,7 @@ def write(
                 part = split_heads(scope, rows, heads, size)
                 parts.append(graph.op("Neg", part) if turned else part)
             query, key, value = parts
-            attended = attend(graph, query, key, value, added, Heads(HEADS, value_size, groups))
+            attended = attend(scope, query, key, value, added, Heads(HEADS, value_size, groups))
             results.append(attended)
         graph.output("y", graph.op("Concat", *results, axis=-1), ["tokens", layers * HEADS * value_size])
         graph.save(folder / "m.onnx")

@@ -153,7 +153,7 @@ def test_normalize(tmp_path: Path, engine: Engine) -> None:
 def test_padding_bias(tmp_path: Path, engine: Engine) -> None:
     with DataFile(tmp_path / "m.onnx_data") as data:
         graph = GraphBuilder(data)
-        graph.output("y", attention_bias(scope_of(graph)), ["batch", 1, 1, "sequence"])
+        graph.output("y", attention_bias(scope_of(graph)).term, ["batch", 1, 1, "sequence"])
         graph.save(tmp_path / "m.onnx")
     result = engine(tmp_path / "m.onnx", {"input_ids": MASKS, "attention_mask": MASKS})
     assert result.shape == (6, 1, 1, 5)

@@ -263,6 +263,7 @@ class TestVectors:
 
     def test_threads(self, tiny_bundle: Path) -> None:
         runner = Embedder(tiny_bundle, "openvino", threads=3).runners["default"]
+        assert isinstance(runner.engine, SessionEngine)
         given = runner.engine._session(3).get_provider_options()["OpenVINOExecutionProvider"]
         assert json.loads(given["load_config"])["CPU"]["INFERENCE_NUM_THREADS"] == "3"
         assert runner.engine.workers == 1

@@ -6,7 +6,7 @@ The sum is normalized, as in BERT, or the input, as in later models.
 from dataclasses import dataclass
 from typing import Protocol
 
-from embedrt_export.layers.attention import Heads, attend, split_heads
+from embedrt_export.layers.attention import AttentionBias, Heads, attend, split_heads
 from embedrt_export.layers.scope import Scope
 
 
@@ -39,7 +39,7 @@ class LayerNames:
     output_norm: str = "output.LayerNorm"
 
 
-def encoder_layer(scope: Scope, x: str, bias: str, config: EncoderConfig, names: LayerNames) -> str:
+def encoder_layer(scope: Scope, x: str, bias: AttentionBias, config: EncoderConfig, names: LayerNames) -> str:
     """Add one post-norm layer.
 
     Args:
@@ -55,7 +55,7 @@ def encoder_layer(scope: Scope, x: str, bias: str, config: EncoderConfig, names:
     return post_norm(scope, x, self_attention(scope, x, bias, config, names), config, names)
 
 
-def pre_norm_layer(scope: Scope, x: str, bias: str, config: EncoderConfig, names: LayerNames) -> str:
+def pre_norm_layer(scope: Scope, x: str, bias: AttentionBias, config: EncoderConfig, names: LayerNames) -> str:
     """Add one pre-norm layer: the input of each part is normalized, and the sum is not."""
     hidden, epsilon = config.hidden_size, config.layer_norm_eps
     normed = scope.layer_norm(x, names.attention_norm, hidden, epsilon)
@@ -64,7 +64,7 @@ def pre_norm_layer(scope: Scope, x: str, bias: str, config: EncoderConfig, names
     return scope.op("Add", feed_forward(scope, normed, config, names), x)
 
 
-def self_attention(scope: Scope, x: str, bias: str, config: EncoderConfig, names: LayerNames) -> str:
+def self_attention(scope: Scope, x: str, bias: AttentionBias, config: EncoderConfig, names: LayerNames) -> str:
     """Add attention and the linear layer after it, for `x` `[tokens, hidden]`."""
     hidden, heads = config.hidden_size, config.num_attention_heads
     size = hidden // heads
@@ -72,7 +72,7 @@ def self_attention(scope: Scope, x: str, bias: str, config: EncoderConfig, names
     key = scope.linear(x, names.key, hidden, hidden)
     value = scope.linear(x, names.value, hidden, hidden)
     query, key, value = (split_heads(scope, part, heads, size) for part in (query, key, value))
-    attended = attend(scope.graph, query, key, value, bias, Heads(heads, size))
+    attended = attend(scope, query, key, value, bias, Heads(heads, size))
     return scope.linear(attended, names.attention_output, hidden, hidden)
 
 

@@ -240,7 +240,7 @@ def _attention(scope: Scope, x: str, decoder: Decoder, layer: DecoderLayer) -> s
     query = rotated(query, "q_norm", norm_scale)
     key = rotated(key, "k_norm")
     bias = attention_bias(scope, layer.window)
-    attended = attend(scope.graph, query, key, value, bias, Heads(heads, size, heads // key_heads))
+    attended = attend(scope, query, key, value, bias, Heads(heads, size, heads // key_heads))
     return scope.linear(attended, "o_proj", heads * size, decoder.hidden_size, bias=decoder.output_bias)
 
 

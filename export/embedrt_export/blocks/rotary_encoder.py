@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.errors import UnsupportedModelError
-from embedrt_export.layers.attention import Heads, attend, attention_bias, split_heads
+from embedrt_export.layers.attention import AttentionBias, Heads, attend, attention_bias, split_heads
 from embedrt_export.layers.linear import Linear
 from embedrt_export.layers.rotary import Rope, Rotation, rotate, rotation
 from embedrt_export.layers.scope import Scope
@@ -173,7 +173,7 @@ def _embeddings(scope: Scope, config: RotaryEncoder) -> str:
     return scope.layer_norm(scope.flatten(x, hidden), "LayerNorm", hidden, config.layer_norm_eps)
 
 
-def _layer(scope: Scope, x: str, bias: str, by: Rotation, config: RotaryEncoder) -> str:
+def _layer(scope: Scope, x: str, bias: AttentionBias, by: Rotation, config: RotaryEncoder) -> str:
     hidden, epsilon = config.hidden_size, config.layer_norm_eps
     attended = _attention(scope.at("self_attn"), x, bias, by, config)
     x = scope.layer_norm(scope.op("Add", attended, x), "post_attention_layernorm", hidden, epsilon)
@@ -181,7 +181,7 @@ def _layer(scope: Scope, x: str, bias: str, by: Rotation, config: RotaryEncoder)
     return scope.layer_norm(scope.op("Add", inside, x), "post_mlp_layernorm", hidden, epsilon)
 
 
-def _attention(scope: Scope, x: str, bias: str, by: Rotation, config: RotaryEncoder) -> str:
+def _attention(scope: Scope, x: str, bias: AttentionBias, by: Rotation, config: RotaryEncoder) -> str:
     hidden, heads, size = config.hidden_size, config.num_attention_heads, config.head_dim
     names, biased = ("q_proj", "k_proj", "v_proj"), config.attention_bias
     layers = _linears(scope, "qkv_proj", names, config, (heads * size, hidden), bias=biased)
@@ -190,7 +190,7 @@ def _attention(scope: Scope, x: str, bias: str, by: Rotation, config: RotaryEnco
         for name, layer, scale in zip(names, layers, (size**-0.5, 1.0, 1.0), strict=True)
     )
     query, key = (rotate(scope.graph, part, by, size) for part in (query, key))
-    attended = attend(scope.graph, query, key, value, bias, Heads(heads, size))
+    attended = attend(scope, query, key, value, bias, Heads(heads, size))
     return scope.project(attended, "o_proj", _linear(scope, "o_proj", config, (hidden, heads * size), bias=biased))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from embedrt.bundle.manifest import Manifest
 from embedrt_export.dtypes.int8.texts import Texts
 from embedrt_export.proof.reference import ReferenceKind
+from embedrt_export.routes.decide import Decisions
 from embedrt_export.routes.repo import ModelSpec
 
 
@@ -19,6 +20,7 @@ class Draft:
         manifest: Its manifest so far.
         spec: The model.
         reference: The reference for the float32 proof.
+        decisions: The export method of every transformer.
         texts: Calibration texts; None if no requested dtype needs them.
     """
 
@@ -26,6 +28,7 @@ class Draft:
     manifest: Manifest
     spec: ModelSpec
     reference: ReferenceKind
+    decisions: Decisions
     texts: Texts | None
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from embedrt.errors import UnsupportedModelError
 from embedrt_export.families.family import Family
 from embedrt_export.graph.builder import FLOAT
-from embedrt_export.layers.attention import Heads, attend, attention_bias, split_heads
+from embedrt_export.layers.attention import AttentionBias, Heads, attend, attention_bias, split_heads
 from embedrt_export.layers.relative import pick_offsets
 from embedrt_export.layers.scope import Scope
 from embedrt_export.source.configs import check_sizes, pick
@@ -146,7 +146,7 @@ def _embeddings(scope: Scope, config: Config) -> str:
 
 def _is_token(scope: Scope) -> str:
     """Add 1 for tokens and 0 for padding: float32 `[tokens, 1]`."""
-    return scope.flatten(scope.op("Cast", scope.inputs.attention_mask, to=FLOAT), 1)
+    return scope.flatten(scope.graph.to_hidden(scope.op("Cast", scope.inputs.attention_mask, to=FLOAT)), 1)
 
 
 def _relative_embeddings(scope: Scope, config: Config) -> NDArray[np.float32]:
@@ -161,7 +161,7 @@ def _relative_embeddings(scope: Scope, config: Config) -> NDArray[np.float32]:
     return result
 
 
-def _layer(scope: Scope, x: str, mask: str, config: Config, relative: NDArray[np.float32] | None) -> str:
+def _layer(scope: Scope, x: str, mask: AttentionBias, config: Config, relative: NDArray[np.float32] | None) -> str:
     hidden, heads, size, epsilon = (
         config.hidden_size,
         config.num_attention_heads,
@@ -172,7 +172,7 @@ def _layer(scope: Scope, x: str, mask: str, config: Config, relative: NDArray[np
     layers = {name: own.read_linear(name, hidden, heads * size) for name in ("query_proj", "key_proj", "value_proj")}
     query, key, value = (split_heads(scope, own.project(x, name, layer), heads, size) for name, layer in layers.items())
     query = scope.op("Mul", query, scope.graph.scalar(config.scale))
-    bias = mask
+    bias = mask.term
     if relative is not None:
         for kind, side, shared, alone in (
             ("c2p", query, "key_proj", "pos_key_proj"),
@@ -185,7 +185,7 @@ def _layer(scope: Scope, x: str, mask: str, config: Config, relative: NDArray[np
             table = projected.astype(np.float32).reshape(2 * config.span, heads, size).transpose(1, 2, 0)
             scores = scope.op("MatMul", scope.op("Transpose", side, perm=[0, 2, 1, 3]), own.add(kind, table))
             bias = scope.op("Add", bias, _by_offset(scope, config, scores, kind))
-    attended = attend(scope.graph, query, key, value, bias, Heads(heads, size))
+    attended = attend(scope, query, key, value, AttentionBias(bias), Heads(heads, size))
     attended = scope.linear(attended, "attention.output.dense", heads * size, hidden)
     x = scope.layer_norm(scope.op("Add", attended, x), "attention.output.LayerNorm", hidden, epsilon)
     inside = scope.linear(x, "intermediate.dense", hidden, config.intermediate_size)
@@ -230,5 +230,6 @@ FAMILY = Family(
     backbone=("embeddings.", "encoder."),
     positions=positions,
     build=build,
+    packs=False,
     ignored=(r"embeddings\.position_embeddings\.weight",),  # stored by repos whose config leaves it out
 )

@@ -29,6 +29,8 @@ class Family:
         needs_own_code: True if transformers can run a model of this config only with code from the repo.
         tasks: The tasks for which a model has adapters; `build` merges the one that the config's `task` names.
         aliases: Other values of `model_type` in hub repos that are made for code of their own.
+        packs: True if a packed graph can express the attention: the bias of two tokens depends on nothing but their
+            offset.
         claims: True for hub repos of this family whose `model_type` is that of another one.
     """
 
@@ -42,6 +44,7 @@ class Family:
     needs_own_code: Callable[[Mapping[str, Any]], bool] = lambda _: False
     tasks: Callable[[Any], tuple[str, ...]] = lambda _: ()
     aliases: tuple[str, ...] = ()
+    packs: bool = True
     claims: Callable[[Mapping[str, Any]], bool] = lambda _: False
 
 

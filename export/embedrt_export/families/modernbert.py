@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from embedrt.errors import UnsupportedModelError
 from embedrt_export.families.family import Family
-from embedrt_export.layers.attention import AttentionWindow, Heads, attend, attention_bias, split_heads
+from embedrt_export.layers.attention import AttentionBias, AttentionWindow, Heads, attend, attention_bias, split_heads
 from embedrt_export.layers.linear import Linear
 from embedrt_export.layers.rotary import Rope, Rotation, read_whole_rope, rotate, rotation
 from embedrt_export.layers.scope import Scope
@@ -125,7 +125,7 @@ def _feed_forward(scope: Scope, x: str, config: Config) -> str:
     return scope.linear(gated, "Wo", inner, hidden, bias=config.mlp_bias)
 
 
-def _attention(scope: Scope, x: str, bias: str, by: Rotation, config: Config) -> str:
+def _attention(scope: Scope, x: str, bias: AttentionBias, by: Rotation, config: Config) -> str:
     hidden, heads = config.hidden_size, config.num_attention_heads
     size = hidden // heads
     offset = scope.read("Wqkv.bias", 3 * hidden) if config.attention_bias else None
@@ -135,7 +135,7 @@ def _attention(scope: Scope, x: str, bias: str, by: Rotation, config: Config) ->
         for name, layer, scale in zip(("query", "key", "value"), layers, (size**-0.5, 1.0, 1.0), strict=True)
     )
     query, key = (rotate(scope.graph, part, by, size) for part in (query, key))
-    attended = attend(scope.graph, query, key, value, bias, Heads(heads, size))
+    attended = attend(scope, query, key, value, bias, Heads(heads, size))
     return scope.linear(attended, "Wo", hidden, hidden, bias=config.attention_bias)
 
 

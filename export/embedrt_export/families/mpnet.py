@@ -64,7 +64,7 @@ def build(scope: Scope, config: Config) -> list[str]:
     name = "encoder.relative_attention_bias"
     table = scope.read(f"{name}.weight", config.relative_attention_num_buckets, config.num_attention_heads)
     by_offset = bucket_bias(scope, table[:_BUCKETS], name, _MAX_DISTANCE)
-    bias = scope.op("Add", by_offset, attention_bias(scope))
+    bias = attention_bias(scope, relative=by_offset)
     tables = Tables(config.vocab_size, positions=config.max_position_embeddings, padding_id=_PADDING_ID)
     x = embed(scope, config.hidden_size, tables)
     states = [scope.layer_norm(x, "embeddings.LayerNorm", config.hidden_size, config.layer_norm_eps)]

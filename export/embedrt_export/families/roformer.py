@@ -11,7 +11,7 @@ from embedrt.errors import UnsupportedModelError
 from embedrt_export.blocks.bert import post_norm
 from embedrt_export.families.bert import LAYER
 from embedrt_export.families.family import Family
-from embedrt_export.layers.attention import Heads, attend, attention_bias, split_heads
+from embedrt_export.layers.attention import AttentionBias, Heads, attend, attention_bias, split_heads
 from embedrt_export.layers.embeddings import Tables, embed
 from embedrt_export.layers.linear import Linear
 from embedrt_export.layers.rotary import Rotation, rotate
@@ -85,14 +85,18 @@ def _rotation(scope: Scope, config: Config) -> Rotation:
     """Add cosine and sine by position, from the table that the model stores, or from the architecture's formula."""
     rows, size = config.max_position_embeddings, config.hidden_size // config.num_attention_heads
     table = scope.read(_TABLE, rows, size) if scope.has(_TABLE) else sinusoids(rows, size)
+    halves = dict(zip(("sin", "cos"), np.split(table, 2, axis=1), strict=True))
+    if scope.graph.is_packed:
+        sin, cos = (scope.add(f"{_TABLE}.{name}", part) for name, part in halves.items())
+        return Rotation(cos, sin, size)
     sin, cos = (
         scope.op("Slice", scope.add(f"{_TABLE}.{name}", part[:, None]), scope.graph.ints(0), scope.inputs.sequence)
-        for name, part in zip(("sin", "cos"), np.split(table, 2, axis=1), strict=True)
+        for name, part in halves.items()
     )
     return Rotation(cos, sin, size)
 
 
-def _attention(scope: Scope, x: str, bias: str, by: Rotation, config: Config) -> str:
+def _attention(scope: Scope, x: str, bias: AttentionBias, by: Rotation, config: Config) -> str:
     """Add attention with rotated queries and keys, and values too if the config asks for it.
 
     The rotated pairs are neighbors here, and `rotate` rotates pairs half a head apart. So the rows of the linear
@@ -113,7 +117,7 @@ def _attention(scope: Scope, x: str, bias: str, by: Rotation, config: Config) ->
     query = projected(LAYER.query, rotated=True, scale=size**-0.5)
     key = projected(LAYER.key, rotated=True)
     value = projected(LAYER.value, rotated=config.rotary_value)
-    attended = attend(scope.graph, query, key, value, bias, Heads(heads, size))
+    attended = attend(scope, query, key, value, bias, Heads(heads, size))
     weight, added = scope.read_linear(LAYER.attention_output, hidden, hidden)
     output = Linear(weight[:, order] if config.rotary_value else weight, added)
     return scope.project(attended, LAYER.attention_output, output)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt_export.families.family import Family
-from embedrt_export.layers.attention import Heads, attend, attention_bias, split_heads
+from embedrt_export.layers.attention import AttentionBias, Heads, attend, attention_bias, split_heads
 from embedrt_export.layers.relative import bucket_bias
 from embedrt_export.layers.scope import Scope
 from embedrt_export.source.configs import check_sizes, pick
@@ -87,7 +87,7 @@ def build(scope: Scope, config: Config) -> list[str]:
     name = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias"
     table = scope.read(f"{name}.weight", config.relative_attention_num_buckets, config.num_heads)
     by_offset = bucket_bias(scope, table, name, config.relative_attention_max_distance)
-    bias = scope.op("Add", by_offset, attention_bias(scope))
+    bias = attention_bias(scope, relative=by_offset)
     states = [scope.flatten(x, hidden)]
     for i in range(config.num_layers):
         layer, x = scope.at(f"encoder.block.{i}.layer"), states[-1]
@@ -108,13 +108,13 @@ def _words(scope: Scope, config: Config) -> NDArray[np.float32]:
     return tables[0]
 
 
-def _attention(scope: Scope, x: str, bias: str, config: Config) -> str:
+def _attention(scope: Scope, x: str, bias: AttentionBias, config: Config) -> str:
     hidden, heads, size = config.d_model, config.num_heads, config.d_kv
     query, key, value = (
         split_heads(scope, scope.linear(x, name, hidden, heads * size, bias=False), heads, size)
         for name in ("q", "k", "v")
     )
-    attended = attend(scope.graph, query, key, value, bias, Heads(heads, size))
+    attended = attend(scope, query, key, value, bias, Heads(heads, size))
     return scope.linear(attended, "o", heads * size, hidden, bias=False)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -16,6 +16,29 @@ OPSET = 20  # has Gelu and LayerNormalization, and all supported execution provi
 _IR_VERSION = 9  # of opset 20
 BOOL, FLOAT = int(TensorProto.BOOL), int(TensorProto.FLOAT)
 INT32, INT64 = int(TensorProto.INT32), int(TensorProto.INT64)
+DRAFT = "embedrt"
+"""Domain of the operators of a draft, each of which `embedrt_export.dtypes.float16` replaces."""
+
+Layout = Literal["padded", "packed"]
+# Element type and axes of the inputs of a packed graph; docs/reference/bundle.md has their content.
+_PACKED_INPUTS: dict[str, tuple[int, list[str | int]]] = {
+    "input_ids": (INT32, ["tokens"]),
+    "token_type_ids": (INT32, ["tokens"]),
+    "position_ids": (INT32, ["tokens"]),
+    "starts": (INT32, ["starts"]),
+    "token_index": (INT32, ["batch", "length"]),
+    "offsets": (INT32, ["length"]),
+    "mean_weights": (FLOAT, ["batch", 1, "length"]),
+    "mean_sqrt_len_weights": (FLOAT, ["batch", 1, "length"]),
+    "weightedmean_weights": (FLOAT, ["batch", 1, "length"]),
+    "first_rows": (INT32, ["batch"]),
+    "last_rows": (INT32, ["batch"]),
+    "has_tokens": (FLOAT, ["batch", 1]),
+    "pooled_index": (INT32, ["batch", "length"]),
+    "past_lengths": (INT32, ["batch"]),
+    "block_table": (INT32, ["batch", "blocks of a text"]),
+    "longest": (INT32, [2]),
+}
 
 
 class GraphBuilder:
@@ -23,11 +46,21 @@ class GraphBuilder:
 
     Nodes are pure functions of their inputs, so equal nodes are added once.
 
+    A draft is a graph on its way to a dtype that is narrower than float32. It has float32 weights, and operators of the
+    domain `DRAFT` where such a dtype needs other ones than the portable graph.
+
     Args:
         data: File for the weights.
+        draft: The layout of a draft; None builds the portable graph.
+
+    Attributes:
+        draft: See the argument.
+        padding_id: The token from whose id a packed graph counts positions, if it does; see `Packing` in the manifest.
     """
 
-    def __init__(self, data: DataFile) -> None:
+    def __init__(self, data: DataFile, draft: Layout | None = None) -> None:
+        self.draft = draft
+        self.padding_id: int | None = None
         self._data = data
         self._nodes: list[onnx.NodeProto] = []
         self._values: dict[bytes, str] = {}
@@ -36,6 +69,11 @@ class GraphBuilder:
         self._outputs: list[onnx.ValueInfoProto] = []
         self._made: dict[Hashable, str] = {}
         self._opsets = {"": OPSET}
+
+    @property
+    def is_packed(self) -> bool:
+        """True if the hidden states of all texts are one stream of tokens, without padding."""
+        return self.draft == "packed"
 
     @property
     def is_portable(self) -> bool:
@@ -47,6 +85,15 @@ class GraphBuilder:
         self._inputs.append(helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "sequence"]))
         return name
 
+    def packed_input(self, name: str) -> str:
+        """Declare an input of a packed graph, once."""
+
+        def declare() -> str:
+            self._inputs.append(packed_value(name))
+            return name
+
+        return self.once(("input", name), declare)
+
     def output(self, name: str, value: str, shape: list[str | int]) -> None:
         """Declare a float32 output with the value of `value`."""
         self._nodes.append(helper.make_node("Identity", [value], [name], name=name))
@@ -55,6 +102,18 @@ class GraphBuilder:
     def op(self, op_type: str, *inputs: str, **attributes: Any) -> str:
         """Add a standard operator with one output; returns the output's name."""
         return self.ops(op_type, 1, *inputs, **attributes)[0]
+
+    def draft_op(self, op_type: str, *inputs: str, **attributes: Any) -> str:
+        """Add an operator of a draft; returns its output's name."""
+        return self.op(op_type, *inputs, domain=DRAFT, **attributes)
+
+    def to_float(self, x: str) -> str:
+        """Compute what follows in float32, whatever the dtype of the hidden states."""
+        return self.draft_op("ToFloat", x) if self.draft else x
+
+    def to_hidden(self, x: str) -> str:
+        """Compute what follows in the dtype of the hidden states."""
+        return self.draft_op("ToHidden", x) if self.draft else x
 
     def ops(self, op_type: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
         """Add a standard operator with several outputs; returns their names."""
@@ -124,6 +183,11 @@ class GraphBuilder:
         self._write(path, self._nodes, self._outputs)
         onnx.checker.check_model(path, full_check=True)
 
+    def save_draft(self, path: Path) -> None:
+        """Write a draft, which is not valid ONNX, beside its data file."""
+        self._opsets[DRAFT] = 1
+        self._write(path, self._nodes, self._outputs)
+
     def save_values(self, path: Path, values: Iterable[str]) -> list[str]:
         """Write a graph that returns any float32 values, to inspect them; returns the names of its outputs."""
         nodes = [helper.make_node("Identity", [value], [f"value_{i}"]) for i, value in enumerate(values)]
@@ -147,6 +211,11 @@ class GraphBuilder:
             producer_version=__version__,
         )
         onnx.save_model(model, path)
+
+
+def packed_value(name: str) -> onnx.ValueInfoProto:
+    """Describe an input of a packed graph."""
+    return helper.make_tensor_value_info(name, *_PACKED_INPUTS[name])
 
 
 def needed(nodes: list[onnx.NodeProto], values: Iterable[str]) -> list[onnx.NodeProto]:

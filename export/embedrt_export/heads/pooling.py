@@ -70,18 +70,22 @@ def read(folder: Path) -> Pooling:
 
 
 def pool(graph: GraphBuilder, modes: tuple[str, ...], token_embeddings: str, masks: Masks) -> str:
-    """Pool over the tokens.
+    """Pool over the tokens, in float32.
 
     Args:
         graph: The graph.
         modes: Keys of `POOLERS`; several are concatenated.
-        token_embeddings: `[batch, sequence, hidden]`.
-        masks: The tokens to pool over.
+        token_embeddings: `[batch, sequence, hidden]`; in a packed graph `[tokens, hidden]`.
+        masks: The tokens to pool over; in a packed graph its inputs tell.
 
     Returns:
         `[batch, hidden x len(modes)]`.
     """
-    pooled = [POOLERS[mode](graph, token_embeddings, masks) for mode in modes]
+    if graph.is_packed:
+        pooled = [PACKED_POOLERS[mode](graph, token_embeddings) for mode in modes]
+    else:
+        token_embeddings = graph.to_float(token_embeddings)
+        pooled = [POOLERS[mode](graph, token_embeddings, masks) for mode in modes]
     return pooled[0] if len(pooled) == 1 else graph.op("Concat", *pooled, axis=-1)
 
 
@@ -165,7 +169,40 @@ POOLERS: dict[str, Callable[[GraphBuilder, str, Masks], str]] = {
     "weightedmean": _weighted_mean,
     "lasttoken": _last_token,
 }
-"""By the mode of a Pooling module; a new mode is one function and one entry."""
+"""By the mode of a Pooling module; a new mode is one function and one entry, here and in `PACKED_POOLERS`."""
+
+
+def _packed_rows(graph: GraphBuilder, tokens: str, rows: str) -> str:
+    """Pick rows of a stream of tokens: float32, `[batch, hidden]` or `[batch, length, hidden]`."""
+    return graph.to_float(graph.op("Gather", tokens, graph.packed_input(rows)))
+
+
+def _packed_total(graph: GraphBuilder, tokens: str, weights: str) -> str:
+    """Add the sum over the tokens of each text, with weights that are an input."""
+    rows = _packed_rows(graph, tokens, "token_index")
+    return graph.op("Squeeze", graph.op("MatMul", graph.packed_input(weights), rows), graph.ints(1))
+
+
+def _packed_last_token(graph: GraphBuilder, tokens: str) -> str:
+    return graph.op("Mul", _packed_rows(graph, tokens, "last_rows"), graph.packed_input("has_tokens"))
+
+
+def _packed_max(graph: GraphBuilder, tokens: str) -> str:
+    """The maximum of each coordinate, as the first of them by size: ReduceMax needs cuDNN."""
+    rows = _packed_rows(graph, tokens, "pooled_index")
+    largest, _ = graph.ops("TopK", 2, rows, graph.ints(1), axis=1, sorted=0)
+    return graph.op("Squeeze", largest, graph.ints(1))
+
+
+PACKED_POOLERS: dict[str, Callable[[GraphBuilder, str], str]] = {
+    "cls": lambda graph, tokens: _packed_rows(graph, tokens, "first_rows"),
+    "max": _packed_max,
+    "mean": lambda graph, tokens: _packed_total(graph, tokens, "mean_weights"),
+    "mean_sqrt_len_tokens": lambda graph, tokens: _packed_total(graph, tokens, "mean_sqrt_len_weights"),
+    "weightedmean": lambda graph, tokens: _packed_total(graph, tokens, "weightedmean_weights"),
+    "lasttoken": _packed_last_token,
+}
+"""The same modes over a stream of tokens, whose inputs have the weights and the rows."""
 
 
 def add(inputs: HeadInputs, settings: Pooling) -> HeadOutputs:

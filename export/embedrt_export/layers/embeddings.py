@@ -52,6 +52,11 @@ def embed(scope: Scope, width: int, tables: Tables) -> str:
     if types is not None and inputs.token_type_ids is not None:
         x = graph.op("Add", x, graph.op("Gather", scope.add(token_type, types), inputs.token_type_ids))
     if positions is not None:
+        if graph.is_packed:
+            start = tables.padding_id or 0  # the row of padding, which is position 0 of a packed graph
+            graph.padding_id = tables.padding_id
+            rows = scope.add(position, positions[start:])
+            return graph.op("Add", x, graph.op("Gather", rows, graph.packed_input("position_ids")))
         rows = scope.add(position, positions)
         if tables.padding_id is None:
             added = graph.op("Slice", rows, graph.ints(0), inputs.sequence)

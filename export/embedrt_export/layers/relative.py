@@ -71,5 +71,8 @@ def pick_offsets(scope: Scope, scores: str, columns: NDArray[np.int64]) -> str:
 
 def _clip(graph: GraphBuilder, offset: str, farthest: int) -> str:
     """Map offsets from -n to n to indexes from 0 to 2n; farther ones count as n."""
+    if graph.is_packed:  # Clip of integers runs on the CPU alone
+        clipped = graph.op("Max", graph.op("Min", offset, graph.index(farthest)), graph.index(-farthest))
+        return graph.op("Add", clipped, graph.index(farthest))
     clipped = graph.op("Clip", offset, graph.index(-farthest), graph.index(farthest))
     return graph.op("Add", clipped, graph.index(farthest))

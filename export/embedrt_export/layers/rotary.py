@@ -60,7 +60,10 @@ _REQUIRED = {
 
 @dataclass(frozen=True)
 class Rotation:
-    """Cosine and sine of every position's angles, float32 `[sequence, 1, size / 2]`, and the width that is rotated."""
+    """Cosine and sine of every position's angles, and the width that is rotated.
+
+    float32 `[sequence, 1, size / 2]`; in a packed graph `[sequence, size / 2]`.
+    """
 
     cos: str
     sin: str
@@ -183,15 +186,19 @@ def rotation(scope: Scope, rope: Rope, head_size: int) -> Rotation:
     angles, scale = frequencies(rope, head_size)
     positions = graph.op("Cast", token_positions(scope), to=FLOAT)
     table = graph.weight(f"rope.{rope.rope_type}.{rope.rope_theta:g}.{rope.factor:g}.{len(angles)}", angles)
-    rotated = graph.op("Mul", graph.op("Unsqueeze", positions, graph.ints(1, 2)), table)
+    axes = graph.ints(1) if graph.is_packed else graph.ints(1, 2)
+    rotated = graph.op("Mul", graph.op("Unsqueeze", positions, axes), table)
     cos, sin = graph.op("Cos", rotated), graph.op("Sin", rotated)
     if scale != 1.0:
         cos, sin = (graph.op("Mul", x, graph.scalar(scale)) for x in (cos, sin))
-    return Rotation(cos, sin, 2 * len(angles))
+    return Rotation(graph.to_hidden(cos), graph.to_hidden(sin), 2 * len(angles))
 
 
 def rotate(graph: GraphBuilder, x: str, by: Rotation, head_size: int) -> str:
     """Rotate the pairs (i, i + size / 2) of every head: `[batch, sequence, heads, head_size]`."""
+    if graph.is_packed:
+        positions = graph.packed_input("position_ids")
+        return graph.draft_op("Rotate", x, by.cos, by.sin, positions, size=by.size)
     half, rest = by.size // 2, head_size - by.size
     parts = [half, half, *([rest] if rest else [])]
     first, second, *unrotated = graph.ops("Split", len(parts), x, graph.ints(*parts), axis=-1)

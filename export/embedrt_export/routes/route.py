@@ -13,7 +13,7 @@ import onnx
 
 from embedrt.bundle.manifest import FLOAT32, Module, Output, Route, Variant
 from embedrt.errors import ExportError, UnsupportedModelError
-from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.graph.builder import GraphBuilder, Layout
 from embedrt_export.graph.data_file import DataFile
 from embedrt_export.heads import HEADS
 from embedrt_export.heads.head import SENTENCE, TOKENS, Feature, HeadInputs, Masks
@@ -53,6 +53,21 @@ class BuiltRoute:
     record: Route
     dim: int
     identity: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DraftGraph:
+    """A draft of a route's graph, for dtypes that are narrower than float32.
+
+    Attributes:
+        file: The graph.
+        layout: Its layout.
+        padding_id: See `Packing` in the manifest.
+    """
+
+    file: Path
+    layout: Layout
+    padding_id: int | None
 
 
 @dataclass(frozen=True)
@@ -109,11 +124,32 @@ def build_route(
     return BuiltRoute(record, built.features[SENTENCE].width, identity)
 
 
+def build_draft(
+    file: Path, data: DataFile, chain: tuple[ModuleSpec, ...], decisions: Decisions, layout: Layout
+) -> DraftGraph:
+    """Write a draft of a route's graph.
+
+    Args:
+        file: The file to write.
+        data: File for the float32 weights, beside it.
+        chain: The modules of the route.
+        decisions: The export method of the transformer, and the task.
+        layout: The layout of the graph.
+    """
+    graph = GraphBuilder(data, layout)
+    built = _add_modules(graph, chain, decisions, file.parent)
+    for name, feature in _offered(built).items():
+        graph.output(name, feature.value, [*_axes(graph, feature), feature.width])
+    graph.save_draft(file)
+    return DraftGraph(file, layout, graph.padding_id)
+
+
 def _add_modules(graph: GraphBuilder, chain: tuple[ModuleSpec, ...], decisions: Decisions, scratch: Path) -> _Chain:
     """Add all modules of a chain to a graph."""
     first, *rest = chain
     encoder = _encoder(graph, first, decisions, scratch)
-    pooling_mask = any(isinstance(module.settings, Pooling) and not module.settings.include_prompt for module in rest)
+    skips_prompt = any(isinstance(module.settings, Pooling) and not module.settings.include_prompt for module in rest)
+    pooling_mask = skips_prompt and not graph.is_packed  # whose weights tell which tokens to pool
     mask = encoder.inputs.attention_mask
     is_long = encoder.max_seq_length is None or encoder.max_seq_length > _LONG
     masks = Masks(mask, graph.input("pooling_mask") if pooling_mask else mask, is_long)
@@ -145,7 +181,8 @@ def _add_modules(graph: GraphBuilder, chain: tuple[ModuleSpec, ...], decisions: 
 def _encoder(graph: GraphBuilder, module: ModuleSpec, decisions: Decisions, scratch: Path) -> Encoder:
     if isinstance(module.settings, Transformer):
         choice = decisions.by_path[module.path].choice
-        logger.info("via %s: %s", choice.via, choice.reason)
+        if graph.draft is None:
+            logger.info("via %s: %s", choice.via, choice.reason)
         return METHODS[choice.via](graph, module, decisions, scratch)
     if decisions.task is not None:
         raise ExportError(f"task {decisions.task!r}: the model has no task adapters; leave the task out")
@@ -157,11 +194,21 @@ def _declare_outputs(graph: GraphBuilder, built: _Chain) -> dict[str, Feature]:
     if TOKENS in built.encoder.features:
         states = built.encoder.features[TOKENS]
         graph.output(LAST_HIDDEN_STATE, states.value, ["batch", "sequence", states.width])
-    outputs = {name: built.features[name] for name in (TOKENS, SENTENCE) if name in built.features}
+    outputs = _offered(built)
     for name, feature in outputs.items():
-        axes: list[str | int] = ["batch", "sequence"] if feature.per_token else ["batch"]
-        graph.output(name, feature.value, [*axes, feature.width])
+        graph.output(name, feature.value, [*_axes(graph, feature), feature.width])
     return outputs
+
+
+def _offered(built: _Chain) -> dict[str, Feature]:
+    """The features that the runtime offers, by name."""
+    return {name: built.features[name] for name in (TOKENS, SENTENCE) if name in built.features}
+
+
+def _axes(graph: GraphBuilder, feature: Feature) -> list[str | int]:
+    """Axes of a feature before the last."""
+    by_token: list[str | int] = ["tokens"] if graph.is_packed else ["batch", "sequence"]
+    return by_token if feature.per_token else ["batch"]
 
 
 def _save(graph: GraphBuilder, path: Path, built: _Chain) -> None:

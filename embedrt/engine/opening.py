@@ -1,0 +1,60 @@
+"""The engine of a graph: by its layout and the kind of device."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from embedrt.bundle.manifest import Packing
+from embedrt.engine import Engine
+from embedrt.engine.cuda_runs import PackedCudaEngine
+from embedrt.engine.placement import Placement
+from embedrt.engine.session import Interface, Load, SessionEngine
+
+
+class _Open(Protocol):
+    def __call__(
+        self,
+        graph: Path,
+        placement: Placement,
+        packing: Packing,
+        *,
+        interface: Interface,
+        weights_bytes: int,
+        load: Load,
+    ) -> Engine: ...
+
+
+# The engines of packed graphs, by kind of device; other devices run them like padded ones.
+_PACKED: Mapping[str, _Open] = {"cuda": PackedCudaEngine}
+
+
+def open_engine(
+    graph: Path, placement: Placement, *, interface: Interface, weights_bytes: int, prepack: bool, load: Load
+) -> Engine:
+    """Make the engine of a graph.
+
+    Args:
+        graph: The ONNX file, for messages.
+        placement: The placement of its route.
+        interface: The inputs and outputs that the graph must have.
+        weights_bytes: Size of the graph's weights.
+        prepack: False leaves large weights as they are mapped.
+        load: Calls a function with the path to open the graph with.
+
+    Raises:
+        BundleError: The graph has another interface.
+        DeviceError: The device is not available.
+    """
+    packing, packed = placement.variant.packing, _PACKED.get(placement.device.kind)
+    if packing is not None and packed is not None:
+        return packed(graph, placement, packing, interface=interface, weights_bytes=weights_bytes, load=load)
+    return SessionEngine(
+        graph,
+        placement.device,
+        placement.threads,
+        interface=interface,
+        dtype=placement.dtype,
+        weights_bytes=weights_bytes,
+        prepack=prepack,
+        load=load,
+    )
