@@ -145,7 +145,7 @@ class Loaded:
         found = self._placed if device is None else self._find(device)
         threads, max_tokens = tuned.settled(self.tuning, self.dtype, found.name, self.threads, self.max_tokens)
         return {
-            name: place(self.folder, route, found, self.dtype, threads, max_tokens)
+            name: place(self.folder, route, found, self.dtype, threads, max_tokens, size_of=self.manifest.size_of)
             for name, route in self.manifest.routes.items()
         }
 

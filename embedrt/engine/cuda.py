@@ -21,4 +21,11 @@ def configure(options: Any, device: Device, dtype: str, threads: int) -> Provide
     return [(device.provider, settings), (cpu.PROVIDER, {})]  # shape arithmetic has CPU kernels only
 
 
-DEVICE = Device("cuda", "CUDAExecutionProvider", configure, suffix=r"\d+", workers=2)
+DEVICE = Device(
+    "cuda",
+    "CUDAExecutionProvider",
+    configure,
+    suffix=r"\d+",
+    workers=2,
+    token_budgets=(4096, 8192, 16384, 32768, 65536, 131072),
+)

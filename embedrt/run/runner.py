@@ -122,7 +122,7 @@ class Runner:
             files.folder / variant.file,
             placement,
             interface=Interface(inputs, {name: output.width for name, output in route.outputs.items()}),
-            weights_bytes=sum(manifest.files[file].size for file in variant.files),
+            weights_bytes=manifest.size_of(variant),
             prepack=prepack,
             load=lambda make: files.load(variant.files, lambda root: make(root / variant.file)),
         )
