@@ -91,6 +91,8 @@ class Device:
             device that computes every variant in the variant's own dtype.
         token_budget: Tokens of one batch (`rows x longest`). Small on a CPU, where a batch should stay in the cache;
             large where a launch costs more than the arithmetic.
+        token_budgets: Token budgets that `embedrt tune` tries; with them, the budget of packed batches follows the size
+            of the model. Empty to try multiples of `token_budget`, which then suits every model.
         run_cost: Cost of a batch before its first token, in tokens; the planner weighs it against padding.
         parallel: Whether several threads run batches at once, each on one core.
         workers: Threads that run batches at once over the same session, if not `parallel`: a second one fills the
@@ -116,6 +118,7 @@ class Device:
     operators: Literal["portable", "onnxruntime"] = "onnxruntime"
     computes: Mapping[str, str] = field(default_factory=dict)
     token_budget: int = 16384
+    token_budgets: tuple[int, ...] = ()
     run_cost: int = 512
     parallel: bool = False
     workers: int = 1

@@ -65,6 +65,7 @@ DEVICE = Device(
     suffix=r"\d+",
     first="0",
     computes={"float32": "float32", "tf32": "float32", "float16": "float16", "bfloat16": "bfloat16"},
+    token_budgets=(4096, 8192, 16384, 32768, 65536, 131072),
     workers=2,
     limits_memory=True,
     remedies=cuda_setup.REMEDIES,
