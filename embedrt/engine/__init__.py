@@ -105,6 +105,7 @@ class Device:
             every shape to few of them; see `planning.padded_length`.
         limits_memory: Whether a limit can be set on the memory of the device.
         memory_limit: That limit in bytes; None sets none.
+        memory: The bytes that a model may take on the device; None where batches need not fit.
         remedies: Patterns of the engine's own messages, each with what mends the failure.
     """
 
@@ -129,6 +130,7 @@ class Device:
     length_step: int = 1
     limits_memory: bool = False
     memory_limit: int | None = None
+    memory: "Callable[[Device], int | None]" = lambda _: None
     remedies: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -1,10 +1,8 @@
 """Packed graphs on ONNX Runtime's CUDA provider: attention kernels by length, scratch memory, and CUDA graphs."""
 
-import ctypes
 import logging
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.bundle.manifest import Packing, Scratch
-from embedrt.engine import PER_TOKEN, Batch, Device, Providers
+from embedrt.engine import PER_TOKEN, Batch, Device, Providers, cuda_setup
 from embedrt.engine.cuda_graphs import TOKENS, Capture, CudaGraphs
 from embedrt.engine.faults import Faults
 from embedrt.engine.machine import require_process
@@ -32,7 +30,6 @@ logger = logging.getLogger("embedrt")
 SMALL_BYTES = 500_000_000
 # What a run fails with while another thread captures a CUDA graph.
 _CAPTURING = re.compile(r"StreamCapture|captur|CUDA (failure|error):? 90\d\b", re.IGNORECASE)
-_MAJOR, _MINOR = 75, 76  # cuDeviceGetAttribute's numbers of the compute capability
 
 
 @dataclass(frozen=True)
@@ -249,15 +246,6 @@ def _adjusted(kernels: Kernels, options: Any, providers: Providers, more: Mappin
 
 
 def compute_capability(index: int) -> tuple[int, int]:
-    """The compute capability of a GPU, such as (9, 0); (0, 0) if the driver does not say it."""
-    major, minor = ctypes.c_int(0), ctypes.c_int(0)
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-        device = ctypes.c_int(0)
-        if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), index):
-            return 0, 0
-        driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
-        driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
-    except (OSError, AttributeError):
-        return 0, 0
-    return major.value, minor.value
+    """The compute capability of a GPU, such as (9, 0); (0, 0) if it is unknown."""
+    card = cuda_setup.card(index)
+    return (0, 0) if card is None else card.capability
