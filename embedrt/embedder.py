@@ -82,7 +82,8 @@ class Embedder:
             here and found good enough.
         threads: Threads to use; None takes the tuned number, else all cores that affinity and cgroup quota allow.
         max_tokens: Token budget of a batch: its texts times the tokens of the longest. It bounds the memory. None takes
-            the tuned budget, else the device's. A single text may be longer.
+            the tuned budget, else the device's, which on a GPU follows the size of the model. A single text may be
+            longer.
         gpu_mem_limit: Upper bound of what CUDA's arena allocates on each GPU, as bytes or as "20GB" (10**9 bytes) or
             "20GiB" (2**30 bytes); None sets none. The CUDA context, about 0.5 GB, and the workspaces of the CUDA
             libraries come on top.
@@ -620,8 +621,8 @@ class Embedder:
     ) -> Iterator[NDArray[Any]]:
         """Turn a stream of texts into vectors one by one, in bounded memory however many there are.
 
-        Texts are read as they are needed, up to 4096 ahead. Arguments and errors are those of `encode`; a text that is
-        no str is found when it is read.
+        Texts are read as they are needed, up to 4096 ahead, or as many as a batch may have tokens. Arguments and errors
+        are those of `encode`; a text that is no str is found when it is read.
 
         Returns:
             A vector `[dim]` for every text, in the order given.

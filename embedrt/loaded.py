@@ -157,7 +157,16 @@ class Loaded:
         first, *others = self._placed if device is None else self._find(device)
         threads, max_tokens = tuned.settled(self.tuning, self.dtype, first.short_name, self.threads, self.max_tokens)
         return {
-            name: place(self.folder, route, first, self.dtype, threads, max_tokens, tuple(others))
+            name: place(
+                self.folder,
+                route,
+                first,
+                self.dtype,
+                threads,
+                max_tokens,
+                tuple(others),
+                size_of=self.manifest.size_of,
+            )
             for name, route in self.manifest.routes.items()
         }
 

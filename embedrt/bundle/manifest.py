@@ -307,6 +307,10 @@ class Manifest:
         """The default dtype: float32 if the bundle has it, else the first."""
         return FLOAT32 if FLOAT32 in self.dtypes else self.dtypes[0]
 
+    def size_of(self, variant: Variant) -> int:
+        """The size of a variant's files in bytes, which is that of its weights and little more."""
+        return sum(self.files[file].size for file in variant.files)
+
 
 @dataclass(frozen=True)
 class Bundle:

@@ -91,6 +91,8 @@ class Device:
             device that computes every variant in the variant's own dtype.
         token_budget: Tokens of one batch (`rows x longest`). Small on a CPU, where a batch should stay in the cache;
             large where a launch costs more than the arithmetic.
+        token_budgets: Token budgets that `embedrt tune` tries; with them, the budget of packed batches follows the size
+            of the model. Empty to try multiples of `token_budget`, which then suits every model.
         run_cost: Cost of a batch before its first token, in tokens; the planner weighs it against padding.
         parallel: Whether several threads run batches at once, each on one core.
         workers: Threads that run batches at once over the same session, if not `parallel`: a second one fills the
@@ -103,6 +105,7 @@ class Device:
             every shape to few of them; see `planning.padded_length`.
         limits_memory: Whether a limit can be set on the memory of the device.
         memory_limit: That limit in bytes; None sets none.
+        memory: The bytes that a model may take on the device; None where batches need not fit.
         remedies: Patterns of the engine's own messages, each with what mends the failure.
     """
 
@@ -116,6 +119,7 @@ class Device:
     operators: Literal["portable", "onnxruntime"] = "onnxruntime"
     computes: Mapping[str, str] = field(default_factory=dict)
     token_budget: int = 16384
+    token_budgets: tuple[int, ...] = ()
     run_cost: int = 512
     parallel: bool = False
     workers: int = 1
@@ -126,6 +130,7 @@ class Device:
     length_step: int = 1
     limits_memory: bool = False
     memory_limit: int | None = None
+    memory: "Callable[[Device], int | None]" = lambda _: None
     remedies: Mapping[str, str] = field(default_factory=dict)
 
     @property

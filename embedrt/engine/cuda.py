@@ -5,6 +5,8 @@ from typing import Any
 from embedrt.engine import Device, Providers, cpu, cuda_setup
 from embedrt.errors import DeviceError
 
+_CONTEXT_BYTES = 10**9  # the CUDA context, and the workspaces of its libraries
+
 
 def configure(options: Any, device: Device, dtype: str, threads: int) -> Providers:
     """Set the options of a session, after its libraries are loaded.
@@ -52,6 +54,13 @@ def require(device: Device) -> None:
         raise DeviceError(f"device: {device.name!r}: {reason}, or use device='cpu'")
 
 
+def memory(device: Device) -> int | None:
+    """The bytes that a model may take on the card: the limit, else all but what CUDA itself takes; None if unknown."""
+    card = cuda_setup.card(index(device))
+    room = [device.memory_limit, None if card is None else card.memory - _CONTEXT_BYTES]
+    return min((size for size in room if size is not None), default=None)
+
+
 def index(device: Device) -> int:
     """The card's index among those that this process sees."""
     return int(device.place)
@@ -65,7 +74,9 @@ DEVICE = Device(
     suffix=r"\d+",
     first="0",
     computes={"float32": "float32", "tf32": "float32", "float16": "float16", "bfloat16": "bfloat16"},
+    token_budgets=(4096, 8192, 16384, 32768, 65536, 131072),
     workers=2,
     limits_memory=True,
+    memory=memory,
     remedies=cuda_setup.REMEDIES,
 )

@@ -250,6 +250,12 @@ def cards() -> tuple[Card, ...]:
     return _driver()["cards"] or ()
 
 
+def card(index: int) -> Card | None:
+    """A card by its index; None if this process does not see it, or if cards are not known."""
+    found = cards()
+    return found[index] if index < len(found) else None
+
+
 def facts() -> Facts:
     """The facts of this process, gathered until there is no problem: the program may load a library meanwhile."""
     if not _known or problem(_known[-1]) is not None:

@@ -53,7 +53,7 @@ class Faults:
         if arena is None or not self._short_of_memory:
             return {}
         self._short_of_memory = False
-        return {SHRINK: f"{arena}:{self._device.place}"}
+        return {SHRINK: f"{arena}:{self._device.place or 0}"}
 
     def error(self, failure: NativeError, batch: Batch) -> EngineError:
         """The error of a batch whose run failed; every later run has the same one if the device is lost."""

@@ -1,5 +1,6 @@
 """`Placement`: the device, variant, threads and token budget of a route, settled once and passed down."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from embedrt.bundle.manifest import Route, Variant
 from embedrt.engine import Device
 from embedrt.engine.devices import DEVICES
 from embedrt.engine.machine import available_threads
+from embedrt.engine.token_budget import token_budget
 from embedrt.errors import BundleError, DeviceError
 from embedrt.types import CUDA_DTYPES, DTYPES, dtype_name
 
@@ -50,6 +52,8 @@ def place(
     threads: int | None = None,
     max_tokens: int | None = None,
     others: tuple[Device, ...] = (),
+    *,
+    size_of: Callable[[Variant], int] | None = None,
 ) -> Placement:
     """Place a route on a device, or on several of one kind.
 
@@ -61,15 +65,19 @@ def place(
         threads: Threads to use; None takes what affinity and cgroup quota allow.
         max_tokens: Token budget of a batch; None takes the device's.
         others: More devices of the same kind.
+        size_of: The size of a variant's files, which the token budget of packed batches may follow.
 
     Raises:
         ValueError: No such dtype.
         BundleError: The bundle lacks the dtype.
         DeviceError: The device does not run the dtype's variants.
     """
+    variant = choose_variant(folder, route, device, dtype)
+    if max_tokens is None and device.token_budgets and variant.layout == "packed" and size_of is not None:
+        max_tokens = token_budget(size_of(variant), device.memory(device))
     return Placement(
         device,
-        choose_variant(folder, route, device, dtype),
+        variant,
         dtype_name(dtype),
         available_threads() if threads is None else threads,
         device.token_budget if max_tokens is None else max_tokens,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from embedrt.engine import Batch, Device, Engine
 from embedrt.engine.session import onnxruntime
 
-# A batch gets the next of these numbers of rows, and a larger one a multiple of the last.
+# Rows are filled up to the next of these numbers; a batch with more than the last is run in parts.
 _ROWS = (1, 8, 32)
 # Sessions that are kept; each has the weights once more.
 _KEPT = 8
@@ -55,8 +55,15 @@ class StaticShapes:
             DeviceError: The graph could not be compiled for the shape.
         """
         rows, length = batch.shape
+        parts = [self._part(batch, start, length, outputs) for start in range(0, rows, _ROWS[-1])]
+        return {name: np.concatenate([part[name] for part in parts]) for name in outputs}
+
+    def _part(self, batch: Batch, start: int, length: int, outputs: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
+        """Compute the outputs of the rows from `start` on, as many as one run takes."""
+        feeds = {name: array[start : start + _ROWS[-1]] for name, array in batch.feeds.items()}
+        rows = len(feeds["input_ids"])
         shape = (rounded_rows(rows), length)
-        filled = replace(batch, feeds={name: fill(array, shape[0]) for name, array in batch.feeds.items()})
+        filled = replace(batch, feeds={name: fill(array, shape[0]) for name, array in feeds.items()})
         with self._lock:
             results = self._engine(shape).run(filled, outputs)
         return {name: result[:rows] for name, result in results.items()}
@@ -71,8 +78,8 @@ class StaticShapes:
 
 
 def rounded_rows(rows: int) -> int:
-    """Round a number of rows up to one of few."""
-    return next((most for most in _ROWS if rows <= most), -(-rows // _ROWS[-1]) * _ROWS[-1])
+    """Round a number of rows of one run up to one of few."""
+    return next(most for most in _ROWS if rows <= most)
 
 
 def fill(array: NDArray[np.int64], rows: int) -> NDArray[np.int64]:

@@ -136,7 +136,9 @@ def _cheapest_ends(lengths: list[int], limits: NDArray[np.int64], run_cost: int)
     return ends
 
 
-def plan_packed(lengths: ArrayLike, *, token_budget: int, max_rows: int | None = None) -> list[PlannedBatch]:
+def plan_packed(
+    lengths: ArrayLike, *, token_budget: int, max_rows: int | None = None, least: int = 0
+) -> list[PlannedBatch]:
     """Group texts into batches without padding, longest first.
 
     A batch has at most `token_budget` tokens, unless a single row is longer, and at most `max_rows` rows. Texts of
@@ -146,10 +148,12 @@ def plan_packed(lengths: ArrayLike, *, token_budget: int, max_rows: int | None =
         lengths: Token count of every text.
         token_budget: Upper bound of the tokens of a batch.
         max_rows: Upper bound of rows; None leaves it to the budget.
+        least: Tokens that a shorter row counts as.
     """
     counts = np.asarray(lengths, np.int64)
     order = np.argsort(-counts, kind="stable")
     in_order = counts[order]
+    sizes = np.maximum(in_order, least)
     return [
-        PlannedBatch(order[start:end], int(in_order[start])) for start, end in runs_of(in_order, token_budget, max_rows)
+        PlannedBatch(order[start:end], int(in_order[start])) for start, end in runs_of(sizes, token_budget, max_rows)
     ]

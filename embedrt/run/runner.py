@@ -44,6 +44,8 @@ _SLICE = 2048
 _SMALL_BUDGET = 4096
 _FULL_BATCHES = 4
 _PORTION = 1 << 17
+# A text takes at least one block of 256 tokens of the scratch memory; counted as a quarter, it is four budgets at most.
+_SCRATCH_TOKENS = 64
 # Cached tokenizers for lengths other than the route's own.
 _OTHER_TOKENIZERS = 2
 
@@ -124,9 +126,10 @@ class Runner:
             placement.threads,
             lambda device: open_engine(
                 files.folder / variant.file,
-                replace(placement, device=device, others=()),
+                device,
+                placement,
                 interface=Interface(inputs, {name: output.width for name, output in route.outputs.items()}),
-                weights_bytes=sum(manifest.files[file].size for file in variant.files),
+                weights_bytes=manifest.size_of(variant),
                 prepack=prepack,
                 load=lambda make: files.load(variant.files, lambda root: make(root / variant.file)),
             ),
@@ -244,8 +247,10 @@ class Runner:
     def _plan(self, tokens: Tokens, max_rows: int | None) -> tuple[list[PlannedBatch], int]:
         """The batches of a slice, and all their tokens, padding included."""
         budget = self._budget.tokens
-        if self.placement.variant.layout == "packed":
-            return plan_packed(tokens.lengths, token_budget=budget, max_rows=max_rows), int(tokens.offsets[-1])
+        if self._packing is not None:
+            least = 0 if self._packing.scratch is None else _SCRATCH_TOKENS
+            batches = plan_packed(tokens.lengths, token_budget=budget, max_rows=max_rows, least=least)
+            return batches, int(tokens.offsets[-1])
         batches = plan(
             tokens.lengths,
             token_budget=budget,
@@ -261,7 +266,7 @@ class Runner:
         if isinstance(items, Tokens):
             yield items
             return
-        budget = self.placement.max_tokens
+        budget = self._budget.tokens
         tokenize, scale = self.tokenizer(request.max_seq_length), max(1, budget // _SMALL_BUDGET)
         portions = tokenize.portions(items, request.prompt, size=_PORTION * scale, most=_SLICE * scale)
         parts: list[Tokens] = []

@@ -13,7 +13,8 @@ from embedrt.run.runner import Runner
 from embedrt.tasks.call import Call
 from embedrt.tasks.embed import embed
 
-# Texts that `encode_iter` reads at a time: few at first, so that the first vectors arrive early.
+# Texts that `encode_iter` reads at a time: few at first, so that the first vectors arrive early. In the end at least
+# as many as a batch has tokens, as nothing is computed while a window is read.
 _FIRST_WINDOW, _LARGEST_WINDOW = 64, 4096
 
 
@@ -43,12 +44,13 @@ def encode_iter(
         texts, size, done = iter(inputs), _FIRST_WINDOW, 0
         while window := list(islice(texts, size)):
             window, _ = check_texts(window, first=done)
-            run: Run = partial(runners()[call.route].run, indexes=range(done, done + len(window)))
+            runner = runners()[call.route]
+            run: Run = partial(runner.run, indexes=range(done, done + len(window)))
             result = embed(run, window, call)
             done += len(window)
             call.report(result.truncated, done)
             for vector in result.values:
                 yield vector.copy()  # a view would keep the whole window alive
-            size = min(2 * size, _LARGEST_WINDOW)
+            size = min(2 * size, max(_LARGEST_WINDOW, runner.placement.max_tokens))
 
     return windows()

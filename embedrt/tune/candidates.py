@@ -17,6 +17,8 @@ FEWEST_TEXTS, MOST_TEXTS = 16, 1024
 
 # Token budgets as multiples of the device's own.
 _BUDGETS = (0.25, 0.5, 1, 2)
+# A text has some 50 tokens: so few as here make a dozen batches.
+_TOKENS_PER_TEXT = 4
 # The speedup that a larger token budget must have to be worth its memory.
 _WORTH_MEMORY = 1.03
 # Skip URLs and other very long words.
@@ -44,7 +46,7 @@ class Candidate:
 def candidates(dtype: str, device: Device, cores: int) -> list[Candidate]:
     """The candidates of a dtype on a device: all cores, and on a parallel device also half and a quarter of them."""
     threads = sorted({cores, max(1, cores // 2), max(1, cores // 4)}) if device.parallel else [cores]
-    budgets = sorted({max(1, int(part * device.token_budget)) for part in _BUDGETS})
+    budgets = device.token_budgets or sorted({max(1, int(part * device.token_budget)) for part in _BUDGETS})
     return [Candidate(dtype, device.name, count, budget) for count in reversed(threads) for budget in budgets]
 
 
@@ -84,9 +86,17 @@ def rounds(count: int) -> int:
     return number
 
 
-def texts_for(seconds: float, visits: int, seconds_per_text: float) -> int:
-    """The number of texts per visit, for a round of so many seconds and visits."""
-    return max(FEWEST_TEXTS, int(min(MOST_TEXTS, seconds / visits / seconds_per_text)))
+def texts_for(seconds: float, visits: int, seconds_per_text: float, token_budget: int = 1) -> int:
+    """The number of texts per visit, for a round of so many seconds and visits.
+
+    Args:
+        seconds: The time for the round.
+        visits: The visits of all candidates.
+        seconds_per_text: A rough time.
+        token_budget: The largest one that is compared; the texts must be able to fill several such batches.
+    """
+    most = max(MOST_TEXTS, token_budget // _TOKENS_PER_TEXT)
+    return max(FEWEST_TEXTS, int(min(most, seconds / visits / seconds_per_text)))
 
 
 def mixture(texts: Sequence[str], count: int, seed: int = 0) -> list[str]:

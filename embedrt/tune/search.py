@@ -235,7 +235,7 @@ class _Search:
         """
         texts, vectors, took = self._texts[:_ACCURACY_TEXTS], [], 0.0
         for name, route in self._manifest.routes.items():
-            placement = place(self._files.folder, route, self._devices[device], dtype)
+            placement = place(self._files.folder, route, self._devices[device], dtype, size_of=self._manifest.size_of)
             runner = Runner(self._files, route, self._manifest, placement)
             if dtype == FLOAT32 or FLOAT32 not in self._manifest.dtypes:
                 verify_route(runner)
@@ -256,7 +256,8 @@ class _Search:
             running = [candidate for group in left.values() for candidate in group]
             visits = _LAST_VISITS if last else _VISITS
             seconds = (self._deadline - perf_counter()) / (total - number)
-            count = texts_for(seconds, visits * len(running), seconds_per_text)
+            largest = max(candidate.max_tokens for candidate in running)
+            count = texts_for(seconds, visits * len(running), seconds_per_text, largest)
             start = perf_counter()
             rates = self._round(running, visits, list(islice(cycle(self._texts), count)), number / total, 1 / total)
             seconds_per_text = (perf_counter() - start) / (visits * len(running) * count)
@@ -318,7 +319,8 @@ def _only(rates: Mapping[Candidate, float]) -> list[Candidate]:
 
 def _dtypes(manifest: Manifest, device: str) -> list[str]:
     """The dtypes of the bundle, and those that a device computes from them."""
-    computed = [dtype for dtype, stored in DEVICES[device].computes.items() if stored in manifest.dtypes]
+    computes = DEVICES[device].computes
+    computed = [dtype for dtype, stored in computes.items() if stored in manifest.dtypes]
     return list(dict.fromkeys([*manifest.dtypes, *computed]))
 
 

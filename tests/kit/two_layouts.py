@@ -163,6 +163,18 @@ def graph(packing: Packing | None, words: int = 133, positions: int = 64) -> byt
     return serialized
 
 
+def with_tokens_in(content: bytes, number: int) -> bytes:
+    """The graph with token embeddings in another dtype, by ONNX's number."""
+    model = onnx.load_from_string(content)
+    (node,) = (node for node in model.graph.node if "token_embeddings" in node.output)
+    node.output[:] = ["exact"]
+    model.graph.node.append(onnx.helper.make_node("Cast", ["exact"], ["token_embeddings"], to=number))
+    (output,) = (output for output in model.graph.output if output.name == "token_embeddings")
+    output.type.tensor_type.elem_type = number
+    serialized: bytes = model.SerializeToString()
+    return serialized
+
+
 def bundle(tiny: Path, folder: Path, packing: Packing | None) -> Path:
     """A bundle of the model, with the tokenizer of the tiny one, in one layout.
 

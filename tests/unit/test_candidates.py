@@ -20,7 +20,7 @@ from embedrt.tune.candidates import (
     texts_for,
 )
 
-GPU = replace(cuda.DEVICE, kind="gpu")
+GPU = replace(cuda.DEVICE, kind="gpu", token_budgets=())
 BUDGETS = (128, 256, 512, 1024)
 RATES = st.dictionaries(
     st.builds(Candidate, st.just("float32"), st.just("cpu"), st.sampled_from([1, 2, 4]), st.sampled_from(BUDGETS)),
@@ -51,12 +51,14 @@ def test_candidates_of_a_processor(processors: int) -> None:
 
 
 def test_a_device_without_threads_of_its_own_takes_all() -> None:
-    assert [(c.threads, c.max_tokens) for c in candidates("float32", GPU, 8)] == [
-        (8, 4096),
-        (8, 8192),
-        (8, 16384),
-        (8, 32768),
-    ]
+    budgets = (4096, 8192, 16384, 32768)
+    assert [(c.threads, c.max_tokens) for c in candidates("float32", GPU, 8)] == [(8, budget) for budget in budgets]
+
+
+def test_cuda_is_tried_with_budgets_for_small_and_large_models() -> None:
+    found = candidates("float16", DEVICES["cuda"], 8)
+    assert [c.max_tokens for c in found] == [4096, 8192, 16384, 32768, 65536, 131072]
+    assert {(c.dtype, c.device, c.threads) for c in found} == {("float16", "cuda", 8)}
 
 
 def test_a_larger_budget_has_to_earn_its_memory() -> None:
@@ -105,7 +107,12 @@ def test_texts_fit_the_time(seconds: float, visits: int, each: float) -> None:
 
 
 def test_texts_for_all_the_time_in_the_world() -> None:
-    assert texts_for(float("inf"), 8, 0.1) == MOST_TEXTS
+    assert texts_for(float("inf"), 8, 0.1) == texts_for(float("inf"), 8, 0.1, 512) == MOST_TEXTS
+
+
+def test_texts_fill_several_batches_of_a_large_budget() -> None:
+    assert texts_for(float("inf"), 8, 0.1, 131072) == 32768
+    assert texts_for(1.0, 10, 0.0001, 131072) == 1000
 
 
 @given(st.lists(st.text()), st.integers(0, 50), st.integers(0, 5))

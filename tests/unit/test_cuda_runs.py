@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from hypothesis import given
@@ -39,7 +38,7 @@ from embedrt.inputs.packing import packed_input_names
 from embedrt.inputs.text import Tokens, flat, offsets_of
 from embedrt.run.batches import make_batch
 from tests.kit.library_failures import failing
-from tests.kit.two_layouts import PACKING, WITH_SCRATCH, graph
+from tests.kit.two_layouts import PACKING, WITH_SCRATCH, graph, with_tokens_in
 
 WAIT = 30.0
 HOW = Tokenization(pad_id=0, padding_side="right", token_type_ids=False, pooling_mask=False, embedding_rows=133)
@@ -98,6 +97,7 @@ def make_engine(folder: Path, packing: Packing, content: bytes | None = None, we
     variant = Variant("float32", path.name, None, "onnxruntime", (), "packed", None, packing)
     return PackedCudaEngine(
         path,
+        DEVICE,
         Placement(DEVICE, variant, "float32", 4, 4096),
         packing,
         interface=Interface(packed_input_names(packing), WIDTHS),
@@ -168,8 +168,9 @@ class TestKernels:
     def test_by_gpu_and_weights(
         self, capability: tuple[int, int], megabytes: int, expected: list[tuple[str, int | None]]
     ) -> None:
-        chosen = choose_kernels(capability, megabytes * 1_000_000)
+        chosen = choose_kernels(capability, megabytes * 1_000_000, PACKING)
         assert [(kernels.sdpa_kernel, kernels.longest) for kernels in chosen] == expected
+        assert choose_kernels(capability, megabytes * 1_000_000, WITH_SCRATCH) == chosen[-1:]
 
     def test_by_the_longest_text(self, tmp_path: Path, runs: Runs) -> None:
         engine = make_engine(tmp_path, PACKING)
@@ -193,7 +194,7 @@ class TestKernels:
         monkeypatch.undo()
         options = onnxruntime.SessionOptions()
         providers: Providers = [("CUDAExecutionProvider", {"use_tf32": "0"}), ("CPUExecutionProvider", {})]
-        kernels = choose_kernels((9, 0), 600_000_000)[0]
+        kernels = choose_kernels((9, 0), 600_000_000, PACKING)[0]
         assert cuda_runs._adjusted(kernels, options, providers) == [
             ("CUDAExecutionProvider", {"use_tf32": "0", "sdpa_kernel": "19"})
         ]
@@ -204,11 +205,7 @@ class TestKernels:
 
     def test_no_capability_without_a_driver(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.undo()
-
-        def none(_: str) -> None:
-            raise OSError
-
-        monkeypatch.setattr("ctypes.CDLL", none)
+        monkeypatch.setattr("embedrt.engine.cuda_setup._driver", lambda: {"cards": None})
         assert cuda_runs.compute_capability(0) == (0, 0)
 
 
@@ -482,13 +479,7 @@ def counted(function: Callable[..., Any], calls: list[int]) -> Callable[..., Any
 def test_outputs_of_16_bits(
     tmp_path: Path, plain: SessionEngine, packing: Packing, number: int, tolerance: float
 ) -> None:
-    model = onnx.load_from_string(graph(packing, positions=1024))
-    (node,) = (node for node in model.graph.node if "token_embeddings" in node.output)
-    node.output[:] = ["exact"]
-    model.graph.node.append(onnx.helper.make_node("Cast", ["exact"], ["token_embeddings"], to=number))
-    (output,) = (output for output in model.graph.output if output.name == "token_embeddings")
-    output.type.tensor_type.elem_type = number
-    engine = make_engine(tmp_path, packing, model.SerializeToString())
+    engine = make_engine(tmp_path, packing, with_tokens_in(graph(packing, positions=1024), number))
     found = engine.run(batch_of(9, 3, packing=packing), BOTH)
     expected = plain.run(batch_of(9, 3), BOTH)
     assert {array.dtype for array in found.values()} == {np.dtype(np.float32)}
@@ -525,6 +516,7 @@ class TestOpening:
         variant = Variant("float32", "x.onnx", None, "portable", (), layout, None, packing)
         open_engine(
             Path("x.onnx"),
+            device,
             Placement(device, variant, "float32", 1, 512),
             interface=Interface((), {}),
             weights_bytes=1,

@@ -191,4 +191,6 @@ def test_packed_batches_by_hand() -> None:
     found = plan_packed([5, 40, 5, 30, 30, 200], token_budget=100)
     assert shape(found) == [([5], 200), ([1, 3, 4], 40), ([0, 2], 5)]
     assert shape(plan_packed([5, 5, 5], token_budget=100, max_rows=2)) == [([0, 1], 5), ([2], 5)]
+    assert shape(plan_packed([5, 40, 5], token_budget=100, least=30)) == [([1, 0, 2], 40)]
+    assert shape(plan_packed([5, 40, 5], token_budget=100, least=31)) == [([1, 0], 40), ([2], 5)]
     assert plan_packed([], token_budget=100) == []

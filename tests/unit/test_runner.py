@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 from types import FrameType
@@ -18,6 +17,7 @@ import pytest
 
 import embedrt
 from embedrt import Embedder
+from embedrt.bundle.manifest import Packing
 from embedrt.engine import Batch
 from embedrt.inputs.text import TextTokenizer
 from embedrt.run import runner as runner_module
@@ -194,7 +194,7 @@ class TestSlices:
     def test_packed_batches_are_planned_by_their_tokens(self, runner: Runner) -> None:
         texts = ["one " * (i % 40) for i in range(300)]
         packed = copy(runner)
-        packed.placement = replace(runner.placement, variant=replace(runner.placement.variant, layout="packed"))
+        packed._packing = Packing((), None, 1, None)
         (part,) = packed._slices(texts, packed._work(texts, SENTENCES, None))
         lengths = part.tokens.lengths
         totals = [int(lengths[batch.rows].sum()) for batch in part.batches]

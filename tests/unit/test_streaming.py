@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from embedrt import Embedder, NonFiniteError, TruncationError, TruncationWarning
+from embedrt.tasks import stream
 from embedrt.types import Vectors
 from tests.kit.bundles import change, copy_bundle, poison
 
@@ -60,6 +61,19 @@ class TestIter:
         vectors.close()  # type: ignore[attr-defined]
         assert threading.active_count() == before
         assert read < 9000 + 4096
+
+    def test_a_large_token_budget_is_read_ahead(self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stream, "_LARGEST_WINDOW", 100)
+        read = 0
+
+        def endless() -> Iterator[str]:
+            nonlocal read
+            for i in itertools.count():
+                read += 1
+                yield f"one {i}"
+
+        vectors = Embedder(tiny_bundle, threads=1, max_tokens=300).encode_iter(endless())
+        assert max(read - taken for taken, _ in enumerate(itertools.islice(vectors, 1000))) == 300
 
     def test_a_kept_vector_does_not_keep_its_window(self, tiny: Embedder) -> None:
         vector = next(iter(tiny.encode_iter(texts_of(100))))
