@@ -5,6 +5,7 @@ REFERENCE := .venv-reference
 BENCH := .venv-bench
 BENCH_ONNX := .venv-bench-onnx
 OPTIMUM := .venv-optimum
+CUDA := .venv-cuda
 LOWEST := .venv-lowest
 AUDIT := .venv-audit
 MODEL := sentence-transformers/all-MiniLM-L6-v2
@@ -17,7 +18,7 @@ RUN := $(VENV)/$(BIN)/python -m
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEW_PIP := "pip>=25.1" # knows dependency groups
 
-.PHONY: help quickstart test coverage test-lowest test-reference test-optimum fuzz endurance kills soak audit lint fix bench docs docs-serve golden table build clean
+.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement fuzz endurance kills soak audit lint fix bench docs docs-serve golden table build clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -61,6 +62,9 @@ test-optimum: export EMBEDRT_OPTIMUM_PYTHON := $(OPTIMUM)/$(BIN)/python
 test-optimum: $(VENV)/.develop $(OPTIMUM)/.ready  ## export by way of optimum-onnx, compare with its torch
 	$(RUN) pytest tests/optimum
 
+test-cuda-placement: $(CUDA)/.ready  ## graphs on ONNX Runtime's real CUDA provider without a card: no node on the CPU; needs gcc
+	$(CUDA)/$(BIN)/python -m pytest -n auto --dist worksteal tests/cuda
+
 lint: $(VENV)/.develop  ## style, types, layers, docstrings and spelling
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -101,7 +105,7 @@ build: $(VENV)/.develop  ## wheel and sdist into dist/
 	$(RUN) build
 
 clean:  ## delete environments and what was built
-	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(OPTIMUM) dist site .coverage* fuzz-findings
+	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(OPTIMUM) $(CUDA) dist site .coverage* fuzz-findings
 
 $(VENV)/.runtime: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(VENV)
@@ -144,6 +148,12 @@ $(OPTIMUM)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(OPTIMUM)
 	$(OPTIMUM)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
 	$(OPTIMUM)/$(BIN)/python $(PIP_INSTALL) --group optimum
+	@touch $@
+
+$(CUDA)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(CUDA)
+	$(CUDA)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
+	$(CUDA)/$(BIN)/python $(PIP_INSTALL) --group cuda --editable ".[export]"
 	@touch $@
 
 $(BENCH)/.ready: pyproject.toml examples/model.txt

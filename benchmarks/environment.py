@@ -21,6 +21,8 @@ _PACKAGES = (
     "model2vec",
     "openvino",
     "onnxruntime",
+    "onnxruntime-gpu",
+    "flash-attn",
     "onnxruntime-ep-openvino",
     "tokenizers",
     "huggingface-hub",

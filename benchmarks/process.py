@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -64,8 +66,10 @@ class Worker:
             env={**os.environ, **OFFLINE},
         )
 
-    def ask(self, task: str, **request: Any) -> dict[str, Any]:
-        """Sends a request and waits for the answer, to which it adds
+    def ask(self, task: str, *, limit: float | None = None, **request: Any) -> dict[str, Any]:
+        """Sends a request and waits for the answer, but at most `limit` seconds; then the process is killed.
+
+        To the answer it adds
 
         - `wall_seconds`: how long that took, for the first request since the process was started;
         - `other_cores`: how many cores everything but this engine used meanwhile; None where that is not known.
@@ -79,10 +83,11 @@ class Worker:
         with contextlib.suppress(BrokenPipeError):  # a dead process gives no answer below
             self._process.stdin.write(json.dumps({"task": task, **request}).encode() + b"\n")
             self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        with _killing(self._process, limit):
+            line = self._process.stdout.readline()
         if not line:
             status = self._process.wait()
-            cause = "killed, often for want of memory" if status == -9 else f"exit status {status}"
+            cause = "killed: it took too long, or memory ran out" if status == -9 else f"exit status {status}"
             raise WorkerError(f"the process ended ({cause}): {self._printed()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
@@ -112,6 +117,20 @@ class Worker:
     def _printed(self) -> str:
         self._log.seek(0)
         return self._log.read().decode(errors="replace")[-500:].strip()
+
+
+@contextlib.contextmanager
+def _killing(process: subprocess.Popen[bytes], limit: float | None) -> Iterator[None]:
+    """Kill a process after so many seconds; None waits."""
+    if limit is None:
+        yield
+        return
+    timer = threading.Timer(limit, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _now() -> tuple[float, float | None]:

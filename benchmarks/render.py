@@ -4,11 +4,13 @@ python -m benchmarks.render        # `make bench` ends with it
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from benchmarks.engines import OWN_FLOAT32, REFERENCE, role
+from benchmarks.gpu.record import KIND, gpu_tables
 from benchmarks.plot import cosine, draw
 from benchmarks.record import FORMAT
 
@@ -24,21 +26,35 @@ def newest(folder: Path = RESULTS) -> list[dict[str, Any]]:
     Raises:
         ValueError: A file has another format version.
     """
+    return _newest(folder, None, lambda record: record["machine"]["name"])
+
+
+def newest_gpus(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """The newest record of each GPU, by the GPU's name.
+
+    Raises:
+        ValueError: A file has another format version.
+    """
+    return _newest(folder, KIND, lambda record: record["machine"]["gpu"])
+
+
+def _newest(folder: Path, kind: str | None, name_of: Callable[[dict[str, Any]], str]) -> list[dict[str, Any]]:
     records: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.json")):  # the date comes first in the name
         record = json.loads(path.read_bytes())
         if record.get("format") != FORMAT:
             raise ValueError(f"{path.name}: expected format {FORMAT}, found {record.get('format')!r}; run `make bench`")
-        records[record["machine"]["name"]] = {**record, "file": path.name}
+        if record.get("kind") == kind:
+            records[name_of(record)] = {**record, "file": path.name}
     return [records[name] for name in sorted(records)]
 
 
-def pages(records: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
+def pages(records: Sequence[Mapping[str, Any]], gpus: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
     """Contents of every file that shows measured numbers, by path."""
     readme, measured = ROOT / "README.md", ROOT / "docs" / "measured.md"
     return {
         readme: between(readme.read_text(encoding="utf-8"), readme_table(records)),
-        measured: between(measured.read_text(encoding="utf-8"), machine_tables(records)),
+        measured: between(measured.read_text(encoding="utf-8"), chain(machine_tables(records), gpu_tables(gpus))),
         ROOT / "docs" / "speed.svg": draw(records),
     }
 
@@ -205,7 +221,7 @@ def _cell(text: str) -> str:
 
 def main() -> None:
     """Write the files."""
-    for path, text in pages(newest()).items():
+    for path, text in pages(newest(), newest_gpus()).items():
         path.write_text(text, encoding="utf-8")
 
 

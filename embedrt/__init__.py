@@ -217,7 +217,7 @@ def verify(
     *,
     reference: Literal["bundle", "sentence-transformers"] = "bundle",
     source: str | Path | None = None,
-    device: str | None = None,
+    device: str | Sequence[str] | None = None,
     dtype: str | None = None,
     threads: int | None = None,
 ) -> Mapping[str, ParityReport | QualityReport]:
@@ -295,7 +295,10 @@ def diff(
 
 
 def _open(
-    bundle: str | Path | Embedder, device: str | None = None, dtype: str | None = None, threads: int | None = None
+    bundle: str | Path | Embedder,
+    device: str | Sequence[str] | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
 ) -> Embedder:
     """A bundle of this machine, loaded."""
     if isinstance(bundle, Embedder):
@@ -309,8 +312,9 @@ def ranges(
     prompt_name: str | None = None,
     *,
     task: str | None = None,
-    device: str | None = None,
+    device: str | Sequence[str] | None = None,
     threads: int | None = None,
+    gpu_mem_limit: int | str | None = None,
     show_progress_bar: bool | None = None,
 ) -> Path:
     """Measure the range of every coordinate of the vectors over texts, and keep the ranges in the bundle.
@@ -326,6 +330,7 @@ def ranges(
         task: As in `Embedder.encode`.
         device: As in `Embedder`.
         threads: As in `Embedder`.
+        gpu_mem_limit: As in `Embedder`.
         show_progress_bar: As in `Embedder.encode`.
 
     Returns:
@@ -351,6 +356,7 @@ def ranges(
         task=task,
         device=device,
         threads=threads,
+        gpu_mem_limit=gpu_mem_limit,
         show_progress_bar=show_progress_bar,
     )
 

@@ -16,19 +16,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from embedrt.bundle.check import Verify
 from embedrt.bundle.manifest import Manifest
-from embedrt.engine.devices import AUTO, find_device
+from embedrt.engine.devices import AUTO, find_devices
 from embedrt.hub.card import ModelCardData, model_card
 from embedrt.hub.local import copy_bundle
 from embedrt.hub.resolve import resolve
 from embedrt.inputs.check import check_texts
 from embedrt.inputs.tokenizer import Tokenizer
-from embedrt.inputs.values import one_of, positive, shown, truth
+from embedrt.inputs.values import byte_count, one_of, positive, shown, truth
 from embedrt.inputs.windows import Span
 from embedrt.loaded import Loaded
 from embedrt.run.request import Run
 from embedrt.run.runner import Runner
 from embedrt.tasks import long_texts, stream
-from embedrt.tasks.arguments import coordinates, deprecated, device_name, length_for, refuse
+from embedrt.tasks.arguments import are_gpus, coordinates, deprecated, device_name, device_names, length_for, refuse
 from embedrt.tasks.call import call_for, prompt_for, route_for, task_prompt
 from embedrt.tasks.embed import embed
 from embedrt.tasks.long_texts import Combine
@@ -64,7 +64,8 @@ class Embedder:
         model_name_or_path: A bundle folder, a name in the local store, or a hub id. A bundle on the hub is downloaded
             into the store; any other model is exported on the spot, if the extra `export` is installed.
         device: "cpu", "cuda", "cuda:1", "coreml", "mps", "openvino" or "openvino:GPU". None and "auto" take the fastest
-            by `embedrt tune`, else CUDA if it is installed, else the CPU. A named device is used, or it is an error.
+            by `embedrt tune`, else CUDA if it is installed, else the CPU. A named device is used, or it is an error. A
+            list, such as ["cuda:0", "cuda:1"], loads the model on each of these devices; they share the batches.
         prompts: Prompts by name, each a text that goes before every input; they override the model's own.
         default_prompt_name: The prompt for calls that name none; None takes the model's default, if any.
         cache_folder: A folder that is searched before the store, and takes new models; None takes the store alone:
@@ -76,12 +77,16 @@ class Embedder:
         similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan"; None takes the model's, or cosine.
         truncate_dim: Coordinates to keep; None takes the model's default, if any.
         dtype: The model's number format: "float32", "float16", "bfloat16" or "int8", where the bundle has it or the
-            device computes it. None takes float32 if the bundle has it, else its only one. "auto" takes the fastest
-            that `embedrt tune` measured here and found good enough.
+            device computes it; or "tf32", which computes the float32 graph on CUDA with an error of about 1e-4. None
+            takes float32 if the bundle has it, else its only one. "auto" takes the fastest that `embedrt tune` measured
+            here and found good enough.
         threads: Threads to use; None takes the tuned number, else all cores that affinity and cgroup quota allow.
         max_tokens: Token budget of a batch: its texts times the tokens of the longest. It bounds the memory. None takes
             the tuned budget, else the device's, which on a GPU follows the size of the model. A single text may be
             longer.
+        gpu_mem_limit: Upper bound of what CUDA's arena allocates on each GPU, as bytes or as "20GB" (10**9 bytes) or
+            "20GiB" (2**30 bytes); None sets none. The CUDA context, about 0.5 GB, and the workspaces of the CUDA
+            libraries come on top.
         verify: When the bundle's files are checked by SHA-256: "once" on this machine, until a file changes; "always";
             or "never".
         modules: Not available, like the arguments below; the error names the alternative.
@@ -103,7 +108,7 @@ class Embedder:
     def __init__(
         self,
         model_name_or_path: str | Path,
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
         *,
         prompts: dict[str, str] | None = None,
         default_prompt_name: str | None = None,
@@ -117,6 +122,7 @@ class Embedder:
         dtype: str | None = None,
         threads: int | None = None,
         max_tokens: int | None = None,
+        gpu_mem_limit: int | str | None = None,
         verify: Verify = "once",
         modules: None = None,
         backend: Literal["onnx", "torch"] | None = None,
@@ -139,8 +145,9 @@ class Embedder:
         one_of(verify, Verify, "verify")
         if dtype is not None and not (isinstance(dtype, str) and dtype == AUTO):
             dtype_name(dtype)
-        if device is not None:
-            find_device(device_name(device))
+        named = device_names(device)
+        if named is not None:
+            find_devices(named if isinstance(named, tuple) else (named,))
         if similarity_fn_name is not None:
             find_similarity(similarity_fn_name)
         local_files_only = truth(local_files_only, "local_files_only")
@@ -150,6 +157,7 @@ class Embedder:
             raise TypeError(f"cache_folder: expected str, Path or None, got {shown(cache_folder)}")
         threads = None if threads is None else positive(threads, "threads", _MOST_THREADS)
         max_tokens = None if max_tokens is None else positive(max_tokens, "max_tokens")
+        memory_limit = None if gpu_mem_limit is None else byte_count(gpu_mem_limit, "gpu_mem_limit")
         folder = resolve(
             model_name_or_path,
             revision=revision,
@@ -158,7 +166,13 @@ class Embedder:
             cache_folder=cache_folder,
         )
         self.loaded = Loaded(
-            folder, device_name(device), dtype=dtype, threads=threads, max_tokens=max_tokens, verify=verify
+            folder,
+            named,
+            dtype=dtype,
+            threads=threads,
+            max_tokens=max_tokens,
+            memory_limit=memory_limit,
+            verify=verify,
         )
         self.lengths = {name: route.max_seq_length for name, route in self.manifest.routes.items()}
         self.prompts = {"query": "", "document": "", **self.manifest.prompts, **(prompts or {})}
@@ -226,8 +240,8 @@ class Embedder:
 
     @property
     def device(self) -> str:
-        """The device in use."""
-        return self._any_runner.engine.device.name
+        """The device in use; several are separated by commas."""
+        return self._any_runner.placement.name
 
     @property
     def engine(self) -> str:
@@ -400,7 +414,9 @@ class Embedder:
                 coordinate; "binary" or "ubinary", with 8 coordinates in a byte.
             convert_to_numpy: False gives a list of torch tensors.
             convert_to_tensor: True gives one torch tensor.
-            device: Another device than the model's, or a list of devices with one process each, for this call.
+            device: Another device than the model's for this call, or a list of devices. GPUs of a list, such as
+                ["cuda:0", "cuda:1"], keep the model loaded and share the batches in this process; other devices of a
+                list get one process each for this call.
             normalize_embeddings: Scale the vectors to length 1, after truncation.
             truncate_dim: Keep only the first coordinates; None takes `Embedder.truncate_dim`.
             pool: The result of `start_multi_process_pool`; its processes encode, and `device` has no effect.
@@ -926,14 +942,15 @@ class Embedder:
             show_progress_bar = logger.isEnabledFor(logging.INFO)
         show_progress_bar = truth(show_progress_bar, "show_progress_bar")
         with ExitStack() as stack:
-            if pool is None and isinstance(device, list | tuple):
-                pool = stack.enter_context(self.start_multi_process_pool(device))
+            names = device_names(device)
+            if pool is None and isinstance(names, tuple) and not are_gpus(names):
+                pool = stack.enter_context(self.start_multi_process_pool(names))
             advance = stack.enter_context(_progress(total, show_progress_bar))
             if pool is not None:
                 self._check_pool(pool)
                 yield partial(pool.run, route=route, chunk_size=chunk_size, advance=advance)
             else:
-                yield partial(self.loaded.runners(device_name(device))[route].run, advance=advance)
+                yield partial(self.loaded.runners(names)[route].run, advance=advance)
 
     def _check_pool(self, pool: "ProcessPool") -> None:
         from embedrt.run.processes import ProcessPool

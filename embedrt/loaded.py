@@ -10,7 +10,7 @@ from embedrt.bundle.check import Verify
 from embedrt.bundle.manifest import Bundle, open_bundle
 from embedrt.bundle.opened import TRIES
 from embedrt.engine import Device
-from embedrt.engine.devices import AUTO, find_device
+from embedrt.engine.devices import AUTO, find_devices
 from embedrt.engine.placement import Placement, place
 from embedrt.errors import BundleError, InferenceError
 from embedrt.inputs.tokenizer import Tokenizer
@@ -30,34 +30,39 @@ class Loaded:
         dtype: The dtype in use.
         threads: Threads to use, if the user named a number.
         max_tokens: Token budget of a batch, if the user named one.
+        memory_limit: Limit on the device's memory in bytes, if the user named one.
 
     Args:
         folder: The bundle's folder.
-        device: The device, as `Embedder` takes it.
+        device: The device, or several, as `Embedder` takes it.
         dtype: The dtype, "auto", or None for the bundle's usual one.
         threads: Threads to use; None takes what was tuned, else what affinity and cgroup quota allow.
         max_tokens: Token budget of a batch; None takes what was tuned, else what suits the device.
+        memory_limit: Limit on the device's memory in bytes; None sets none.
         verify: When files are hashed, as `read_bundle` takes it.
 
     Raises:
         BundleError: The bundle is damaged, or lacks the dtype.
+        ValueError: The device has no limit on its memory, or the list of devices is not valid.
         DeviceError: The device is unknown or not available.
     """
 
     def __init__(
         self,
         folder: Path,
-        device: str | None,
+        device: str | Sequence[str | None] | None,
         *,
         dtype: str | None,
         threads: int | None,
         max_tokens: int | None,
+        memory_limit: int | None = None,
         verify: Verify = "once",
     ) -> None:
         self.folder = folder.absolute()  # sessions are made on first use, and the working folder may change until then
         self.threads = threads
         self.max_tokens = max_tokens
-        self._device = device
+        self.memory_limit = memory_limit
+        self._device = device if device is None or isinstance(device, str) else tuple(device)
         self._verify: Verify = verify
         self._wanted = dtype
         self._open()
@@ -77,14 +82,19 @@ class Loaded:
         self._bundle: Bundle | None = bundle
         self.manifest = bundle.manifest
         self.tuning = tuned.in_use(self.folder, self.manifest, bundle.files.root)
-        named = None if self._device in {None, AUTO} else find_device(self._device)
-        self.dtype = tuned.settled_dtype(
-            self.tuning, self.manifest, self._wanted, None if named is None else named.name
-        )
-        self._placed = self._find(AUTO) if named is None else named
+        named = () if self._device in {None, AUTO} else self._find(self._device)
+        name = named[0].short_name if named else None
+        self.dtype = tuned.settled_dtype(self.tuning, self.manifest, self._wanted, name)
+        self._placed = named or self._find(AUTO)
+        if self.memory_limit is not None and not self._placed[0].limits_memory:
+            raise ValueError(
+                f"gpu_mem_limit: expected a device with a limit on its memory, as device='cuda', got "
+                f"{self._placed[0].name!r}; leave it out"
+            )
         self._lock = threading.RLock()  # a signal handler may encode meanwhile
         self._runners: dict[str, dict[str, Runner]] = {}
-        self._by_name: dict[str | None, dict[str, Runner]] = {}  # the same, by every name that was asked for
+        # The same, by every name that was asked for.
+        self._by_name: dict[str | tuple[str | None, ...] | None, dict[str, Runner]] = {}
         self._tokenizers: dict[tuple[str, int | None], Tokenizer] = {}
         self.runners()
 
@@ -94,6 +104,7 @@ class Loaded:
             "folder": self.folder,
             "threads": self.threads,
             "max_tokens": self.max_tokens,
+            "memory_limit": self.memory_limit,
             "_device": self._device,
             "_verify": self._verify,
             "_wanted": self._wanted,
@@ -107,11 +118,11 @@ class Loaded:
         if self.manifest.fingerprint != fingerprint:
             raise BundleError(f"{self.folder}: another bundle than when the model was pickled; load it by its name")
 
-    def runners(self, device: str | None = None) -> dict[str, Runner]:
+    def runners(self, device: str | tuple[str | None, ...] | None = None) -> dict[str, Runner]:
         """The runners of all routes by name. A device has one engine, by whatever name it is asked for.
 
         Args:
-            device: Another device than the model's; None takes the model's.
+            device: Another device than the model's, or several that share the batches; None takes the model's.
 
         Raises:
             InferenceError: The model is closed.
@@ -120,9 +131,9 @@ class Loaded:
         found = self._by_name.get(device)
         return self._load(device) if found is None else found
 
-    def _load(self, device: str | None) -> dict[str, Runner]:
+    def _load(self, device: str | tuple[str | None, ...] | None) -> dict[str, Runner]:
         placements = self.placements(device)
-        name = next(iter(placements.values())).device.name
+        name = ", ".join(one.short_name for one in next(iter(placements.values())).devices)
         with self._lock:
             bundle = self.bundle
             if name not in self._runners:
@@ -133,25 +144,38 @@ class Loaded:
             self._by_name[device] = self._runners[name]
             return self._runners[name]
 
-    def placements(self, device: str | None = None) -> dict[str, Placement]:
-        """The placements of all routes on a device.
+    def placements(self, device: str | tuple[str | None, ...] | None = None) -> dict[str, Placement]:
+        """The placements of all routes on a device, or on several that share the batches.
 
         Args:
-            device: A device by any of its names; None takes the model's.
+            device: A device by any of its names, or several; None takes the model's.
 
         Raises:
+            ValueError: The list of devices is not valid.
             DeviceError: The device is unknown or not available.
         """
-        found = self._placed if device is None else self._find(device)
-        threads, max_tokens = tuned.settled(self.tuning, self.dtype, found.name, self.threads, self.max_tokens)
+        first, *others = self._placed if device is None else self._find(device)
+        threads, max_tokens = tuned.settled(self.tuning, self.dtype, first.short_name, self.threads, self.max_tokens)
         return {
-            name: place(self.folder, route, found, self.dtype, threads, max_tokens, size_of=self.manifest.size_of)
+            name: place(
+                self.folder,
+                route,
+                first,
+                self.dtype,
+                threads,
+                max_tokens,
+                tuple(others),
+                size_of=self.manifest.size_of,
+            )
             for name, route in self.manifest.routes.items()
         }
 
-    def _find(self, device: str | None) -> Device:
-        """The device of a name; "auto" is the one that was tuned for the dtype."""
-        return find_device(tuned.usual_device(self.tuning, self.dtype) if device in {None, AUTO} else device)
+    def _find(self, device: str | tuple[str | None, ...] | None) -> tuple[Device, ...]:
+        """The devices of a name or of several; "auto" is the one that was tuned for the dtype."""
+        if device is None or device == AUTO:
+            device = tuned.usual_device(self.tuning, self.dtype)
+        found = find_devices(device if isinstance(device, tuple) else (device,))
+        return tuple(one.with_memory_limit(self.memory_limit) for one in found)
 
     def tokenizer(self, route: str, max_seq_length: int | None) -> Tokenizer:
         """The tokenizer of a route for scripts; the last one is kept."""
@@ -197,9 +221,9 @@ class Loaded:
             self._tokenizers.clear()
 
     @property
-    def device(self) -> str | None:
+    def device(self) -> str | list[str | None] | None:
         """The device as the user named it."""
-        return self._device
+        return list(self._device) if isinstance(self._device, tuple) else self._device
 
     def pool_placements(self, devices: Sequence[str | None] | None) -> list[dict[str, Placement]]:
         """The placements of a pool's processes.
@@ -216,7 +240,7 @@ class Loaded:
         if devices is None:
             from embedrt.run.processes import default_devices  # multiprocessing takes a while to import
 
-            devices = default_devices(self._find(AUTO))
+            devices = default_devices(self._find(AUTO)[0])
         return [self.placements(name or AUTO) for name in devices]
 
     def fingerprint(self, lengths: dict[str, int | None]) -> str:

@@ -31,8 +31,10 @@ SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 """The names of the similarity functions."""
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 """The number formats of a model's weights and arithmetic."""
-EXPORTED_DTYPES = ("float32", "float16", "bfloat16", "int8")
-"""The dtypes that `embedrt export` makes."""
+CUDA_DTYPES = ("float16", "bfloat16")
+"""The dtypes that only CUDA computes."""
+COMPUTED_DTYPES = ("tf32",)
+"""The dtypes of arithmetic alone: a device computes float32 weights in them."""
 _SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -43,9 +45,10 @@ def dtype_name(name: object) -> str:
         ValueError: The name is unknown; the message lists the valid ones.
     """
     full = _SHORT.get(name, name) if isinstance(name, str) else name
-    if isinstance(full, str) and full in DTYPES:
+    known = (*DTYPES, *COMPUTED_DTYPES)
+    if isinstance(full, str) and full in known:
         return full
-    raise ValueError(f"dtype: expected one of {', '.join(map(repr, DTYPES))}, got {name!r}")
+    raise ValueError(f"dtype: expected one of {', '.join(map(repr, known))}, got {name!r}")
 
 
 SENTENCE: Literal["sentence_embedding"] = "sentence_embedding"

@@ -67,7 +67,7 @@ class QualityReport:
         min_cosine_allowed: Lower bound for `min_cosine`.
         parity_mean_cosine: Mean cosine similarity to the reference over the parity texts, many of them edge cases.
         parity_min_cosine: Lowest cosine similarity to the reference over the parity texts.
-        max_batch_error: Max absolute error between a text encoded alone and in a batch.
+        max_batch_error: Max absolute error between a parity text encoded alone and in a batch.
         engine: Engine, version and execution provider that computed the vectors.
     """
 

@@ -16,7 +16,8 @@ from embedrt.bundle.facts import headline
 from embedrt.bundle.manifest import Manifest, read_bundle
 from embedrt.bundle.staging import unfinished
 from embedrt.cli import options, streams
-from embedrt.engine import openvino
+from embedrt.engine import cuda_setup, openvino
+from embedrt.engine.cuda_setup import Facts, Library
 from embedrt.engine.devices import DEVICES
 from embedrt.engine.machine import affinity, available_threads, quota
 from embedrt.engine.session import onnxruntime
@@ -96,7 +97,40 @@ def _engine() -> Iterator[Finding]:
     available = module.get_available_providers()
     devices = [device.name for device in DEVICES.values() if device.provider in available]
     yield Finding("devices", f"{', '.join(devices)} (providers: {', '.join(available)})")
+    yield from cuda_findings(cuda_setup.gather())
     yield _openvino(module)
+
+
+def cuda_findings(facts: Facts) -> Iterator[Finding]:
+    """Examine wheel, driver, cards and libraries of CUDA; without the GPU wheel, nothing of it is a problem."""
+    cards = facts.cards or ()
+    newest = f" for CUDA {facts.driver_cuda // 1000}.{facts.driver_cuda % 1000 // 10}" if facts.driver_cuda else ""
+    driver = f"NVIDIA driver{newest}" if facts.driver else "no NVIDIA driver"
+    driver += f", {len(cards)} GPU" + "s" * (len(cards) != 1)
+    if cuda_setup.PROVIDER not in facts.providers:
+        unused = f"not needed; `pip uninstall -y onnxruntime`, then `{cuda_setup.INSTALL}` adds CUDA"
+        yield Finding("cuda", f"not in this wheel of onnxruntime ({unused}); {driver}")
+        return
+    wheels = ", ".join(f"{name} {number}" for name, number in facts.wheels.items())
+    problem = cuda_setup.wheel_problem(facts) or cuda_setup.driver_problem(facts)
+    yield Finding("cuda", f"{wheels}, {driver}", problem)
+    for index, card in enumerate(cards):
+        yield Finding(
+            f"  cuda:{index}",
+            f"{card}; computes {', '.join(card.dtypes)}; attention kernels: {card.attention}",
+            cuda_setup.card_problem(facts, index),
+        )
+    for library in (*cuda_setup.LIBRARIES, cuda_setup.CUDNN):
+        if library.name in facts.libraries:
+            yield _library(library, facts.libraries[library.name])
+
+
+def _library(library: Library, path: str | None) -> Finding:
+    if path is None:
+        use = "; packed float16 and bfloat16 graphs do without" if library is cuda_setup.CUDNN else ""
+        return Finding(f"  {library.name}", f"missing{use}", cuda_setup.install(library))
+    packaged = f" ({library.package} {_version(library.package)})" if "nvidia" in Path(path).parts else ""
+    return Finding(f"  {library.name}", f"{path}{packaged}")
 
 
 def _openvino(module: ModuleType) -> Finding:

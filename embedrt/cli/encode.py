@@ -28,6 +28,7 @@ _STDOUT = {"/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}
 @options.device
 @options.dtype
 @options.threads
+@options.gpu_mem_limit
 @click.option("--output", type=options.FILE, metavar="FILE.npy", help="Write float32 [texts, dim] in NumPy's format.")
 @options.prompt_name
 @click.option("--prompt", metavar="TEXT", help="Another prompt to put before every text.")
@@ -43,9 +44,10 @@ _STDOUT = {"/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}
 def encode(
     texts: tuple[str, ...],
     model: str | None,
-    device: str | None,
+    device: str | list[str] | None,
     dtype: str | None,
     threads: int | None,
+    gpu_mem_limit: str | None,
     output: Path | None,
     prompt_name: str | None,
     prompt: str | None,
@@ -66,7 +68,9 @@ def encode(
         streams.decoded(value or "", name)
     arguments = [streams.decoded(text, f"TEXT {i}") for i, text in enumerate(texts, start=1)]
     items = read_lines(None) if arguments == ["-"] else arguments
-    embedder = embedrt.Embedder(model or embedrt.default_model(), device, dtype=dtype, threads=threads)
+    embedder = embedrt.Embedder(
+        model or embedrt.default_model(), device, dtype=dtype, threads=threads, gpu_mem_limit=gpu_mem_limit
+    )
     vectors = embedder.encode(
         items,
         prompt_name,

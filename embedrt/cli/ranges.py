@@ -23,14 +23,16 @@ from embedrt.inputs.lines import read_lines
 @click.option("--limit", type=int, metavar="N", help="Use the first N lines only.")
 @options.device
 @options.threads
+@options.gpu_mem_limit
 def ranges(
     bundle: str,
     texts: Path,
     prompt_name: str | None,
     task: str | None,
     limit: int | None,
-    device: str | None,
+    device: str | list[str] | None,
     threads: int | None,
+    gpu_mem_limit: str | None,
 ) -> None:
     """Measure the ranges for int8 vectors.
 
@@ -47,6 +49,7 @@ def ranges(
         task=task,
         device=device,
         threads=threads,
+        gpu_mem_limit=gpu_mem_limit,
         show_progress_bar=sys.stderr.isatty(),
     )
     streams.note(f"{folder}: ranges measured over {len(items)} texts")

@@ -29,13 +29,15 @@ from embedrt.cli import options, streams
 @options.device
 @options.dtype
 @options.threads
+@options.gpu_mem_limit
 def verify(
     bundle: str,
     reference: Literal["bundle", "sentence-transformers"],
     source: str | None,
-    device: str | None,
+    device: str | list[str] | None,
     dtype: str | None,
     threads: int | None,
+    gpu_mem_limit: str | None,
 ) -> None:
     """Check a bundle's files, and its vectors on this machine.
 
@@ -46,7 +48,9 @@ def verify(
 
     streams.require_output()
     check_reference(reference, source)
-    embedder = embedrt.Embedder(bundle, device, dtype=dtype, threads=threads, local_files_only=True)
+    embedder = embedrt.Embedder(
+        bundle, device, dtype=dtype, threads=threads, gpu_mem_limit=gpu_mem_limit, local_files_only=True
+    )
     reports = embedrt.verify(embedder, reference=reference, source=source)
     print(f"files: {len(embedder.manifest.files)} as listed")
     for name, report in reports.items():

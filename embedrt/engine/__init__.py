@@ -3,6 +3,7 @@
 A new device is one new file that defines a `DEVICE`, and one entry in `engine/devices.py`.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -84,6 +85,7 @@ class Device:
         require: Raises a `DeviceError` where the device is not available; None asks ONNX Runtime for its provider.
         suffix: A pattern of what may follow the kind after a colon, such as the index in "cuda:1"; "" allows nothing.
         at: That suffix; None takes the device's first.
+        first: The suffix of the device's first, where one is named by it.
         operators: "onnxruntime" if the device also runs ONNX Runtime's own operators, else "portable".
         computes: The dtypes that the device computes in, each with the dtype of the variant that it takes; empty for a
             device that computes every variant in the variant's own dtype.
@@ -96,8 +98,15 @@ class Device:
         workers: Threads that run batches at once over the same session, if not `parallel`: a second one fills the
             device while the first one copies.
         cores_at: The suffixes with which the device computes on the machine's own cores, so that processes share them.
+        compiles: Whether the device compiles a graph for every shape of batch; see `static_shapes`.
+        shape: The rows and the length to compile for.
+        graph: SHA-256 of the graph's files, by which a device keeps what it has compiled.
         length_step: Batches are padded to multiples of this many tokens, which keeps an engine that compiles for
             every shape to few of them; see `planning.padded_length`.
+        limits_memory: Whether a limit can be set on the memory of the device.
+        memory_limit: That limit in bytes; None sets none.
+        memory: The bytes that a model may take on the device; None where batches need not fit.
+        remedies: Patterns of the engine's own messages, each with what mends the failure.
     """
 
     kind: str
@@ -106,6 +115,7 @@ class Device:
     require: "Callable[[Device], None] | None" = None
     suffix: str = ""
     at: str | None = None
+    first: str = ""
     operators: Literal["portable", "onnxruntime"] = "onnxruntime"
     computes: Mapping[str, str] = field(default_factory=dict)
     token_budget: int = 16384
@@ -114,12 +124,29 @@ class Device:
     parallel: bool = False
     workers: int = 1
     cores_at: tuple[str | None, ...] = ()
+    compiles: bool = False
+    shape: tuple[int, int] | None = None
+    graph: str = ""
     length_step: int = 1
+    limits_memory: bool = False
+    memory_limit: int | None = None
+    memory: "Callable[[Device], int | None]" = lambda _: None
+    remedies: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The device as users type it, such as "cuda:1"."""
         return self.kind if self.at is None else f"{self.kind}:{self.at}"
+
+    @property
+    def place(self) -> str:
+        """The suffix that names the device: "cuda" is the first GPU."""
+        return self.at or self.first
+
+    @property
+    def short_name(self) -> str:
+        """The same for all names of a device: "cuda" for "cuda:0"."""
+        return self.kind if self.place == self.first else self.name
 
     @property
     def uses_cores(self) -> bool:
@@ -130,9 +157,23 @@ class Device:
         """The same kind of device with another suffix."""
         return replace(self, at=at)
 
+    def with_memory_limit(self, limit: int | None) -> "Device":
+        """The same device with a limit on its memory; unchanged if it has no such limit."""
+        return replace(self, memory_limit=limit) if self.limits_memory else self
+
+    def with_remedy(self, message: str) -> str:
+        """An engine's message, with what mends the failure where that is known."""
+        found = [remedy for pattern, remedy in self.remedies.items() if re.search(pattern, message)]
+        return "; ".join([message, *found[:1]])
+
 
 class Engine(Protocol):
-    """One graph on one device, safe to use from many threads at once."""
+    """One graph on one device, safe to use from many threads at once.
+
+    Attributes:
+        device: The device.
+        threads: CPU threads to use.
+    """
 
     device: Device
     threads: int

@@ -103,7 +103,7 @@ class _Graph:
         call_native(self.device.update_inplace, self.numbers)
         call_native(session.run_with_iobinding, self.binding, self.options)
         rows = batch.shape[0]
-        return {name: call_native(self.outputs[name].numpy)[:rows] for name in outputs}
+        return {name: call_native(self.outputs[name].numpy)[:rows].copy() for name in outputs}
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ class Capture:
     Attributes:
         ort: The module onnxruntime.
         session: A session with CUDA graphs, which runs nothing else.
-        index: The index of the GPU.
+        device: ONNX Runtime's name of the kind of device, such as "cuda".
+        index: The index of the device.
         packing: The inputs of the graph.
         dtype: Its dtype.
         outputs: The widths of the outputs with an entry for every row, by name.
@@ -121,6 +122,7 @@ class Capture:
 
     ort: ModuleType
     session: Any
+    device: str
     index: int
     packing: Packing
     dtype: str
@@ -135,12 +137,12 @@ class Capture:
         shapes = captured_shapes(self.packing)
         scratch = None
         if self.packing.scratch is not None:  # one for all, since one graph runs at a time
-            scratch = ScratchMemory(self.ort, "cuda", self.index, self.packing.scratch, self.dtype)
+            scratch = ScratchMemory(self.ort, self.device, self.index, self.packing.scratch, self.dtype)
         graphs = [self._graph(number, shapes[number], scratch) for number in reversed(range(len(shapes)))]
         return graphs[::-1]
 
     def _graph(self, number: int, shape: Shape, scratch: ScratchMemory | None) -> _Graph:
-        make, device, index = self.ort.OrtValue, "cuda", self.index
+        make, device, index = self.ort.OrtValue, self.device, self.index
         names = [name for name in INPUTS if name in self.packing.inputs and name != LONGEST]
         staging = stage(names, shape)
         memory = call_native(make.ortvalue_from_numpy, staging.numbers, device, index)

@@ -1,10 +1,8 @@
 """Packed graphs on ONNX Runtime's CUDA provider: attention kernels by length, scratch memory, and CUDA graphs."""
 
-import ctypes
 import logging
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.bundle.manifest import Packing
-from embedrt.engine import PER_TOKEN, Batch, Providers
+from embedrt.bundle.manifest import Packing, Scratch
+from embedrt.engine import PER_TOKEN, Batch, Device, Providers, cuda_setup
 from embedrt.engine.cuda_graphs import TOKENS, Capture, CudaGraphs
 from embedrt.engine.faults import Faults
 from embedrt.engine.machine import require_process
 from embedrt.engine.native import NativeError, call_native, is_ending
+from embedrt.engine.outputs import in_bfloat16, named, run_bound
 from embedrt.engine.placement import Placement
 from embedrt.engine.scratch import ScratchMemory
 from embedrt.engine.session import CREATING, Interface, Load, create_session, onnxruntime, run_options
@@ -29,10 +28,8 @@ logger = logging.getLogger("embedrt")
 
 # Below this size, weights are held several times in device memory, for kernels and CUDA graphs of their own.
 SMALL_BYTES = 500_000_000
-_BFLOAT16 = "tensor(bfloat16)"
 # What a run fails with while another thread captures a CUDA graph.
 _CAPTURING = re.compile(r"StreamCapture|captur|CUDA (failure|error):? 90\d\b", re.IGNORECASE)
-_MAJOR, _MINOR = 75, 76  # cuDeviceGetAttribute's numbers of the compute capability
 
 
 @dataclass(frozen=True)
@@ -82,13 +79,17 @@ CHOICES = (
 """The choices in order of preference."""
 
 
-def choose_kernels(capability: tuple[int, int], weights_bytes: int) -> tuple[Kernels, ...]:
-    """The first choice that fits a GPU and the size of the weights."""
-    return next(
+def choose_kernels(capability: tuple[int, int], weights_bytes: int, packing: Packing) -> tuple[Kernels, ...]:
+    """The first choice that fits a GPU and the size of the weights.
+
+    Attention over scratch memory is one operator with flash attention for every length, so it needs one session.
+    """
+    kernels = next(
         choice.kernels
         for choice in CHOICES
         if capability >= choice.capability and (choice.below is None or weights_bytes < choice.below)
     )
+    return kernels if packing.scratch is None else kernels[-1:]
 
 
 def rounded(shape: Shape) -> Shape:
@@ -103,20 +104,12 @@ def rounded(shape: Shape) -> Shape:
     return replace(shape, tokens=tokens, rows=max(shape.rows, -(-tokens // shape.longest)))
 
 
-def as_array(value: Any) -> NDArray[Any]:
-    """Copy an OrtValue in host memory to an array; bfloat16, which numpy has not, is the first half of float32."""
-    if value.data_type() != _BFLOAT16:
-        array: NDArray[Any] = value.numpy()
-        return array
-    halves = np.ctypeslib.as_array((ctypes.c_uint16 * int(np.prod(value.shape()))).from_address(value.data_ptr()))
-    return (halves.astype(np.uint32) << 16).view(np.float32).reshape(value.shape())
-
-
 class PackedCudaEngine:
     """One packed graph on one GPU.
 
     Args:
         graph: The ONNX file, for messages.
+        device: The GPU.
         placement: The placement of its route.
         packing: The inputs of the graph.
         interface: The inputs and outputs that the graph must have.
@@ -131,6 +124,7 @@ class PackedCudaEngine:
     def __init__(
         self,
         graph: Path,
+        device: Device,
         placement: Placement,
         packing: Packing,
         *,
@@ -138,15 +132,15 @@ class PackedCudaEngine:
         weights_bytes: int,
         load: Load,
     ) -> None:
-        self.device = placement.device
+        self.device = device
         self.threads = placement.threads
         self._dtype = placement.variant.dtype
         self._packing = packing
         self._process = os.getpid()
-        self._faults = Faults(placement.device)
-        self._index = int(placement.device.at or 0)
+        self._faults = Faults(device)
+        self._index = int(device.at or 0)
         self._scratch: list[ScratchMemory] = []  # of threads that run no batch
-        self._kernels = choose_kernels(compute_capability(self._index), weights_bytes)
+        self._kernels = choose_kernels(compute_capability(self._index), weights_bytes, packing)
         new_session = partial(
             create_session, graph, self.device, 1, dtype=placement.dtype, interface=interface, load=load
         )
@@ -156,11 +150,11 @@ class PackedCudaEngine:
             if weights_bytes < SMALL_BYTES:
                 session = new_session(adjust=partial(_adjusted, self._kernels[-1], more={"enable_cuda_graph": "1"}))
                 self._graphs = self._captured(graph, session, interface)
-        self._halves = {value.name for value in self._sessions[0].get_outputs() if value.type == _BFLOAT16}
+        self._in_bfloat16 = in_bfloat16(self._sessions[0])
 
     def _captured(self, graph: Path, session: Any, interface: Interface) -> CudaGraphs | None:
         outputs = {name: width for name, width in interface.outputs.items() if name not in PER_TOKEN}
-        capture = Capture(onnxruntime(), session, self._index, self._packing, self._dtype, outputs)
+        capture = Capture(onnxruntime(), session, self.device.kind, self._index, self._packing, self._dtype, outputs)
         try:
             return CudaGraphs(capture)
         except NativeError as failure:
@@ -214,37 +208,34 @@ class PackedCudaEngine:
         shape = rounded(shape_of(batch))
         feeds = laid_out(batch.feeds, shape)
         options = run_options(self._faults.run_config())
-        if self._packing.scratch is not None or not self._halves.isdisjoint(outputs):
-            found = self._run_bound(session, feeds, outputs, options, shape)
+        if self._packing.scratch is not None:
+            results = self._run_with_scratch(session, outputs, feeds, options, self._packing.scratch, shape)
+        elif self._in_bfloat16.isdisjoint(outputs):
+            results = named(outputs, call_native(session.run, list(outputs), feeds, options))
         else:
-            found = call_native(session.run, list(outputs), feeds, options)
-        return {
-            name: (array if name in PER_TOKEN else array[: batch.shape[0]]).astype(np.float32, copy=False)
-            for name, array in zip(outputs, found, strict=True)
-        }
+            results = run_bound(session, session.io_binding(), outputs, feeds, options)
+        rows = batch.shape[0]
+        return {name: array if name in PER_TOKEN else array[:rows] for name, array in results.items()}
 
-    def _run_bound(
-        self, session: Any, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str], options: Any, shape: Shape
-    ) -> list[NDArray[Any]]:
-        """Run a graph with scratch memory, or with outputs that numpy does not have."""
-        binding = session.io_binding()
-        for name, array in feeds.items():
-            binding.bind_cpu_input(name, array)
-        for name in outputs:
-            binding.bind_output(name)
-        if self._packing.scratch is None:
-            call_native(session.run_with_iobinding, binding, options)
-        else:
-            try:
-                scratch = self._scratch.pop()
-            except IndexError:
-                scratch = ScratchMemory(onnxruntime(), "cuda", self._index, self._packing.scratch, self._dtype)
-            try:
-                scratch.bind(binding, shape.rows * shape.blocks)
-                call_native(session.run_with_iobinding, binding, options)
-            finally:
-                self._scratch.append(scratch)
-        return [as_array(value) for value in binding.get_outputs()]
+    def _run_with_scratch(
+        self,
+        session: Any,
+        outputs: Sequence[str],
+        feeds: Mapping[str, NDArray[Any]],
+        options: Any,
+        of_text: Scratch,
+        shape: Shape,
+    ) -> dict[str, NDArray[np.float32]]:
+        try:
+            memory = self._scratch.pop()  # which no other run uses
+        except IndexError:
+            memory = ScratchMemory(onnxruntime(), self.device.kind, self._index, of_text, self._dtype)
+        try:
+            binding = session.io_binding()
+            memory.bind(binding, shape.rows * shape.blocks)
+            return run_bound(session, binding, outputs, feeds, options)
+        finally:
+            self._scratch.append(memory)
 
 
 def _adjusted(kernels: Kernels, options: Any, providers: Providers, more: Mapping[str, str] | None = None) -> Providers:
@@ -255,15 +246,6 @@ def _adjusted(kernels: Kernels, options: Any, providers: Providers, more: Mappin
 
 
 def compute_capability(index: int) -> tuple[int, int]:
-    """The compute capability of a GPU, such as (9, 0); (0, 0) if the driver does not say it."""
-    major, minor = ctypes.c_int(0), ctypes.c_int(0)
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-        device = ctypes.c_int(0)
-        if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), index):
-            return 0, 0
-        driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
-        driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
-    except (OSError, AttributeError):
-        return 0, 0
-    return major.value, minor.value
+    """The compute capability of a GPU, such as (9, 0); (0, 0) if it is unknown."""
+    card = cuda_setup.card(index)
+    return (0, 0) if card is None else card.capability

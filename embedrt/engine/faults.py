@@ -53,7 +53,7 @@ class Faults:
         if arena is None or not self._short_of_memory:
             return {}
         self._short_of_memory = False
-        return {SHRINK: f"{arena}:{self._device.at or 0}"}
+        return {SHRINK: f"{arena}:{self._device.place or 0}"}
 
     def error(self, failure: NativeError, batch: Batch) -> EngineError:
         """The error of a batch whose run failed; every later run has the same one if the device is lost."""
@@ -66,7 +66,7 @@ class Faults:
             return EngineError(self._lost)
         rows, length = batch.shape
         size = f"{rows} x {length} tokens" if batch.spans is None else f"{rows} texts with {batch.tokens} tokens"
-        message = f"ONNX Runtime failed on a batch of {size}: {message}"
+        message = f"ONNX Runtime failed on a batch of {size}: {self._device.with_remedy(message)}"
         if _OUT_OF_MEMORY.search(message):
             self._short_of_memory = True
             return OutOfMemory(message)

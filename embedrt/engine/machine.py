@@ -1,4 +1,4 @@
-"""The resources of this process: CPU model, cores by affinity and cgroup quota, CUDA devices; and the fork guard."""
+"""The resources of this process: CPU model, cores by affinity and cgroup quota; and the fork guard."""
 
 import ctypes
 import os
@@ -109,18 +109,6 @@ def _macos_brand() -> str:
     name, size = ctypes.create_string_buffer(256), ctypes.c_size_t(256)
     ctypes.CDLL(None).sysctlbyname(b"machdep.cpu.brand_string", name, ctypes.byref(size), None, ctypes.c_size_t(0))
     return name.value.decode(errors="replace")
-
-
-def cuda_devices() -> int:
-    """The number of CUDA devices visible to this process (`CUDA_VISIBLE_DEVICES`); 0 without a driver."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return 0
-    return count.value
 
 
 def require_process(loaded_in: int) -> None:

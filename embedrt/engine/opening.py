@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from embedrt.bundle.manifest import Packing
-from embedrt.engine import Engine
+from embedrt.engine import Device, Engine
 from embedrt.engine.cuda_runs import PackedCudaEngine
 from embedrt.engine.placement import Placement
 from embedrt.engine.session import Interface, Load, SessionEngine
@@ -15,6 +15,7 @@ class _Open(Protocol):
     def __call__(
         self,
         graph: Path,
+        device: Device,
         placement: Placement,
         packing: Packing,
         *,
@@ -29,12 +30,20 @@ _PACKED: Mapping[str, _Open] = {"cuda": PackedCudaEngine}
 
 
 def open_engine(
-    graph: Path, placement: Placement, *, interface: Interface, weights_bytes: int, prepack: bool, load: Load
+    graph: Path,
+    device: Device,
+    placement: Placement,
+    *,
+    interface: Interface,
+    weights_bytes: int,
+    prepack: bool,
+    load: Load,
 ) -> Engine:
     """Make the engine of a graph.
 
     Args:
         graph: The ONNX file, for messages.
+        device: The device.
         placement: The placement of its route.
         interface: The inputs and outputs that the graph must have.
         weights_bytes: Size of the graph's weights.
@@ -45,12 +54,12 @@ def open_engine(
         BundleError: The graph has another interface.
         DeviceError: The device is not available.
     """
-    packing, packed = placement.variant.packing, _PACKED.get(placement.device.kind)
+    packing, packed = placement.variant.packing, _PACKED.get(device.kind)
     if packing is not None and packed is not None:
-        return packed(graph, placement, packing, interface=interface, weights_bytes=weights_bytes, load=load)
+        return packed(graph, device, placement, packing, interface=interface, weights_bytes=weights_bytes, load=load)
     return SessionEngine(
         graph,
-        placement.device,
+        device,
         placement.threads,
         interface=interface,
         dtype=placement.dtype,

@@ -84,7 +84,7 @@ def require(device: Device) -> None:
         DeviceError: The device is not available; the message has the remedy.
     """
     try:
-        find_device(onnxruntime(), _target(device))
+        find_device(onnxruntime(), device.place)
     except DeviceError as error:
         raise DeviceError(f"device: {device.name!r}: {error}") from error
 
@@ -95,7 +95,7 @@ def configure(options: Any, device: Device, dtype: str, threads: int) -> Provide
     Raises:
         DeviceError: The hardware does not compute in that dtype.
     """
-    target = _target(device)
+    target = device.place
     description = find_device(onnxruntime(), target)
     hint, capability = _HINTS[dtype]
     if capability not in (known := capabilities(description)):
@@ -108,10 +108,6 @@ def configure(options: Any, device: Device, dtype: str, threads: int) -> Provide
     return []  # the provider is in the session options
 
 
-def _target(device: Device) -> str:
-    return device.at or "CPU"
-
-
 # One multi-threaded session has the throughput of several single-threaded ones and a lower latency. Every new batch
 # shape costs milliseconds and 0.6 MB that is never freed.
 DEVICE = Device(
@@ -120,6 +116,7 @@ DEVICE = Device(
     configure,
     require,
     suffix=r"CPU|(?:GPU|NPU)(?:\.\d+)?",
+    first="CPU",
     operators="portable",
     computes={"float32": "float32", "bfloat16": "float32"},
     token_budget=1024,

@@ -17,6 +17,7 @@ from embedrt.engine import Batch, Device, Providers
 from embedrt.engine.faults import Faults
 from embedrt.engine.machine import available_threads, require_process
 from embedrt.engine.native import NativeError, call_native
+from embedrt.engine.outputs import in_bfloat16, named, run_bound
 from embedrt.errors import BundleError, DeviceError, MissingDependencyError
 
 # Making sessions from several threads at once is not safe in ONNX Runtime; running them is.
@@ -169,13 +170,15 @@ class SessionEngine:
             EngineError: ONNX Runtime failed.
             DeviceError: The session could not be made on the device.
         """
-        session = self._session(self.threads if batch.alone or not self._parallel else 1)
         self._faults.require_usable()
+        session = self._session(self.threads if batch.alone or not self._parallel else 1)
         try:
-            results = call_native(session.run, list(outputs), batch.feeds, run_options(self._faults.run_config()))
+            options = run_options(self._faults.run_config())
+            if self.dtype == "bfloat16" and not in_bfloat16(session).isdisjoint(outputs):
+                return run_bound(session, session.io_binding(), outputs, batch.feeds, options)
+            return named(outputs, call_native(session.run, list(outputs), batch.feeds, options))
         except NativeError as failure:
             raise self._faults.error(failure, batch) from failure.__cause__
-        return dict(zip(outputs, results, strict=True))
 
     def _session(self, threads: int) -> Any:
         require_process(self._process)

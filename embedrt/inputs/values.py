@@ -1,11 +1,13 @@
 """Validation of argument values: each function returns a valid value, or raises an error that names the argument."""
 
 import operator
+import re
 import reprlib
 from typing import Any, get_args
 
 import numpy as np
 
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
 
@@ -26,6 +28,17 @@ def positive(value: Any, name: str, most: int | None = None) -> int:
     if number is None or number < 1 or (most is not None and number > most):
         expected = "a positive integer" if most is None or number is None or number < 1 else f"at most {most}"
         raise ValueError(f"{name}: expected {expected}, got {shown(value)}")
+    return number
+
+
+def byte_count(value: Any, name: str) -> int:
+    """Validate a number of bytes, or a text with a unit such as "20GB" (10**9 bytes) or "20GiB" (2**30 bytes)."""
+    number = integer(value)
+    if isinstance(value, str):
+        found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?) ?([KMG]I?B|)", value.upper())
+        number = None if found is None else int(float(found[1]) * _UNITS[found[2]])
+    if number is None or number < 1:
+        raise ValueError(f"{name}: expected bytes, or a text such as '20GB' or '20GiB', got {shown(value)}")
     return number
 
 

@@ -14,10 +14,12 @@ class Budget:
 
     Attributes:
         tokens: The budget.
+        is_lowered: True if it is smaller than at first.
     """
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
+        self.is_lowered = False
         self._lock = RLock()  # a signal handler may encode meanwhile
 
     def lower(self, tokens: int, device: str) -> None:
@@ -31,6 +33,7 @@ class Budget:
             if tokens >= self.tokens:
                 return
             self.tokens = tokens
+            self.is_lowered = True
         logger.warning(
             "a batch did not fit into the memory of %r; batches have at most %d tokens from here on (`max_tokens` sets "
             "the number)",

@@ -19,7 +19,8 @@ from typing import Any, Self
 from embedrt import errors
 from embedrt.bundle.manifest import Bundle
 from embedrt.engine import Device
-from embedrt.engine.machine import available_threads, cuda_devices, require_process
+from embedrt.engine.cuda_setup import cards
+from embedrt.engine.machine import available_threads, require_process
 from embedrt.engine.native import is_ending, keep_threads_out, park, stack
 from embedrt.engine.placement import Placement
 from embedrt.errors import PoolError
@@ -56,7 +57,7 @@ def default_devices(auto: Device) -> list[str]:
         auto: The device that "auto" selects; any other than CUDA and CPU gets one process.
     """
     if auto.kind == "cuda":
-        return [f"cuda:{index}" for index in range(max(1, cuda_devices()))]
+        return [f"cuda:{index}" for index in range(max(1, len(cards())))]
     return [auto.name] * (min(_CPU_WORKERS, available_threads()) if auto.kind == "cpu" else 1)
 
 

@@ -1,5 +1,6 @@
 """`Runner`: one route of a bundle in this process: tokenize, plan, pad, run, gather."""
 
+import hashlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from copy import copy
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.bundle.manifest import Manifest, Route
+from embedrt.bundle.manifest import Manifest, Route, Variant
 from embedrt.bundle.opened import BundleFiles
 from embedrt.engine import PER_TOKEN, Batch, Engine
+from embedrt.engine.make import make_engine
 from embedrt.engine.native import is_ending
 from embedrt.engine.opening import open_engine
 from embedrt.engine.placement import Placement
@@ -118,13 +120,19 @@ class Runner:
         variant = placement.variant
         self._packing = variant.packing
         inputs = input_names(route.tokenization) if variant.packing is None else packed_input_names(variant.packing)
-        self.engine: Engine = open_engine(
-            files.folder / variant.file,
-            placement,
-            interface=Interface(inputs, {name: output.width for name, output in route.outputs.items()}),
-            weights_bytes=manifest.size_of(variant),
-            prepack=prepack,
-            load=lambda make: files.load(variant.files, lambda root: make(root / variant.file)),
+        digest = graph_digest(manifest, variant)
+        self.engine: Engine = make_engine(
+            [replace(device, graph=digest) for device in placement.devices],
+            placement.threads,
+            lambda device: open_engine(
+                files.folder / variant.file,
+                device,
+                placement,
+                interface=Interface(inputs, {name: output.width for name, output in route.outputs.items()}),
+                weights_bytes=manifest.size_of(variant),
+                prepack=prepack,
+                load=lambda make: files.load(variant.files, lambda root: make(root / variant.file)),
+            ),
         )
         self._budget = Budget(placement.max_tokens)
         self._coalescer = Coalescer(
@@ -295,11 +303,13 @@ class Runner:
             shared: True if it may be joined with batches of other calls.
         """
         gather, tokens, rows, length = work.request.gather, part.tokens, planned.rows, planned.length
-        size = max(self._budget.tokens, batch_tokens(tokens, rows, length, self._packing))
+        size, budget = batch_tokens(tokens, rows, length, self._packing), self._budget.tokens
+        if self._budget.is_lowered and size > budget and len(rows) > 1:  # planned before
+            return sum(self._compute(work, part, half, shared=shared) for half in self._halves(part, planned))
         try:
             if shared:
                 batch, results = self._coalescer.run(
-                    tokens, rows, length, gather.outputs, unpooled=work.unpooled, max_tokens=self._budget.tokens
+                    tokens, rows, length, gather.outputs, unpooled=work.unpooled, max_tokens=budget
                 )
             else:
                 batch = make_batch(tokens, rows, length, self.route.tokenization, self._packing, work.unpooled)
@@ -311,7 +321,7 @@ class Runner:
             self._check(batch, results, rows + part.start, work.indexes)
             gather.keep(work.values, rows + part.start, batch, results)
             return len(rows)
-        self._budget.lower(max(size // 2, length), self.engine.device.name)
+        self._budget.lower(max(max(size, budget) // 2, length), self.engine.device.name)
         return sum(self._compute(work, part, half, shared=shared) for half in self._halves(part, planned))
 
     def _halves(self, part: _Slice, planned: PlannedBatch) -> list[PlannedBatch]:
@@ -326,7 +336,7 @@ class Runner:
     def _too_long(self, index: int, length: int) -> OutOfMemory:
         return OutOfMemory(
             f"texts[{index}]: expected a text that fits into the memory of {self.engine.device.name!r}, got {length} "
-            "tokens; use a smaller max_seq_length, a larger gpu_mem_limit, or another device"
+            "tokens; use a smaller max_seq_length, free memory, or raise gpu_mem_limit if it is set"
         )
 
     def _check(
@@ -360,6 +370,11 @@ class Runner:
                 opened=root / name,
             ),
         )
+
+
+def graph_digest(manifest: Manifest, variant: Variant) -> str:
+    """SHA-256 over the files of a variant: the same for the same graph and weights, wherever they are."""
+    return hashlib.sha256(" ".join(manifest.files[file].sha256 for file in variant.files).encode()).hexdigest()
 
 
 def output_widths(manifest: Manifest) -> dict[str, int]:

@@ -1,11 +1,11 @@
 """Validation of arguments that depend on a model, and of those that embedrt does not have."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from embedrt.bundle.manifest import MOST_TOKENS
-from embedrt.engine.devices import find_device
+from embedrt.engine.devices import find_device, find_devices
 from embedrt.inputs.values import integer, shown
 from embedrt.run.runner import Runner
 
@@ -43,6 +43,30 @@ def device_name(device: Any) -> str | None:
     if not isinstance(name, str | None):
         find_device(name)  # raises
     return name
+
+
+def device_names(devices: Any) -> str | tuple[str | None, ...] | None:
+    """The name of a device, or the names of a list of devices.
+
+    Raises:
+        DeviceError: A device is no name.
+    """
+    if isinstance(devices, list | tuple):
+        return tuple(map(device_name, devices))
+    return device_name(devices)
+
+
+def are_gpus(names: Sequence[str | None]) -> bool:
+    """Return True if the names are those of CUDA devices, which one process drives best.
+
+    Raises:
+        ValueError: A GPU is listed twice.
+        DeviceError: A GPU is not available.
+    """
+    if not names or not all(name is not None and name.partition(":")[0] == "cuda" for name in names):
+        return False
+    find_devices(names)
+    return True
 
 
 def coordinates(value: Any, dim: int) -> int:

@@ -1,7 +1,7 @@
 """Ranges for int8 and uint8 vectors, measured over the user's texts and stored in the bundle."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +24,9 @@ def ranges(
     prompt_name: str | None = None,
     *,
     task: str | None = None,
-    device: str | None = None,
+    device: str | Sequence[str] | None = None,
     threads: int | None = None,
+    gpu_mem_limit: int | str | None = None,
     show_progress_bar: bool | None = None,
 ) -> Path:
     """Measure the range of every coordinate and store it in the bundle; see `embedrt.ranges`."""
@@ -35,7 +36,7 @@ def ranges(
             f"texts: expected at least {MIN_TEXTS}, better thousands, got {len(items)}; ranges from few texts do not "
             "suit other texts"
         )
-    embedder = Embedder(resolve(bundle, local_files_only=True), device, threads=threads)
+    embedder = Embedder(resolve(bundle, local_files_only=True), device, threads=threads, gpu_mem_limit=gpu_mem_limit)
     folder = embedder.folder
     if not os.access(folder, os.W_OK):
         raise BundleError(f"{folder}: the ranges cannot be written there; copy the bundle to a writable folder")

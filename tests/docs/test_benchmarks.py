@@ -16,7 +16,7 @@ from benchmarks.gemm import products
 from benchmarks.models import Shape
 from benchmarks.plot import bars, cosine, draw
 from benchmarks.record import file_name, machine_name, machine_title, record, spread
-from benchmarks.render import BEGIN, END, between, machine_tables, newest, pages, readme_table
+from benchmarks.render import BEGIN, END, between, machine_tables, newest, newest_gpus, pages, readme_table
 from benchmarks.report import tables, target_table
 from benchmarks.results import Gemm, Result, Run, Soak, by_round, never_quiet
 from benchmarks.retrieval import definition, ndcg_at_10, search
@@ -412,5 +412,5 @@ def test_the_plot_has_a_bar_for_each_engine_with_such_vectors_fastest_first() ->
 def test_readme_docs_and_plot_are_those_of_the_committed_files() -> None:
     records = newest()
     assert records
-    for path, text in pages(records).items():
+    for path, text in pages(records, newest_gpus()).items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `python -m benchmarks.render`"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -14,6 +15,7 @@ import pytest
 
 import embedrt
 from embedrt import Embedder
+from embedrt.engine.cuda_setup import CUDNN, LIBRARIES
 
 ROOT = Path(__file__).parents[2]
 MEGABYTES = 250
@@ -84,7 +86,7 @@ def test_wheel_metadata(built: Path) -> None:
     needed = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist")]
 
     def names(extra: str) -> set[str]:
-        return {line.split(">")[0] for line in needed if line.endswith(extra)}
+        return {re.split("[<>=~]", line)[0] for line in needed if line.endswith(extra)}
 
     assert {line.split(">")[0] for line in needed if ";" not in line} == {
         "numpy",
@@ -95,7 +97,10 @@ def test_wheel_metadata(built: Path) -> None:
         "tqdm",
     }
     assert names("extra == 'cpu'") == {"onnxruntime"}
-    assert names("extra == 'gpu'") == {"onnxruntime-gpu"}
+    libraries = {"nvidia-cuda-runtime", "nvidia-cublas", "nvidia-curand", "nvidia-cudnn-cu13"}
+    assert names("extra == 'gpu'") == {"onnxruntime-gpu", *libraries}
+    for library in (*LIBRARIES, CUDNN):  # errors name the same packages and versions
+        assert f"{library.package}{library.requirement}; extra == 'gpu'" in needed
     assert names("extra == 'export'") == {"onnx", "safetensors", "ml-dtypes", "protobuf"}
     assert names("extra == 'storage'") == {"safetensors", "pyarrow"}
     assert not [line for line in needed if "torch" in line or "transformers" in line]

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -30,12 +31,12 @@ from embedrt import (
     TruncationError,
     TruncationWarning,
 )
-from embedrt.engine import Batch
+from embedrt.engine import Batch, cuda_setup
 from embedrt.engine.devices import find_device
 from embedrt.errors import EngineError, OutOfMemory
 from embedrt.run import runner as runner_module
 from embedrt.tasks.embed import graph_vectors_in_one_batch
-from embedrt.types import EXPORTED_DTYPES, Vectors
+from embedrt.types import DTYPES, Vectors
 from embedrt_export import export
 from embedrt_export.dtypes import WRITERS
 from tests.kit.bundles import change, copy_bundle, edit_graph, poison, replace_output
@@ -530,7 +531,14 @@ def test_engine_errors_are_typed(
     with pytest.raises(InferenceError) as caught:
         embedder.encode("a")
     assert type(caught.value) is kind
-    assert str(caught.value) == f"ONNX Runtime failed on a batch of 1 x 3 tokens: {message}"
+    error: BaseException | None = caught.value
+    if kind is OutOfMemory:
+        assert str(error).startswith(
+            "texts[0]: expected a text that fits into the memory of 'cpu', got 3 tokens; use a "
+        )
+        assert error is not None
+        error = error.__cause__
+    assert str(error) == f"ONNX Runtime failed on a batch of 1 x 3 tokens: {message}"
 
 
 class TestThreads:
@@ -591,13 +599,25 @@ class Stub:
 
 @pytest.fixture
 def with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An ONNX Runtime that claims to have CUDA."""
+    """An ONNX Runtime that claims to have CUDA, and two cards."""
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
+    card = cuda_setup.Card("a card", (9, 0), 1 << 34)
+    facts = cuda_setup.Facts({}, "1.31.1", tuple(providers), "linux", True, 13000, 0, (card, card), None, {})
+    monkeypatch.setattr(cuda_setup, "facts", lambda: facts)
 
 
 UNKNOWN_DEVICES = ["gpu", "CPU", "", "cpu:0", "cpu:GPU", "mps:1", "cuda:", "cuda:-1", "cuda:x", "cuda:GPU", 3, "cuda 1"]
 UNKNOWN_DEVICES += ["openvino:", "openvino:1", "openvino:gpu", "openvino:CPU.0", "openvino:AUTO", "openvino:GPU."]
+UNKNOWN_DEVICES += ["coreml:", "coreml:0", "coreml:gpu", "coreml:CPUAndGPU", "mps:GPU"]
+CPU_WHEEL = (
+    f": the installed onnxruntime {onnxruntime.__version__} has no CUDAExecutionProvider; run `pip uninstall -y "
+    "onnxruntime`, then `pip install 'embedrt[gpu]'`, or use device='cpu'"
+)
+NO_COREML = (
+    f" needs CoreMLExecutionProvider, but the installed onnxruntime {onnxruntime.__version__} has only "
+    "CPUExecutionProvider; the wheel for macOS has it; use device='cpu'"
+)
 
 
 class TestDevices:
@@ -614,16 +634,14 @@ class TestDevices:
             Embedder(tiny_bundle, name)
         meant = " (did you mean 'cuda'?)" if name == "gpu" else ""
         expected = f"device: {name!r} is unknown{meant}; known: auto, cpu, cuda, coreml, openvino, "
-        expected += "cuda:INDEX, openvino:GPU, openvino:NPU, mps"
+        expected += "cuda:INDEX, coreml:GPU, coreml:NPU, openvino:GPU, openvino:NPU, mps"
         assert str(caught.value) == expected
 
     @pytest.mark.parametrize(
-        ("name", "provider"),
+        ("name", "rest"),
         [
-            ("cuda", "CUDAExecutionProvider"),
-            ("cuda:1", "CUDAExecutionProvider"),
-            ("coreml", "CoreMLExecutionProvider"),
-            ("mps", "CoreMLExecutionProvider"),
+            *((name, CPU_WHEEL) for name in ("cuda", "cuda:1")),
+            *((name, NO_COREML) for name in ("coreml", "mps")),
         ],
     )
     def test_a_device_that_this_wheel_has_not(
@@ -632,15 +650,27 @@ class TestDevices:
         capfd: pytest.CaptureFixture[str],
         monkeypatch: pytest.MonkeyPatch,
         name: str,
-        provider: str,
+        rest: str,
     ) -> None:
         monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+        monkeypatch.setattr(cuda_setup, "facts", cuda_setup.gather)
         with pytest.raises(DeviceError) as caught:
             Embedder(tiny_bundle, name)
-        message = str(caught.value)
-        assert message.startswith(f"device: {name!r} needs {provider}, but the installed onnxruntime ")
-        assert "has only CPUExecutionProvider; install the wheel that has it" in message
+        assert str(caught.value) == f"device: {name!r}{rest}"
         assert capfd.readouterr() == ("", "")
+
+    def test_auto_never_takes_coreml(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        providers = ["CoreMLExecutionProvider", "CPUExecutionProvider"]
+        monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
+        assert find_device("coreml").name == "coreml"
+        assert find_device("auto").name == find_device(None).name == "cpu"
+
+    @pytest.mark.usefixtures("with_cuda")
+    def test_auto_takes_cuda_or_says_why_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        broken = replace(cuda_setup.facts(), cards=())
+        monkeypatch.setattr(cuda_setup, "facts", lambda: broken)
+        with pytest.raises(DeviceError, match=r"^device: 'cuda': the NVIDIA driver finds no GPU; .*, or use device="):
+            find_device("auto")
 
     @pytest.mark.usefixtures("with_cuda")
     def test_names_of_a_graphics_processor(self) -> None:
@@ -672,7 +702,7 @@ class TestDevices:
 
     @pytest.mark.parametrize("dtype", ["int4", "float", "", "FP32", 32, ["float32"]])
     def test_an_unknown_dtype(self, tiny_bundle: Path, dtype: Any) -> None:
-        known = "'float32', 'float16', 'bfloat16', 'int8'"
+        known = "'float32', 'float16', 'bfloat16', 'int8', 'tf32'"
         with pytest.raises(ValueError, match=re.escape(f"dtype: expected one of {known}, got {dtype!r}")):
             Embedder(tiny_bundle, dtype=dtype)
 
@@ -680,8 +710,11 @@ class TestDevices:
         ("dtype", "message"),
         [
             ("int8", r"'int8' is not in it; it has float32; `embedrt export SOURCE --dtype float32,int8` makes"),
-            ("float16", r"'float16' is not in it; it has float32; `embedrt export` makes float32 and int8 only$"),
-            ("fp16", r"'float16' is not in it; it has float32; `embedrt export` makes float32 and int8 only$"),
+            (
+                "float16",
+                r"'float16' is not in it; it has float32; `embedrt export .*,float16` makes .*, for device cuda$",
+            ),
+            ("fp16", r"'float16' is not in it; .*`embedrt export .*,float16` makes .*, for device cuda$"),
         ],
     )
     def test_a_dtype_that_the_bundle_lacks(self, tiny_bundle: Path, dtype: str, message: str) -> None:
@@ -689,7 +722,7 @@ class TestDevices:
             Embedder(tiny_bundle, dtype=dtype)
 
     def test_the_runtime_knows_the_dtypes_of_the_exporter(self) -> None:
-        assert tuple(WRITERS) == EXPORTED_DTYPES
+        assert tuple(WRITERS) == DTYPES
 
     @pytest.mark.parametrize("dtype", [None, "auto", "float32", "fp32"])
     def test_spellings_of_the_usual_dtype(self, tiny_bundle: Path, dtype: str | None) -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from embedrt import Embedder
 from embedrt.bundle.manifest import Packing
-from embedrt.engine import Device
+from embedrt.engine import Device, cuda_setup
+from embedrt.engine.cuda_setup import Card
 from embedrt.engine.devices import DEVICES
 from embedrt.engine.placement import place
 from embedrt.engine.token_budget import LARGEST, SMALLEST, token_budget, token_bytes
@@ -63,6 +64,7 @@ def test_the_memory_of_a_token() -> None:
     ("device", "layout", "max_tokens", "budget"),
     [
         (DEVICES["cuda"], "packed", None, 16384),
+        (DEVICES["cuda"].with_memory_limit(GB), "packed", None, 8192),
         (DEVICES["cuda"], "packed", 100, 100),
         (DEVICES["cuda"], "padded", None, DEVICES["cuda"].token_budget),
         (DEVICES["cpu"], "packed", None, 512),
@@ -78,6 +80,25 @@ def test_packed_batches_on_cuda_follow_the_model(
     route = replace(manifest.routes["default"], variants=(variant,))
     placed = place(tiny_bundle, route, device, "float32", 1, max_tokens, size_of=lambda _: MODELS["base"])
     assert placed.max_tokens == budget
+
+
+@pytest.mark.parametrize(
+    ("card", "limit", "room"),
+    [
+        (None, None, None),
+        (None, GB, GB),
+        (16 * GB, None, 15 * GB),
+        (16 * GB, 2 * GB, 2 * GB),
+        (16 * GB, 20 * GB, 15 * GB),
+    ],
+)
+def test_the_memory_of_a_card(
+    card: int | None, limit: int | None, room: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = None if card is None else (Card("card", (9, 0), card),)
+    monkeypatch.setattr(cuda_setup, "_driver", lambda: {"cards": cards})
+    device = DEVICES["cuda"].with_memory_limit(limit)
+    assert device.memory(device) == room
 
 
 def test_the_size_of_a_variant(tiny_bundle: Path) -> None:

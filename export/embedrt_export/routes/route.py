@@ -139,7 +139,10 @@ def build_draft(
     graph = GraphBuilder(data, layout)
     built = _add_modules(graph, chain, decisions, file.parent)
     for name, feature in _offered(built).items():
-        graph.output(name, feature.value, [*_axes(graph, feature), feature.width])
+        # Only packed graphs have an engine that takes numbers which numpy does not have.
+        as_float = feature.per_token and not graph.is_packed
+        value = graph.to_float(feature.value) if as_float else feature.value
+        graph.output(name, value, [*_axes(graph, feature), feature.width])
     graph.save_draft(file)
     return DraftGraph(file, layout, graph.padding_id)
 

@@ -222,13 +222,13 @@ class _Lowering:
         """The weights `[inputs, all outputs]` or the biases of several layers as one constant."""
         at = 1 if kind == "weight" else 2
         names = tuple(node.input[at] if len(node.input) > at else f"no bias of {node.input[1]}" for node in nodes)
-        key = "|".join(f"{name} x {repeat[0]}" for name, repeat in zip(names, times, strict=True))
+        parts = [f"{name} x {repeat[0]}" if repeat[0] > 1 else name for name, repeat in zip(names, times, strict=True)]
 
         def make() -> NDArray[Any]:
             rows = [_repeated(self._parameter(node, at), *repeat) for node, repeat in zip(nodes, times, strict=True)]
             return np.ascontiguousarray(np.concatenate(rows).T)
 
-        return self._constant(f"{kind}: {key}", make)
+        return self._constant(f"{' | '.join(parts)}{'.T' if kind == 'weight' else ''}", make)
 
     def _parameter(self, node: onnx.NodeProto, at: int) -> NDArray[np.float32]:
         """Weight `[outputs, inputs]` or bias `[outputs]` of a linear layer."""
@@ -378,7 +378,7 @@ class _Lowering:
             by_head = np.stack([weight.reshape(len(weight), heads, size) for weight in weights], axis=2)
             return by_head.reshape(len(weights[0]), 3 * heads * size)
 
-        weight = self._constant(f"weight by head: {'|'.join(names)}", make)
+        weight = self._constant(f"{' | '.join(names)} by head", make)
         product = self._add("MatMul", f"{output}/product", self._value(layers[0].input[0]), weight)
         qkv = self._add("Reshape", f"{output}/qkv", product, self._ints(-1, heads, 3, size))
         has_bias = any(len(layer.input) > 2 for layer in layers)

@@ -185,7 +185,7 @@ def _described(watched: Path, output: str) -> str:
     value = next(node for node in model.graph.node if output == LARGEST.format(node.name))
     maker = next((node for node in model.graph.node if f"{value.name}/exact" in node.output), value)
     named = [name for name in maker.input if name in weights]
-    return f"the result of {maker.op_type}{f' with {named[0]}' if named else ''}"
+    return f"the result of {maker.op_type}{f' with {named[0]}' if named else ''}".removesuffix(".T")
 
 
 def _remedy(dtype: str) -> str:

@@ -118,5 +118,5 @@ def _narrowed(array: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:
     if array.ndim == 0:  # the lowest float of a mask
         array = np.clip(array, -largest, largest)
     elif not np.abs(array).max(initial=0.0) <= largest:
-        raise OverflowError(f"{name}: a weight of {np.abs(array).max():.3g} is beyond the range of {dtype}")
+        raise OverflowError(f"{name.removesuffix('.T')}: {np.abs(array).max():.3g} is beyond the range of {dtype}")
     return np.asarray(array.astype(NUMPY[dtype]), order="C")
