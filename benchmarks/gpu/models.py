@@ -23,7 +23,7 @@ LIMIT = 256
 _COPIED = ("tokenizer.json", "special_tokens_map.json", "vocab.txt")
 # Wider than usual, so that attention prefers some tokens to others as it does in a trained model.
 _DEVIATION = 0.05
-_PROOF_TEXTS = 60
+_PROOF_TEXTS = 50
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _write(path: Path, content: Any) -> None:
 
 def _few_texts(path: Path) -> Path:
     """Short texts to prove a bundle with, since the proof is on the CPU and the GPU waits for it."""
-    heads = dict.fromkeys(" ".join(text.split())[:40] for text in load_corpus().texts)
+    heads = dict.fromkeys(" ".join(text.split())[:25] for text in load_corpus().texts)
     path.write_text("\n".join(list(heads)[:_PROOF_TEXTS]) + "\n", encoding="utf-8")
     return path
 

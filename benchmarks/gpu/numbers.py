@@ -47,7 +47,7 @@ def quality(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> dic
     """Cosine similarity and largest absolute error, text by text."""
     ours, theirs = vectors.astype(np.float64), reference.astype(np.float64)
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    cosines = (ours * theirs).sum(axis=1) / norms
+    cosines = (ours * theirs).sum(axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)
     return {
         "mean_cosine": float(cosines.mean()),
         "min_cosine": float(cosines.min()),

@@ -103,6 +103,25 @@ def packed_encoder(path: Path, layers: int = 2, heads: int = 4, size: int = 32) 
     return w.save(path)
 
 
+def packed_attention(path: Path, *, has_bias: bool = False, heads: int = 4, size: int = 32) -> Path:
+    """Packed attention alone, of one linear layer for queries, keys and values, or of separate ones with a bias."""
+    w = Writer(FLOAT16)
+    hidden = heads * size
+    x = w.add("Gather", w.weight(50, hidden), w.take("input_ids", ["t"]))
+    index, starts = w.take("token_index", ["b", "s"]), w.take("starts", ["b1"])
+    if has_bias:
+        places = w.take("offsets", ["s"])
+        row, column = (w.add("Unsqueeze", places, w.integers(axis)) for axis in (0, 1))
+        distances = w.add("Cast", w.add("Sub", row, column), to=FLOAT16)
+        inputs = [x, x, x, "", index, starts, w.add("Unsqueeze", distances, w.integers(0, 1))]
+    else:
+        projected = w.add("MatMul", x, w.weight(hidden, 3 * hidden))
+        by_head = w.add("Reshape", projected, w.integers(0, heads, 3, size))
+        inputs = [by_head, "", "", w.weight(3 * hidden), index, starts]
+    w.give(w.add("PackedMultiHeadAttention", *inputs, fused=True, num_heads=heads), None, FLOAT16)
+    return w.save(path)
+
+
 def packed_decoder(path: Path, dtype: int, layers: int = 2, heads: int = 4, groups: int = 2, size: int = 64) -> Path:
     """A packed Qwen3: grouped heads, norms of queries and keys and rotary positions in the attention; last token."""
     w = Writer(dtype)

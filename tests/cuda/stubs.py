@@ -169,9 +169,11 @@ class StubCuda:
     """Loaded stub libraries.
 
     Attributes:
+        folder: Their folder, for the loader of another process.
         libraries: The CUDA runtime and the driver, whose answers can be chosen.
     """
 
+    folder: Path
     libraries: tuple[ctypes.CDLL, ...]
 
     def configure(self, capability: int, devices: int = 1) -> None:
@@ -191,7 +193,7 @@ def load_stubs(folder: Path) -> StubCuda:
         raise StubError("expected the package onnxruntime-gpu, found no onnxruntime; run `make test-cuda-placement`")
     built = build_stubs(provider_library(Path(found.origin).parent / "capi"), folder)
     libraries = {path.name: ctypes.CDLL(str(path)) for path in built}
-    return StubCuda((libraries[_RUNTIME], libraries[_DRIVER]))
+    return StubCuda(folder, (libraries[_RUNTIME], libraries[_DRIVER]))
 
 
 def provider_library(folder: Path) -> Path:
