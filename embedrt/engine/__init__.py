@@ -74,6 +74,10 @@ Configure = Callable[[Any, "Device", str, int], Providers]
 """Sets the options of a session: `configure(session_options, device, dtype, threads)`."""
 
 
+def _any_memory(device: "Device") -> None:
+    """The memory of a device where batches need not fit. A function with a name: devices go to worker processes."""
+
+
 @dataclass(frozen=True)
 class Device:
     """A place where a graph runs.
@@ -130,7 +134,7 @@ class Device:
     length_step: int = 1
     limits_memory: bool = False
     memory_limit: int | None = None
-    memory: "Callable[[Device], int | None]" = lambda _: None
+    memory: "Callable[[Device], int | None]" = _any_memory
     remedies: Mapping[str, str] = field(default_factory=dict)
 
     @property
