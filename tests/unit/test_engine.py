@@ -1,9 +1,16 @@
 """Devices: each provider's session options, as far as they can be seen without its hardware."""
 
+import pickle
+
 import pytest
 
 from embedrt.engine import cpu, cuda
 from embedrt.engine.devices import DEVICES
+
+
+@pytest.mark.parametrize("kind", DEVICES)
+def test_a_device_goes_to_other_processes(kind: str) -> None:
+    assert pickle.loads(pickle.dumps(DEVICES[kind])) == DEVICES[kind]
 
 
 def test_the_table_is_by_kind() -> None:

@@ -191,6 +191,27 @@ class TestSlices:
         assert len(slices) == 2
         assert 4 * 8192 <= 1000 * 48 <= tokens[0] < 1500 * 48
 
+    def test_the_next_texts_are_tokenized_while_a_slice_is_handled(
+        self, runner: Runner, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(runner_module, "_SLICE", 4)
+        encode, begun, threads = runner.tokenize._encode, threading.Semaphore(0), set()
+
+        def note(texts: list[str]) -> list[Any]:
+            begun.release()
+            threads.add(threading.get_ident())
+            return encode(texts)
+
+        monkeypatch.setattr(runner.tokenize, "_encode", note)
+        slices = runner._slices(["one"] * 16, runner._work(["one"] * 16, SENTENCES, None))
+        for following in (2, 1, 1, 0):  # portions that begin by the time that this slice is handled
+            next(slices)
+            for _ in range(following):
+                assert begun.acquire(timeout=WAIT)
+        assert list(slices) == []
+        assert len(threads) == 1
+        assert threading.get_ident() not in threads
+
     def test_packed_batches_are_planned_by_their_tokens(self, runner: Runner) -> None:
         texts = ["one " * (i % 40) for i in range(300)]
         packed = copy(runner)
