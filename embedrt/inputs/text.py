@@ -2,7 +2,7 @@
 
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
@@ -148,6 +148,19 @@ class Portion:
 
 
 @dataclass(frozen=True, eq=False)
+class Encoded:
+    """The encodings of a portion.
+
+    Attributes:
+        encodings: One per text.
+        truncated: Indexes of texts that are known to be truncated, as asking an encoding copies what was truncated.
+    """
+
+    encodings: list[Any]
+    truncated: Collection[int] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class TokenizedText:
     """The tokens of one text, with their character spans.
 
@@ -205,7 +218,7 @@ class TextTokenizer:
             InferenceError: The tokenizer failed, or it was loaded before the process forked.
         """
         parts = [self.tokens(self.encode(portion)) for portion in self.portions(texts, prompt)]
-        return Tokens.joined(parts) if parts else self.tokens([])
+        return Tokens.joined(parts) if parts else self.tokens(Encoded([]))
 
     def portions(
         self, texts: Sequence[str], prompt: str = "", *, size: int | None = None, most: int | None = None
@@ -249,7 +262,7 @@ class TextTokenizer:
             return head
         return prompt + text if len(prompt) + len(text) <= _SHORT else None
 
-    def encode(self, portion: Portion) -> list[Any]:
+    def encode(self, portion: Portion) -> Encoded:
         """Tokenize a portion on all cores, for `tokens`; for the most part, without holding the GIL.
 
         Raises:
@@ -257,23 +270,27 @@ class TextTokenizer:
         """
         require_process(self._process)
         if not portion.wholes:
-            return self._encode(portion.heads)  # type: ignore[arg-type]  # without wholes, no head is None
+            return Encoded(self._encode(portion.heads))  # type: ignore[arg-type]  # without wholes, no head is None
         found = iter(self._encode([head for head in portion.heads if head is not None]))
         encodings = [None if head is None else next(found) for head in portion.heads]
+        truncated = set()
         for i, text in portion.wholes.items():
-            if encodings[i] is None or not self._is_truncated(encodings[i]):
+            if encodings[i] is not None and self._is_truncated(encodings[i]):
+                truncated.add(i)
+            else:
                 encodings[i] = self._encode_long(portion.prompt + text)
-        return encodings
+        return Encoded(encodings, truncated)
 
-    def tokens(self, encodings: list[Any]) -> Tokens:
+    def tokens(self, encoded: Encoded) -> Tokens:
         """The token ids of encodings, which are taken out of their list.
 
         Raises:
             BundleError: An id is no int32.
         """
+        encodings, known = encoded.encodings, encoded.truncated
         lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
         full = [] if self.max_seq_length is None else np.flatnonzero(lengths == self.max_seq_length).tolist()
-        truncated = [i for i in full if encodings[i].overflowing]
+        truncated = [i for i in full if i in known or encodings[i].overflowing]
         tokens = tokens_of(encodings, truncated, with_type_ids=self._with_type_ids and not self._has_only_type_0)
         if not self._with_type_ids or tokens.type_ids is not None:
             return tokens

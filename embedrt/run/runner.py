@@ -270,8 +270,8 @@ class Runner:
         tokenize, scale = self.tokenizer(request.max_seq_length), max(1, budget // _SMALL_BUDGET)
         portions = tokenize.portions(items, request.prompt, size=_PORTION * scale, most=_SLICE * scale)
         parts: list[Tokens] = []
-        for encodings in ahead(tokenize.encode, portions):
-            parts.append(tokenize.tokens(encodings))
+        for encoded in ahead(tokenize.encode, portions):
+            parts.append(tokenize.tokens(encoded))
             texts, tokens = sum(map(len, parts)), sum(len(part.ids) for part in parts)
             if texts >= _SLICE * scale or (texts >= _SLICE and tokens >= _FULL_BATCHES * budget):
                 yield Tokens.joined(parts)

@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from embedrt.errors import UnsupportedModelError
-from embedrt_export.graph.builder import names_read, needed
+from embedrt_export.graph.builder import DRAFT, names_read, needed
 from embedrt_export.graph.opsets import STANDARD, upgrade
 
 OPSET = 23  # the first with Attention
@@ -141,6 +141,10 @@ class _Values:
     def __init__(self, model: onnx.ModelProto) -> None:
         typed = onnx.ModelProto()
         typed.CopyFrom(model)
+        for node in typed.graph.node:
+            if node.domain == DRAFT:  # those of a padded draft keep the shape of their first input
+                node.domain, node.op_type = "", "Identity"
+                del node.input[1:], node.attribute[:]
         # Without a type, what is made of the result of an operator that onnx does not know has no shape either.
         typed.graph.value_info.extend(
             helper.make_tensor_value_info(name, TensorProto.FLOAT, None)

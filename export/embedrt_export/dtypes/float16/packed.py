@@ -19,6 +19,7 @@ from embedrt_export.graph.builder import INT64, packed_value
 from embedrt_export.layers.attention import MASKED
 
 MICROSOFT = "com.microsoft"
+_HEAD_STEP, _WIDEST_HEAD = 8, 256  # of flash and memory-efficient attention
 _BIAS_STEP = 8  # the kernel that adds a bias to the scores reads so many of them at a time
 BLOCK = 256
 """Tokens of a block of keys and values."""
@@ -302,6 +303,9 @@ class _Lowering:
     def _attend(self, node: onnx.NodeProto) -> None:
         """Write attention with the operator that computes it in the dtype."""
         of = attributes(node)
+        if of["size"] % _HEAD_STEP or of["size"] > _WIDEST_HEAD:
+            # PackedMultiHeadAttention then takes a kernel that reads `token_index` in a format of its own.
+            raise NoPackedFormError(f"no kernel for packed tokens has heads of width {of['size']}")
         window = of.get("before"), of.get("after")
         parts = [self._part(name) for name in node.input[:3]]
         relative = node.input[3] if len(node.input) > 3 else None
