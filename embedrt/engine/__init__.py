@@ -130,7 +130,7 @@ class Device:
     length_step: int = 1
     limits_memory: bool = False
     memory_limit: int | None = None
-    memory: "Callable[[Device], int | None]" = lambda _: None
+    memory: "Callable[[Device], int | None] | None" = None
     remedies: Mapping[str, str] = field(default_factory=dict)
 
     @property

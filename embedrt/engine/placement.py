@@ -74,7 +74,7 @@ def place(
     """
     variant = choose_variant(folder, route, device, dtype)
     if max_tokens is None and device.token_budgets and variant.layout == "packed" and size_of is not None:
-        max_tokens = token_budget(size_of(variant), device.memory(device))
+        max_tokens = token_budget(size_of(variant), None if device.memory is None else device.memory(device))
     return Placement(
         device,
         variant,

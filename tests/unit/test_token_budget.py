@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from embedrt import Embedder
 from embedrt.bundle.manifest import Packing
-from embedrt.engine import Device, cuda_setup
+from embedrt.engine import Device, cuda, cuda_setup
 from embedrt.engine.cuda_setup import Card
 from embedrt.engine.devices import DEVICES
 from embedrt.engine.placement import place
@@ -98,7 +98,7 @@ def test_the_memory_of_a_card(
     cards = None if card is None else (Card("card", (9, 0), card),)
     monkeypatch.setattr(cuda_setup, "_driver", lambda: {"cards": cards})
     device = DEVICES["cuda"].with_memory_limit(limit)
-    assert device.memory(device) == room
+    assert cuda.memory(device) == room
 
 
 def test_the_size_of_a_variant(tiny_bundle: Path) -> None:
