@@ -25,6 +25,7 @@ _SEARCH = 2048  # texts to find the best batch size of sentence-transformers wit
 _BATCHES = (32, 128, 512, 1024)
 _BATCHES_ALONE = (64, 256, 512)
 _BUDGETS = (4096, 8192, 16384, 32768, 65536)
+_THREADS = (1, 2)
 _PARITY_TEXTS, _MOVED_TEXTS = 256, 64
 _QUERY = "what does a compiler do with a forward declaration"
 _QUERIES = 60
@@ -236,7 +237,7 @@ class Measurement:
         if device != "cpu":
             take(f"{name}: kernels", 15, lambda: self._kernels(name))
         if name == TRAINED:
-            take(f"{name}: model alone, more", 20, lambda: self._own_alone(name, "short", (1, 2)))
+            take(f"{name}: model alone, more", 20, lambda: self._own_alone(name, "short"))
 
     def _tokenizer(self, name: str) -> None:
         entry = self._entry(name, "tokenizer")
@@ -255,9 +256,10 @@ class Measurement:
     def _batch_sizes(self, name: str, workload: str) -> None:
         """Throughput of sentence-transformers by batch size."""
         entry, count = self._entry(name, "end_to_end", workload), min(self._count(name), _SEARCH)
-        found = {batch: self._peer_rate(workload, count, batch) for batch in _BATCHES}
-        entry["sentence_transformers_texts_per_s_by_batch"] = found
-        entry["sentence_transformers_batch"] = max(found, key=found.__getitem__)
+        found: dict[int, float] = entry.setdefault("sentence_transformers_texts_per_s_by_batch", {})
+        for batch in _BATCHES:  # the largest may not fit into memory
+            found[batch] = self._peer_rate(workload, count, batch)
+            entry["sentence_transformers_batch"] = max(found, key=found.__getitem__)
 
     def _end_to_end(self, name: str, workload: str) -> None:
         """Both engines in turn, sentence-transformers with its best batch size; embedrt alone if it has none."""
@@ -280,26 +282,24 @@ class Measurement:
     def _peer_rate(self, workload: str, count: int, batch: int) -> float:
         return self._rate("peer", workload, count, batch=batch)
 
-    def _own_alone(self, name: str, workload: str = "mixed", threads: tuple[int, ...] = (1, 2)) -> None:
+    def _own_alone(self, name: str, workload: str = "mixed") -> None:
         entry = self._entry(name, "model_alone", workload)
-        found = {
-            f"{budget} tokens, {count} thread{'s' * (count > 1)}": self._tokens(
-                "own", workload, self._count(name), budget=budget, threads=count
-            )
-            for budget in _BUDGETS[: 2 if self._plan.is_quick else None]
-            for count in threads
-        }
-        entry["embedrt_tokens_per_s"] = found
-        entry["embedrt_best_tokens_per_s"] = best = max(found.values())
-        mean = self._record["models"][name].get("tokenizer", {}).get(workload, {}).get("mean_tokens", 0.0)
-        entry["embedrt_tflop_per_s"] = best * self._model_of(name).flops(mean) / 1e12
+        mean = self._entry(name, "tokenizer").get(workload, {}).get("mean_tokens", 0.0)
+        found: dict[str, float] = entry.setdefault("embedrt_tokens_per_s", {})
+        for budget in _BUDGETS[: 2 if self._plan.is_quick else None]:  # the largest may not fit into memory
+            for count in _THREADS:
+                key = f"{budget} tokens, {count} thread{'s' * (count > 1)}"
+                found[key] = self._tokens("own", workload, self._count(name), budget=budget, threads=count)
+                best = max(found.values())
+                entry["embedrt_best_tokens_per_s"] = best
+                entry["embedrt_tflop_per_s"] = best * self._model_of(name).flops(mean) / 1e12
 
     def _peer_alone(self, name: str, attention: str) -> None:
         entry = self._entry(name, "model_alone", "mixed")
         found = entry.setdefault("torch_tokens_per_s", {})
         for batch in _BATCHES_ALONE:
             found[f"{attention}, batch {batch}"] = self._tokens("peer", "mixed", self._count(name), batch=batch)
-        entry["torch_best_tokens_per_s"] = max(found.values())
+            entry["torch_best_tokens_per_s"] = max(found.values())
 
     def _tokens(self, engine: str, workload: str, count: int, **request: Any) -> float:
         answer = self._engines.ask(engine, "model_alone", workload=workload, count=count, **request)

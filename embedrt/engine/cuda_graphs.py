@@ -108,7 +108,7 @@ class _Graph:
 
 @dataclass(frozen=True)
 class Capture:
-    """How to capture the graphs of a session.
+    """The capture of a session's graphs.
 
     Attributes:
         ort: The module onnxruntime.

@@ -20,6 +20,7 @@ from embedrt_export.layers.attention import MASKED
 
 MICROSOFT = "com.microsoft"
 _HEAD_STEP, _WIDEST_HEAD = 8, 256  # of flash and memory-efficient attention
+_ROTATED_STEP = 16  # of the rotation in PagedAttention
 _BIAS_STEP = 8  # the kernel that adds a bias to the scores reads so many of them at a time
 BLOCK = 256
 """Tokens of a block of keys and values."""
@@ -310,11 +311,15 @@ class _Lowering:
         parts = [self._part(name) for name in node.input[:3]]
         relative = node.input[3] if len(node.input) > 3 else None
         one_sided = window == (None, None) or window[1] == 0
-        if one_sided and relative is None and (window[1] == 0 or of["groups"] > 1 or self._dtype == "bfloat16"):
+        # Float32, which PagedAttention does not have, is for tests of the graph itself.
+        is_rotated = parts[0].turn is not None and self._dtype != "float32"
+        is_pageable = one_sided and relative is None and not (is_rotated and of["size"] % _ROTATED_STEP)
+        if is_pageable and (window[1] == 0 or of["groups"] > 1 or self._dtype == "bfloat16"):
             self._paged(node, parts, of)
         elif window[1] == 0 or self._dtype == "bfloat16":
             raise NoPackedFormError(
-                "attention with a bias, or with a window on both sides, has no packed form "
+                "attention with a bias, with a window on both sides, or with rotated heads of a width that is no "
+                f"multiple of {_ROTATED_STEP}, has no packed form "
                 + ("in bfloat16" if self._dtype == "bfloat16" else "in a causal model")
             )
         else:
