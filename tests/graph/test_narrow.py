@@ -1,6 +1,8 @@
 """float16 and bfloat16: the graphs of every family, in CPU operators, against float32; and what cannot be exported."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,34 @@ def test_narrow_dtypes_stay_close_to_float32(family: str, dtype: str, tmp_path: 
     assert all(numpy_helper.to_array(tensor).size <= 64 for tensor in wide), "only rotary angles stay float32"
     assert any(tensor.data_type == element for tensor in model.graph.initializer)
     assert DRAFT not in {node.domain for node in model.graph.node}
+
+
+def wide_heads(family: str, folder: Path) -> Path:
+    """The first model of a family with heads of 16, which every kernel has."""
+    name = next(iter(cases(family)))
+    case = cases(family)[name]
+    shapes = json.loads((REFERENCE / f"{family}.json").read_bytes())["cases"][name]["tensors"]
+    wide = {}
+    for tensor, shape in shapes.items():
+        rows = 2 if re.search(r"[qkv]_proj|[qk]_norm", tensor) else 1
+        columns = 2 if "o_proj" in tensor else 1
+        wide[tensor] = [rows * shape[0], *(columns * size for size in shape[1:])]
+    wider = replace(case, config={**case.config, "head_dim": 16, "query_pre_attn_scalar": 16})
+    if family != "gemma3_text":
+        del wider.config["query_pre_attn_scalar"]
+    return write_repo(folder, family, wider, wide)
+
+
+@pytest.mark.parametrize("family", ["eurobert", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_packed_decoders_stay_close_to_float32(family: str, dtype: str, tmp_path: Path) -> None:
+    narrow = write_narrow(wide_heads(family, tmp_path / "model"), tmp_path / "narrow", dtype)
+    assert narrow.operators["PagedAttention"] + narrow.operators["PackedMultiHeadAttention"] >= 2
+    assert bool(narrow.operators["PagedAttention"]) == (family != "eurobert" or dtype == "bfloat16")
+    texts = texts_for(40)
+    found, expected = narrow.vectors(texts), narrow.portable_vectors(texts)
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    assert ((found * expected).sum(axis=1) / lengths).min() >= (0.9999 if dtype == "float16" else 0.999)
 
 
 CHAINS: dict[str, list[Entry]] = {
@@ -187,6 +217,12 @@ class TestExport:
             assert variant.packing is not None
         assert not list(narrow_bundle.rglob("draft-*"))
         assert "onnx/model.onnx_data" not in manifest.files
+
+    @pytest.mark.parametrize("family", ["deberta-v2", "gemma3_text", "modernbert", "mpnet"])
+    def test_masks_are_within_the_range(self, family: str, tmp_path: Path) -> None:
+        """Windows, causal masks and masks of padding have a lowest number, which is none of the model's values."""
+        source, _, _ = family_model(family, next(iter(cases(family))), tmp_path)
+        export(source, tmp_path / "bundle", dtype="float16")
 
     def test_a_cpu_does_not_take_it(self, narrow_bundle: Path) -> None:
         with pytest.raises(DeviceError, match=r"runs on cuda only, not on 'cpu'; use device='cuda'"):

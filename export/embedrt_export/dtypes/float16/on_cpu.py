@@ -98,7 +98,7 @@ class _Writer:
         return name
 
     def _ints(self, *numbers: int) -> str:
-        return self._constant(f"ints {numbers}", np.array(numbers, np.int64))
+        return self._constant(f"on cpu: ints {numbers}", np.array(numbers, np.int64))
 
     def _round(self, exact: str, name: str) -> None:
         """Round a value to the dtype and back."""
@@ -184,7 +184,7 @@ class _Writer:
         def make() -> str:
             count = self._add("Shape", "stream/count", self._stream())
             count = self._add("Squeeze", "stream/number", count, self._ints(0))
-            zero, one = (self._constant(f"index {i}", np.array(i, np.int64)) for i in (0, 1))
+            zero, one = (self._constant(f"on cpu: index {i}", np.array(i, np.int64)) for i in (0, 1))
             return self._add("Range", "stream/rows", zero, count, one)
 
         return self._shared("stream rows", make)
@@ -220,10 +220,10 @@ class _Writer:
             limits = {"LessOrEqual": 0 if causal else None, "Greater": None if window is None else -window}
             for op_type, limit in limits.items():
                 if limit is not None:
-                    number = self._constant(f"index {limit}", np.array(limit, np.int64))
+                    number = self._constant(f"on cpu: index {limit}", np.array(limit, np.int64))
                     near = self._add(op_type, f"{key}/{op_type}", ahead, number)
                     visible = self._add("And", f"{key}/and {op_type}", visible, near)
-            zero, lowest = (self._constant(f"float {x}", np.array(x, np.float32)) for x in (0.0, MASKED))
+            zero, lowest = (self._constant(f"on cpu: float {x}", np.array(x, np.float32)) for x in (0.0, MASKED))
             return self._add("Where", key, visible, zero, lowest)
 
         return self._shared(key, make)
@@ -260,7 +260,7 @@ class _Writer:
         turned = self._add("Transpose", f"{name}/key/columns", key, perm=[0, 2, 1])
         scores = self._add("MatMul", f"{name}/scores", query, turned)
         if scale != 1.0:
-            factor = self._constant(f"float {scale}", np.array(scale, np.float32))
+            factor = self._constant(f"on cpu: float {scale}", np.array(scale, np.float32))
             scores = self._add("Mul", f"{name}/scaled", scores, factor)
         if added:
             scores = self._add("Add", f"{name}/biased", scores, self._by_token(added))

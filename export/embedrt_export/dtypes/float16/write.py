@@ -23,6 +23,8 @@ ELEMENTS = {
 }
 NUMPY: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 """NumPy's type of the weights, by dtype."""
+# Part of a dtype's range that a masked score takes: far below every other one, and still within the range with a bias.
+_MASKED = 0.4
 Weight = Callable[[], NDArray[Any]]
 """Makes the values of a weight or constant."""
 _OPSETS = {"": OPSET, "com.microsoft": 1}
@@ -115,8 +117,8 @@ def _narrowed(array: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:
     if array.dtype.kind in "iub":
         return np.asarray(array, order="C")
     largest = float(ml_dtypes.finfo(NUMPY[dtype]).max)
-    if array.ndim == 0:  # the lowest float of a mask
-        array = np.clip(array, -largest, largest)
+    if array.ndim == 0:  # the lowest float of a mask, to which scores are added
+        array = np.clip(array, -_MASKED * largest, _MASKED * largest)
     elif not np.abs(array).max(initial=0.0) <= largest:
         raise OverflowError(f"{name.removesuffix('.T')}: {np.abs(array).max():.3g} is beyond the range of {dtype}")
     return np.asarray(array.astype(NUMPY[dtype]), order="C")
