@@ -93,6 +93,7 @@ class _Lowering:
             "RMSNorm": self._norm,
             "Gelu": self._gelu,
             "Mul": self._mul,
+            "Split": self._split,
             "Attend": self._attend,
         }
 
@@ -247,6 +248,29 @@ class _Lowering:
             "MatMul", f"{name}/product", self._value(node.input[0]), self._joined("weight", [node], [(1, 1)])
         )
         return product, node.input[2]
+
+    def _split(self, node: onnx.NodeProto) -> None:
+        """Write the parts of a linear layer as layers of their own, which takes no copy of its output."""
+        source = node.input[0]
+        layer = self._values.made_by(source, "Gemm")
+        is_last_axis = attributes(node).get("axis") == -1 and len(node.input) > 1
+        if layer is None or source in self._made or self._values.reads[source] > 1 or not is_last_axis:
+            self._copy(node)
+            return
+        start = 0
+        for output, size in zip(node.output, self._values.array(node.input[1]).tolist(), strict=True):
+            rows = slice(start, start + size)
+            weight, *bias = (self._rows(layer, at, rows) for at in range(1, len(layer.input)))
+            self._add("Gemm" if bias else "MatMul", output, self._value(layer.input[0]), weight, *bias)
+            start += size
+
+    def _rows(self, layer: onnx.NodeProto, at: int, rows: slice) -> str:
+        """Some rows of a layer's weight, as `[inputs, rows]`, or of its bias."""
+        turned = ".T" if at == 1 else ""
+        return self._constant(
+            f"{layer.input[at]}[{rows.start}:{rows.stop}]{turned}",
+            lambda: np.ascontiguousarray(self._parameter(layer, at)[rows].T),
+        )
 
     # Norms and activations.
 
