@@ -250,7 +250,7 @@ def measure_quality(
     texts: list[str],
     expected: Vectors,
     method: str,
-    allowed: tuple[float, float] = (MEAN_COSINE, MIN_COSINE),
+    allowed: tuple[float, float] | None = None,
 ) -> QualityReport:
     """Compare the vectors of a lossy dtype with those in float32.
 
@@ -259,8 +259,9 @@ def measure_quality(
         texts: Held-out natural texts, none of them calibration texts.
         expected: The float32 vectors of the texts, `[texts, dim]`.
         method: The quantization method, for the report.
-        allowed: The lowest acceptable cosine similarity, mean and minimum.
+        allowed: The lowest acceptable cosine similarity, mean and minimum; None takes those of int8.
     """
+    mean_allowed, min_allowed = (MEAN_COSINE, MIN_COSINE) if allowed is None else allowed
     natural = cosines(graph_vectors(lossy, texts), expected)
     edge_cases, batch_error = _edge_cases(lossy)
     return QualityReport(
@@ -269,8 +270,8 @@ def measure_quality(
         max_tokens=int(lossy.tokenize(texts).lengths.max()),
         mean_cosine=float(natural.mean()),
         min_cosine=float(natural.min()),
-        mean_cosine_allowed=allowed[0],
-        min_cosine_allowed=allowed[1],
+        mean_cosine_allowed=mean_allowed,
+        min_cosine_allowed=min_allowed,
         parity_mean_cosine=float(edge_cases.mean()),
         parity_min_cosine=float(edge_cases.min()),
         max_batch_error=batch_error,

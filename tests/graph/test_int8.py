@@ -427,9 +427,9 @@ class TestBundle:
             ({"dtype": "int4"}, "dtype: expected one of 'float32', .*, got 'int4'"),
             ({"dtype": "float32,int8"}, "dtype: expected one of 'float32', .*, got 'float32,int8'"),
             ({"dtype": ("float32", "")}, "dtype: expected one of 'float32', .*, got ''"),
-            ({"dtype": "fp16"}, "dtype: 'float16' cannot be exported; expected float32 or int8"),
-            ({"dtype": []}, "dtype: expected one or more of float32, int8, got none"),
-            ({"calibration_texts": "lines.txt"}, "calibration_texts: only for int8"),
+            ({"dtype": "tf32"}, "dtype: 'tf32' cannot be exported; expected float32 or float16 or bfloat16 or int8"),
+            ({"dtype": []}, "dtype: expected one or more of float32, float16, bfloat16, int8, got none"),
+            ({"calibration_texts": "lines.txt"}, "calibration_texts: only for float16 or bfloat16 or int8; add"),
         ],
     )
     def test_wrong_arguments(self, tiny_source: Path, tmp_path: Path, arguments: dict[str, str], message: str) -> None:

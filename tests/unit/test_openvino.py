@@ -172,7 +172,7 @@ class TestDtypes:
     def test_bfloat16_elsewhere(self, tiny_bundle: Path) -> None:
         message = (
             r"dtype 'bfloat16' is not in it; it has float32; device 'openvino' may compute it from float32; "
-            r"`embedrt export` makes float32 and int8 only$"
+            r"`embedrt export SOURCE --dtype float32,bfloat16` makes a bundle that has it, for device cuda$"
         )
         with pytest.raises(BundleError, match=message):
             Embedder(tiny_bundle, "cpu", dtype="bf16")
