@@ -3,7 +3,7 @@
 import os
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -31,6 +31,8 @@ _PORTION = 1 << 17
 _LONG_HEAD = 1 << 13
 # A text up to this length is tokenized whole if its first start is not enough.
 _SHORT = 1 << 15
+# Texts, or tokens, that are handled without arrays, which take longer than they save.
+_FEW = 32
 _LARGEST_ID = (1 << 31) - 1
 
 
@@ -124,7 +126,8 @@ def flat(rows: Iterable[Sequence[int]]) -> NDArray[np.int32]:
     for row in rows:
         ids.fromlist(row)  # type: ignore[arg-type]
     unsigned = np.frombuffer(ids, np.uint32)
-    if (largest := int(unsigned.max(initial=0))) > _LARGEST_ID:
+    largest = max(ids, default=0) if len(ids) <= _FEW else int(unsigned.max())
+    if largest > _LARGEST_ID:
         raise BundleError(
             f"tokenizer.json: expected ids below the rows of the word embedding table, got {largest}; export the "
             "model again"
@@ -232,6 +235,12 @@ class TextTokenizer:
             most: A portion ends at every multiple of so many texts; None for no bound.
         """
         size, most = size or _PORTION, most or max(1, len(texts))
+        if 0 < len(texts) <= min(_FEW, most):
+            longest = len(prompt) + max(map(len, texts))
+            is_whole = not (self._may_cut and longest > self._head_length)
+            if is_whole and longest < _LONG_HEAD and longest * len(texts) <= size:
+                yield Portion(_with_prompt(prompt, texts))
+                return
         for first in range(0, len(texts), most):
             block = texts[first : first + most]
             lengths = np.fromiter(map(len, block), np.int64, len(block)) + len(prompt)
@@ -288,13 +297,14 @@ class TextTokenizer:
             BundleError: An id is no int32.
         """
         encodings, known = encoded.encodings, encoded.truncated
-        lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
-        full = [] if self.max_seq_length is None else np.flatnonzero(lengths == self.max_seq_length).tolist()
+        lengths = [*map(len, encodings)]
+        limit = self.max_seq_length
+        full = [i for i, length in enumerate(lengths) if length == limit] if limit in lengths else []
         truncated = [i for i in full if i in known or encodings[i].overflowing]
         tokens = tokens_of(encodings, truncated, with_type_ids=self._with_type_ids and not self._has_only_type_0)
         if not self._with_type_ids or tokens.type_ids is not None:
             return tokens
-        return replace(tokens, type_ids=np.zeros(len(tokens.ids), np.int32))
+        return Tokens(tokens.ids, tokens.offsets, np.zeros(len(tokens.ids), np.int32), tokens.truncated)
 
     @cached_property
     def _has_only_type_0(self) -> bool:
