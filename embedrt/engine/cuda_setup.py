@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
@@ -288,6 +287,8 @@ def gather() -> Facts:
 
 def installed(package: str) -> str | None:
     """The version of an installed package, or None."""
+    from importlib.metadata import PackageNotFoundError, version  # takes a while to import
+
     try:
         return version(package)
     except PackageNotFoundError:
