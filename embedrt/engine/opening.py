@@ -1,32 +1,10 @@
 """The engine of a graph: by its layout and the kind of device."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
-from embedrt.bundle.manifest import Packing
-from embedrt.engine import Device, Engine
-from embedrt.engine.cuda_runs import PackedCudaEngine
+from embedrt.engine import Device, Engine, cuda
 from embedrt.engine.placement import Placement
 from embedrt.engine.session import Interface, Load, SessionEngine
-
-
-class _Open(Protocol):
-    def __call__(
-        self,
-        graph: Path,
-        device: Device,
-        placement: Placement,
-        packing: Packing,
-        *,
-        interface: Interface,
-        weights_bytes: int,
-        load: Load,
-    ) -> Engine: ...
-
-
-# The engines of packed graphs, by kind of device; other devices run them like padded ones.
-_PACKED: Mapping[str, _Open] = {"cuda": PackedCudaEngine}
 
 
 def open_engine(
@@ -54,9 +32,13 @@ def open_engine(
         BundleError: The graph has another interface.
         DeviceError: The device is not available.
     """
-    packing, packed = placement.variant.packing, _PACKED.get(device.kind)
-    if packing is not None and packed is not None:
-        return packed(graph, device, placement, packing, interface=interface, weights_bytes=weights_bytes, load=load)
+    packing = placement.variant.packing
+    if packing is not None and device.kind == cuda.DEVICE.kind:
+        from embedrt.engine.cuda_runs import PackedCudaEngine  # nothing but CUDA needs it
+
+        return PackedCudaEngine(
+            graph, device, placement, packing, interface=interface, weights_bytes=weights_bytes, load=load
+        )
     return SessionEngine(
         graph,
         device,

@@ -504,7 +504,7 @@ class TestOpening:
         def fake(kind: str) -> Callable[..., Any]:
             return lambda *_, **__: kinds.append(kind)
 
-        monkeypatch.setattr("embedrt.engine.opening._PACKED", {"cuda": fake("packed on CUDA")})
+        monkeypatch.setattr("embedrt.engine.cuda_runs.PackedCudaEngine", fake("packed on CUDA"))
         monkeypatch.setattr("embedrt.engine.opening.SessionEngine", fake("a session"))
         return kinds
 
