@@ -27,6 +27,7 @@ DRIVER = "R580"
 """The oldest driver branch for CUDA 13."""
 
 _IS_WINDOWS = sys.platform == "win32"
+_OLDEST = 1, 31  # release of the GPU wheel
 _CUDA_MAJOR = 13
 _DRIVER_LIBRARY = "nvcuda.dll" if _IS_WINDOWS else "libcuda.so.1"
 # Compute capabilities that the GPU wheel has machine code for. Such code also runs on later minor versions of the same
@@ -162,12 +163,23 @@ def wheel_problem(facts: Facts) -> str | None:
             f"{CPU_WHEEL} {facts.wheels[CPU_WHEEL]} and {GPU_WHEEL} {facts.wheels[GPU_WHEEL]} overwrite each other's "
             f"files; run `pip uninstall -y {CPU_WHEEL} {GPU_WHEEL}`, then `{INSTALL}`"
         )
+    if has_provider and facts.version and _release(facts.version) < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        return (
+            f"{GPU_WHEEL} {facts.version} is too old: before {oldest}, norms of float16 models add up in float16, "
+            f"which overflows; run `{INSTALL}`"
+        )
     if has_provider:
         return None
     return (
         f"the installed {CPU_WHEEL} {facts.version} has no {PROVIDER}; run `pip uninstall -y {CPU_WHEEL}`, then "
         f"`{INSTALL}`"
     )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers of a version, such as (1, 31)."""
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
 
 
 def driver_problem(facts: Facts) -> str | None:

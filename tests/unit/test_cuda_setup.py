@@ -59,6 +59,14 @@ def without(*missing: str) -> dict[str, str | None]:
             0,
             f"onnxruntime 1.32.0 and onnxruntime-gpu 1.31.1 overwrite each other's files; {MENDED}",
         ),
+        (
+            replace(HEALTHY, wheels={"onnxruntime-gpu": "1.30.2"}, version="1.30.2"),
+            0,
+            (
+                "onnxruntime-gpu 1.30.2 is too old: before 1.31, norms of float16 models add up in float16, which "
+                "overflows; run `pip install 'embedrt[gpu]'`"
+            ),
+        ),
         (  # the module is of one wheel, the provider's library of the other
             replace(HEALTHY, wheels=BOTH, version="1.32.0"),
             0,
