@@ -62,6 +62,8 @@ def write(draft: Draft, dtype: str) -> Manifest:
                 dtype, file, data_name, "onnxruntime", ("cuda",), written.layout, proof=None, packing=written.packing
             )
             proof = _proof(draft, Path(scratch), route, variant)
+            for path in Path(scratch).iterdir():
+                path.unlink()
             routes[name] = dataclasses.replace(
                 route, variants=(*route.variants, dataclasses.replace(variant, proof=proof))
             )
@@ -135,8 +137,6 @@ def _proof(draft: Draft, scratch: Path, route: Route, variant: Variant) -> Quali
             f"{report.min_cosine:.6f} at worst; expected at least {report.mean_cosine_allowed} and "
             f"{report.min_cosine_allowed}; {_remedy(dtype)}"
         )
-    for path in (graph, watched, weights):
-        path.unlink()
     return report
 
 
