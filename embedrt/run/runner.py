@@ -22,6 +22,7 @@ from embedrt.engine.native import is_ending
 from embedrt.engine.opening import open_engine
 from embedrt.engine.placement import Placement
 from embedrt.engine.session import Interface
+from embedrt.engine.task import Task
 from embedrt.errors import BundleError, NonFiniteError, OutOfMemory, TruncationError
 from embedrt.inputs.check import preview
 from embedrt.inputs.fit import require_fit
@@ -33,7 +34,7 @@ from embedrt.run.budget import Budget
 from embedrt.run.coalescing import Coalescer
 from embedrt.run.planning import PlannedBatch, padded_length, plan, plan_packed
 from embedrt.run.request import Request, Result
-from embedrt.run.threads import Task, Team, ahead
+from embedrt.run.threads import Team, ahead
 from embedrt.types import SENTENCE
 
 # A slice is tokenized and planned at a time, and computed while the next one is tokenized. So many texts are enough for

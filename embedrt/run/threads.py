@@ -10,45 +10,17 @@ from functools import partial
 from itertools import chain, islice
 from queue import Empty, SimpleQueue
 from threading import Lock
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, TypeVar
 from weakref import ref
 
 from embedrt.engine.native import is_ending
+from embedrt.engine.task import Task
 
 _Item = TypeVar("_Item")
 _Returned = TypeVar("_Returned")
 
 # A team that was interrupted at its end is dropped without a word to its threads, which look after so many seconds.
 _IDLE_SECONDS = 1.0
-
-
-class Task(Generic[_Returned]):
-    """A task of a team.
-
-    Args:
-        function: The function to call.
-    """
-
-    def __init__(self, function: Callable[[], _Returned]) -> None:
-        self._function = function
-        self._outcome: SimpleQueue[tuple[_Returned] | BaseException] = SimpleQueue()
-
-    def run(self) -> None:
-        """Call the function, and keep its outcome."""
-        try:
-            self._outcome.put((self._function(),))
-        except BaseException as error:  # noqa: BLE001 - `result` raises it
-            self._outcome.put(error)
-
-    def result(self) -> _Returned:
-        """Wait for the outcome, and return or raise it; for one call."""
-        outcome = self._outcome.get()
-        if not isinstance(outcome, BaseException):
-            return outcome[0]
-        try:
-            raise outcome
-        finally:
-            del outcome  # it has this frame in its traceback
 
 
 _END: Task[Any] = Task(int)  # the end of a team
