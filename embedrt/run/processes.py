@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from math import ceil
 from multiprocessing import get_context
@@ -286,7 +286,8 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, settings), name="embedrt worker", daemon=True)
         try:
-            self.process.start()
+            with _interrupts_blocked():
+                self.process.start()
         finally:
             theirs.close()  # so that the end of the process is the end of the pipe
 
@@ -318,6 +319,19 @@ class _Worker:
         self.process.close()
         self.connection.close()
         return code
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Let a process begin with SIGINT blocked, as Ctrl-C may reach it before it can ignore it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _sharing(placements: Sequence[Mapping[str, Placement]]) -> list[dict[str, Placement]]:

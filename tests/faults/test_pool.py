@@ -666,6 +666,17 @@ class TestParents:
         assert err.endswith("KeyboardInterrupt\n")
         assert process.returncode == -signal.SIGINT
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+    def test_workers_begin_with_interrupts_blocked(self, tiny_bundle: Path) -> None:
+        """Ctrl-C cannot end a worker that is still starting."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        with Embedder(tiny_bundle).start_multi_process_pool(["cpu"]) as pool:
+            (worker,) = pool._workers
+            assert worker is not None
+            status = Path(f"/proc/{worker.process.pid}/status").read_text()
+            assert int(status.split("SigBlk:")[1].split()[0], 16) & (1 << (signal.SIGINT - 1))
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
     def test_a_parent_that_is_killed(self, tiny_bundle: Path, tmp_path: Path, fifo: Fifo) -> None:
         code = """
             import sys, embedrt
