@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from embedrt import Embedder, ExportError, UnsupportedModelError
+from embedrt.bundle.manifest import read_bundle
 from embedrt.engine.session import onnxruntime
 from embedrt_export import export
 from embedrt_export.heads.dense import DENSE_ACTIVATIONS
@@ -340,6 +341,19 @@ def test_router(model: Path, tmp_path: Path) -> None:
     assert set(reports) == {"query", "document"}
     sizes = [(tmp_path / name / "onnx" / "model.onnx_data").stat().st_size for name in ("bundle", "plain-bundle")]
     assert sizes[0] < sizes[1] + 4096, "the routes share the transformer's weights"
+
+
+def test_router_in_float16(model: Path, tmp_path: Path) -> None:
+    source = write_router(model, ROUTES, default_route="document")
+    manifest = read_bundle(export(source, tmp_path / "bundle", dtype="float16"), "always")
+    variants = {name: route.variants for name, route in manifest.routes.items()}
+    assert {name: [(one.dtype, one.file) for one in found] for name, found in variants.items()} == {
+        name: [("float16", f"onnx/{name}.float16.onnx")] for name in ("query", "document")
+    }
+    assert {one.data for found in variants.values() for one in found} == {"onnx/model_float16.onnx_data"}
+    size = (tmp_path / "bundle" / "onnx" / "model_float16.onnx_data").stat().st_size
+    plain = export(write_chain(make_model(tmp_path / "plain"), pooling()), tmp_path / "plain-bundle", dtype="float16")
+    assert size < (plain / "onnx" / "model_float16.onnx_data").stat().st_size + 4096, "the routes share the weights"
 
 
 @pytest.mark.parametrize(
