@@ -13,6 +13,7 @@ from benchmarks.engines import OWN_FLOAT32, REFERENCE, role
 from benchmarks.gpu.record import KIND, gpu_tables
 from benchmarks.plot import cosine, draw
 from benchmarks.record import FORMAT
+from benchmarks.targets import target_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -92,11 +93,7 @@ def machine_tables(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield ""
         yield "### Targets"
         yield ""
-        yield "| target | reached | verdict |"
-        yield "|---|---|---|"
-        for row in record["targets"]:
-            verdict = {True: "met", False: "**missed**", None: _NONE}[row["met"]]
-            yield f"| {row['target']} | {row['reached']} | {verdict} |"
+        yield from target_table(record["targets"])
         yield ""
         yield from _settings(record)
         yield ""

@@ -1,9 +1,10 @@
 """Targets, and the verdict on each. Verdicts use the measured values; nothing is rounded in our favor."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from benchmarks.engines import OPENVINO_BFLOAT16, OWN_FLOAT32, REFERENCE, role
 from benchmarks.models import Shape
@@ -69,6 +70,15 @@ def _judge(
         return Verdict(target, "not measured", None)
     shown = cut(round(value * 10**digits, 6)) / 10**digits  # inner rounding: 0.29 * 100 is 28.999999999999996
     return Verdict(target, f"{shown:.{digits}f}{f'  ({note})' if note else ''}", holds(value))
+
+
+def target_table(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """A table of verdicts, as results files have them, in Markdown."""
+    yield "| target | reached | verdict |"
+    yield "|---|---|---|"
+    for row in rows:
+        verdict = {True: "met", False: "**missed**", None: "-"}[row["met"]]
+        yield f"| {row['target']} | {row['reached']} | {verdict} |"
 
 
 def verdicts(

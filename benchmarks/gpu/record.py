@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.gpu.models import MODELS, TRAINED
 from benchmarks.record import FORMAT
-from benchmarks.targets import Verdict, at_least, at_most
+from benchmarks.targets import Verdict, at_least, at_most, target_table
 
 KIND = "gpu"
 UNITS = {
@@ -99,11 +99,7 @@ def gpu_tables(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield ""
         yield from _models(record)
         yield ""
-        yield "| target | reached | verdict |"
-        yield "|---|---|---|"
-        for row in record["targets"]:
-            verdict = {True: "met", False: "**missed**", None: _NONE}[row["met"]]
-            yield f"| {row['target']} | {row['reached']} | {verdict} |"
+        yield from target_table(record["targets"])
         yield ""
 
 
