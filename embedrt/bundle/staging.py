@@ -112,13 +112,17 @@ def put_back(container: Path) -> None:
             flush(container.parent)
 
 
-def recover(target: Path) -> None:
-    """Wait for an overwrite of `target` that is between its two renames, or undo it if its process was killed."""
+def recover(target: Path) -> bool:
+    """Wait for an overwrite of `target` that is between its two renames, or undo it if its process was killed.
+
+    Returns:
+        True if the target is there; the next overwrite may begin at once.
+    """
     deadline = time.monotonic() + _SWAP_SECONDS
     while not os.path.lexists(target):
         containers = [path for path in _staging_folders(target.parent) if _set_aside_from(path) == target.name]
         if not containers:
-            return
+            return False
         is_late = time.monotonic() > deadline
         for container in containers:
             lock, outcome = _take_lock(container, create=False)
@@ -126,8 +130,9 @@ def recover(target: Path) -> None:
                 if outcome is Lock.HELD or (outcome is Lock.UNSUPPORTED and is_late):
                     put_back(container)
         if is_late:
-            return
+            return os.path.lexists(target)
         time.sleep(_POLL_SECONDS)
+    return True
 
 
 def sync(folder: Path) -> None:

@@ -8,6 +8,7 @@ from types import ModuleType
 
 from embedrt.bundle.atomic import publish
 from embedrt.bundle.manifest import MANIFEST, read_bundle, read_manifest
+from embedrt.bundle.opened import TRIES
 from embedrt.bundle.staging import recover, staging
 from embedrt.errors import ModelNotFoundError
 from embedrt.hub.local import home, parse, stored_path, stored_revisions
@@ -45,9 +46,11 @@ def resolve(
     if not isinstance(model, (str, Path)):
         raise TypeError(f"model_name_or_path: expected a str or a Path, got {type(model).__name__}")
     folder = os.path.expanduser(model)  # noqa: PTH111 - pathlib raises where there is no such user, and where a
-    recover(Path(folder))
-    if os.path.isdir(folder):  # noqa: PTH112 - name is too long
-        return Path(folder)
+    for _ in range(TRIES):
+        if not recover(Path(folder)):
+            break
+        if os.path.isdir(folder):  # noqa: PTH112 - name is too long
+            return Path(folder)
     parsed = parse(model) if isinstance(model, str) else None
     if parsed is None:
         raise ModelNotFoundError(f"{str(model)!r}: neither an existing folder nor a model name")

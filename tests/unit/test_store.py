@@ -385,6 +385,13 @@ class TestResolve:
         assert resolve(Path("org/bundle")) == Path("org/bundle")
         assert fake_hub.asked == []
 
+    def test_a_folder_that_the_next_overwrite_has_moved_away(
+        self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found, missed = os.path.isdir, iter([False, False])
+        monkeypatch.setattr("os.path.isdir", lambda path: next(missed, None) is None and found(path))
+        assert resolve(tiny_bundle) == tiny_bundle
+
     def test_the_users_folder(self, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
         copy_bundle(tiny_bundle, tmp_path / "mine")
