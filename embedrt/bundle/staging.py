@@ -42,6 +42,8 @@ _SWAP_SECONDS, _POLL_SECONDS = 2.0, 0.005
 _OPEN = os.O_RDWR | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 # Another process may take a folder for a leftover between its creation and its lock.
 _TRIES = 100
+# A folder that is seen neither in place nor set aside so many times in a row is not there.
+_MISSES = 5
 
 
 @contextlib.contextmanager
@@ -119,10 +121,14 @@ def recover(target: Path) -> bool:
         True if the target is there; the next overwrite may begin at once.
     """
     deadline = time.monotonic() + _SWAP_SECONDS
+    misses = 0
     while not os.path.lexists(target):
         containers = [path for path in _staging_folders(target.parent) if _set_aside_from(path) == target.name]
         if not containers:
-            return False
+            misses += 1  # an overwrite may have ended since, and the next one begun
+            if misses == _MISSES:
+                return False
+            continue
         is_late = time.monotonic() > deadline
         for container in containers:
             lock, outcome = _take_lock(container, create=False)
