@@ -17,7 +17,6 @@ from embedrt.bundle.manifest import read_bundle
 from embedrt.bundle.reports import QualityReport
 from embedrt.engine import stream
 from embedrt_export import export
-from embedrt_export.dtypes.float16.packed import BLOCK
 from embedrt_export.dtypes.float16.values import Values
 from embedrt_export.graph import builder
 from embedrt_export.graph.builder import DRAFT
@@ -178,7 +177,6 @@ def test_the_exporter_declares_the_inputs_that_the_runtime_makes() -> None:
         element, axes = builder._PACKED_INPUTS[name]
         assert len(axes) == len(made.sizes(stream.Shape(5, 2, 3))), name
         assert element == (TensorProto.FLOAT if made.dtype is np.float32 else TensorProto.INT32), name
-    assert BLOCK == stream.BLOCK
 
 
 def biased(folder: Path, scale: float) -> Path:

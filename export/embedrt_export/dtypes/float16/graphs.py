@@ -1,5 +1,6 @@
 """From drafts to graphs in a narrow dtype: packed where there are operators for it, else padded."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from embedrt_export.graph.builder import FLOAT, Layout
 from embedrt_export.graph.data_file import DataFile
 from embedrt_export.graph.fuse_cpu import fuse
 from embedrt_export.routes.route import DraftGraph
+
+logger = logging.getLogger("embedrt.export")
 
 BuildDraft = Callable[[Path, DataFile, Layout], DraftGraph]
 """Writes a draft of a route in a layout."""
@@ -53,8 +56,8 @@ def write_graph(file: Path, data: DataFile, build: BuildDraft, scratch: Path, dt
         with _draft(build, scratch, "packed") as draft:
             try:
                 return _write_packed(file, data, draft, dtype)
-            except NoPackedFormError:
-                pass
+            except NoPackedFormError as error:
+                logger.info("%s: the graph is padded: %s", dtype, error)
     with _draft(build, scratch, "padded") as draft:
         return _write_padded(file, data, draft, dtype)
 
@@ -79,8 +82,7 @@ def _write_packed(file: Path, data: DataFile, draft: DraftGraph, dtype: str) -> 
     nodes = typed_nodes(lowered.nodes, region, values, element)
     arrays = _constants(values) | lowered.constants
     inputs = packed.input_values(lowered, element)
-    write(file, data, nodes, inputs, _outputs(values, element), arrays, dtype)
-    names = tuple(value.name for value in onnx.load(file, load_external_data=False).graph.input)
+    names = write(file, data, nodes, inputs, _outputs(values, element), arrays, dtype)
     return Written("packed", Packing(names, draft.padding_id, lowered.length_step, lowered.scratch))
 
 

@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from embedrt.engine.stream import SCRATCH
 from embedrt_export.dtypes.float16.packed import MICROSOFT
 from embedrt_export.dtypes.float16.values import TO_INTEGER, Values, as_float32, attributes
 from embedrt_export.dtypes.float16.write import ELEMENTS
@@ -22,7 +23,6 @@ from embedrt_export.layers.attention import MASKED
 
 LARGEST = "largest of {}"
 """Name of the output that tells the largest absolute value that a node of this name computes."""
-_SCRATCH = {"key_scratch", "value_scratch"}
 
 
 def on_cpu(graph: Path, target: Path, data: DataFile, dtype: str, *, watched: bool = False) -> list[str]:
@@ -75,7 +75,7 @@ class _Writer:
         for name in sorted(read & self._values.constants):
             array = self._values.array(name)
             self._constant(name, as_float32(array) if self._values.is_float(name) else array)
-        inputs = [value for value in graph.input if value.name not in _SCRATCH and value.name in read]
+        inputs = [value for value in graph.input if value.name not in SCRATCH and value.name in read]
         outputs = [helper.make_tensor_value_info(value.name, FLOAT, _shape(value)) for value in graph.output]
         outputs += [helper.make_tensor_value_info(name, FLOAT, []) for name in largest]
         made = helper.make_graph(self._nodes, "embedrt", inputs, outputs, list(self._tensors.values()))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from embedrt.bundle.manifest import Scratch
+from embedrt.engine.stream import BLOCK, SCRATCH
 from embedrt_export.dtypes.float16.values import Values, as_float32, attributes
 from embedrt_export.graph.builder import INT64, packed_value
 from embedrt_export.layers.attention import MASKED
@@ -22,8 +23,6 @@ MICROSOFT = "com.microsoft"
 _HEAD_STEP, _WIDEST_HEAD = 8, 256  # of flash and memory-efficient attention
 _ROTATED_STEP = 16  # of the rotation in PagedAttention
 _BIAS_STEP = 8  # the kernel that adds a bias to the scores reads so many of them at a time
-BLOCK = 256
-"""Tokens of a block of keys and values."""
 
 
 class NoPackedFormError(Exception):
@@ -155,28 +154,11 @@ class _Lowering:
         if name in self._made or not name:
             return name
         node = self._values.maker(name)
-        if node is None or not self._is_absorbed(node):
-            raise ValueError(f"graph: {name} is read before it is computed")
+        if node is None or node.op_type not in {"Gemm", "Add"} or not self._is_absorbed(node):
+            raise ValueError(f"graph: {name} is read before it is computed, or outside of attention")
         if node.op_type == "Gemm":
             return self._linear(name, [node])
-        if node.op_type == "Add":
-            return self._add("Add", name, *map(self._value, node.input))
-        if node.op_type == "Heads":
-            of = attributes(node)
-            return self._add("Reshape", name, self._value(node.input[0]), self._ints(-1, of["heads"], of["size"]))
-        if node.op_type == "RMSNorm":
-            return self._add(
-                "RMSNormalization", name, self._value(node.input[0]), node.input[1], **_norm_attributes(node)
-            )
-        return self._rotated(name, node)
-
-    def _rotated(self, name: str, node: onnx.NodeProto) -> str:
-        """Rotate the heads of `[tokens, heads, size]`; the result is `[tokens, heads x size]`."""
-        source, cos, sin, positions = node.input
-        part = self._part(name)
-        size = self._width(source)
-        x = self._value(part.flat) if part.norm is None else self._flat(self._value(source), part.heads * size)
-        return self._turn(name, x, part.heads, size, attributes(node)["size"], cos, sin, positions)
+        return self._add("Add", name, *map(self._value, node.input))
 
     def _turn(self, name: str, x: str, heads: int, size: int, rotated: int, *inputs: str) -> str:
         cos, sin, positions = inputs
@@ -200,9 +182,6 @@ class _Lowering:
     def _positions(self, positions: str) -> str:
         wide = self._add("Cast", f"{positions}/wide", self._value(positions), to=INT64)
         return self._add("Unsqueeze", f"{positions}/stream", wide, self._ints(0))
-
-    def _flat(self, x: str, width: int) -> str:
-        return self._shared(("flat", x), lambda: self._add("Reshape", f"{x}/flat", x, self._ints(-1, width)))
 
     # Linear layers.
 
@@ -360,17 +339,6 @@ class _Lowering:
             raise NoPackedFormError(f"attention over {name}, which is not split into heads")
         return _Part(heads.input[0], attributes(heads)["heads"], norm, turn)
 
-    def _width(self, name: str) -> int:
-        """The size of a head of `[tokens, heads, size]`."""
-        heads = self._values.made_by(name, "Heads")
-        if heads is None:
-            norm = self._values.made_by(name, "RMSNorm")
-            heads = None if norm is None else self._values.made_by(norm.input[0], "Heads")
-        if heads is None:
-            raise NoPackedFormError(f"attention over {name}, which is not split into heads")
-        size: int = attributes(heads)["size"]
-        return size
-
     def _layers(self, parts: Sequence[_Part]) -> list[onnx.NodeProto] | None:
         """The linear layers of several parts, if they read the same input and nothing else reads them."""
         layers = [self._values.made_by(part.flat, "Gemm") for part in parts]
@@ -432,7 +400,7 @@ class _Lowering:
             normed = self._add(
                 "RMSNormalization", f"{name}/normed", by_head, part.norm.input[1], **_norm_attributes(part.norm)
             )
-            x = self._flat(normed, heads * size)
+            x = self._add("Reshape", f"{name}/rows of heads", normed, self._ints(-1, heads * size))
         if part.turn is not None:
             x = self._turn(name, x, heads, size, attributes(part.turn)["size"], *part.turn.input[1:])
         return x
@@ -496,7 +464,7 @@ class _Lowering:
         extra: dict[str, Any] = {} if query.norm is None else {"qk_norm_epsilon": attributes(query.norm)["epsilon"]}
         if of.get("before") is not None:
             extra["local_window_size"] = of["before"] + 1  # the token itself counts
-        names = ("key_scratch", "value_scratch", "starts", "past_lengths", "block_table")
+        names = (*SCRATCH, "starts", "past_lengths", "block_table")
         self._add(
             "PagedAttention",
             output,
@@ -523,7 +491,7 @@ def input_values(lowered: Lowered, element: int) -> list[onnx.ValueInfoProto]:
     """Describe the inputs of a packed graph; `element` is the dtype of the hidden states."""
     values = []
     for name in lowered.inputs:
-        if name in {"key_scratch", "value_scratch"} and lowered.scratch is not None:
+        if name in SCRATCH and lowered.scratch is not None:
             shape: list[str | int] = ["blocks", BLOCK, lowered.scratch.heads, lowered.scratch.size]
             values.append(helper.make_tensor_value_info(name, element, shape))
         else:

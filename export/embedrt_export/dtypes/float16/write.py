@@ -73,7 +73,7 @@ def write(
     outputs: Sequence[onnx.ValueInfoProto],
     arrays: Mapping[str, Weight],
     dtype: str,
-) -> None:
+) -> tuple[str, ...]:
     """Write a graph with the weights that it needs.
 
     Args:
@@ -84,6 +84,9 @@ def write(
         outputs: The outputs.
         arrays: The weights and constants by name.
         dtype: The dtype of the hidden states.
+
+    Returns:
+        The names of the inputs that it needs.
     """
     nodes = needed(list(nodes), [output.name for output in outputs])
     read = {name for node in nodes for name in node.input}
@@ -106,6 +109,7 @@ def write(
         producer_version=__version__,
     )
     onnx.save_model(model, file)
+    return tuple(value.name for value in used)
 
 
 def _narrowed(array: NDArray[Any], dtype: str, name: str) -> NDArray[Any]:
