@@ -26,7 +26,7 @@ from embedrt_export import export
 from tests.kit.bundles import change, copy_bundle, rehash
 from tests.kit.models import make_model
 
-COMMANDS = ("export", "encode", "info", "verify", "diff", "ranges", "tune", "list", "remove", "doctor")
+COMMANDS = ("export", "encode", "info", "verify", "diff", "ranges", "tune", "bench", "list", "remove", "doctor")
 Run = Callable[..., tuple[int, str, str]]
 
 
