@@ -53,7 +53,7 @@ _INSTRUCTION_SETS: dict[str, str | None] = {
 _TORCH_NAMES = {"avx512f": "avx512_f"}
 # numpy does not look for these; who hides the other one, hides them too.
 _HIDDEN_WITH = {"avx_vnni": "avx512_vnni", "amx_bf16": "avx512_vnni", "amx_int8": "avx512_vnni"}
-_TORCH_CODE = "import json, torch; print(json.dumps(torch.cpu.get_capabilities()))"
+_TORCH_CODE = "import json, torch; print(json.dumps(dict(torch.cpu.get_capabilities())))"
 
 
 def machine() -> dict[str, Any]:

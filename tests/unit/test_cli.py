@@ -312,6 +312,7 @@ LINES = {
     "tune": ("tune $2 --texts $3 --seconds 0.01", False),
     "tune --show": ("tune $1 --show", True),
     "tune --clear": ("tune $2 --clear", False),
+    "bench": ("bench $1 --texts $3 --peers none --quick", True),
     "list": ("list", True),
     "remove": ("remove org/tiny", False),
     "export": ("export $4 -o $5", False),
@@ -323,7 +324,7 @@ LINES = {
 
 
 every_line = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "tune" else []) for name in LINES]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in {"tune", "bench"} else []) for name in LINES]
 )
 
 
