@@ -20,8 +20,10 @@ from embedrt.bench.process import WorkerError, engine_worker, prepare
 from embedrt.bench.record import machine_name, machine_title, record
 from embedrt.bench.results import Result
 from embedrt.bench.texts import PYTHON_TOPICS, CountTokens, python_passages, sample, workloads
+from embedrt.bundle.manifest import Route
 from embedrt.engine.devices import find_device
 from embedrt.engine.machine import available_threads
+from embedrt.engine.placement import place
 from embedrt.inputs.check import check_texts
 from embedrt.inputs.lines import read_lines
 from embedrt.types import dtype_name
@@ -71,7 +73,8 @@ def bench(request: Request, *, show_progress_bar: bool = False) -> dict[str, Any
         ValueError: An argument is out of range, or a peer that was named cannot run.
         ModelNotFoundError: There is no such model.
         ExportError: The model has no bundle, and its export failed.
-        DeviceError: A device is unknown or not available.
+        BundleError: The bundle is damaged, or lacks a dtype that was named.
+        DeviceError: A device is unknown or not available, or does not run a dtype that was named.
         OSError: The texts cannot be read.
     """
     from tqdm.auto import tqdm
@@ -83,7 +86,7 @@ def bench(request: Request, *, show_progress_bar: bool = False) -> dict[str, Any
         scratch = Path(temporary)
         prepared = find_bundle(request.model, dtypes, scratch / "bundle")
         subject = describe(prepared, request.source, needs_model=_needs_model(request.peers))
-        engines, left_out = _engines(request, subject, dtypes)
+        engines, left_out = _engines(request, subject, prepared.bundle, dtypes)
         files = Files(subject.model, prepared.bundle, scratch / "prepared")
         failed = prepare(engines, files)
         origin = PYTHON_TOPICS if request.texts is None else str(request.texts)
@@ -160,8 +163,7 @@ def token_counter(bundle: Path, subject: Subject) -> CountTokens:
     """Count the tokens of a text without truncation, special tokens included."""
     from tokenizers import Tokenizer
 
-    route = next(iter(subject.manifest.routes.values()))
-    tokenizer = Tokenizer.from_file(str(bundle / route.tokenizer))
+    tokenizer = Tokenizer.from_file(str(bundle / _route(subject).tokenizer))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return lambda text: len(tokenizer.encode(text).ids)
@@ -169,7 +171,11 @@ def token_counter(bundle: Path, subject: Subject) -> CountTokens:
 
 def max_seq_length(subject: Subject) -> int | None:
     """The model's maximum number of tokens."""
-    return next(iter(subject.manifest.routes.values())).max_seq_length
+    return _route(subject).max_seq_length
+
+
+def _route(subject: Subject) -> Route:
+    return next(iter(subject.manifest.routes.values()))
 
 
 def _check(request: Request) -> None:
@@ -207,7 +213,7 @@ def _needs_model(peers: Sequence[str]) -> bool:
 
 
 def _engines(
-    request: Request, subject: Subject, dtypes: Sequence[str] | None
+    request: Request, subject: Subject, bundle: Path, dtypes: Sequence[str] | None
 ) -> tuple[dict[str, Engine], dict[str, str]]:
     """The engines that run, and why others are left out."""
     peers, left_out = choose_peers(request.peers, subject)
@@ -224,13 +230,15 @@ def _engines(
         }
     own: dict[str, Engine] = {}
     for device in devices:
+        for dtype in dtypes or ():
+            place(bundle, _route(subject), device, dtype)
         able = [dtype for dtype in subject.manifest.dtypes if _runs(subject, dtype, device.kind)]
         own |= own_engines([device.name], able if dtypes is None else dtypes)
     return {**own, **peers}, left_out
 
 
 def _runs(subject: Subject, dtype: str, kind: str) -> bool:
-    route = next(iter(subject.manifest.routes.values()))
+    route = _route(subject)
     return any(not variant.devices or kind in variant.devices for variant in route.variants_in(dtype))
 
 

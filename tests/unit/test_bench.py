@@ -534,6 +534,11 @@ class TestCommand:
         assert status == 1
         assert message in err
 
+    def test_a_dtype_that_the_bundle_lacks(self, call: Call, tiny_bundle: Path) -> None:
+        status, out, err = call(tiny_bundle, "--peers", "none", "--dtype", "float32,int8")
+        assert (status, out) == (1, "")
+        assert "int8" in err
+
     def test_an_output_that_is_a_file_of_another_kind(self, call: Call, tmp_path: Path) -> None:
         (tmp_path / "t.txt").touch()
         status, _, err = call(tmp_path / "missing", "--output", tmp_path / "t.txt")
