@@ -12,7 +12,7 @@ _LABELS = {**_COLORS, "peer": "#475569"}
 _DARK, _GREY, _TEXT = "#0f172a", "#64748b", "#334155"
 # A static model is a different kind of thing: a hundred times as fast, with other vectors. The tables have it.
 _ALIKE = 0.99
-_CHART = 180
+_CHART, _LABEL = 180, 14
 
 
 def draw(records: Sequence[Mapping[str, Any]], *, scaling: bool = False) -> str:
@@ -90,20 +90,24 @@ def _cores(record: Mapping[str, Any], top: int) -> tuple[list[str], int]:
     def point(cores: float, speed: float) -> str:
         return f"{_LEFT + round((_WIDTH - _LEFT - _RIGHT) * cores / most)},{floor - round(_CHART * speed / fastest)}"
 
+    title = f"Texts per second over cores, {record['machine']['title']}"
     parts = [
-        _text(10, top + 20, f"Texts per second over cores, {record['machine']['title']}", _DARK, weight="bold", size=14)
+        _text(10, top + 20, title, _DARK, weight="bold", size=14),
+        _text(10, top + 36, "in brackets: throughput per core relative to one core; dashed: no loss per core", _GREY),
     ]
-    for name, steps in scaled.items():
+    below = 0
+    for name, steps in sorted(scaled.items(), key=lambda item: -item[1][-1]["texts_per_s"]["median"]):
         first, last, color = steps[0], steps[-1], _COLORS[role(name)]
         ideal = first["texts_per_s"]["median"] * most / first["cores"]
         line = " ".join(point(step["cores"], step["texts_per_s"]["median"]) for step in steps)
         x, y = map(int, point(last["cores"], last["texts_per_s"]["median"]).split(","))
+        below = max(below + _LABEL, y + 4)  # labels of lines that end close together do not overlap
+        label = f"{name}: {last['texts_per_s']['median']:.0f} texts/s ({last['efficiency']:.2f})"
         stroke = f'fill="none" stroke="{color}"'
-        label = f"{name}: {last['texts_per_s']['median']:.0f} texts/s, {last['efficiency']:.2f} a core"
         parts += [
             f'<polyline points="{point(0, 0)} {point(most, ideal)}" {stroke} stroke-dasharray="3 4"/>',
             f'<polyline points="{line}" {stroke} stroke-width="2"/>',
-            _text(x + 6, y + 4, label, _LABELS[role(name)], weight=_weight(name)),
+            _text(x + 6, below, label, _LABELS[role(name)], weight=_weight(name)),
         ]
     for count in dict.fromkeys(step["cores"] for steps in scaled.values() for step in steps):
         x = int(point(count, 0).split(",")[0])

@@ -334,7 +334,7 @@ class TestPlot:
         drawn = draw([made({OWN: scaled})], scaling=True)
         found = list(ET.fromstring(drawn).iter("{http://www.w3.org/2000/svg}polyline"))
         assert [len(line.attrib["points"].split()) for line in found] == [2, 3]
-        assert "0.90 a core" in drawn
+        assert "embedrt: 36 texts/s (0.90)" in drawn
         assert "polyline" not in draw([made({OWN: scaled})])
 
 
