@@ -1,6 +1,6 @@
 """Compare embedrt with other libraries for sentence embeddings, on the same texts and weights, in one run.
 
-    make bench                                   # makes the environment; about 25 minutes on 2 cores
+    make bench                                   # makes the environment; about half an hour on 2 cores
     make bench ARGS="--texts 200 --engines sentence-transformers embedrt --long-text 0"
     make bench ARGS="--model base --output base.json"  # 12 layers, 768 wide, random weights
     make bench ARGS="--engines all --soak 20000"

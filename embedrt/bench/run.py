@@ -250,7 +250,7 @@ def _plan(
     count_tokens: CountTokens,
 ) -> Plan:
     """Workloads of a size that this machine and model encode in a second or two."""
-    turn, calls_time = (0.4, 0.1) if request.is_quick else (1.5, 0.4)
+    turn, calls_time = (0.4, 0.1) if request.is_quick else (1.0, 0.4)
     passages = given if given is not None else python_passages()
 
     def drawn(count: int) -> dict[str, list[str]]:
