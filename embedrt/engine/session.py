@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.engine import Batch, Device, Providers
+from embedrt.engine import Batch, Device, Providers, numa
 from embedrt.engine.faults import Faults
 from embedrt.engine.machine import available_threads, require_process
 from embedrt.engine.native import NativeError, call_native
@@ -100,6 +100,9 @@ class SessionEngine:
     of one thread each; one batch alone runs fastest on a wide session. Each is made on first use; the weights that no
     kernel repacks are mapped from the file and shared between them.
 
+    If there are more threads than one NUMA node has cores, each node has a narrow session, whose weights lie on it, and
+    the wide session has as many threads as a node has cores, on one node.
+
     Args:
         graph: The ONNX file.
         device: Where to run.
@@ -111,6 +114,7 @@ class SessionEngine:
         prepack: False leaves large weights as they are mapped: without a copy in memory, quick to load, slow to run.
         load: Calls a function with the path to open the graph with, and returns its result; None takes `graph`, which
             messages name either way.
+        nodes: The NUMA nodes of the machine; None takes those that this process may use.
 
     Raises:
         BundleError: The graph has another interface. This too is found when the first session is made.
@@ -128,6 +132,7 @@ class SessionEngine:
         weights_bytes: int = 0,
         prepack: bool = True,
         load: Load | None = None,
+        nodes: Sequence[numa.Node] | None = None,
     ) -> None:
         self.device = device
         self.dtype = dtype
@@ -139,7 +144,11 @@ class SessionEngine:
         self._prepack = prepack or not large
         self._parallel = device.parallel and not large
         self._faults = Faults(device)
-        self._sessions: dict[int, Any] = {}
+        nodes = (numa.nodes() if nodes is None else nodes) if self._parallel else ()
+        largest = max((len(node.cores) for node in nodes), default=self.threads)
+        self._nodes = nodes if self.threads > largest else ()
+        self._wide = min(self.threads, largest)
+        self._sessions: dict[tuple[int, numa.Node | None], Any] = {}
         self._process = os.getpid()
         if device.parallel:  # sessions wait for their first use, errors do not
             device.configure(onnxruntime().SessionOptions(), device, dtype, self.threads)
@@ -171,7 +180,10 @@ class SessionEngine:
             DeviceError: The session could not be made on the device.
         """
         self._faults.require_usable()
-        session = self._session(self.threads if batch.alone or not self._parallel else 1)
+        if batch.alone or not self._parallel:
+            session = self._session(self._wide)
+        else:
+            session = self._session(1, numa.node_of_thread(self._nodes) if self._nodes else None)
         try:
             options = run_options(self._faults.run_config())
             if self.dtype == "bfloat16" and not in_bfloat16(session).isdisjoint(outputs):
@@ -180,24 +192,25 @@ class SessionEngine:
         except NativeError as failure:
             raise self._faults.error(failure, batch) from failure.__cause__
 
-    def _session(self, threads: int) -> Any:
+    def _session(self, threads: int, node: numa.Node | None = None) -> Any:
         require_process(self._process)
-        session = self._sessions.get(threads)
-        return call_native(self._create, threads) if session is None else session
+        session = self._sessions.get((threads, node))
+        return call_native(self._create, threads, node) if session is None else session
 
-    def _create(self, threads: int) -> Any:
+    def _create(self, threads: int, node: numa.Node | None) -> Any:
         with CREATING:
-            if threads not in self._sessions:
-                self._sessions[threads] = create_session(
-                    self._graph,
-                    self.device,
-                    threads,
-                    dtype=self.dtype,
-                    prepack=self._prepack,
-                    interface=self._interface,
-                    load=self._load,
-                )
-            return self._sessions[threads]
+            if (threads, node) not in self._sessions:
+                with numa.bound_to(node or (numa.node_of_thread(self._nodes) if self._nodes else None)):
+                    self._sessions[threads, node] = create_session(
+                        self._graph,
+                        self.device,
+                        threads,
+                        dtype=self.dtype,
+                        prepack=self._prepack,
+                        interface=self._interface,
+                        load=self._load,
+                    )
+            return self._sessions[threads, node]
 
 
 def run_options(config: Mapping[str, str]) -> Any:

@@ -47,7 +47,7 @@ Dir::State::extended_states "$apt/extended_states";
 Dir::Cache "$apt";
 Dir::Cache::archives "$apt/archives";
 Dir::Etc::SourceList "$apt/sources.list";
-Dir::Etc::SourceParts "-";
+Dir::Etc::SourceParts "/dev/null";
 Dir::Etc::Preferences "/dev/null";
 Dir::Etc::PreferencesParts "-";
 Dir::Log "$apt";
@@ -59,7 +59,8 @@ apt-get -qq --yes --download-only install qemu-user:amd64 python3:arm64 libstdc+
 
 root=$folder/root
 rm -rf "$root"
-mkdir -p "$root"
+mkdir -p "$root/usr/lib"
+ln -s usr/lib "$root/lib" # of the package base-files
 for package in "$apt"/archives/*.deb; do
     dpkg-deb -x "$package" "$root"
 done
@@ -77,4 +78,5 @@ END
 "$python" -m pip install --quiet --disable-pip-version-check --root-user-action ignore --upgrade --target "$folder/site" \
     --python-version "${version#python}" "${platforms[@]/#/--platform=}" --only-binary=:all: \
     --requirement "$folder/requirements.txt"
-"$root/usr/bin/qemu-aarch64" -L "$root" -cpu neoverse-n1 "$root/usr/bin/$version" -c 'import platform; print(platform.machine())'
+PYTHONPATH=$folder/site "$root/usr/bin/qemu-aarch64" -L "$root" -cpu neoverse-n1 "$root/usr/bin/$version" -c \
+    'import numpy, onnxruntime, onnx, tokenizers' || die "Python does not run in $folder"
