@@ -40,6 +40,10 @@ from embedrt.types import SENTENCE
 # A slice is tokenized and planned at a time, and computed while the next one is tokenized. So many texts are enough for
 # batches of similar lengths, and few enough to bound memory.
 _SLICE = 2048
+# A call of many texts starts with a slice of so many, and each slice has twice as many as the one before: the engine
+# waits for the first one.
+_FIRST_SLICE = 256
+_MANY = 1024
 # With a token budget above this one, slices have as many more texts, unless fewer fill several batches; and texts are
 # tokenized in portions that are as much larger, so that many cores work on one for longer than its hand-over takes.
 _SMALL_BUDGET = 4096
@@ -240,12 +244,13 @@ class Runner:
             work.truncated.extend(work.indexes[start + i] for i in tokens.truncated)
             if request.forbid_truncation:
                 _require_untruncated(work.truncated, request.max_seq_length)
-            batches, planned = self._plan(tokens, request.batch_size)
+            is_last = start + len(tokens) == len(items)
+            batches, planned = self._plan(tokens, request.batch_size, is_last=is_last)
             few = len(batches) == 1 or planned <= self._budget.tokens
             yield _Slice(tokens, start, batches, few and len(tokens) == len(items))
             start += len(tokens)
 
-    def _plan(self, tokens: Tokens, max_rows: int | None) -> tuple[list[PlannedBatch], int]:
+    def _plan(self, tokens: Tokens, max_rows: int | None, *, is_last: bool) -> tuple[list[PlannedBatch], int]:
         """The batches of a slice, and all their tokens, padding included."""
         budget = self._budget.tokens
         if self._packing is not None:
@@ -259,6 +264,7 @@ class Runner:
             run_cost=self.engine.device.run_cost,
             step=self.engine.device.length_step,
             limit=self.route.position_limit,
+            workers=self.engine.workers if is_last and self.engine.device.parallel else 1,
         )
         return batches, sum(len(batch.rows) * batch.length for batch in batches)
 
@@ -269,14 +275,17 @@ class Runner:
             return
         budget = self._budget.tokens
         tokenize, scale = self.tokenizer(request.max_seq_length), max(1, budget // _SMALL_BUDGET)
-        portions = tokenize.portions(items, request.prompt, size=_PORTION * scale, most=_SLICE * scale)
+        most = _SLICE * scale
+        size = min(_FIRST_SLICE, most) if scale == 1 and len(items) >= _MANY else most
+        portions = tokenize.portions(items, request.prompt, size=_PORTION * scale, most=most)
         parts: list[Tokens] = []
         for encoded in ahead(tokenize.encode, portions):
             parts.append(tokenize.tokens(encoded))
             texts, tokens = sum(map(len, parts)), sum(len(part.ids) for part in parts)
-            if texts >= _SLICE * scale or (texts >= _SLICE and tokens >= _FULL_BATCHES * budget):
+            if texts >= size or (texts >= _SLICE and tokens >= _FULL_BATCHES * budget):
                 yield Tokens.joined(parts)
                 parts.clear()
+                size = min(2 * size, most)
         if parts:
             yield Tokens.joined(parts)
 

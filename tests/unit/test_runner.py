@@ -181,6 +181,30 @@ class TestSlices:
         assert [part.start for part in slices] == starts
         assert sum(len(part.tokens) for part in slices) == len(texts)
 
+    @pytest.mark.parametrize(
+        ("texts", "starts"),
+        [(1023, [0]), (1024, [0, 256, 768]), (2100, [0, 256, 768, 1792]), (4000, [0, 256, 768, 1792])],
+    )
+    def test_a_call_of_many_texts_starts_with_few(
+        self, runner: Runner, monkeypatch: pytest.MonkeyPatch, texts: int, starts: list[int]
+    ) -> None:
+        """So that the engine need not wait for the tokens of all."""
+        monkeypatch.setattr(runner_module, "_PORTION", 64 * len("one"))
+        found = list(runner._slices(["one"] * texts, runner._work(["one"] * texts, SENTENCES, None)))
+        assert [part.start for part in found][: len(starts)] == starts
+        assert sum(len(part.tokens) for part in found) == texts
+
+    def test_only_the_last_slice_is_shared_by_the_workers(
+        self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Others follow on the heels of the rest, and small batches would cost more than they bring."""
+        monkeypatch.setattr(runner_module, "_PORTION", 64 * len("one"))
+        sharing = Embedder(tiny_bundle, threads=64).runners["default"]
+        texts = ["one"] * 1024
+        first, *_, last = sharing._slices(texts, sharing._work(texts, SENTENCES, None))
+        assert max(len(batch.rows) for batch in first.batches) == 512 // 3
+        assert max(len(batch.rows) for batch in last.batches) * 3 <= 128
+
     def test_texts_that_fill_several_batches_are_enough(self, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(runner_module, "_SLICE", 1000)
         monkeypatch.setattr(runner_module, "_PORTION", 1 << 16)
