@@ -62,7 +62,12 @@ class TestIter:
         assert threading.active_count() == before
         assert read < 9000 + 4096
 
-    def test_a_large_token_budget_is_read_ahead(self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("threads", "max_tokens", "expected"), [(1, 100, 128), (1, 300, 300), (2, 100, 256), (5, 300, 640)]
+    )
+    def test_a_large_token_budget_and_many_workers_are_read_ahead(
+        self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, threads: int, max_tokens: int, expected: int
+    ) -> None:
         monkeypatch.setattr(stream, "_LARGEST_WINDOW", 100)
         read = 0
 
@@ -72,8 +77,8 @@ class TestIter:
                 read += 1
                 yield f"one {i}"
 
-        vectors = Embedder(tiny_bundle, threads=1, max_tokens=300).encode_iter(endless())
-        assert max(read - taken for taken, _ in enumerate(itertools.islice(vectors, 1000))) == 300
+        vectors = Embedder(tiny_bundle, threads=threads, max_tokens=max_tokens).encode_iter(endless())
+        assert max(read - taken for taken, _ in enumerate(itertools.islice(vectors, 2000))) == expected
 
     def test_a_kept_vector_does_not_keep_its_window(self, tiny: Embedder) -> None:
         vector = next(iter(tiny.encode_iter(texts_of(100))))
