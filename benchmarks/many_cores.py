@@ -7,8 +7,10 @@ Four ways to use N cores, in texts per second and as a share of N times one core
   much as the threads do, it is the machine: its clock with all cores busy, shared caches, memory.
 - clock: N threads that multiply small matrices, which need no memory and no Python. What they lose is the clock, or
   hyperthreads counted as cores.
-- simulated: one process with N threads over an engine that sleeps for as long as one core needs for the batch. What it
-  loses is Python, the tokenizer, and threads without a batch at the end of a call. N may be larger than the machine.
+- simulated: one process with N threads over an engine that sleeps for as long as one core needs for the batch, and a
+  tokenizer that has its tokens already and sleeps for an Nth of the time. N may be larger than the machine. What it
+  loses is Python, the wait for the first tokens, and threads without a batch at the end of a call. Its share is the
+  time that the threads sleep.
 """
 
 import argparse
@@ -31,6 +33,8 @@ from benchmarks.corpus import load_corpus
 from embedrt import Embedder
 from embedrt.engine import Batch, Device, numa
 from embedrt.engine.machine import available_threads, cpu_model
+from embedrt.inputs.text import Encoded, Portion, TextTokenizer
+from embedrt.run.runner import _PORTION, _SLICE
 
 _CALIBRATION = 300  # texts that tell how long the simulated engine sleeps
 _CLOCK_SECONDS = 1.0
@@ -41,23 +45,52 @@ class Sleeping:
     """An engine that takes as long as a real one and computes nothing.
 
     Args:
-        engine: The real one, on one thread.
+        engine: The real one.
         threads: Threads that run batches at once.
         costs: Seconds of a run, and of each token in it.
         width: Of its vectors.
+
+    Attributes:
+        seconds: The time of each batch so far.
     """
 
     def __init__(self, engine: Any, threads: int, costs: tuple[float, float], width: int) -> None:
         self.device: Device = engine.device
         self.threads = self.workers = threads
         self.description = "sleep"
+        self.seconds: list[float] = []
         self._costs = costs
         self._width = width
 
     def run(self, batch: Batch, outputs: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
         per_run, per_token = self._costs
-        time.sleep(per_run + per_token * batch.tokens)
+        self.seconds.append(per_run + per_token * batch.tokens)
+        time.sleep(self.seconds[-1])
         return {name: np.zeros((batch.shape[0], self._width), np.float32) for name in outputs}
+
+
+class Ready:
+    """What tokenizes portions that were tokenized before.
+
+    Args:
+        tokenizer: The tokenizer.
+        cores: The cores that would share its work.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, cores: int) -> None:
+        self._encode = tokenizer.encode
+        self._cores = cores
+        self._ready: dict[str | None, tuple[Encoded, float]] = {}
+
+    def prepare(self, portion: Portion) -> None:
+        start = time.process_time()
+        encoded = self._encode(portion)
+        self._ready[portion.heads[0]] = encoded, time.process_time() - start
+
+    def encode(self, portion: Portion) -> Encoded:
+        encoded, seconds = self._ready.pop(portion.heads[0])
+        time.sleep(seconds / self._cores)
+        return encoded
 
 
 def costs_of(embedder: Embedder, texts: Sequence[str]) -> tuple[float, float]:
@@ -175,13 +208,24 @@ def by_clock(threads: int) -> float:
 
 def simulated(
     bundle: Path, dtype: str, texts: list[str], threads: int, costs: tuple[float, float], rounds: int
-) -> float:
+) -> tuple[float, float]:
+    """Texts per second, and the share of the threads' time that is spent in the engine, in the best round."""
     embedder = Embedder(bundle, "cpu", dtype=dtype, threads=threads)
     runner = embedder.runners["default"]
-    runner.engine = Sleeping(runner.engine, threads, costs, embedder.get_embedding_dimension())
-    runner._coalescer._engine = runner.engine
-    embedder.encode(texts[:20])
-    return rate(lambda: embedder.encode(texts), len(texts), rounds)
+    engine = Sleeping(runner.engine, threads, costs, embedder.get_embedding_dimension())
+    runner.engine = runner._coalescer._engine = engine
+    ready = Ready(runner.tokenize, threads)
+    runner.tokenize.encode = ready.encode  # type: ignore[method-assign]
+    found = []
+    for _ in range(rounds):
+        for portion in runner.tokenize.portions(texts, "", size=_PORTION, most=_SLICE):
+            ready.prepare(portion)
+        engine.seconds.clear()
+        start = time.perf_counter()
+        embedder.encode(texts)
+        seconds = time.perf_counter() - start
+        found.append((len(texts) / seconds, sum(engine.seconds) / threads / seconds))
+    return max(found)
 
 
 def main() -> None:
@@ -208,20 +252,20 @@ def main() -> None:
     print(f"{options.dtype}, {len(texts)} texts of {corpus.origin}")
     costs = costs_of(Embedder(options.bundle, "cpu", dtype=options.dtype, threads=1), texts[:_CALIBRATION])
     print(f"one core: {costs[0] * 1e6:.0f} us for a run and {costs[1] * 1e6:.1f} us for a token")
-    extra = [int(count) for count in options.simulated.split(",") if count]
-    ways: dict[str, tuple[list[int], Callable[[int], float]]] = {
-        "threads": (counts, lambda n: by_threads(options.bundle, options.dtype, texts, n, options.rounds)),
-        "processes": (counts, lambda n: by_processes(options.bundle, options.dtype, texts, cores[:n], options.rounds)),
-        "clock": (counts, by_clock),
-        "simulated": (
-            [*counts, *(n for n in extra if n not in counts)],
-            lambda n: simulated(options.bundle, options.dtype, texts, n, costs, options.rounds),
-        ),
+    ways: dict[str, Callable[[int], float]] = {
+        "threads": lambda n: by_threads(options.bundle, options.dtype, texts, n, options.rounds),
+        "processes": lambda n: by_processes(options.bundle, options.dtype, texts, cores[:n], options.rounds),
+        "clock": by_clock,
     }
     for name in options.only.split(","):
+        if name == "simulated":
+            for n in sorted({*counts, *(int(count) for count in options.simulated.split(",") if count)}):
+                found, share = simulated(options.bundle, options.dtype, texts, n, costs, options.rounds)
+                print(f"{name:10} {n:4}  {found:9.1f} per second  {share:6.1%} of the time of {n} threads", flush=True)
+            continue
         first: float | None = None
-        for n in ways[name][0]:
-            found = ways[name][1](n)
+        for n in counts:
+            found = ways[name](n)
             first = found / n if first is None else first
             print(f"{name:10} {n:4}  {found:9.1f} per second  {found / n / first:6.1%} of {n} x the first", flush=True)
 
