@@ -1,4 +1,4 @@
-"""The CPUs that `make test-cpus` can run here, one a line; exit status 1 if there is none."""
+"""The CPUs that `make test-cpus` can run here, one a line; exit status 1 if there is none at full speed."""
 
 import sys
 import tempfile
@@ -16,7 +16,7 @@ def main() -> int:
             except UnavailableError as error:
                 print(f"{name}: not here: {error}")
             else:
-                found += 1
+                found += not cpu.is_emulated
                 print(f"{name}: {'emulated by qemu' if cpu.is_emulated else 'at full speed'}")
     return 0 if found else 1
 
