@@ -40,11 +40,12 @@ from embedrt.types import SENTENCE
 # A slice is tokenized and planned at a time, and computed while the next one is tokenized. So many texts are enough for
 # batches of similar lengths, and few enough to bound memory.
 _SLICE = 2048
-# With a token budget above this one, slices have as many more texts, unless fewer fill several batches; and texts are
-# tokenized in portions that are as much larger, so that many cores work on one for longer than its hand-over takes.
+# With a token budget above this one, slices have as many more texts, unless fewer fill several batches.
 _SMALL_BUDGET = 4096
 _FULL_BATCHES = 4
-_PORTION = 1 << 17
+# Characters that are tokenized at a time: at least so many, and so many for each token of the budget. The tokenizer
+# keeps some hundred bytes for each. With a GPU, many cores work on a portion for longer than its hand-over takes.
+_SMALLEST_PORTION, _CHARACTERS_PER_TOKEN = 1 << 14, 32
 # A text takes at least one block of 256 tokens of the scratch memory; counted as a quarter, it is four budgets at most.
 _SCRATCH_TOKENS = 64
 # Cached tokenizers for lengths other than the route's own.
@@ -269,7 +270,8 @@ class Runner:
             return
         budget = self._budget.tokens
         tokenize, scale = self.tokenizer(request.max_seq_length), max(1, budget // _SMALL_BUDGET)
-        portions = tokenize.portions(items, request.prompt, size=_PORTION * scale, most=_SLICE * scale)
+        size = max(_SMALLEST_PORTION, _CHARACTERS_PER_TOKEN * budget)
+        portions = tokenize.portions(items, request.prompt, size=size, most=_SLICE * scale)
         parts: list[Tokens] = []
         for encoded in ahead(tokenize.encode, portions):
             parts.append(tokenize.tokens(encoded))

@@ -183,7 +183,7 @@ class TestSlices:
 
     def test_texts_that_fill_several_batches_are_enough(self, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(runner_module, "_SLICE", 1000)
-        monkeypatch.setattr(runner_module, "_PORTION", 1 << 16)
+        monkeypatch.setattr(runner_module, "_CHARACTERS_PER_TOKEN", 16)
         limited = runner.with_max_tokens(8192)
         texts = ["one " * 46] * 1500
         slices = list(limited._slices(texts, limited._work(texts, SENTENCES, None)))
