@@ -1,5 +1,8 @@
 """Feed-forward layers as convolutions: they compute the same, and what differs anyhow is left alone."""
 
+import ctypes
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -246,3 +249,31 @@ def test_models_whose_weights_should_not_be_copied_have_no_convolutions(
     monkeypatch.setattr(float32, "LARGE_BYTES", 1 << 10)
     made = export(wide_bundle.parent / "source", tmp_path / "bundle")
     assert {path.name for path in (made / "onnx").iterdir()} == {"model.onnx", "model_cpu.onnx", "model.onnx_data"}
+
+
+FREE = """
+import ctypes, re, sys
+from pathlib import Path
+from embedrt.engine import cpu
+from embedrt.engine.session import CREATING, create_session
+def resident():
+    return int(re.search(r"RssAnon:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+with CREATING:
+    session = create_session(Path(sys.argv[1]), cpu.DEVICE, 1, dtype="float32")
+before = resident()
+ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
+print(before - resident())
+"""
+
+
+@pytest.mark.subprocess
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not glibc")
+def test_making_a_session_leaves_no_gaps_in_the_heap(tmp_path: Path) -> None:
+    """Weights that are reordered were there twice for a moment."""
+    write(tmp_path, width=512, inner=1024, layers=4)
+    built = convolve(onnx.load(tmp_path / "m.onnx", load_external_data=False))
+    assert built is not None
+    onnx.save_model(built, tmp_path / "built.onnx")
+    command = [sys.executable, "-c", FREE, str(tmp_path / "built.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    assert float(done.stdout) < 2  # MB; a layer has 4
