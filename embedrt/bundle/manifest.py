@@ -153,7 +153,7 @@ class Variant:
         data: The file with the weights, which ONNX Runtime memory-maps; null if they are in `file`.
         operators: "portable" uses standard ONNX operators only, which every engine runs; "onnxruntime" also uses
             ONNX Runtime's own operators (com.microsoft).
-        devices: The kinds of device that run it, such as "cpu"; empty for every kind.
+        devices: The kinds of device that run it, such as "cpu", or "cpu-x86" for CPUs of x86-64; empty for every kind.
         layout: "padded" takes inputs `[batch, sequence]`; "packed" takes all tokens of a batch in one stream.
         proof: The accuracy of this file, measured at export: a parity report, or for lossy dtypes a quality report.
             Null only during an export.

@@ -86,6 +86,7 @@ class Device:
         suffix: A pattern of what may follow the kind after a colon, such as the index in "cuda:1"; "" allows nothing.
         at: That suffix; None takes the device's first.
         first: The suffix of the device's first, where one is named by it.
+        subkinds: More names that a manifest's variants may have for the device: of CPUs with certain kernels.
         operators: "onnxruntime" if the device also runs ONNX Runtime's own operators, else "portable".
         computes: The dtypes that the device computes in, each with the dtype of the variant that it takes; empty for a
             device that computes every variant in the variant's own dtype.
@@ -116,6 +117,7 @@ class Device:
     suffix: str = ""
     at: str | None = None
     first: str = ""
+    subkinds: tuple[str, ...] = ()
     operators: Literal["portable", "onnxruntime"] = "onnxruntime"
     computes: Mapping[str, str] = field(default_factory=dict)
     token_budget: int = 16384

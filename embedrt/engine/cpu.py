@@ -3,8 +3,11 @@
 from typing import Any
 
 from embedrt.engine import Device, Providers, int8_saturation
+from embedrt.engine.machine import is_x86
 
 PROVIDER = "CPUExecutionProvider"
+X86 = "cpu-x86"
+"""CPUs of x86-64, in a variant's `devices`: convolutions in blocks of channels have kernels there."""
 
 
 def configure(options: Any, device: Device, dtype: str, threads: int) -> Providers:
@@ -19,4 +22,13 @@ def configure(options: Any, device: Device, dtype: str, threads: int) -> Provide
     return [(device.provider, {})]
 
 
-DEVICE = Device("cpu", PROVIDER, configure, token_budget=512, run_cost=16, parallel=True, cores_at=(None,))
+DEVICE = Device(
+    "cpu",
+    PROVIDER,
+    configure,
+    subkinds=(X86,) if is_x86() else (),
+    token_budget=512,
+    run_cost=16,
+    parallel=True,
+    cores_at=(None,),
+)

@@ -44,11 +44,12 @@ _SLICE = 2048
 # waits for the first one.
 _FIRST_SLICE = 256
 _MANY = 1024
-# With a token budget above this one, slices have as many more texts, unless fewer fill several batches; and texts are
-# tokenized in portions that are as much larger, so that many cores work on one for longer than its hand-over takes.
+# With a token budget above this one, slices have as many more texts, unless fewer fill several batches.
 _SMALL_BUDGET = 4096
 _FULL_BATCHES = 4
-_PORTION = 1 << 17
+# Characters that are tokenized at a time: at least so many for each worker, and for each token of the budget. The
+# tokenizer keeps some hundred bytes for each. Many cores work on a portion for longer than its hand-over takes.
+_CHARACTERS_PER_WORKER, _CHARACTERS_PER_TOKEN = 1 << 13, 32
 # A text takes at least one block of 256 tokens of the scratch memory; counted as a quarter, it is four budgets at most.
 _SCRATCH_TOKENS = 64
 # Cached tokenizers for lengths other than the route's own.
@@ -277,7 +278,8 @@ class Runner:
         tokenize, scale = self.tokenizer(request.max_seq_length), max(1, budget // _SMALL_BUDGET)
         most = _SLICE * scale
         size = min(_FIRST_SLICE, most) if scale == 1 and len(items) >= _MANY else most
-        portions = tokenize.portions(items, request.prompt, size=_PORTION * scale, most=most)
+        characters = max(_CHARACTERS_PER_WORKER * self.engine.workers, _CHARACTERS_PER_TOKEN * budget)
+        portions = tokenize.portions(items, request.prompt, size=characters, most=most)
         parts: list[Tokens] = []
         for encoded in ahead(tokenize.encode, portions):
             parts.append(tokenize.tokens(encoded))

@@ -50,8 +50,11 @@ def encode_iter(
             result = embed(run, window, call)
             done += len(window)
             call.report(result.truncated, done)
-            for vector in result.values:
+            values = result.values
+            del result
+            for vector in values:
                 yield vector.copy()  # a view would keep the whole window alive
+            del values, vector, window  # before the next window is computed
             for_workers = _FOR_EACH_WORKER * runner.engine.workers
             size = min(2 * size, max(_LARGEST_WINDOW, for_workers, runner.placement.max_tokens))
 

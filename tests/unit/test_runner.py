@@ -207,7 +207,7 @@ class TestSlices:
 
     def test_texts_that_fill_several_batches_are_enough(self, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(runner_module, "_SLICE", 1000)
-        monkeypatch.setattr(runner_module, "_PORTION", 1 << 16)
+        monkeypatch.setattr(runner_module, "_CHARACTERS_PER_TOKEN", 16)
         limited = runner.with_max_tokens(8192)
         texts = ["one " * 46] * 1500
         slices = list(limited._slices(texts, limited._work(texts, SENTENCES, None)))
@@ -235,6 +235,24 @@ class TestSlices:
         assert list(slices) == []
         assert len(threads) == 1
         assert threading.get_ident() not in threads
+
+    @pytest.mark.parametrize(("budget", "most"), [(1, 1 << 14), (512, 1 << 14), (8192, 1 << 18)])
+    def test_a_small_budget_has_few_characters_in_the_tokenizer(
+        self, runner: Runner, monkeypatch: pytest.MonkeyPatch, budget: int, most: int
+    ) -> None:
+        """The tokenizer keeps some hundred bytes for each, of the texts at hand and of the next ones."""
+        encode, sizes = runner.tokenize._encode, []
+
+        def note(texts: list[str]) -> list[Any]:
+            sizes.append(sum(map(len, texts)))
+            return encode(texts)
+
+        monkeypatch.setattr(runner.tokenize, "_encode", note)
+        limited = runner.with_max_tokens(budget)
+        texts = ["one " * 40] * 2000
+        slices = list(limited._slices(texts, limited._work(texts, SENTENCES, None)))
+        assert sum(len(part.tokens) for part in slices) == 2000
+        assert most - 160 <= max(sizes) <= most
 
     def test_packed_batches_are_planned_by_their_tokens(self, runner: Runner) -> None:
         texts = ["one " * (i % 40) for i in range(300)]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 from embedrt import Embedder, NonFiniteError, TruncationError, TruncationWarning
+from embedrt.run.request import Result
+from embedrt.run.runner import Runner
 from embedrt.tasks import stream
 from embedrt.types import Vectors
 from tests.kit.bundles import change, copy_bundle, poison
@@ -83,6 +86,24 @@ class TestIter:
     def test_a_kept_vector_does_not_keep_its_window(self, tiny: Embedder) -> None:
         vector = next(iter(tiny.encode_iter(texts_of(100))))
         assert vector.base is None
+
+    def test_a_window_is_gone_before_the_next_one_is_computed(
+        self, tiny: Embedder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its vectors, that is; those of two windows together would double the memory of a stream."""
+        run, alive, windows = Runner.run, [], 0
+
+        def note(*arguments: Any, **options: Any) -> Result:
+            nonlocal windows
+            assert all(values() is None for values in alive)
+            result = run(*arguments, **options)
+            alive.append(weakref.ref(result.values))
+            windows += 1
+            return result
+
+        monkeypatch.setattr(Runner, "run", note)
+        assert sum(1 for _ in tiny.encode_iter(texts_of(500))) == 500
+        assert windows == 4
 
     def test_the_error_of_the_texts_comes_through(self, tiny: Embedder) -> None:
         def failing() -> Iterator[str]:
