@@ -15,6 +15,7 @@ from embedrt.verify.parity import compare, save_reference
 from embedrt_export.dtypes.draft import Draft, Writer
 from embedrt_export.families import is_native
 from embedrt_export.graph.fuse_cpu import fuse
+from embedrt_export.graph.opsets import STANDARD
 from embedrt_export.proof.reference import Subject, find_reference
 from embedrt_export.proof.texts import parity_texts
 from embedrt_export.routes.modules import Transformer
@@ -27,7 +28,7 @@ def write(draft: Draft) -> Manifest:
     routes, files = {}, dict(draft.manifest.files)
     for name, route in draft.manifest.routes.items():
         (portable,) = route.variants_in(FLOAT32)
-        variants = [*_fused(draft.folder, name, portable), portable]
+        variants = [*_fused(draft.folder, name, portable, route.position_limit), portable]
         files |= record_files(draft.folder, {file for variant in variants for file in variant.files} - set(files))
         manifest = dataclasses.replace(draft.manifest, files=files)
         routes[name] = _proved(dataclasses.replace(draft, manifest=manifest), name, route, variants)
@@ -35,17 +36,19 @@ def write(draft: Draft) -> Manifest:
     return dataclasses.replace(draft.manifest, routes=routes, files=files)
 
 
-def _fused(folder: Path, route: str, portable: Variant) -> list[Variant]:
+def _fused(folder: Path, route: str, portable: Variant, longest: int | None) -> list[Variant]:
     """Write the graph with fused attention over the same weights, if the graph has attention that can be fused."""
     path = PurePosixPath(portable.file)
     # Route names have no dots, so this is no other route's file.
     file = str(path.with_name(f"{path.stem}_cpu.onnx" if route == DEFAULT_ROUTE else f"{path.stem}.cpu.onnx"))
-    fused = fuse(onnx.load(folder / portable.file, load_external_data=False))
+    fused = fuse(onnx.load(folder / portable.file, load_external_data=False), longest)
     if fused is None:
         return []
     onnx.save_model(fused, folder / file)
     onnx.checker.check_model(folder / file, full_check=True)
-    return [dataclasses.replace(portable, file=file, devices=("cpu",))]
+    is_standard = {one.domain for one in fused.opset_import} <= STANDARD
+    operators = portable.operators if is_standard else "onnxruntime"
+    return [dataclasses.replace(portable, file=file, operators=operators, devices=("cpu",))]
 
 
 def _proved(draft: Draft, name: str, route: Route, variants: list[Variant]) -> Route:

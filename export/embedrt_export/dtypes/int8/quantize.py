@@ -74,7 +74,7 @@ def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, evaluat
         model = onnx.ModelProto()
         model.CopyFrom(base)
         replace_layers(model, [(key, value) for key, value in found.items() if key not in kept], data)
-        model = fuse(model) or model
+        model = fuse(model, runner.route.position_limit) or model
         _move_weights(model, source.parent, data)
         data.flush()
         onnx.save_model(model, path)
