@@ -14,7 +14,7 @@ from embedrt.run.runner import Runner
 from embedrt.verify.parity import compare, save_reference
 from embedrt_export.dtypes.draft import Draft, Writer
 from embedrt_export.families import is_native
-from embedrt_export.graph.fuse_cpu import fuse
+from embedrt_export.graph.fuse_cpu import OnCpu, fuse
 from embedrt_export.graph.opsets import STANDARD
 from embedrt_export.proof.reference import Subject, find_reference
 from embedrt_export.proof.texts import parity_texts
@@ -41,7 +41,7 @@ def _fused(folder: Path, route: str, portable: Variant, longest: int | None) -> 
     path = PurePosixPath(portable.file)
     # Route names have no dots, so this is no other route's file.
     file = str(path.with_name(f"{path.stem}_cpu.onnx" if route == DEFAULT_ROUTE else f"{path.stem}.cpu.onnx"))
-    fused = fuse(onnx.load(folder / portable.file, load_external_data=False), longest)
+    fused = fuse(onnx.load(folder / portable.file, load_external_data=False), OnCpu(longest))
     if fused is None:
         return []
     onnx.save_model(fused, folder / file)

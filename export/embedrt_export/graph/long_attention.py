@@ -21,7 +21,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from embedrt_export.graph.values import DiffersError, Values
-from embedrt_export.layers.attention import MASKED, AttentionWindow
 
 MICROSOFT = "com.microsoft"
 # Up to this many tokens, `Attention` is as fast.
@@ -31,6 +30,8 @@ _SHORT_BY_HEAD = 2048
 # Queries of one block: few for narrow windows, as the keys of a block are those of all its queries.
 _BLOCK, _NARROW_BLOCK, _NARROW = 128, 64, 512
 
+# What a mask adds to the scores of masked pairs.
+_LOWEST = float(np.finfo(np.float32).min)
 _ELEMENTWISE = {"Add", "Sub", "And", "Where", "LessOrEqual", "GreaterOrEqual", "Cast", "Clip"}
 
 
@@ -62,6 +63,14 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Window:
+    """Number of tokens before and after a token that it attends to; None is all."""
+
+    before: int | None = None
+    after: int | None = None
+
+
+@dataclass(frozen=True)
 class Blocks:
     """The computation of a long attention.
 
@@ -71,7 +80,7 @@ class Blocks:
         short: Up to this many tokens, `Attention` is taken.
     """
 
-    window: AttentionWindow | None
+    window: Window | None
     block: int
     short: int
 
@@ -125,8 +134,22 @@ class Nodes:
         return name
 
 
-def plan_blocks(values: Values, bias: str) -> Blocks | None:
-    """Choose the computation by the nodes of the bias; None if it cannot be computed block by block."""
+def plan_blocks(values: Values, bias: str, longest: int | None) -> Blocks | None:
+    """Choose the computation of long texts by the nodes of the bias.
+
+    Args:
+        values: The values of the graph.
+        bias: Added to the scores.
+        longest: Largest number of tokens of a text; None without limit.
+
+    Returns:
+        The computation, or None if all texts are short or the bias cannot be computed block by block.
+    """
+    blocks = _blocks(values, bias)
+    return None if blocks is None or (longest is not None and longest <= blocks.short) else blocks
+
+
+def _blocks(values: Values, bias: str) -> Blocks | None:
     try:
         batch_by_head = values.shape(bias)
         if batch_by_head[2] == 1:
@@ -216,7 +239,7 @@ def _repeat_heads(nodes: Nodes, x: str, rows: Rows, size: int) -> str:
     return nodes.op("Reshape", repeated, nodes.ints(0, 0, rows.heads * size))
 
 
-def _add_loop(nodes: Nodes, values: Values, rows: Rows, window: AttentionWindow, block: int) -> str:
+def _add_loop(nodes: Nodes, values: Values, rows: Rows, window: Window, block: int) -> str:
     """Add a loop over blocks of queries."""
     length = nodes.op("Shape", rows.query, start=1, end=2)
     count = nodes.op("Div", nodes.op("Add", length, nodes.ints(block - 1)), nodes.ints(block))
@@ -336,15 +359,15 @@ def _of_input(values: Values, name: str, rank: int, rows: int, columns: int) -> 
     return tuple(None if axis < missing else axis - missing for axis in (rows, columns))  # type: ignore[return-value]
 
 
-def _window(values: Values, bias: str) -> AttentionWindow:
+def _window(values: Values, bias: str) -> Window:
     """The attention window that a mask of `attention.attention_bias` has, wide where it has none."""
     before, after = None, None
     try:
         if values.maker(bias).op_type == "Add":
             bias = values.inputs_of(bias, "Add", reads=None)[1]
         visible, kept, masked = values.inputs_of(bias, "Where", reads=None)
-        if (values.number(kept), values.number(masked)) != (0.0, MASKED):
-            return AttentionWindow()
+        if (values.number(kept), values.number(masked)) != (0.0, _LOWEST):
+            return Window()
         while values.maker(visible).op_type == "And":
             visible, inside = values.inputs_of(visible, "And", reads=None)
             edge = values.maker(inside)
@@ -358,7 +381,7 @@ def _window(values: Values, bias: str) -> AttentionWindow:
                 break
     except DiffersError:
         pass
-    return AttentionWindow(before, after)
+    return Window(before, after)
 
 
 def _require_offset(values: Values, offset: str) -> None:

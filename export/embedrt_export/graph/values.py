@@ -50,13 +50,13 @@ class Values:
         }
 
     def maker(self, name: str) -> onnx.NodeProto:
-        """The node that computes a value, a standard operator with one output.
+        """The node that computes a value, with a standard operator.
 
         Raises:
             DiffersError: The value is an input or a constant, or the node is another one.
         """
         node = self._makers.get(name)
-        if node is None or node.domain not in STANDARD or len(node.output) != 1:
+        if node is None or node.domain not in STANDARD:
             raise DiffersError
         return node
 
@@ -73,7 +73,7 @@ class Values:
             DiffersError: The node is another one.
         """
         node = self.maker(name)
-        if node.op_type != op_type:
+        if node.op_type != op_type or len(node.output) != 1:
             raise DiffersError
         if {one.name: helper.get_attribute_value(one) for one in node.attribute} != attributes:
             raise DiffersError
