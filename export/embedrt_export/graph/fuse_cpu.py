@@ -62,7 +62,7 @@ class _Found:
 
 @dataclass(frozen=True)
 class OnCpu:
-    """What a graph for CPUs gets beside `Attention`.
+    """Settings of a graph for CPUs.
 
     Attributes:
         longest: Largest number of tokens of a text, such as the `position_limit` of a route; None without limit.

@@ -23,8 +23,8 @@ from onnx import TensorProto, helper, numpy_helper
 from embedrt_export.graph.values import DiffersError, Values
 
 MICROSOFT = "com.microsoft"
-# Up to this many tokens, `Attention` is as fast.
-SHORT = 512
+# Up to this many tokens, `Attention` is as fast: in general, and where all keys of a block count.
+_SHORT, _SHORT_WIDE = 512, 768
 # Up to this many tokens, a bias for each head is computed once for all layers, as it takes as long as attention.
 _SHORT_BY_HEAD = 2048
 # Queries of one block: few for narrow windows, as the keys of a block are those of all its queries.
@@ -153,16 +153,16 @@ def _blocks(values: Values, bias: str) -> Blocks | None:
     try:
         batch_by_head = values.shape(bias)
         if batch_by_head[2] == 1:
-            return Blocks(None, 0, SHORT) if batch_by_head[1] == 1 else None
+            return Blocks(None, 0, _SHORT) if batch_by_head[1] == 1 else None
         _visit(values, bias)
     except DiffersError:
         return None
     window = _window(values, bias)
-    sides = (window.before, window.after)
-    reach = sum(side for side in sides if side is not None)
-    block = _NARROW_BLOCK if None not in sides and reach <= _NARROW else _BLOCK
-    short = SHORT if batch_by_head[1] == 1 else _SHORT_BY_HEAD
-    return Blocks(window, block, max(short, block + reach))
+    if batch_by_head[1] != 1:
+        return Blocks(window, _BLOCK, _SHORT_BY_HEAD)
+    if window.before is not None and window.after is not None and window.before + window.after <= _NARROW:
+        return Blocks(window, _NARROW_BLOCK, _SHORT)
+    return Blocks(window, _BLOCK, _SHORT_WIDE)
 
 
 def add_short_bias(nodes: Nodes, values: Values, bias: str, is_long: str) -> str:
