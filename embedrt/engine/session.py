@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.engine import Batch, Device, Providers, numa
-from embedrt.engine.faults import Faults
+from embedrt.engine.faults import SHRINK, Faults
 from embedrt.engine.machine import available_threads, require_process
 from embedrt.engine.native import NativeError, call_native
 from embedrt.engine.outputs import in_bfloat16, named, run_bound
@@ -26,6 +26,8 @@ CREATING = threading.RLock()  # a signal handler may encode meanwhile
 """Held while a session is made."""
 # Every session of this process, for a child that it may fork.
 _ALIVE: weakref.WeakSet[Any] = weakref.WeakSet()
+# After so long a text, a run on a CPU returns its memory. To get it back takes less than 1 % of the next run.
+_LONG_TEXT = 1024
 # From here on weights are large: they are not held twice for the sake of speed.
 LARGE_BYTES = 1 << 30
 
@@ -195,7 +197,7 @@ class SessionEngine:
         else:
             session = self._session(1, numa.node_of_thread(self._nodes) if self._nodes else None)
         try:
-            options = run_options(self._faults.run_config())
+            options = run_options({**self._faults.run_config(), **returned_memory(self.device, batch)})
             if self.dtype == "bfloat16" and not in_bfloat16(session).isdisjoint(outputs):
                 return run_bound(session, session.io_binding(), outputs, batch.feeds, options)
             return named(outputs, call_native(session.run, list(outputs), batch.feeds, options))
@@ -221,6 +223,12 @@ class SessionEngine:
                         load=self._load,
                     )
             return self._sessions[threads, node]
+
+
+def returned_memory(device: Device, batch: Batch) -> dict[str, str]:
+    """Config entries of a run after which memory that no other run needs goes back to the system."""
+    _, length = batch.shape
+    return {SHRINK: "cpu:0"} if device.kind == "cpu" and length >= _LONG_TEXT else {}
 
 
 def run_options(config: Mapping[str, str]) -> Any:

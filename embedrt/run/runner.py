@@ -278,7 +278,7 @@ class Runner:
         tokenize, scale = self.tokenizer(request.max_seq_length), max(1, budget // _SMALL_BUDGET)
         most = _SLICE * scale
         size = min(_FIRST_SLICE, most) if scale == 1 and len(items) >= _MANY else most
-        characters = max(_CHARACTERS_PER_WORKER * self.engine.workers, _CHARACTERS_PER_TOKEN * budget)
+        characters = max(_CHARACTERS_PER_WORKER * max(2, self.engine.workers), _CHARACTERS_PER_TOKEN * budget)
         portions = tokenize.portions(items, request.prompt, size=characters, most=most)
         parts: list[Tokens] = []
         for encoded in ahead(tokenize.encode, portions):

@@ -189,7 +189,8 @@ class TestSlices:
         self, runner: Runner, monkeypatch: pytest.MonkeyPatch, texts: int, starts: list[int]
     ) -> None:
         """So that the engine need not wait for the tokens of all."""
-        monkeypatch.setattr(runner_module, "_PORTION", 64 * len("one"))
+        monkeypatch.setattr(runner_module, "_CHARACTERS_PER_WORKER", len("one"))
+        monkeypatch.setattr(runner_module, "_CHARACTERS_PER_TOKEN", 0)
         found = list(runner._slices(["one"] * texts, runner._work(["one"] * texts, SENTENCES, None)))
         assert [part.start for part in found][: len(starts)] == starts
         assert sum(len(part.tokens) for part in found) == texts
@@ -198,7 +199,8 @@ class TestSlices:
         self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Others follow on the heels of the rest, and small batches would cost more than they bring."""
-        monkeypatch.setattr(runner_module, "_PORTION", 64 * len("one"))
+        monkeypatch.setattr(runner_module, "_CHARACTERS_PER_WORKER", len("one"))
+        monkeypatch.setattr(runner_module, "_CHARACTERS_PER_TOKEN", 0)
         sharing = Embedder(tiny_bundle, threads=64).runners["default"]
         texts = ["one"] * 1024
         first, *_, last = sharing._slices(texts, sharing._work(texts, SENTENCES, None))

@@ -15,8 +15,9 @@ from embedrt.run.runner import Runner
 from embedrt.verify.parity import compare, save_reference
 from embedrt_export.dtypes.draft import Draft, Writer
 from embedrt_export.families import is_native
-from embedrt_export.graph.fuse_cpu import fuse
+from embedrt_export.graph.fuse_cpu import OnCpu, fuse
 from embedrt_export.graph.fuse_linear import convolve
+from embedrt_export.graph.opsets import STANDARD
 from embedrt_export.proof.reference import Subject, find_reference
 from embedrt_export.proof.texts import parity_texts
 from embedrt_export.routes.modules import Transformer
@@ -29,7 +30,7 @@ def write(draft: Draft) -> Manifest:
     routes, files = {}, dict(draft.manifest.files)
     for name, route in draft.manifest.routes.items():
         (portable,) = route.variants_in(FLOAT32)
-        variants = [*_fused(draft.folder, name, portable), portable]
+        variants = [*_fused(draft.folder, name, portable, route.position_limit), portable]
         variants = [*_convolved(draft.folder, name, variants[0], portable), *variants]
         files |= record_files(draft.folder, {file for variant in variants for file in variant.files} - set(files))
         manifest = dataclasses.replace(draft.manifest, files=files)
@@ -38,17 +39,19 @@ def write(draft: Draft) -> Manifest:
     return dataclasses.replace(draft.manifest, routes=routes, files=files)
 
 
-def _fused(folder: Path, route: str, portable: Variant) -> list[Variant]:
+def _fused(folder: Path, route: str, portable: Variant, longest: int | None) -> list[Variant]:
     """Write the graph with fused attention over the same weights, if the graph has attention that can be fused."""
     path = PurePosixPath(portable.file)
     # Route names have no dots, so this is no other route's file.
     file = str(path.with_name(f"{path.stem}_cpu.onnx" if route == DEFAULT_ROUTE else f"{path.stem}.cpu.onnx"))
-    fused = fuse(onnx.load(folder / portable.file, load_external_data=False))
+    fused = fuse(onnx.load(folder / portable.file, load_external_data=False), OnCpu(longest))
     if fused is None:
         return []
     onnx.save_model(fused, folder / file)
     onnx.checker.check_model(folder / file, full_check=True)
-    return [dataclasses.replace(portable, file=file, devices=("cpu",))]
+    is_standard = {one.domain for one in fused.opset_import} <= STANDARD
+    operators = portable.operators if is_standard else "onnxruntime"
+    return [dataclasses.replace(portable, file=file, operators=operators, devices=("cpu",))]
 
 
 def _convolved(folder: Path, route: str, best: Variant, portable: Variant) -> list[Variant]:

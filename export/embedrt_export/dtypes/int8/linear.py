@@ -17,7 +17,7 @@ from embedrt.inputs.padding import pad
 from embedrt.run.planning import plan
 from embedrt.run.runner import Runner
 from embedrt_export.dtypes.int8.activations import Floats, Scheme
-from embedrt_export.graph.builder import needed
+from embedrt_export.graph.builder import names_read, needed
 from embedrt_export.graph.data_file import DataFile
 
 MICROSOFT = "com.microsoft"
@@ -105,7 +105,7 @@ def observe(
     del part.graph.node[:], part.graph.output[:]
     part.graph.node.extend(nodes)
     part.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in values)
-    used = {name for node in nodes for name in node.input}
+    used = {name for node in nodes for name in names_read(node)}
     tensors = [tensor for tensor in part.graph.initializer if tensor.name in used]
     del part.graph.initializer[:]
     part.graph.initializer.extend(tensors)
@@ -154,7 +154,7 @@ def replace_layers(model: onnx.ModelProto, found: Iterable[tuple[LinearLayer, Qu
             added, inputs[layer.x] = _quantized_input(layer.x, quantized.scheme, constant)
             nodes += added
         nodes += _quantized_layer(layer, quantized, inputs[layer.x], constant)
-    read = {name for node in nodes for name in node.input}
+    read = {name for node in nodes for name in names_read(node)}
     kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(nodes)

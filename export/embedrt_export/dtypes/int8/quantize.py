@@ -22,7 +22,7 @@ from embedrt_export.dtypes.int8.gptq import round_weights
 from embedrt_export.dtypes.int8.linear import LinearLayer, QuantizedLayer, find_layers, observe, replace_layers
 from embedrt_export.dtypes.int8.texts import Texts
 from embedrt_export.graph.data_file import DataFile
-from embedrt_export.graph.fuse_cpu import fuse
+from embedrt_export.graph.fuse_cpu import OnCpu, fuse
 
 logger = logging.getLogger("embedrt.export")
 
@@ -74,7 +74,7 @@ def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, evaluat
         model = onnx.ModelProto()
         model.CopyFrom(base)
         replace_layers(model, [(key, value) for key, value in found.items() if key not in kept], data)
-        model = fuse(model) or model
+        model = fuse(model, OnCpu(runner.route.position_limit)) or model
         _move_weights(model, source.parent, data)
         data.flush()
         onnx.save_model(model, path)
