@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from embedrt_export.dtypes.int8.levels import column_scales
+
 Floats = NDArray[np.float32]
 
 _LEVELS = 255
-LARGEST_WEIGHT = 127
 # Exponents of the activations in the smoothing factor; weights have 1 minus the exponent.
 _SMOOTHINGS = (0.5, 0.6, 0.7, 0.8, 0.9)
 _OUTLIERS = (8, 16, 32)
@@ -69,12 +70,13 @@ class Scheme:
         return outliers - np.clip(outliers, np.float32(self.low), np.float32(self.high))
 
 
-def choose(x: Floats, weights: Sequence[Floats]) -> Scheme:
+def choose(x: Floats, weights: Sequence[Floats], largest_pair: int) -> Scheme:
     """Choose the scheme with the smallest error of the linear layers, weighted by its run time.
 
     Args:
         x: Calibration values of the activation, float32 `[tokens, channels]`.
         weights: Weights of the linear layers that read it, float32 `[channels, outputs]` each.
+        largest_pair: Bound for pairs of levels; see `levels.largest_pair`.
     """
     sample = x[np.linspace(0, len(x) - 1, min(len(x), _COMPARED)).astype(np.int64)]
     exact = [sample @ weight for weight in weights]
@@ -84,7 +86,7 @@ def choose(x: Floats, weights: Sequence[Floats]) -> Scheme:
         total = 0.0
         for weight, expected in zip(weights, exact, strict=True):
             smoothed = weight if scheme.smoothing is None else weight * scheme.smoothing[:, None]
-            found = quantized @ _quantized(smoothed) + excess @ weight[scheme.outliers]
+            found = quantized @ _quantized(smoothed, largest_pair) + excess @ weight[scheme.outliers]
             total += float(((found - expected) ** 2).sum() / max(float((expected**2).sum()), 1e-30))
         return total
 
@@ -125,13 +127,7 @@ def _smoothing(x: Floats, weights: Sequence[Floats], exponent: float) -> Floats:
     return np.asarray(np.exp(logarithm - logarithm.mean()), np.float32)
 
 
-def _quantized(weight: Floats) -> Floats:
+def _quantized(weight: Floats, largest_pair: int) -> Floats:
     """Quantize and dequantize weights, with a scale for each column."""
-    scales = column_scales(weight)
+    scales = column_scales(weight, largest_pair)
     return np.asarray(np.round(weight / scales) * scales, np.float32)
-
-
-def column_scales(weight: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Scale of each column of `[channels, outputs]`: the largest weight is a level."""
-    largest: NDArray[np.float64] = np.abs(weight).max(axis=0).astype(np.float64)
-    return np.where(largest == 0, 1.0, largest / LARGEST_WEIGHT)
