@@ -1,8 +1,8 @@
 """Int8 kernels that saturate: found by a probe, and avoided by a session option.
 
 ONNX Runtime's u8 x s8 kernels for AVX2 and for AVX-512 without VNNI add pairs of 8-bit products in 16 bits, where large
-sums saturate. On such a CPU the vectors of an int8 graph would be silently wrong. Exports bound pairs of weights so that
-no sum does: 255 * 128 fits. For other weights, the session option `session.x64quantprecision` selects kernels for
+sums saturate. On such a CPU the vectors of an int8 graph would be silently wrong. Exports bound pairs of weights, so
+that no sum does: 255 * 128 fits. For other weights, the session option `session.x64quantprecision` selects kernels for
 u8 x u8, which are exact and slower, so it is set only where it is needed.
 """
 

@@ -138,7 +138,7 @@ def _text(value: _Value) -> str:
 def _fields(message: _Value) -> Iterator[tuple[int, _Value]]:
     """Number and value of each field of a protobuf message."""
     if isinstance(message, int):
-        raise ValueError("expected a message, got a number")
+        raise TypeError("expected a message, got a number")
     at = 0
     while at < len(message):
         key, at = _varint(message, at)

@@ -18,10 +18,14 @@ Floats = NDArray[np.float32]
 
 _LEVELS = 255
 # Exponents of the activations in the smoothing factor; weights have 1 minus the exponent.
-_SMOOTHINGS = (0.5, 0.6, 0.7, 0.8, 0.9)
-_OUTLIERS = (8, 16, 32)
+_SMOOTHINGS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+# Pairs of channels that may exceed the range. Pairs can move to the front together, where a slice reads them, and the
+# bound for pairs of weights stays.
+_OUTLIER_PAIRS = (4, 8, 16, 32)
 # Run time of each remedy, as a factor of the error.
-_SMOOTHING_COST, _CHANNEL_COST = 1.1, 1 / 160
+_SMOOTHING_COST, _CHANNEL_COST = 1.1, 1 / 320
+# Share of the error of weights rounded to the nearest level that GPTQ leaves.
+_GPTQ_SHARE = 0.4
 # Headroom of the range for other texts; without it, unusual texts lose a percent of cosine similarity and more.
 _MARGIN = 1.1
 # Tokens on which schemes are compared.
@@ -33,12 +37,14 @@ class Scheme:
     """Quantization scheme of one activation.
 
     Attributes:
+        center: Subtracted from each channel, float32 `[channels]`, or None.
         smoothing: Divisor of each channel, float32 `[channels]`, or None.
         low: Lower end of the range, at most 0.
         high: Upper end of the range, at least 0.
         outliers: Channels whose excess over the range is computed in float32, int64, ascending.
     """
 
+    center: Floats | None
     smoothing: Floats | None
     low: float
     high: float
@@ -55,8 +61,9 @@ class Scheme:
         return np.uint8(np.clip(np.round(-self.low / self.scale), 0, _LEVELS))
 
     def smoothed(self, x: Floats) -> Floats:
-        """Smooth values before quantization: `[tokens, channels]`."""
-        return x if self.smoothing is None else x / self.smoothing
+        """Center and smooth values before quantization: `[tokens, channels]`."""
+        centered = x if self.center is None else x - self.center
+        return centered if self.smoothing is None else centered / self.smoothing
 
     def quantized(self, x: Floats) -> Floats:
         """Smooth, quantize and dequantize values: `[tokens, channels]`."""
@@ -70,13 +77,14 @@ class Scheme:
         return outliers - np.clip(outliers, np.float32(self.low), np.float32(self.high))
 
 
-def choose(x: Floats, weights: Sequence[Floats], largest_pair: int) -> Scheme:
+def choose(x: Floats, weights: Sequence[Floats], largest_pair: int, *, is_free: bool = False) -> Scheme:
     """Choose the scheme with the smallest error of the linear layers, weighted by its run time.
 
     Args:
         x: Calibration values of the activation, float32 `[tokens, channels]`.
         weights: Weights of the linear layers that read it, float32 `[channels, outputs]` each.
         largest_pair: Bound for pairs of levels; see `levels.largest_pair`.
+        is_free: True if the node that computes the activation can center and smooth it.
     """
     sample = x[np.linspace(0, len(x) - 1, min(len(x), _COMPARED)).astype(np.int64)]
     exact = [sample @ weight for weight in weights]
@@ -86,37 +94,46 @@ def choose(x: Floats, weights: Sequence[Floats], largest_pair: int) -> Scheme:
         total = 0.0
         for weight, expected in zip(weights, exact, strict=True):
             smoothed = weight if scheme.smoothing is None else weight * scheme.smoothing[:, None]
-            found = quantized @ _quantized(smoothed, largest_pair) + excess @ weight[scheme.outliers]
-            total += float(((found - expected) ** 2).sum() / max(float((expected**2).sum()), 1e-30))
+            rest = excess @ weight[scheme.outliers] - expected
+            of_activation = _variation(quantized @ smoothed + rest)
+            of_both = _variation(quantized @ _quantized(smoothed, largest_pair) + rest)
+            found = of_activation + _GPTQ_SHARE * max(0.0, of_both - of_activation)
+            total += found / max(float((expected**2).sum()), 1e-30)
         return total
 
-    costs = [(error(scheme) * cost, i, scheme) for i, (scheme, cost) in enumerate(_candidates(x, weights))]
+    costs = [(error(scheme) * cost, i, scheme) for i, (scheme, cost) in enumerate(_candidates(x, weights, is_free))]
     return min(costs)[2]
 
 
-def _candidates(x: Floats, weights: Sequence[Floats]) -> Iterator[tuple[Scheme, float]]:
-    """Schemes with their run time: the plain one, and either those with outliers or those with smoothing."""
+def _candidates(x: Floats, weights: Sequence[Floats], is_free: bool) -> Iterator[tuple[Scheme, float]]:
+    """Schemes with their run time: the plain one, and those with outliers or those with smoothing."""
     yield _scheme(x), 1.0
+    if is_free:
+        center = (x.max(axis=0) + x.min(axis=0)) / 2
+        for exponent in _SMOOTHINGS:
+            yield _scheme(x, center, _smoothing(x - center, weights, exponent)), 1.0
+        return
     if sum(weight.shape[1] for weight in weights) < x.shape[1]:
-        largest = np.maximum(x.max(axis=0), -x.min(axis=0))
-        for count in (count for count in _OUTLIERS if count < x.shape[1]):
-            yield (
-                _scheme(x, outliers=np.sort(np.argsort(-largest, kind="stable")[:count])),
-                (1 + count * _CHANNEL_COST),
-            )
+        pairs = np.maximum(x.max(axis=0), -x.min(axis=0))[: x.shape[1] // 2 * 2].reshape(-1, 2).max(axis=1)
+        for count in (count for count in _OUTLIER_PAIRS if 2 * count < x.shape[1]):
+            largest = np.sort(np.argsort(-pairs, kind="stable")[:count])
+            outliers = (2 * largest[:, None] + [0, 1]).reshape(-1)
+            yield _scheme(x, outliers=outliers), 1 + len(outliers) * _CHANNEL_COST
         return
     for exponent in _SMOOTHINGS:
         yield _scheme(x, smoothing=_smoothing(x, weights, exponent)), _SMOOTHING_COST
 
 
-def _scheme(x: Floats, smoothing: Floats | None = None, outliers: Iterable[int] = ()) -> Scheme:
+def _scheme(
+    x: Floats, center: Floats | None = None, smoothing: Floats | None = None, outliers: Iterable[int] = ()
+) -> Scheme:
     channels = np.array(list(outliers), np.int64)
-    values = x if smoothing is None else x / smoothing
+    values = Scheme(center, smoothing, 0, 0, channels).smoothed(x)
     inside = np.delete(values, channels, axis=1) if len(channels) else values
     low, high = (_MARGIN * float(edge) for edge in (min(0.0, inside.min()), max(0.0, inside.max())))
     if low == high:  # only zeros
         high = 1.0
-    return Scheme(smoothing, low, high, channels)
+    return Scheme(center, smoothing, low, high, channels)
 
 
 def _smoothing(x: Floats, weights: Sequence[Floats], exponent: float) -> Floats:
@@ -125,6 +142,11 @@ def _smoothing(x: Floats, weights: Sequence[Floats], exponent: float) -> Floats:
     weight = np.maximum(np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0), 1e-5)
     logarithm = exponent * np.log(activation) - (1 - exponent) * np.log(weight)
     return np.asarray(np.exp(logarithm - logarithm.mean()), np.float32)
+
+
+def _variation(errors: NDArray[np.floating]) -> float:
+    """Sum of squares without the mean of each column, which the bias corrects."""
+    return float(((errors - errors.mean(axis=0)) ** 2).sum())
 
 
 def _quantized(weight: Floats, largest_pair: int) -> Floats:

@@ -43,4 +43,6 @@ def _pair_sums(rows: NDArray[Any]) -> NDArray[Any]:
     first, second = rows[::2], rows[1::2]
     if len(second) < len(first):  # a last row alone has a partner of zeros
         second = np.concatenate([second, np.zeros_like(first[-1:])])
-    return np.maximum(np.maximum(first, 0) + np.maximum(second, 0), np.maximum(-first, 0) + np.maximum(-second, 0))
+    positive, negative = (np.maximum(sign * first, 0) + np.maximum(sign * second, 0) for sign in (1, -1))
+    sums: NDArray[Any] = np.maximum(positive, negative)
+    return sums

@@ -16,11 +16,13 @@ from embedrt.bundle.manifest import FLOAT32, Variant
 from embedrt.bundle.reports import QualityReport
 from embedrt.errors import QualityError, UnsupportedModelError
 from embedrt.run.runner import Runner
+from embedrt_export.dtypes.int8.absorb import find_sources
 from embedrt_export.dtypes.int8.activations import Floats, choose
 from embedrt_export.dtypes.int8.embeddings import quantize_embeddings
 from embedrt_export.dtypes.int8.gptq import round_weights
+from embedrt_export.dtypes.int8.layer import LinearLayer, QuantizedLayer
 from embedrt_export.dtypes.int8.levels import EXACT_PAIR, FULL_PAIR, largest_pair
-from embedrt_export.dtypes.int8.linear import LinearLayer, QuantizedLayer, find_layers, observe, replace_layers
+from embedrt_export.dtypes.int8.linear import find_layers, observe, replace_layers
 from embedrt_export.dtypes.int8.texts import Texts
 from embedrt_export.graph.data_file import DataFile
 from embedrt_export.graph.fuse_cpu import fuse
@@ -88,7 +90,8 @@ def _quantize_under(
             f"int8: the graph of {runner.name} has no linear layers that embedrt can quantize; leave int8 out"
         )
     base = onnx.load(source, load_external_data=False)
-    tables = quantize_embeddings(base, _reader(base, source.parent), data)
+    read = _reader(base, source.parent)
+    tables = quantize_embeddings(base, read, data)
     # Layers with a large error for the time that they save are the first to stay in float32.
     worst_first = sorted(found, key=lambda layer: -(found[layer].error ** 2) / found[layer].levels.size)
     for share in _KEPT_SHARES:
@@ -96,7 +99,7 @@ def _quantize_under(
         chosen = {layer: quantized for layer, quantized in found.items() if layer not in kept}
         model = onnx.ModelProto()
         model.CopyFrom(base)
-        replace_layers(model, chosen.items(), data)
+        replace_layers(model, chosen.items(), data, read)
         model = fuse(model) or model
         _move_weights(model, source.parent, data)
         data.flush()
@@ -151,6 +154,7 @@ def _quantized(
     layers = find_layers(model)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     read = _reader(model, source.parent)
+    sources = find_sources(model, layers)
     readers: dict[str, list[LinearLayer]] = {}
     for layer in layers:
         readers.setdefault(layer.x, []).append(layer)
@@ -168,7 +172,7 @@ def _quantized(
     with tqdm(total=len(readers), desc="Quantizing", unit="activation", disable=None) as bar:
         for values in portions:
             for x, observed in observe(model, scratch, runner, texts, values).items():
-                yield from _quantized_together(observed, readers[x], read, bound)
+                yield from _quantized_together(observed, readers[x], read, bound, is_free=x in sources)
             bar.update(len(values))
 
 
@@ -187,13 +191,14 @@ def _reader(model: onnx.ModelProto, folder: Path) -> Callable[[str], Floats]:
 
 
 def _quantized_together(
-    x: Floats, readers: Sequence[LinearLayer], read: Callable[[str], Floats], bound: int
+    x: Floats, readers: Sequence[LinearLayer], read: Callable[[str], Floats], bound: int, *, is_free: bool
 ) -> Iterator[tuple[LinearLayer, QuantizedLayer]]:
     """Quantize the linear layers that read one activation, with its calibration values `x` `[tokens, channels]`."""
     weights = [np.ascontiguousarray(read(layer.weight).T) for layer in readers]
-    scheme = choose(x, weights, bound)
+    scheme = choose(x, weights, bound, is_free=is_free)
     quantized, excess = scheme.quantized(x), scheme.excess(x)
-    moments = (quantized.T @ quantized).astype(np.float64)
+    varying = quantized - quantized.mean(axis=0)  # the bias corrects what errors of weights have in common
+    moments = (varying.T @ varying).astype(np.float64)
     for layer, weight in zip(readers, weights, strict=True):
         factor = np.ones(1) if scheme.smoothing is None else scheme.smoothing[:, None].astype(np.float64)
         levels, scales = round_weights(weight.astype(np.float64) * factor, moments, bound)
