@@ -20,13 +20,14 @@ from embedrt.bundle.reports import QualityReport
 from embedrt.cli.main import main
 from embedrt.engine import cpu, int8_saturation
 from embedrt.engine.devices import DEVICES
-from embedrt.engine.session import onnxruntime
+from embedrt.engine.session import onnxruntime, plain_session
 from embedrt.errors import BundleError, DeviceError, ExportError, QualityError, UnsupportedModelError
+from embedrt.inputs.padding import pad
 from embedrt.verify import parity
 from embedrt.verify.bundle import verify
 from embedrt.verify.parity import cosines
 from embedrt_export import export, pipeline
-from embedrt_export.dtypes.int8 import quantize
+from embedrt_export.dtypes.int8 import absorb, linear, quantize
 from embedrt_export.dtypes.int8.activations import Scheme, choose
 from embedrt_export.dtypes.int8.embeddings import quantize_embeddings
 from embedrt_export.dtypes.int8.gptq import round_weights
@@ -305,6 +306,36 @@ class TestBundle:
         scaled = [node for node in model.graph.node if node.name.endswith(".scaled")]
         assert len(scaled) == 4  # the residuals of 2 layers
         assert not [node for node in model.graph.node if node.name.endswith(".restored")]
+
+    @pytest.mark.parametrize("left_out", [None, 0, 1, 2, 4], ids=["none", "query", "key", "values", "first"])
+    def test_nodes_that_absorb_compute_the_same(
+        self, left_out: int | None, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Against nodes of their own for center and smoothing, and a gather; also where a layer stays in float32."""
+        folder = copy_bundle(small_bundle, tmp_path / "bundle")
+        runner = Embedder(folder).runners["default"]
+        source = folder / "onnx/model.onnx"
+        found = list(quantize._quantized(source, folder / "onnx/scratch.onnx", runner, NATURAL, EXACT_PAIR))
+        chosen = [one for i, one in enumerate(found) if i % 6 != left_out]
+        tokens = runner.tokenize(NATURAL)
+        feeds = pad(tokens, np.arange(len(NATURAL)), int(tokens.lengths.max()), runner.route.tokenization)
+
+        def replaced(name: str) -> tuple[int, NDArray[np.float32]]:
+            model = onnx.load(source, load_external_data=False)
+            with DataFile(source.with_name(f"{name}.data")) as data:
+                replace_layers(model, chosen, data, quantize._reader(model, source.parent))
+            onnx.save_model(model, source.with_name(f"{name}.onnx"))
+            (made,) = plain_session(source.with_name(f"{name}.onnx")).run(["sentence_embedding"], feeds)
+            added = [node for node in model.graph.node if node.name.endswith((".centered", ".smooth", ".some"))]
+            return sum(node.op_type != "Slice" for node in added), made
+
+        nodes, absorbed = replaced("absorbed")
+        monkeypatch.setattr(linear, "find_sources", lambda model, layers: {})
+        monkeypatch.setattr(absorb, "_ELEMENTWISE", frozenset())
+        more_nodes, plain = replaced("plain")
+        assert more_nodes > nodes
+        assert left_out is not None or nodes == 0
+        assert cosines(absorbed, plain).min() >= 0.99999
 
     def test_pairs_of_all_weights_keep_to_the_manifest(self, small_bundle: Path) -> None:
         (variant,) = read_manifest(small_bundle).routes["default"].variants_in("int8")

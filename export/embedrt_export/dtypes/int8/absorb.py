@@ -119,9 +119,9 @@ def absorb(
     for x, scheme in {layer.x: quantized.scheme for layer, quantized in layers.values()}.items():
         if len(scheme.outliers):
             changed.outliers_to_front(x, scheme)
-        if scheme.center is None:
+        source = sources.get(x)
+        if scheme.center is None or source is None:
             continue
-        source = sources[x]
         if source.weight is None:
             changed.context(x, scheme, source)
         else:

@@ -1,13 +1,16 @@
 """Static quantization of activations, the inputs of linear layers: one scale and one zero point for all texts.
 
-Outlier channels would make the scale too coarse. There are two remedies. Smoothing divides each channel by a factor
-that is multiplied into the weights (SmoothQuant, arXiv:2211.10438, equation 4). If the input is wider than the
-outputs, the excess of a few outlier channels over the range is computed in float32 instead: after an activation such
-as GELU one channel of a thousand may be ten times as large as all others. The scheme with the smallest error is used.
+Outlier channels would make the scale too coarse. There are three remedies. Smoothing divides each channel by a factor
+that is multiplied into the weights (SmoothQuant, arXiv:2211.10438, equation 4). Centering subtracts the middle of each
+channel first, where that costs nothing. If the input is wider than the outputs, the excess of a few outlier channels
+over the range is computed in float32 instead: after an activation such as GELU one channel of a thousand may be ten
+times as large as all others. The scheme with the smallest error is used.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +29,11 @@ _OUTLIER_PAIRS = (4, 8, 16, 32)
 _SMOOTHING_COST, _CHANNEL_COST = 1.1, 1 / 320
 # Share of the error of weights rounded to the nearest level that GPTQ leaves.
 _GPTQ_SHARE = 0.4
-# Headroom of the range for other texts; without it, unusual texts lose a percent of cosine similarity and more.
-_MARGIN = 1.1
-# Tokens on which schemes are compared.
-_COMPARED = 2048
+# Headroom of the range for other texts; without it, unusual texts lose a percent of cosine similarity and more. The
+# range of a channel that is centered and smoothed is narrow, so more may be needed.
+_MARGIN, _MARGINS = 1.1, (1.1, 1.3)
+# Tokens on which schemes are compared, and the tokens in a row of which every other number makes the ranges.
+_COMPARED, _RUN = 2048, 256
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,10 @@ def choose(x: Floats, weights: Sequence[Floats], largest_pair: int, *, is_free: 
         largest_pair: Bound for pairs of levels; see `levels.largest_pair`.
         is_free: True if the node that computes the activation can center and smooth it.
     """
-    sample = x[np.linspace(0, len(x) - 1, min(len(x), _COMPARED)).astype(np.int64)]
+    # Ranges are compared on other tokens than they are from: texts that nobody has seen are beyond them.
+    fitted, others = (x[np.arange(len(x)) // _RUN % 2 == parity] for parity in (0, 1))
+    others = others if len(others) else fitted
+    sample = others[np.linspace(0, len(others) - 1, min(len(others), _COMPARED)).astype(np.int64)]
     exact = [sample @ weight for weight in weights]
 
     def error(scheme: Scheme) -> float:
@@ -101,36 +108,56 @@ def choose(x: Floats, weights: Sequence[Floats], largest_pair: int, *, is_free: 
             total += found / max(float((expected**2).sum()), 1e-30)
         return total
 
-    costs = [(error(scheme) * cost, i, scheme) for i, (scheme, cost) in enumerate(_candidates(x, weights, is_free))]
-    return min(costs)[2]
+    recipes = list(_recipes(x.shape[1], weights, is_free))
+    errors = [error(recipe(fitted)) * cost for recipe, cost in recipes]
+    return recipes[int(np.argmin(errors))][0](x)
 
 
-def _candidates(x: Floats, weights: Sequence[Floats], is_free: bool) -> Iterator[tuple[Scheme, float]]:
-    """Schemes with their run time: the plain one, and those with outliers or those with smoothing."""
-    yield _scheme(x), 1.0
+_Recipe = Callable[[Floats], Scheme]
+"""Makes a scheme from calibration values."""
+
+
+def _recipes(channels: int, weights: Sequence[Floats], is_free: bool) -> Iterator[tuple[_Recipe, float]]:
+    """Ways to a scheme with their run time: the plain one, and those with smoothing or those with outliers."""
+    yield _scheme, 1.0
     if is_free:
-        center = (x.max(axis=0) + x.min(axis=0)) / 2
+        for exponent, margin in product(_SMOOTHINGS, _MARGINS):
+            yield partial(_centered, weights, exponent, margin), 1.0
+    elif sum(weight.shape[1] for weight in weights) < channels:
+        for pairs in (pairs for pairs in _OUTLIER_PAIRS if 2 * pairs < channels):
+            yield partial(_exceeding, pairs), 1 + 2 * pairs * _CHANNEL_COST
+    else:
         for exponent in _SMOOTHINGS:
-            yield _scheme(x, center, _smoothing(x - center, weights, exponent)), 1.0
-        return
-    if sum(weight.shape[1] for weight in weights) < x.shape[1]:
-        pairs = np.maximum(x.max(axis=0), -x.min(axis=0))[: x.shape[1] // 2 * 2].reshape(-1, 2).max(axis=1)
-        for count in (count for count in _OUTLIER_PAIRS if 2 * count < x.shape[1]):
-            largest = np.sort(np.argsort(-pairs, kind="stable")[:count])
-            outliers = (2 * largest[:, None] + [0, 1]).reshape(-1)
-            yield _scheme(x, outliers=outliers), 1 + len(outliers) * _CHANNEL_COST
-        return
-    for exponent in _SMOOTHINGS:
-        yield _scheme(x, smoothing=_smoothing(x, weights, exponent)), _SMOOTHING_COST
+            yield partial(_smoothed, weights, exponent), _SMOOTHING_COST
+
+
+def _centered(weights: Sequence[Floats], exponent: float, margin: float, x: Floats) -> Scheme:
+    center = (x.max(axis=0) + x.min(axis=0)) / 2
+    return _scheme(x, center, _smoothing(x - center, weights, exponent), margin=margin)
+
+
+def _smoothed(weights: Sequence[Floats], exponent: float, x: Floats) -> Scheme:
+    return _scheme(x, smoothing=_smoothing(x, weights, exponent))
+
+
+def _exceeding(count: int, x: Floats) -> Scheme:
+    """Let the largest pairs of channels exceed the range."""
+    pairs = np.maximum(x.max(axis=0), -x.min(axis=0))[: x.shape[1] // 2 * 2].reshape(-1, 2).max(axis=1)
+    largest = np.sort(np.argsort(-pairs, kind="stable")[:count])
+    return _scheme(x, outliers=(2 * largest[:, None] + [0, 1]).reshape(-1))
 
 
 def _scheme(
-    x: Floats, center: Floats | None = None, smoothing: Floats | None = None, outliers: Iterable[int] = ()
+    x: Floats,
+    center: Floats | None = None,
+    smoothing: Floats | None = None,
+    outliers: Iterable[int] = (),
+    margin: float = _MARGIN,
 ) -> Scheme:
     channels = np.array(list(outliers), np.int64)
     values = Scheme(center, smoothing, 0, 0, channels).smoothed(x)
     inside = np.delete(values, channels, axis=1) if len(channels) else values
-    low, high = (_MARGIN * float(edge) for edge in (min(0.0, inside.min()), max(0.0, inside.max())))
+    low, high = (margin * float(edge) for edge in (min(0.0, inside.min()), max(0.0, inside.max())))
     if low == high:  # only zeros
         high = 1.0
     return Scheme(center, smoothing, low, high, channels)
