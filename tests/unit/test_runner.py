@@ -240,9 +240,10 @@ class TestSlices:
 
     @pytest.mark.parametrize(("budget", "most"), [(1, 1 << 14), (512, 1 << 14), (8192, 1 << 18)])
     def test_a_small_budget_has_few_characters_in_the_tokenizer(
-        self, runner: Runner, monkeypatch: pytest.MonkeyPatch, budget: int, most: int
+        self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, budget: int, most: int
     ) -> None:
         """The tokenizer keeps some hundred bytes for each, of the texts at hand and of the next ones."""
+        runner = Embedder(tiny_bundle, threads=2).runners["default"]
         encode, sizes = runner.tokenize._encode, []
 
         def note(texts: list[str]) -> list[Any]:
