@@ -1,39 +1,31 @@
 """Compare embedrt with other libraries for sentence embeddings, on the same texts and weights, in one run.
 
-    make bench                                   # makes the environment; about 20 minutes on 2 cores
-    make bench ARGS="--texts 200 --engines sentence-transformers embedrt"
+    make bench                                   # makes the environment; about 25 minutes on 2 cores
+    make bench ARGS="--texts 200 --engines sentence-transformers embedrt --long-text 0"
     make bench ARGS="--model base --output base.json"  # 12 layers, 768 wide, random weights
     make bench ARGS="--engines all --soak 20000"
 
 `make bench` writes `benchmarks/results/DATE-MACHINE.json` and renders the README row, docs/measured.md and
 docs/speed.svg from the newest file of each machine.
 
-Measured for every engine that is installed:
+The measurements are those of `embedrt bench`: throughput on short texts (8 to 16 tokens), mixed texts (dictionary
+entries) and long texts (at least 256 tokens, of which every engine reads 256); latency of one short text; cold start;
+peak memory; throughput with 1, 2, 4, ... cores. Measured here on top of them:
 
-- Throughput on short texts (8 to 16 tokens), mixed texts (dictionary entries) and long texts (at least 256 tokens, of
-  which every engine reads 256): median, minimum and maximum over the rounds.
-- The ratio to sentence-transformers in the same round, over the rounds in which neither engine was disturbed by other
-  programs, and the number of those rounds; if there are none, over all rounds.
-- Beside each speed: CPU time per text; peak memory of the process so far (short, then mixed, then long); cosine
-  similarity and max absolute error against sentence-transformers in float32.
-- Latency of one short text: p50 and p99 of 300 calls.
-- Cold start: a fresh process imports, loads and encodes one text; wall seconds, with files cached.
 - Search: headwords of dictionary entries are queries, the entries without them documents; nDCG@10, and the difference
   to sentence-transformers in points of 100. Left out for peers whose vectors are equal to 1e-5.
-- One core against all, for some engines: processes bound to that many cores, mixed texts. Linux only.
 - The rate at which ONNX Runtime multiplies float32 matrices of the model's shapes, in every round of the mixed texts:
   the limit of the machine. The share that embedrt reaches counts the arithmetic for the tokens of the texts, without
   padding; see `models.Shape.flops`.
 - A stream of texts of mixed lengths through `encode_iter`, in a process of its own: peak memory.
+- One text of 8,192 tokens through a model of another shape; see `long_text`.
 
-The targets come last, each with the value reached and a verdict. "Fast" is embedrt's fastest engine on mixed texts with
-sufficient quality (`targets.MEAN_COSINE` and below). Displayed numbers are rounded down, the verdict uses the measured
-value.
+The targets come last, each with the value reached and a verdict. Displayed numbers are rounded down, the verdict uses
+the measured value.
 
 Each engine has a process of its own for the whole comparison. They take turns in every round; one works at a time. A
 turn of up to 15 seconds during which other programs used more than a twentieth of the machine is repeated, `--retries`
-times at most, and the least disturbed try counts. The column "others" has the cores that other programs used in the
-worst round. This is known on Linux only; elsewhere no turn counts as disturbed.
+times at most, and the least disturbed try counts. This is known on Linux only; elsewhere no turn counts as disturbed.
 
 Memory is in MB of 10^6 bytes and includes mapped files. The exit status is 1 if an installed engine fails. Engines that
 would take most of the time run only if they are named: larger batches of libraries that do not sort by length;
@@ -42,86 +34,199 @@ fastembed's default also needs 9 GB of memory. The ONNX backend of sentence-tran
 """
 
 import argparse
-import datetime
+import contextlib
 import hashlib
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpus import FOLDOC, dictionary, load_corpus, workloads
-from benchmarks.engines import ENGINES
-from benchmarks.environment import commit, load_average, machine, versions
-from benchmarks.measure import Measurement, Plan
-from benchmarks.models import MODELS, model_folder, read_shape
-from benchmarks.peers import Files
-from benchmarks.prepare import prepare
-from benchmarks.record import file_name, machine_name, machine_title, record
-from benchmarks.report import tables, target_table
-from benchmarks.results import never_quiet
-from benchmarks.retrieval import Search, search
-from benchmarks.targets import verdicts
+from tqdm.auto import tqdm
+
+from benchmarks import long_text
+from benchmarks.corpus import FOLDOC, dictionary, load_corpus
+from benchmarks.gemm import SECONDS, Gemm
+from benchmarks.long_text import LongText
+from benchmarks.models import MODELS, Shape, model_folder, read_shape
+from benchmarks.repository import ROOT, commit
+from benchmarks.retrieval import SAME, Search, ndcg_at_10, search
+from benchmarks.targets import Measured, Verdict, verdict_lines, verdicts
+from embedrt.bench.engines import OWN_INT8, PEERS, REFERENCE, Engine, Subject, obstacle, own_engines, role
+from embedrt.bench.environment import load_average
+from embedrt.bench.measure import Measurement, Plan, core_counts, turns_of
+from embedrt.bench.model import export
+from embedrt.bench.peers import Files
+from embedrt.bench.process import Worker, prepare
+from embedrt.bench.record import file_name, record, spread
+from embedrt.bench.results import Result, never_quiet
+from embedrt.bench.run import circumstances, max_seq_length, token_counter
+from embedrt.bench.table import lines
+from embedrt.bench.texts import workloads
+from embedrt.bundle.manifest import read_manifest
+from embedrt.engine.machine import available_threads
+
+OWN_ENGINES: dict[str, Engine] = {
+    **own_engines(["cpu"], ["float32", "int8"]),
+    **own_engines(["openvino"], ["float32", "bfloat16"]),
+}
+ENGINES: dict[str, Engine] = {**PEERS, **OWN_ENGINES}
 
 
 def main() -> int:
     """Runs the comparison; returns the exit status."""
     parser = _parser()
     options = parser.parse_args()
-    names = _engines(parser, options)
-    installed = [name for name in names if ENGINES[name].version is not None]
-    missing = [name for name in names if name not in installed]
     trained = options.model == "minilm"
     with tempfile.TemporaryDirectory(prefix="embedrt-bench-") as temporary:
         scratch = Path(temporary)
         kept: Path = (options.keep or scratch).resolve()
         model = model_folder(options.model, kept)
-        bundle, refused = (options.bundle, None) if options.bundle else _export(model, scratch / "bundle", installed)
-        files = Files(model, bundle.resolve(), kept / f"{options.model}-{_fingerprint(model, bundle)}")
-        failed = prepare(installed, files)
+        bundle, refused = scratch / "bundle", dict[str, str]()
+        if options.bundle:
+            bundle = options.bundle.resolve()
+        else:
+            refused = export(str(model), None, bundle, name=MODELS[options.model].name, offline=True)
+        subject = Subject(MODELS[options.model].name, read_manifest(bundle), model)
+        engines, left_out = _engines(parser, options, subject)
+        files = Files(model, bundle, kept / f"{options.model}-{_fingerprint(model, bundle)}")
+        failed = prepare(engines, files)
         corpus = load_corpus()
-        count_tokens = _token_counter(model)
+        count_tokens, limit = token_counter(bundle, subject), max_seq_length(subject)
         texts = workloads(corpus.texts, count_tokens, mixed=options.texts, seed=options.seed)
-        about: dict[str, Any] = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": " ".join(["python -m benchmarks.compare", *sys.argv[1:]]),
-            "commit": commit(),
-            "note": options.note,
-            "machine": _machine(options),
-            "versions": versions(),
-            "model": MODELS[options.model],
-            "corpus": corpus.origin,
-            "workloads": {name: _lengths([count_tokens(text) for text in some]) for name, some in texts.items()},
-            "load_average_before": load_average(),
-        }
+        command = " ".join(["python -m benchmarks.compare", *sys.argv[1:]])
+        about = circumstances(command, MODELS[options.model].title, corpus.origin, texts, count_tokens, limit)
+        about |= {"commit": commit(), "note": options.note, "left_out": {**refused, **left_out}}
+        about["machine"]["name"] = options.machine or about["machine"]["name"]
+        about["machine"]["title"] = options.title or about["machine"]["title"]
         looked_for = _search(options) if trained else None
         plan = Plan(
             texts,
-            looked_for,
             rounds=options.rounds,
             retries=options.retries,
+            cores=core_counts(available_threads()) if options.scaling else (),
             scaling=options.scaling,
             soak=options.soak,
-            shape=read_shape(model),
         )
-        results, gemm = Measurement(installed, failed, files, plan, scratch).run()
-    limit = json.loads((model / "sentence_bert_config.json").read_text(encoding="utf-8"))["max_seq_length"]
-    lengths = [min(limit, count_tokens(text)) for text in texts["mixed"]]
-    judged = list(verdicts(results, gemm, plan.shape, lengths, trained=trained))
+        shape = read_shape(model)
+        with tqdm(total=turns_of(plan, engines) + len(engines) * bool(looked_for), unit="turn") as bar:
+            measurement = Measurement(engines, failed, files, plan, scratch, bar)
+            gemm, ndcg = _measure(measurement, shape, looked_for)
+        on_long = long_text.measure(corpus.texts, kept, options.long_text) if options.long_text else {}
+    results = measurement.results
+    lengths = [min(limit or count, count) for count in map(count_tokens, texts["mixed"])]
+    sets = about["machine"]["instruction_sets"]
+    judged = list(verdicts(Measured(results, ndcg, gemm, shape, lengths, on_long, sets, trained)))
     about["load_average_after"] = load_average()
     about["search"] = looked_for and {"queries": len(looked_for.queries), "documents": len(looked_for.documents)}
-    about["not_installed"] = missing
-    about["export_refused"] = refused
-    about["gflop_per_mixed_text"] = round(statistics.mean(map(plan.shape.flops, lengths)) / 1e9, 3)
-    written = record(about, results, gemm, judged)
+    about["gflop_per_mixed_text"] = round(statistics.mean(map(shape.flops, lengths)) / 1e9, 3)
+    written = extended(record(about, results), results, ndcg, gemm, on_long, judged)
     if options.output is not None:
         _write(written, options.output)
-    targets = target_table(judged, never_quiet(results))
-    print("\n".join([*_head(about), "", *tables(results, gemm, missing), "", *targets]))
-    return 1 if any(result.error for result in results.values()) else 0
+    print("\n".join([*lines(written), "", *_more_lines(written)]))
+    print("\n".join(verdict_lines(judged, never_quiet(results, "mixed"))))
+    return 1 if any(engine["error"] for engine in written["engines"].values()) else 0
+
+
+def extended(
+    written: dict[str, Any],
+    results: Mapping[str, Result],
+    ndcg: Mapping[str, float],
+    gemm: Gemm,
+    on_long: Mapping[str, LongText],
+    judged: list[Verdict],
+) -> dict[str, Any]:
+    """A record with what is measured here on top of `embedrt bench`.
+
+    Args:
+        written: The record.
+        results: By engine.
+        ndcg: nDCG@10 by engine, in points of 100.
+        gemm: The machine's own rate.
+        on_long: The text of 8,192 tokens, by engine; empty if it was not measured.
+        judged: The verdicts.
+    """
+    engines = {
+        name: {
+            **engine,
+            "ndcg_at_10": round(ndcg[name], 2) if name in ndcg else None,
+            "ndcg_difference": _ndcg_difference(name, results, ndcg),
+        }
+        for name, engine in written["engines"].items()
+    }
+    return {
+        **written,
+        "engines": engines,
+        "matmul": {"one_core_gflop_per_s": spread(gemm.one), "all_cores_gflop_per_s": spread(gemm.all)},
+        "long_text": long_text.as_record(on_long) if on_long else None,
+        "targets": [asdict(row) for row in judged],
+    }
+
+
+def _ndcg_difference(name: str, results: Mapping[str, Result], ndcg: Mapping[str, float]) -> float | None:
+    if REFERENCE not in ndcg:
+        return None
+    if name in ndcg:
+        return round(ndcg[name] - ndcg[REFERENCE], 2)
+    return 0.0 if _is_same(name, results[name]) and results[name].error is None else None
+
+
+def _is_same(name: str, result: Result) -> bool:
+    """True for a peer whose vectors find the same as the reference's."""
+    return role(name) == "peer" and result.max_abs_error is not None and result.max_abs_error <= SAME
+
+
+def _measure(measurement: Measurement, shape: Shape, looked_for: Search | None) -> tuple[Gemm, dict[str, float]]:
+    """Everything that `embedrt bench` measures, the matmul rate, and nDCG@10 by engine."""
+    rates, ndcg = Gemm(), dict[str, float]()
+    measurement.starts()
+    with measurement:
+        measurement.latency()
+        with contextlib.closing(
+            Worker(
+                *(sys.executable, "-m", "benchmarks.gemm", str(shape.layers), str(shape.hidden), str(shape.inner)),
+                folder=ROOT,
+            )
+        ) as gemm:
+
+            def multiply(workload: str) -> None:
+                if workload == "mixed":
+                    rate = measurement.turns.undisturbed(lambda: gemm.ask("gemm", seconds=SECONDS))
+                    rates.one.append(rate["one"])
+                    rates.all.append(rate["all"])
+                    rates.other_cores.append(rate["other_cores"])
+
+            measurement.throughput(multiply)
+        if looked_for is not None:
+            _retrieve(measurement, looked_for, ndcg)
+    measurement.scaling()
+    measurement.soak()
+    return rates, ndcg
+
+
+def _retrieve(measurement: Measurement, looked_for: Search, ndcg: dict[str, float]) -> None:
+    def find(name: str, result: Result) -> None:
+        if not _is_same(name, result):
+            queries = measurement.encode(name, "queries", looked_for.queries)
+            documents = measurement.encode(name, "documents", looked_for.documents)
+            ndcg[name] = 100 * ndcg_at_10(queries, documents, looked_for.relevant)
+
+    measurement.turns.each("search", find)
+
+
+def _more_lines(written: Mapping[str, Any]) -> Iterator[str]:
+    for name, engine in written["engines"].items():
+        if engine["ndcg_difference"] is not None:
+            yield f"search, {name}: nDCG@10 {engine['ndcg_difference']:+.2f} points to {REFERENCE}"
+    one, every = (written["matmul"][f"{cores}_gflop_per_s"] for cores in ("one_core", "all_cores"))
+    if one and every:
+        yield f"float32 matmuls: {one['median']:.0f} GFLOP/s on one core, {every['median']:.0f} on all"
+    if written["long_text"]:
+        yield from long_text.lines(written["long_text"])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,9 +244,12 @@ def _parser() -> argparse.ArgumentParser:
         "--retrieval", type=_natural, default=2000, metavar="N", help="entries that are searched; 0: no search"
     )
     parser.add_argument(
-        "--scaling", type=_natural, default=200, metavar="N", help="mixed texts with one core and all; 0: none"
+        "--scaling", type=_natural, default=200, metavar="N", help="mixed texts with 1, 2, 4, ... cores; 0: none"
     )
     parser.add_argument("--soak", type=_natural, default=4000, metavar="N", help="texts of the stream; 0: no stream")
+    parser.add_argument(
+        "--long-text", type=_natural, default=2, metavar="N", help="rounds of the text of 8,192 tokens; 0: none"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of texts")
     parser.add_argument(
         "--engines", nargs="+", choices=["all", *ENGINES], metavar="NAME", help="which, or all (default: but slow ones)"
@@ -156,16 +264,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _engines(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
-    able = [name for name, engine in ENGINES.items() if options.model in engine.models]
-    if options.engines is None:
-        return [name for name in able if not ENGINES[name].slow]
-    if "all" in options.engines:
-        return able
-    names = list(dict.fromkeys(options.engines))
-    if unable := [name for name in names if name not in able]:
-        parser.error(f"--engines {' '.join(unable)}: cannot run --model {options.model}")
-    return names
+def _engines(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, subject: Subject
+) -> tuple[dict[str, Engine], dict[str, str]]:
+    """The engines that run, and why others are left out."""
+    wanted: list[str] = options.engines or [
+        name
+        for name, engine in ENGINES.items()
+        if not engine.slow or (name == "model2vec" and options.model == "minilm")
+    ]
+    wanted = [name for name in ENGINES if name in wanted or "all" in wanted]
+    obstacles = {name: _obstacle(name, subject) for name in wanted}
+    if options.engines and (unable := [name for name, why in obstacles.items() if why and name in options.engines]):
+        parser.error(f"--engines {unable[0]}: {obstacles[unable[0]]}")
+    return (
+        {name: ENGINES[name] for name, why in obstacles.items() if why is None},
+        {name: why for name, why in obstacles.items() if why is not None},
+    )
+
+
+def _obstacle(name: str, subject: Subject) -> str | None:
+    if name == OWN_INT8 and "int8" not in subject.manifest.dtypes:
+        return "the bundle has no int8"
+    if "openvino" in name and role(name) == "own" and find_spec("onnxruntime_ep_openvino") is None:
+        return "not installed: `pip install onnxruntime-ep-openvino` adds it"
+    return obstacle(ENGINES[name], subject)
 
 
 def _positive(text: str) -> int:
@@ -179,32 +302,10 @@ def _natural(text: str) -> int:
 
 
 def _search(options: argparse.Namespace) -> Search | None:
-    """None where the dictionary is not installed, as docstrings have no headwords."""
+    """None where the dictionary is not installed, as other texts have no headwords."""
     if not options.retrieval or not FOLDOC.is_file():
         return None
     return search(list(dictionary(FOLDOC)), options.retrieval, options.seed)
-
-
-def _export(model: Path, folder: Path, engines: list[str]) -> tuple[Path, str | None]:
-    """Exports in another process: it may import torch, whose memory this one should not hold meanwhile.
-
-    Returns:
-        The bundle, and why it lacks a dtype. Without float32 there is nothing to compare.
-    """
-    command = [sys.executable, "-m", "embedrt", "export", str(model), "--output", str(folder)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    refused = None
-    if "embedrt-int8" in engines:
-        done = subprocess.run(
-            [*command, "--dtype", "float32,int8"], env=environment, capture_output=True, text=True, check=False
-        )
-        if not done.returncode:
-            return folder, None
-        refused = f"no int8: {done.stderr.strip()[-500:]}"
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"the export failed:\n{done.stderr[-2000:]}")
-    return folder, refused
 
 
 def _fingerprint(model: Path, bundle: Path) -> str:
@@ -215,30 +316,6 @@ def _fingerprint(model: Path, bundle: Path) -> str:
     return found.hexdigest()[:12]
 
 
-def _token_counter(model: Path) -> Any:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return lambda text: len(tokenizer.encode(text).ids)
-
-
-def _lengths(tokens: list[int]) -> dict[str, float]:
-    """Number of texts and mean tokens per text, truncated at 256 as the engines read them, and whole."""
-    return {
-        "texts": len(tokens),
-        "mean_tokens_256": round(statistics.mean(min(count, 256) for count in tokens), 1),
-        "mean_tokens": round(statistics.mean(tokens), 1),
-    }
-
-
-def _machine(options: argparse.Namespace) -> dict[str, Any]:
-    found = machine()
-    name = options.machine or machine_name(found)
-    return {"name": name, "title": options.title or machine_title(found), **found}
-
-
 def _write(written: dict[str, Any], output: Path) -> None:
     """Write the results; into a folder under the day and the machine's name."""
     if output.suffix != ".json":
@@ -246,30 +323,6 @@ def _write(written: dict[str, Any], output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     print(f"written: {output}")
-
-
-def _head(about: dict[str, Any]) -> list[str]:
-    found = about["machine"]
-    packages = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
-    lines = [
-        f"{about['date']}  {about['command']}",
-        f"{found['cpu']} ({', '.join(found['instruction_sets'])})",
-        f"{found['usable_cores']} of {found['cores']} cores, {found['memory_gb']} GB, {found['system']}",
-        f"Python {found['python']}, commit {about['commit']}, {packages}",
-        f"load average before {about['load_average_before']}, after {about['load_average_after']}",
-        f"model: {about['model']}; {about['gflop_per_mixed_text']:.2f} GFLOP a mixed text",
-        f"texts: {about['corpus']}",
-        *(
-            f"  {name}: {lengths['texts']} texts, mean {lengths['mean_tokens_256']} tokens cut at 256, "
-            f"{lengths['mean_tokens']} whole"
-            for name, lengths in about["workloads"].items()
-        ),
-    ]
-    if about["search"]:
-        lines.append(f"  search: {about['search']['queries']} headwords, {about['search']['documents']} entries")
-    if about["export_refused"]:
-        lines.append(f"export: {about['export_refused']}")
-    return lines
 
 
 if __name__ == "__main__":

@@ -1,20 +1,16 @@
-"""The texts: dictionary entries about computing, or docstrings where the dictionary is not installed."""
+"""The texts: dictionary entries about computing, or Python's help topics where the dictionary is not installed."""
 
-import ast
 import gzip
-import itertools
-import random
 import string
-import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from embedrt.bench.texts import PYTHON_TOPICS, python_passages
 
 # Debian's package dict-foldoc: the Free On-line Dictionary of Computing.
 FOLDOC = Path("/usr/share/dictd/foldoc.dict.dz")
 _DIGITS = {digit: value for value, digit in enumerate(string.ascii_uppercase + string.ascii_lowercase + "0123456789+/")}
-
-CountTokens = Callable[[str], int]
 
 
 @dataclass(frozen=True)
@@ -31,38 +27,12 @@ class Corpus:
 
 
 def load_corpus(foldoc: Path = FOLDOC) -> Corpus:
-    """The dictionary, else the docstrings of Python's own library."""
+    """The dictionary, else the texts of `embedrt bench`."""
     if foldoc.is_file():
         entries = _unique(entry for _, entry in dictionary(foldoc))
         return Corpus(f"entries of {foldoc.name} (Debian package dict-foldoc)", entries)
-    return Corpus(
-        f"docstrings of Python's standard library, because {foldoc} is missing (Debian package dict-foldoc)",
-        _unique(_docstrings(Path(sysconfig.get_path("stdlib")))),
-    )
-
-
-def workloads(texts: list[str], count_tokens: CountTokens, *, mixed: int, seed: int) -> dict[str, list[str]]:
-    """Draws the texts of the three workloads; the same ones for the same arguments.
-
-    Args:
-        texts: What to draw from.
-        count_tokens: Tokens of a text without truncation, special tokens included.
-        mixed: How many texts the workloads "short" and "mixed" have; "long" has a quarter.
-        seed: Of the random choice.
-
-    Returns:
-        short: The first words of an entry, 8 to 16 tokens.
-        mixed: Entries as they are.
-        long: Entries of 256 tokens or more, so that every engine reads as much as it ever does of a text, or nearly.
-    """
-    chance = random.Random(seed)
-    drawn = chance.sample(texts, len(texts))
-    heads = (" ".join(text.split()[: chance.randint(5, 11)]) for text in drawn)
-    return {
-        "short": list(itertools.islice((head for head in heads if 8 <= count_tokens(head) <= 16), mixed)),
-        "mixed": drawn[:mixed],
-        "long": list(itertools.islice((text for text in drawn if count_tokens(text) >= 256), max(1, mixed // 4))),
-    }
+    missing = f"because {foldoc} is missing (Debian package dict-foldoc)"
+    return Corpus(f"{PYTHON_TOPICS}, {missing}", python_passages())
 
 
 def _unique(texts: Iterator[str]) -> list[str]:
@@ -90,17 +60,3 @@ def _number(digits: str) -> int:
     for digit in digits:
         value = value * 64 + _DIGITS[digit]
     return value
-
-
-def _docstrings(library: Path) -> Iterator[str]:
-    """From the source, because importing every module of the library has side effects."""
-    for path in sorted(library.rglob("*.py")):
-        if {"site-packages", "test", "tests", "idlelib", "lib2to3"} & set(path.relative_to(library).parts):
-            continue
-        try:
-            tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                yield ast.get_docstring(node) or ""

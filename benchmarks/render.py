@@ -3,19 +3,18 @@
 python -m benchmarks.render        # `make bench` ends with it
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from benchmarks.engines import OWN_FLOAT32, REFERENCE, role
 from benchmarks.gpu.record import KIND, gpu_tables
-from benchmarks.plot import cosine, draw
-from benchmarks.record import FORMAT
+from benchmarks.repository import ROOT
 from benchmarks.targets import target_table
+from embedrt.bench.engines import OWN, OWN_INT8, REFERENCE, role
+from embedrt.bench.plot import cosine, draw
+from embedrt.bench.record import read_record
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- generated from benchmarks/results: begin -->", "<!-- generated from benchmarks/results: end -->"
 _NONE = "-"
@@ -42,9 +41,7 @@ def newest_gpus(folder: Path = RESULTS) -> list[dict[str, Any]]:
 def _newest(folder: Path, kind: str | None, name_of: Callable[[dict[str, Any]], str]) -> list[dict[str, Any]]:
     records: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.json")):  # the date comes first in the name
-        record = json.loads(path.read_bytes())
-        if record.get("format") != FORMAT:
-            raise ValueError(f"{path.name}: expected format {FORMAT}, found {record.get('format')!r}; run `make bench`")
+        record = read_record(path)
         if record.get("kind") == kind:
             records[name_of(record)] = {**record, "file": path.name}
     return [records[name] for name in sorted(records)]
@@ -74,9 +71,9 @@ def readme_table(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         "| time to first vector | peak memory (RSS) |"
     )
     yield "|---|---|---|---|---|---|---|"
-    for record in records:
+    for record in (record for record in records if record["reference"] == REFERENCE):
         engines = record["engines"]
-        own, int8, theirs = (engines.get(name) for name in (OWN_FLOAT32, "embedrt-int8", REFERENCE))
+        own, int8, theirs = (engines.get(name) for name in (OWN, OWN_INT8, REFERENCE))
         error = max((run["max_abs_error"] or 0.0 for run in own["workloads"].values()), default=0.0) if own else 0.0
         yield (
             f"| {record['machine']['title']} | {_speed(own)} | {_speed(int8)} | {error:.1e} | {_mean_cosine(int8)} "
@@ -91,10 +88,11 @@ def machine_tables(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield ""
         yield from _engines(record)
         yield ""
-        yield "### Targets"
-        yield ""
-        yield from target_table(record["targets"])
-        yield ""
+        if record["targets"]:
+            yield "### Targets"
+            yield ""
+            yield from target_table(record["targets"])
+            yield ""
         yield from _settings(record)
         yield ""
 
@@ -103,23 +101,24 @@ def _head(record: Mapping[str, Any]) -> Iterator[str]:
     machine = record["machine"]
     memory = f"{machine['memory_gb']} GB" if machine["memory_gb"] else "memory size not recorded"
     versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
-    mixed = record["workloads"].get("mixed")
     yield f"## {machine['title']}"
     yield ""
     cores = f"{machine['usable_cores']} of {machine['cores']} cores"
     yield f"- Machine: {machine['cpu']}, {cores}, {memory}, {machine['system']}"
-    yield f"- Instruction sets: {', '.join(machine['instruction_sets']) or 'none recorded'}"
+    hidden = ", ".join(machine["hidden_instruction_sets"])
+    sets = ", ".join(machine["instruction_sets"]) or "none recorded"
+    yield f"- Instruction sets: {sets}{f'; hidden from every engine: {hidden}' if hidden else ''}"
     yield f"- Versions: Python {machine['python']}, {versions}"
     yield f"- Measured {record['date'][:10]} with `{record['command']}`; file `benchmarks/results/{record['file']}`"
     yield f"- Model: {record['model']}. Texts: {record['corpus']}"
-    if mixed:
-        yield "- Workloads: " + "; ".join(
-            f"{name}: {some['texts']} texts of {some['mean_tokens_256']} tokens on average"
-            for name, some in record["workloads"].items()
-        )
+    yield "- Workloads: " + "; ".join(
+        f"{name}: {some['texts']} texts of {some['mean_tokens_read']} tokens on average"
+        for name, some in record["workloads"].items()
+    )
     if record["search"]:
         yield f"- Search: {record['search']['queries']} queries among {record['search']['documents']} documents"
-    one, every = (record["matmul"][f"{cores}_gflop_per_s"] for cores in ("one_core", "all_cores"))
+    rates = record["matmul"] or {}
+    one, every = (rates.get(f"{cores}_gflop_per_s") for cores in ("one_core", "all_cores"))
     if one and every:
         yield (
             f"- float32 matrix multiplication in ONNX Runtime: {one['median']:.0f} GFLOP/s on one core, "
@@ -127,10 +126,9 @@ def _head(record: Mapping[str, Any]) -> Iterator[str]:
         )
     yield from _scaling(record)
     yield from _streams(record)
+    yield from _long_text(record)
     if record["note"]:
         yield f"- Note: {record['note']}"
-    if record["export_refused"]:
-        yield f"- Export: {record['export_refused']}"
 
 
 def _engines(record: Mapping[str, Any]) -> Iterator[str]:
@@ -166,10 +164,28 @@ def _engines(record: Mapping[str, Any]) -> Iterator[str]:
 
 def _scaling(record: Mapping[str, Any]) -> Iterator[str]:
     scaled = {name: found for name, engine in record["engines"].items() if (found := engine["scaling"])}
-    if scaled:
-        most = next(iter(scaled.values()))["cores"][1]
-        ratios = ", ".join(f"{name} {found['ratio']['median']:.2f}x" for name, found in scaled.items())
+    if not scaled:
+        return
+    if all(len(steps) == 2 for steps in scaled.values()):
+        most = next(iter(scaled.values()))[-1]["cores"]
+        ratios = ", ".join(f"{name} {steps[-1]['ratio']['median']:.2f}x" for name, steps in scaled.items())
         yield f"- Throughput of {most} cores over one: {ratios}"
+        return
+    for name, steps in scaled.items():
+        found = ", ".join(f"{step['efficiency']:.2f} with {step['cores']}" for step in steps[1:])
+        yield f"- Throughput per core relative to one core, {name}: {found}"
+
+
+def _long_text(record: Mapping[str, Any]) -> Iterator[str]:
+    if not (found := record["long_text"]):
+        return
+    yield f"- One text of {found['tokens']} tokens, {found['model']}: " + "; ".join(
+        f"{name} failed"
+        if engine["error"]
+        else f"{name} {engine['time_s']['median']:.1f} s and "
+        + (f"{engine['over_rss_mb']['median']:.0f} MB over the model" if engine["over_rss_mb"] else "memory not known")
+        for name, engine in found["engines"].items()
+    )
 
 
 def _streams(record: Mapping[str, Any]) -> Iterator[str]:
@@ -186,8 +202,8 @@ def _settings(record: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     for name, engine in record["engines"].items():
         yield f"    - {name} {engine['version']}: {engine['settings']}"
-    for name in record["not_installed"]:
-        yield f"    - {name}: not installed"
+    for name, why in record["left_out"].items():
+        yield f"    - {name}: {why}"
 
 
 def _speed(engine: Mapping[str, Any] | None, workload: str = "mixed") -> str:

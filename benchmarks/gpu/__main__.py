@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.corpus import load_corpus
-from benchmarks.environment import commit, load_average, machine, versions
 from benchmarks.gpu.models import MODELS
 from benchmarks.gpu.record import gpu_file_name, judge, new_record, target_lines
 from benchmarks.gpu.steps import Clock, Measurement, Plan, nvidia_smi, text_file
+from benchmarks.repository import commit
+from embedrt.bench.environment import load_average, machine, versions
 
 _SHORT = 60  # characters
 _QUICK_TEXTS = 60

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gpu.numbers import median_ms, read_texts
-from benchmarks.worker import Answer, serve
 from embedrt import Embedder
+from embedrt.bench.worker import Answer, serve
 from embedrt.run.batches import make_batch
 from embedrt.run.runner import Runner
 from embedrt.types import SENTENCE

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.numbers import median_ms, read_texts
-from benchmarks.worker import Answer, Task, serve
+from embedrt.bench.worker import Answer, Task, serve
 
 _SECONDS = 0.5  # for each size of matmul
 

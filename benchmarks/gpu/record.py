@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.gpu.models import MODELS, TRAINED
-from benchmarks.record import FORMAT
 from benchmarks.targets import Verdict, at_least, at_most, target_table
+from embedrt.bench.record import FORMAT
 
 KIND = "gpu"
 UNITS = {

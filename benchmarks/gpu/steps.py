@@ -16,8 +16,9 @@ import numpy as np
 
 from benchmarks.gpu.models import TRAINED, GpuModel, chosen, model_folder
 from benchmarks.gpu.numbers import by_kind, quality
-from benchmarks.process import OFFLINE, ROOT, Worker
-from benchmarks.record import spread
+from benchmarks.repository import ROOT
+from embedrt.bench.process import OFFLINE, Worker
+from embedrt.bench.record import spread
 
 T = TypeVar("T")
 _ROUNDS = 3
@@ -108,8 +109,8 @@ class Engines:
     def __init__(self, plan: Plan, texts: Path, end: float) -> None:
         self._end = end
         self._commands = {
-            "own": ("benchmarks.gpu.own", str(texts)),
-            "peer": ("benchmarks.gpu.peer", str(texts), plan.device),
+            "own": (sys.executable, "-m", "benchmarks.gpu.own", str(texts)),
+            "peer": (sys.executable, "-m", "benchmarks.gpu.peer", str(texts), plan.device),
         }
         self._workers: dict[str, Worker] = {}
         self._loads: dict[str, dict[str, Any]] = {}
@@ -126,7 +127,7 @@ class Engines:
             WorkerError: It failed.
         """
         if engine not in self._workers:
-            self._workers[engine] = Worker(*self._commands[engine])
+            self._workers[engine] = Worker(*self._commands[engine], folder=ROOT)
             if task not in {"load", "matmul"}:
                 self.ask(engine, "load", **self._loads[engine])
         limit = max(1.0, self._end - time.monotonic())

@@ -23,6 +23,7 @@ COMMANDS = {
     "diff": "embedrt.cli.diff:diff",
     "ranges": "embedrt.cli.ranges:ranges",
     "tune": "embedrt.cli.tune:tune",
+    "bench": "embedrt.cli.bench:bench",
     "list": "embedrt.cli.store:list_bundles",
     "remove": "embedrt.cli.store:remove",
     "doctor": "embedrt.cli.doctor:doctor",

@@ -5,6 +5,7 @@ from embedrt.errors import MissingDependencyError
 try:
     from embedrt_export.pipeline import export
     from embedrt_export.proof.reference import verify_with_sentence_transformers
+    from embedrt_export.source.locate import model_folder
 except ModuleNotFoundError as error:
     if error.name in {"onnx", "safetensors", "ml_dtypes"}:
         raise MissingDependencyError(
@@ -12,4 +13,4 @@ except ModuleNotFoundError as error:
         ) from error
     raise
 
-__all__ = ["export", "verify_with_sentence_transformers"]
+__all__ = ["export", "model_folder", "verify_with_sentence_transformers"]

@@ -3,27 +3,26 @@
 import gzip
 import json
 import math
-import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.compare import extended
 from benchmarks.corpus import dictionary
-from benchmarks.engines import ENGINES, OPENVINO_BFLOAT16, OWN_FLOAT32, REFERENCE
-from benchmarks.gemm import products
+from benchmarks.gemm import Gemm, products
+from benchmarks.long_text import LongText, long_text, time_ratio
 from benchmarks.models import Shape
-from benchmarks.plot import bars, cosine, draw
-from benchmarks.record import file_name, machine_name, machine_title, record, spread
 from benchmarks.render import BEGIN, END, between, machine_tables, newest, newest_gpus, pages, readme_table
-from benchmarks.report import tables, target_table
-from benchmarks.results import Gemm, Result, Run, Soak, by_round, never_quiet
 from benchmarks.retrieval import definition, ndcg_at_10, search
-from benchmarks.targets import Verdict, at_least, at_most, fastest_good, verdicts
+from benchmarks.targets import Measured, Verdict, at_least, at_most, verdict_lines, verdicts
+from embedrt.bench.engines import OPENVINO_BFLOAT16, OWN, OWN_INT8, REFERENCE
+from embedrt.bench.record import file_name
+from embedrt.bench.results import Result, Soak
+from tests.kit.bench_results import BUSY, MACHINE, QUIET, made, result, run
 
 MINILM = Shape(layers=6, hidden=384, inner=1536)
-QUIET, BUSY = 0.0, 64.0
 
 
 def test_flops_of_one_layer_by_hand() -> None:
@@ -137,29 +136,26 @@ def test_what_was_not_measured_has_no_verdict() -> None:
     assert at_least("x", 1, None).verdict == "-"
 
 
-def run(speed: float, cosine: float = 1.0, error: float = 1e-7, rss: float = 100.0) -> Run:
-    """Two quiet rounds of one speed."""
-    return Run([speed] * 2, [1.0] * 2, [QUIET] * 2, rss, cosine, cosine, error)
+LONG = {
+    REFERENCE: LongText(seconds=[10.0], other_cores=[QUIET], over_mb=[900.0], before_mb=[1000.0], vector=[1.0, 0.0]),
+    OWN: LongText(seconds=[4.0], other_cores=[QUIET], over_mb=[200.0], before_mb=[700.0], vector=[1.0, 1e-7]),
+}
+AVX512 = ["avx2", "avx512f", "avx512_vnni"]
 
 
-def result(name: str, speed: float, cosine: float = 1.0, p50: float = 1.0, ndcg: float | None = 80.0) -> Result:
-    """Plausible measurements of an engine."""
-    return Result(
-        "1",
-        ENGINES[name].dtype,
-        "",
-        start_seconds=[0.4],
-        one_text_ms=[[p50] * 3],
-        one_text_other_cores=[QUIET],
-        runs={"mixed": run(speed, cosine)},
-        ndcg=ndcg,
-    )
-
-
-def judged(results: dict[str, Result], *, trained: bool = True) -> dict[str, Verdict]:
+def judged(
+    results: dict[str, Result],
+    *,
+    ndcg: dict[str, float] | None = None,
+    sets: list[str] = AVX512,
+    trained: bool = True,
+    long_text: dict[str, LongText] = LONG,
+) -> dict[str, Verdict]:
     """The table by its targets."""
     gemm = Gemm([100.0] * 2, [200.0] * 2, [QUIET] * 2)
-    return {row.target: row for row in verdicts(results, gemm, MINILM, [100], trained=trained)}
+    found = {REFERENCE: 80.0, OWN_INT8: 79.9} if ndcg is None else ndcg
+    measured = Measured(results, found, gemm, MINILM, [100], long_text, sets, trained)
+    return {row.target: row for row in verdicts(measured)}
 
 
 def line(table: dict[str, Verdict], start: str) -> Verdict:
@@ -168,209 +164,156 @@ def line(table: dict[str, Verdict], start: str) -> Verdict:
     return found
 
 
-def test_table_of_a_run_that_reaches_everything() -> None:
+def all_good() -> dict[str, Result]:
+    """A run that reaches everything."""
     results = {
         REFERENCE: result(REFERENCE, 10, p50=10),
         "openvino": result("openvino", 20, p50=5),
         OPENVINO_BFLOAT16: result(OPENVINO_BFLOAT16, 60, p50=3, cosine=0.9999),
-        "model2vec": result("model2vec", 9999, p50=0.01, cosine=0.4, ndcg=70),
-        OWN_FLOAT32: result(OWN_FLOAT32, 80, p50=2),
-        "embedrt-int8": result("embedrt-int8", 90, p50=1, cosine=0.9992, ndcg=79.9),
+        "model2vec": result("model2vec", 9999, p50=0.01, cosine=0.4),
+        OWN: result(OWN, 80, p50=2),
+        OWN_INT8: result(OWN_INT8, 130, p50=1, cosine=0.9992),
     }
-    results[OWN_FLOAT32].by_cores = {"1": run(40), "2": run(76)}
-    table = judged(results)
+    results[OWN].by_cores = {1: run(40), 2: run(78)}
+    return results
+
+
+@pytest.mark.parametrize("sets", [AVX512, ["avx2"]])
+def test_table_of_a_run_that_reaches_everything(sets: list[str]) -> None:
+    table = judged(all_good(), sets=sets)
     assert all(row.met for row in table.values()), [row for row in table.values() if not row.met]
     assert line(table, "float32: mixed texts/s to the best float32 peer").reached == "4.00  (openvino)"
-    assert line(table, "fast: mixed texts/s to OpenVINO").reached == "1.50  (embedrt-int8)"
-    assert line(table, "float32: mixed texts/s with all").reached == "1.90  (2 cores)"
+    assert line(table, "float32: mixed texts/s per core").reached == "0.97  (1, 2 cores)"
+    assert line(table, "float32: one text of 8192 tokens, peak").reached == "200"
+    assert line(table, "float32: one text of 8192 tokens, time").reached == "0.40"
     # 80 texts a second of 100 tokens, against 200 GFLOP/s.
     share = float(line(table, "float32: % of the machine's").reached)
     assert share == pytest.approx(80 * MINILM.flops(100) / 200e9 * 100, abs=0.1)
 
 
-def test_only_peers_in_float32_count_for_float32_and_only_alike_ones_for_fast() -> None:
-    results = {
-        REFERENCE: result(REFERENCE, 10, p50=10),
-        OPENVINO_BFLOAT16: result(OPENVINO_BFLOAT16, 60, p50=1, cosine=0.9999),
-        "model2vec": result("model2vec", 9999, p50=0.01, cosine=0.4),
-        OWN_FLOAT32: result(OWN_FLOAT32, 40, p50=2),
-        "embedrt-int8": result("embedrt-int8", 90, p50=1),
-    }
+def test_bounds_follow_the_instruction_sets() -> None:
+    table = judged(all_good())
+    assert line(table, "float32: mixed texts/s to sentence-transformers").target.endswith("with AVX-512 >= 2.2")
+    assert line(table, "int8: mixed texts/s to OpenVINO").reached == "2.16"
+    assert not [target for target in table if "without VNNI" in target]
+    table = judged(all_good(), sets=["avx2"])
+    assert line(table, "float32: mixed texts/s to sentence-transformers").target.endswith("with AVX2 >= 1.8")
+    assert line(table, "int8: mixed texts/s to embedrt's float32, without VNNI >= 1.6").reached == "1.62"
+    assert not [target for target in table if "with VNNI" in target]
+
+
+def test_only_peers_in_float32_count_for_float32() -> None:
+    results = all_good()
+    del results["openvino"]
     table = judged(results)
-    assert line(table, "float32: mixed texts/s to the best").reached == f"4.00  ({REFERENCE})"
-    assert line(table, "one short text, p50 to the best float32 peer").reached == f"0.20  ({REFERENCE})"
-    assert line(table, "one short text, p50 to the best peer").reached == f"1.00  (embedrt-int8 to {OPENVINO_BFLOAT16})"
+    assert line(table, "float32: mixed texts/s to the best").reached == f"8.00  ({REFERENCE})"
+    assert line(table, "float32: one short text, p50 to the best").reached == f"0.20  ({REFERENCE})"
+    assert line(table, "int8: one short text, p50 to the best").reached == f"0.10  ({REFERENCE})"
 
 
-def test_fast_is_the_fastest_that_keeps_the_quality() -> None:
-    results = {
-        REFERENCE: result(REFERENCE, 10),
-        "embedrt-int8": result("embedrt-int8", 90, cosine=0.9985),
-        "embedrt-openvino": result("embedrt-openvino", 30),
-        "embedrt-openvino-bf16": result("embedrt-openvino-bf16", 70, cosine=0.99997),
-    }
-    assert (fast := fastest_good(results, search=True)) is not None
-    assert fast.name == "embedrt-openvino-bf16"
-    results["embedrt-openvino-bf16"].ndcg = 80.4  # better is other too
-    assert (fast := fastest_good(results, search=True)) is not None
-    assert fast.name == "embedrt-openvino"
-    results["embedrt-openvino"].ndcg = None
-    assert (fast := fastest_good(results, search=True)) is not None
-    assert fast.name is None
-    assert (fast := fastest_good(results, search=False)) is not None
-    assert fast.name == "embedrt-openvino-bf16"
-    results[REFERENCE].ndcg = None
-    assert fastest_good(results, search=True) is None
-
-
-def test_without_a_dtype_that_keeps_the_quality_the_fast_targets_are_missed() -> None:
-    results = {
-        REFERENCE: result(REFERENCE, 10),
-        OPENVINO_BFLOAT16: result(OPENVINO_BFLOAT16, 20),
-        "embedrt-int8": result("embedrt-int8", 900, cosine=0.99),
-    }
-    table = judged(results)
-    for start in ("fast: mean", "fast: mixed texts/s to sentence", "fast: mixed texts/s to OpenVINO", "fast: process"):
+@pytest.mark.parametrize(("cosine", "ndcg"), [(0.9985, 79.9), (0.9992, 80.4), (0.9992, 79.6)])
+def test_int8_that_loses_quality_misses_its_targets(cosine: float, ndcg: float) -> None:
+    results = all_good()
+    results[OWN_INT8] = result(OWN_INT8, 900, cosine=cosine)
+    table = judged(results, ndcg={REFERENCE: 80.0, OWN_INT8: ndcg})
+    for start in ("int8: mean", "int8: mixed texts/s to sentence", "int8: mixed texts/s to OpenVINO"):
         assert line(table, start).met is False
-    assert "0.99000" in line(table, "fast: mean").reached
+    assert f"mean {cosine:.5f}" in line(table, "int8: mean").reached
+
+
+def test_without_a_search_the_quality_of_int8_is_open() -> None:
+    table = judged(all_good(), ndcg={})
+    assert line(table, "int8: mean").met is None
+    assert line(table, "int8: mixed texts/s to sentence").met
 
 
 def test_a_run_without_embedrt_has_no_verdicts() -> None:
-    assert {row.verdict for row in judged({REFERENCE: result(REFERENCE, 10)}).values()} == {"-"}
+    table = judged({REFERENCE: result(REFERENCE, 10)}, long_text={})
+    assert {row.verdict for row in table.values()} == {"-"}
 
 
 def test_random_weights_are_not_judged_by_search_memory_or_start() -> None:
-    results = {REFERENCE: result(REFERENCE, 10, ndcg=None), "embedrt-int8": result("embedrt-int8", 70, ndcg=None)}
-    table = judged(results, trained=False)
-    assert not [target for target in table if "RSS" in target or "start" in target or "nDCG" in target]
-    assert line(table, "fast: mixed texts/s to sentence").met
+    table = judged({REFERENCE: result(REFERENCE, 10), OWN_INT8: result(OWN_INT8, 70)}, ndcg={}, trained=False)
+    assert not [target for target in table if "peak RSS, MB" in target or "start" in target or "nDCG" in target]
+    assert line(table, "int8: mixed texts/s to sentence").met
 
 
-def test_memory_counts_the_long_stream() -> None:
-    results = {OWN_FLOAT32: result(OWN_FLOAT32, 10)}
+def test_memory_counts_the_stream() -> None:
+    results = {OWN: result(OWN, 10)}
     assert line(judged(results), "float32: peak RSS").met
-    results[OWN_FLOAT32].soak = Soak(10, 1.0, 350.4)
-    assert line(judged(results), "float32: peak RSS") == Verdict("float32: peak RSS, MB <= 350", "351", False)
+    results[OWN].soak = Soak(10, 1.0, 300.4)
+    assert line(judged(results), "float32: peak RSS") == Verdict("float32: peak RSS, MB <= 300", "301", False)
+
+
+def test_the_long_text_has_at_least_as_many_words_as_tokens_are_read() -> None:
+    assert len(long_text(["one two three"] * 5000).split()) >= 8192
+    assert time_ratio({OWN: LONG[OWN]}) is None
 
 
 def test_disturbed_products_do_not_flatter() -> None:
-    results = {OWN_FLOAT32: result(OWN_FLOAT32, 80)}
     gemm = Gemm([100.0] * 2, [20.0, 200.0], [BUSY, BUSY])
-    (row,) = (
-        row
-        for row in verdicts(results, gemm, MINILM, [100], trained=True)
-        if row.target.startswith("float32: % of the")
-    )
-    assert float(row.reached) == pytest.approx(80 * MINILM.flops(100) / 200e9 * 100, abs=0.1)
+    measured = Measured({OWN: result(OWN, 80)}, {}, gemm, MINILM, [100], {}, AVX512, trained=True)
+    table = {row.target: row for row in verdicts(measured)}
+    share = float(line(table, "float32: % of the").reached)
+    assert share == pytest.approx(80 * MINILM.flops(100) / 200e9 * 100, abs=0.1)
 
 
-def test_disturbed_rounds_make_no_ratio_unless_all_are() -> None:
-    assert by_round([2, 9], [QUIET, BUSY], [1, 1], [QUIET, QUIET]) == ([2], 1)
-    assert by_round([2, 9], [QUIET, QUIET], [1, 1], [QUIET, BUSY]) == ([2], 1)
-    assert by_round([2, 9], [BUSY, BUSY], [1, 1], [QUIET, QUIET]) == ([2, 9], 0)
-    assert by_round([2, 9], [None, None], [1, 1], [None, None]) == ([2, 9], 2)
-
-
-def test_the_table_names_engines_without_a_quiet_round() -> None:
-    results = {REFERENCE: result(REFERENCE, 10), OWN_FLOAT32: result(OWN_FLOAT32, 30)}
-    results[REFERENCE].runs["mixed"].other_cores = [QUIET, BUSY]
-    assert never_quiet(results) == []
-    results[REFERENCE].runs["mixed"].other_cores = [BUSY, BUSY]
-    assert never_quiet(results) == [REFERENCE]
-    assert REFERENCE in list(target_table([], [REFERENCE]))[-1]
-
-
-def test_report_of_an_engine_that_failed_says_so() -> None:
-    results = {REFERENCE: result(REFERENCE, 10), OWN_FLOAT32: Result("1", "float32", "how", error="no such dtype")}
-    text = "\n".join(tables(results, Gemm(), ["fastembed"]))
-    assert "FAILED: no such dtype" in text
-    assert "not installed" in text
-    rows = list(target_table([Verdict("a >= 1", "2", True), Verdict("b", "not measured", None)], []))
+def test_lines_of_verdicts_name_engines_without_a_quiet_round() -> None:
+    rows = list(verdict_lines([Verdict("a >= 1", "2", True), Verdict("b", "not measured", None)], []))
     assert [row.split(" | ")[-1] for row in rows] == ["verdict", "met", "-"]
+    assert REFERENCE in list(verdict_lines([], [REFERENCE]))[-1]
 
 
-MACHINE = {
-    "name": "some-2c",
-    "title": "Some CPU, 2 cores",
-    "cpu": "Some CPU",
-    "instruction_sets": ["avx2"],
-    "cores": 4,
-    "usable_cores": 2,
-    "memory_gb": 8.2,
-    "system": "Linux 6 x86_64",
-    "python": "3.11.9",
-}
+RESULTS = {REFERENCE: result(REFERENCE, 10), OWN: result(OWN, 30, cosine=0.99996)}
 
 
-def made(results: dict[str, Result], date: str = "2026-11-26T10:00:00+00:00", **changes: Any) -> dict[str, Any]:
-    """A record of a run, as it comes back from the file."""
-    about = {
-        "date": date,
-        "command": "make bench",
-        "note": None,
-        "machine": MACHINE,
-        "versions": {"embedrt": "1"},
-        "model": "all-MiniLM-L6-v2",
-        "corpus": "a dictionary",
-        "workloads": {"mixed": {"texts": 400, "mean_tokens_256": 103.2, "mean_tokens": 120.0}},
-        "search": None,
-        "not_installed": ["fastembed"],
-        "export_refused": None,
-    } | changes
-    written = record(about, results, Gemm([100.0] * 2, [200.0] * 2, [QUIET] * 2), [Verdict("a >= 1", "0.9", False)])
-    return {**json.loads(json.dumps(written)), "file": "f.json"}
+def compared(results: dict[str, Result], **changes: Any) -> dict[str, Any]:
+    """A record with what `make bench` measures on top."""
+    gemm = Gemm([100.0] * 2, [200.0] * 2, [QUIET] * 2)
+    rows = [Verdict("a >= 1", "0.9", False)]
+    return extended(made(results, **changes), results, {REFERENCE: 80.0, OWN: 80.25}, gemm, LONG, rows)
 
 
-RESULTS = {REFERENCE: result(REFERENCE, 10), OWN_FLOAT32: result(OWN_FLOAT32, 30, cosine=0.99996)}
+def test_a_record_is_extended_by_search_matmuls_and_the_long_text() -> None:
+    peer = {**RESULTS, "onnxruntime": result("onnxruntime", 20), OWN_INT8: result(OWN_INT8, 40, cosine=0.999)}
+    written = json.loads(json.dumps(compared(peer)))
+    assert written["engines"][OWN]["ndcg_difference"] == 0.25
+    assert written["engines"]["onnxruntime"]["ndcg_difference"] == 0  # its vectors are the same
+    assert written["engines"][OWN_INT8]["ndcg_difference"] is None
+    assert written["matmul"]["all_cores_gflop_per_s"]["median"] == 200
+    assert written["long_text"]["time_ratio"] == 0.4
+    assert written["long_text"]["max_abs_error"] == pytest.approx(1e-7)
+    assert written["targets"] == [{"target": "a >= 1", "reached": "0.9", "met": False}]
 
 
-def test_a_record_has_quality_and_memory_beside_each_speed() -> None:
-    engine = made(RESULTS)["engines"][OWN_FLOAT32]
-    mixed = engine["workloads"]["mixed"]
-    assert mixed["texts_per_s"] == {"median": 30, "low": 30, "high": 30}
-    assert mixed["ratio"]["median"] == 3
-    assert (mixed["mean_cosine"], mixed["peak_rss_mb"], mixed["rounds"], mixed["undisturbed_rounds"]) == (
-        0.99996,
-        100,
-        2,
-        2,
-    )
-    assert (engine["one_text"]["p50_ms"], engine["ndcg_difference"], engine["peak_rss_mb"]) == (1, 0, 100)
+def test_a_machine_without_targets_has_a_section_too() -> None:
+    """`embedrt bench` writes such a file."""
+    page = "\n".join(machine_tables([made(RESULTS)]))
+    assert "## Some CPU, 2 cores" in page
+    assert "Targets" not in page
+    page = "\n".join(machine_tables([compared(RESULTS)]))
+    assert "| a >= 1 | 0.9 | **missed** |" in page
+    assert "- One text of 8192 tokens, ModernBERT base" in page
+    assert f"{OWN} 4.0 s and 200 MB over the model" in page
+    assert "    - fastembed-1: not installed" in page
 
 
-def test_every_figure_names_its_unit_or_is_explained() -> None:
-    written = made(RESULTS)
-    known = tuple(unit.removeprefix("*") for unit in written["units"])
-    figures = {
-        key
-        for engine in written["engines"].values()
-        for run in [*engine["workloads"].values(), engine["one_text"]]
-        for key in run
-    }
-    assert len(figures) > 8
-    plain = {"rounds", "undisturbed_rounds"}
-    assert [key for key in figures if not key.endswith(known) and key not in plain] == []
+def test_throughput_per_core_is_listed_where_there_are_more_than_two() -> None:
+    results = {**RESULTS, OWN: result(OWN, 30)}
+    results[OWN].by_cores = {1: run(10), 2: run(19), 4: run(36)}
+    page = "\n".join(machine_tables([made(results)]))
+    assert "- Throughput per core relative to one core, embedrt: 0.95 with 2, 0.90 with 4" in page
+
+
+def test_hidden_instruction_sets_are_named() -> None:
+    hidden = made(RESULTS, machine={**MACHINE, "hidden_instruction_sets": ["avx512f"]})
+    assert "avx2; hidden from every engine: avx512f" in "\n".join(machine_tables([hidden]))
 
 
 def test_an_engine_that_failed_stays_in_the_record() -> None:
-    failed = made({**RESULTS, "embedrt-int8": Result("1", "int8", "how", error="no | such\nthing")})
-    assert failed["engines"]["embedrt-int8"]["workloads"] == {}
+    failed = made({**RESULTS, OWN_INT8: Result("1", "int8", "how", error="no | such\nthing")})
+    assert failed["engines"][OWN_INT8]["workloads"] == {}
     assert "| **embedrt-int8** | int8 | failed: no \\| such thing |" in "\n".join(machine_tables([failed]))
-
-
-def test_spread_keeps_four_digits() -> None:
-    assert spread([1234.56, 0.00123456, 7]) == {"median": 7, "low": 0.001235, "high": 1235}
-    assert spread([]) is None
-    assert spread([0.0]) == {"median": 0, "low": 0, "high": 0}
-
-
-def test_names_of_files() -> None:
-    cpu = {"cpu": "Intel(R) Xeon(R) Processor @ 2.60GHz", "family": "6", "model": "143", "usable_cores": 2}
-    assert machine_name(cpu) == "intel-xeon-f6m143-2c"
-    assert machine_title({**cpu, "instruction_sets": ["avx2", "avx512f", "amx_int8"]}) == "Intel Xeon with AMX, 2 cores"
-    assert machine_title({"cpu": "CPU", "instruction_sets": [], "usable_cores": 1}) == "CPU, 1 core"
-    assert machine_name({"cpu": "arm64", "family": None, "usable_cores": 8}) == "arm64-8c"
-    assert file_name("2026-11-26T10:00:00+00:00", "arm64-8c") == "2026-11-26-arm64-8c.json"
 
 
 def test_the_newest_file_of_each_machine_counts(tmp_path: Path) -> None:
@@ -382,7 +325,7 @@ def test_the_newest_file_of_each_machine_counts(tmp_path: Path) -> None:
         ("2025-12-31", "2025-12-31-b.json"),
     ]
     (tmp_path / "2027-01-01-c.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ValueError, match="expected format 1, found None"):
+    with pytest.raises(ValueError, match="expected format 2 or older, found None"):
         newest(tmp_path)
 
 
@@ -393,20 +336,7 @@ def test_the_text_between_the_markers_is_replaced() -> None:
 
 def test_the_row_of_the_readme() -> None:
     row = list(readme_table([made(RESULTS)]))[2]
-    assert row.startswith("| Some CPU, 2 cores | 30.0 (3.00x) | - | 1.0e-07 | - | 0.40 s (0.40 s) | 100 MB (100 MB) |")
-
-
-def test_cosines_are_rounded_down() -> None:
-    assert (cosine(0.99996), cosine(1.0), cosine(0.9992), cosine(None)) == ("0.9999", "1.0000", "0.9992", "-")
-
-
-def test_the_plot_has_a_bar_for_each_engine_with_such_vectors_fastest_first() -> None:
-    written = made({**RESULTS, "model2vec": result("model2vec", 9999, cosine=0.4)})
-    assert [name for name, _ in bars(written)] == [OWN_FLOAT32, REFERENCE]
-    tree = ET.fromstring(draw([written, written]))
-    widths = [int(found.attrib["width"]) for found in tree.iter("{http://www.w3.org/2000/svg}rect")][1:]
-    assert len(widths) == 4
-    assert widths[0] == widths[2] == pytest.approx(3 * widths[1], abs=2)
+    assert row.startswith("| Some CPU, 2 cores | 30.0 (3.00x) | - | 1.0e-07 | - | 0.30 s (0.30 s) | 100 MB (100 MB) |")
 
 
 def test_readme_docs_and_plot_are_those_of_the_committed_files() -> None:

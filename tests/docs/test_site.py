@@ -24,7 +24,9 @@ def test_every_room_states_its_purpose() -> None:
 
 
 def test_the_command_reference_has_every_command_and_its_help() -> None:
-    assert {"export", "encode", "info", "verify", "diff", "tune", "list", "remove", "doctor"} <= set(commands())
+    assert {"export", "encode", "info", "verify", "diff", "tune", "bench", "list", "remove", "doctor"} <= set(
+        commands()
+    )
     for name in commands():
         assert f"## embedrt {name}\n" in command_line()
     assert "--normalize" in command_line()

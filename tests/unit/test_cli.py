@@ -27,7 +27,7 @@ from embedrt_export import export
 from tests.kit.bundles import change, copy_bundle, rehash
 from tests.kit.models import make_model
 
-COMMANDS = ("export", "encode", "info", "verify", "diff", "ranges", "tune", "list", "remove", "doctor")
+COMMANDS = ("export", "encode", "info", "verify", "diff", "ranges", "tune", "bench", "list", "remove", "doctor")
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -313,6 +313,7 @@ LINES = {
     "tune": ("tune $2 --texts $3 --seconds 0.01", False),
     "tune --show": ("tune $1 --show", True),
     "tune --clear": ("tune $2 --clear", False),
+    "bench": ("bench $1 --texts $3 --peers none --quick", True),
     "list": ("list", True),
     "remove": ("remove org/tiny", False),
     "export": ("export $4 -o $5", False),
@@ -324,7 +325,7 @@ LINES = {
 
 
 every_line = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "tune" else []) for name in LINES]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in {"tune", "bench"} else []) for name in LINES]
 )
 
 

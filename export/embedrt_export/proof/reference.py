@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,11 +21,11 @@ from embedrt.bundle.manifest import Manifest
 from embedrt.bundle.reports import ParityReport
 from embedrt.embedder import Embedder
 from embedrt.engine.session import onnxruntime, plain_session
-from embedrt.errors import ExportError, ModelNotFoundError
+from embedrt.errors import ExportError
 from embedrt.run.runner import Runner
 from embedrt.types import Vectors
 from embedrt.verify.parity import bound_of, compare, read_parity_texts
-from embedrt_export.source.locate import locate
+from embedrt_export.source.locate import model_folder
 
 ReferenceKind = Literal["auto", "sentence-transformers", "golden", "onnx"]
 GOLDEN = Path(__file__).parent / "golden"
@@ -103,21 +103,12 @@ def verify_with_sentence_transformers(embedder: Embedder, source: str | Path | N
         ExportError: sentence-transformers fails on the model.
     """
     manifest = embedder.manifest
-    if source is None and manifest.source.kind == "folder":
-        raise ModelNotFoundError(
-            f"{manifest.name} was exported from the folder {manifest.source.id!r}, and bundles store no paths; "
-            "give it as --source"
-        )
-    if source is None and manifest.source.kind == "package":
-        packages = [name for name, owners in packages_distributions().items() if manifest.source.id in owners]
-        source = f"package:{packages[0] if packages else manifest.source.id}"
-    revision = manifest.source.revision if source is None else None
-    located = locate(manifest.source.id if source is None else source, revision, None)
+    folder = model_folder(manifest.source if source is None else source)
     reports = {}
     for name, loaded in embedder.runners.items():
         runner = loaded.with_max_seq_length(loaded.route.parity_max_seq_length)
         texts = read_parity_texts(runner.files, runner.route)
-        subject = Subject(located.folder, manifest, runner, manifest.task_of(name), texts, is_native=True)
+        subject = Subject(folder, manifest, runner, manifest.task_of(name), texts, is_native=True)
         reference = _sentence_transformers(subject)
         bound = bound_of(runner.placement.variant, runner.placement.dtype)
         reports[name] = compare(

@@ -79,6 +79,24 @@ def locate(
     return _from_hub(repo, token, defer_weights=defer_weights)
 
 
+def model_folder(source: str | Path | Source) -> Path:
+    """The model folder of a SOURCE, or of the source in a manifest.
+
+    Raises:
+        ModelNotFoundError: The source cannot be found; bundles do not store local paths.
+    """
+    if not isinstance(source, Source):
+        return locate(source, None, None).folder
+    if source.kind == "folder":
+        raise ModelNotFoundError(
+            f"the bundle was exported from the folder {source.id!r}, and bundles store no paths; give it as --source"
+        )
+    if source.kind == "package":
+        modules = [name for name, owners in metadata.packages_distributions().items() if source.id in owners]
+        return _in_package(modules[0] if modules else source.id).folder
+    return locate(source.id, source.revision, None).folder
+
+
 def download(located: Located, token: str | bool | None, files: Collection[str]) -> None:
     """Download files of a hub repo into its folder; do nothing for a local model."""
     if located.repo is not None and files:

@@ -1,4 +1,4 @@
-"""A BERT with mean pooling as a GGUF file, which is what llama.cpp reads.
+"""A BERT with mean pooling as a GGUF file, which is what llama.cpp reads. `worker` loads this file by its path.
 
 The names of tensors and settings are those of GGUF's architecture "bert". The vocabulary is written the way llama.cpp
 reads a WordPiece vocabulary: "▁" before what begins a word, and no "##" before what continues one.
@@ -6,26 +6,30 @@ reads a WordPiece vocabulary: "▁" before what begins a word, and no "##" befor
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from embedrt.bench.peers import Files
 
 # Matrices that are multiplied; everything else stays float32 in a quantized file, as in llama.cpp's own converter.
 _QUANTIZED = ("attn_q", "attn_k", "attn_v", "attn_output.", "ffn_up", "ffn_down", "token_embd.")
 _SPECIAL = {"[PAD]": "pad", "[UNK]": "unk", "[CLS]": "bos", "[SEP]": "sep", "[MASK]": "mask"}
 
 
-def write_gguf(model: Path, path: Path, kind: str) -> None:
-    """Writes a model folder as one file.
+def write_gguf(files: "Files", path: Path, kind: str) -> None:
+    """Write a model folder as one file.
 
     Args:
-        model: Has config.json, model.safetensors, vocab.txt and sentence_bert_config.json.
-        path: Where to.
+        files: The model folder has config.json, model.safetensors and vocab.txt.
+        path: The file to write.
         kind: "F32", or "Q8_0": 8 bits and a scale for every 32 weights.
     """
     import gguf
     from safetensors.numpy import load_file
 
+    model = files.source
     config: dict[str, Any] = json.loads((model / "config.json").read_text(encoding="utf-8"))
     words = (model / "vocab.txt").read_text(encoding="utf-8").split("\n")[: config["vocab_size"]]
     writer = gguf.GGUFWriter(path, "bert")

@@ -1,7 +1,7 @@
 """Measurements of each engine, and the comparison of two engines."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -15,9 +15,9 @@ class Run:
 
     Attributes:
         texts_per_second: By round.
-        cpu_ms_per_text: Processor time of the whole process, by round.
-        other_cores: Processors that everything but the engine used meanwhile, by round; None where that is not known.
-        peak_rss_mb: The most memory that the process held up to the end of this workload, in 10^6 bytes.
+        cpu_ms_per_text: CPU time of the whole process, by round.
+        other_cores: Cores that everything but the engine used meanwhile, by round; None where that is not known.
+        peak_rss_mb: Peak memory of the process up to the end of this workload, in 10^6 bytes.
         min_cosine: Smallest cosine to the reference.
         mean_cosine: Mean cosine to the reference.
         max_abs_error: Largest difference of a coordinate to the reference.
@@ -39,7 +39,7 @@ class Soak:
     Attributes:
         texts: How many.
         seconds: How long it took.
-        peak_rss_mb: The most memory that a process held that did nothing else, in 10^6 bytes.
+        peak_rss_mb: Peak memory of a process that did nothing else, in 10^6 bytes.
     """
 
     texts: int
@@ -57,14 +57,11 @@ class Result:
         settings: See `Engine`.
         error: Reason of a failure, or None. Earlier measurements are kept.
         start_seconds: From starting a process to its first vector, by round.
-        loaded_rss_mb: The most memory that the process held up to its first vector, in 10^6 bytes.
+        loaded_rss_mb: Peak memory of the process up to its first vector, in 10^6 bytes.
         one_text_ms: Time of each call with one short text, by block of calls.
         one_text_other_cores: As in `Run`, by block of calls.
         runs: By workload.
-        by_cores: Mixed texts with that many cores; the key is a string, as in JSON.
-        ndcg: nDCG@10 of the search, in points of 100; None where it was not measured.
-        same_vectors: Whether the search was left out because no coordinate differs from the reference by more than
-            `retrieval.SAME`.
+        by_cores: Throughput with that many cores.
         soak: The long stream, or None.
     """
 
@@ -77,9 +74,7 @@ class Result:
     one_text_ms: list[list[float]] = field(default_factory=list)
     one_text_other_cores: list[float | None] = field(default_factory=list)
     runs: dict[str, Run] = field(default_factory=dict)
-    by_cores: dict[str, Run] = field(default_factory=dict)
-    ndcg: float | None = None
-    same_vectors: bool = False
+    by_cores: dict[int, Run] = field(default_factory=dict)
     soak: Soak | None = None
 
     @property
@@ -104,27 +99,12 @@ class Result:
         return max((peak for peak in peaks if peak is not None), default=None)
 
 
-@dataclass
-class Gemm:
-    """Rate of float32 matrix multiplication at the shapes of the model.
-
-    Attributes:
-        one: GFLOP/s on one core, by round of the mixed workload.
-        all: The same on all that may be used.
-        other_cores: As in `Run`.
-    """
-
-    one: list[float] = field(default_factory=list)
-    all: list[float] = field(default_factory=list)
-    other_cores: list[float | None] = field(default_factory=list)
-
-
 def disturbed(other_cores: float | None) -> bool:
     """True if other programs used so much of the machine that the numbers are not the engine's own."""
     return other_cores is not None and other_cores > _DISTURBED * (os.cpu_count() or 1)
 
 
-def never_quiet(results: dict[str, Result], workload: str = "mixed") -> list[str]:
+def never_quiet(results: dict[str, Result], workload: str) -> list[str]:
     """The engines that were disturbed in every round: numbers that rest on them say little."""
     runs = {name: result.runs.get(workload) for name, result in results.items()}
     return [name for name, run in runs.items() if run and run.other_cores and all(map(disturbed, run.other_cores))]
@@ -159,9 +139,24 @@ def latency_ratio(result: Result, reference: Result) -> float | None:
     return median(found) if found else None
 
 
-def speed_ratio(result: Result, reference: Result, workload: str = "mixed") -> float | None:
+def speed_ratio(result: Result, reference: Result, workload: str) -> float | None:
     """Texts a second relative to another engine's: the median over the rounds."""
     if workload not in result.runs or workload not in reference.runs:
         return None
     found, _ = ratios(result.runs[workload], reference.runs[workload])
     return median(found) if found else None
+
+
+def scaling_ratios(by_cores: Mapping[int, Run]) -> dict[int, list[float]]:
+    """Throughput with each number of cores, relative to the smallest number in the same round; see `by_round`."""
+    counts = sorted(by_cores)
+    return {count: ratios(by_cores[count], by_cores[counts[0]])[0] for count in counts}
+
+
+def efficiency(by_cores: Mapping[int, Run]) -> float | None:
+    """Throughput of each core with the largest number of cores, relative to a core with the smallest."""
+    if len(by_cores) < 2:
+        return None
+    few, many = min(by_cores), max(by_cores)
+    found = scaling_ratios(by_cores)[many]
+    return median(found) * few / many if found else None

@@ -1,4 +1,4 @@
-"""The parent's side of a worker process."""
+"""Worker processes, as the parent sees them."""
 
 import contextlib
 import json
@@ -8,36 +8,81 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.engines import ENGINES
-from benchmarks.peers import Files
+from embedrt.bench.engines import PREPARATIONS, Engine
+from embedrt.bench.peers import Files
 
-ROOT = Path(__file__).resolve().parents[1]
+_WORKER = Path(__file__).with_name("worker.py")
 # No engine may ask the network: the model is here. Nor may it tell others about us.
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"}
 
 
-def engine_worker(name: str, files: Files, cores: int | None = None) -> "Worker":
+def engine_worker(engine: Engine, files: Files, cores: int | None = None) -> "Worker":
     """One engine in a process of its own.
 
     Args:
-        name: The engine.
-        files: What it loads.
+        engine: The engine.
+        files: The files that it loads.
         cores: How many it may use; None for all.
     """
-    variable = ENGINES[name].python
-    return Worker(
-        "benchmarks.worker",
-        name,
-        str(cores or "all"),
-        str(files.model),
-        str(files.bundle),
-        str(files.prepared),
-        python=sys.executable if variable is None else os.environ[variable],
+    job = {"load": engine.load, "options": dict(engine.options), "cores": cores, "files": _paths(files)}
+    return Worker(_python(engine), "-P", str(_WORKER), json.dumps(job))
+
+
+def prepare(engines: Mapping[str, Engine], files: Files) -> dict[str, str]:
+    """Make the files that engines need, unless they are there, each in a process of its own.
+
+    Args:
+        engines: By name.
+        files: `files.prepared` is where they go.
+
+    Returns:
+        Why an engine cannot run, by engine.
+    """
+    failed: dict[str, str] = {}
+    errors: dict[str, str | None] = {}
+    for name, engine in engines.items():
+        if engine.needs is None:
+            continue
+        if engine.needs not in errors:
+            is_there = (files.prepared / engine.needs).exists()
+            errors[engine.needs] = None if is_there else _make(engine.needs, files, _python(engine))
+        if (error := errors[engine.needs]) is not None:
+            failed[name] = f"could not make {engine.needs}: {error}"
+    return failed
+
+
+def _make(need: str, files: Files, python: str) -> str | None:
+    files.prepared.mkdir(parents=True, exist_ok=True)
+    made = PREPARATIONS[need]
+    job = {
+        "make": need,
+        "file": made.file,
+        "function": made.function,
+        "options": dict(made.options),
+        "files": _paths(files),
+    }
+    done = subprocess.run(
+        [python, "-P", str(_WORKER), json.dumps(job)],
+        env={**os.environ, **OFFLINE},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
     )
+    return done.stderr.strip()[-500:] if done.returncode else None
+
+
+def _python(engine: Engine) -> str:
+    return sys.executable if engine.python is None else os.environ[engine.python]
+
+
+def _paths(files: Files) -> list[str | None]:
+    """The paths whole, as the worker may have another working folder."""
+    return [None if path is None else str(path.resolve()) for path in (files.model, files.bundle, files.prepared)]
 
 
 class WorkerError(Exception):
@@ -48,26 +93,25 @@ class Worker:
     """A process that answers requests. It starts to load at once; the first request waits for that.
 
     Args:
-        module: What it runs, `benchmarks.worker` for an engine.
-        arguments: Of the module.
-        python: The interpreter.
+        command: The program with its arguments.
+        folder: The working folder; None keeps this one.
     """
 
-    def __init__(self, module: str, *arguments: str, python: str = sys.executable) -> None:
+    def __init__(self, *command: str, folder: Path | None = None) -> None:
         self._mark: tuple[float, float | None] | None = _now()
         self._cpu_seconds = 0.0
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._process = subprocess.Popen(
-            [python, "-m", module, *arguments],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            cwd=ROOT,
+            cwd=folder,
             env={**os.environ, **OFFLINE},
         )
 
     def ask(self, task: str, *, limit: float | None = None, **request: Any) -> dict[str, Any]:
-        """Sends a request and waits for the answer, but at most `limit` seconds; then the process is killed.
+        """Send a request and wait for the answer, but at most `limit` seconds; then the process is killed.
 
         To the answer it adds
 
@@ -101,7 +145,7 @@ class Worker:
         return {**answer, "wall_seconds": end - start, "other_cores": others}
 
     def close(self) -> None:
-        """Ends the process and waits for its end, so that its memory is free for the next."""
+        """End the process and wait for its end, so that its memory is free for the next."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):

@@ -1,12 +1,10 @@
 """Taking turns: one engine works while the others wait, and a turn that something else disturbed is repeated."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
-from tqdm.auto import tqdm
-
-from benchmarks.process import WorkerError
-from benchmarks.results import Result, disturbed
+from embedrt.bench.process import WorkerError
+from embedrt.bench.results import Result, disturbed
 
 # A longer turn is not repeated: it would hardly find a quiet moment of its length, and some of the noise averages out.
 _REPEATABLE_SECONDS = 15
@@ -14,8 +12,18 @@ _REPEATABLE_SECONDS = 15
 Action = Callable[[str, Result], None]
 
 
+class Bar(Protocol):
+    """A progress bar, such as tqdm."""
+
+    def set_description(self, desc: str) -> Any:
+        """Show whose turn it is."""
+
+    def update(self) -> Any:
+        """Count a turn."""
+
+
 class Turns:
-    """Gives every engine its turn. An engine that fails is left out from then on, and its result has the error.
+    """Turns for every engine. An engine that fails is left out from then on, and its result has the error.
 
     Args:
         results: By engine.
@@ -23,7 +31,7 @@ class Turns:
         bar: Shows whose turn it is.
     """
 
-    def __init__(self, results: dict[str, Result], retries: int, bar: "tqdm[Any]") -> None:
+    def __init__(self, results: dict[str, Result], retries: int, bar: Bar) -> None:
         self.results = results
         self._retries = retries
         self._bar = bar
