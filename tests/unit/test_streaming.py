@@ -91,7 +91,8 @@ class TestIter:
         self, tiny: Embedder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Its vectors, that is; those of two windows together would double the memory of a stream."""
-        run, alive, windows = Runner.run, [], 0
+        run, windows = Runner.run, 0
+        alive: list[weakref.ref[Vectors]] = []
 
         def note(*arguments: Any, **options: Any) -> Result:
             nonlocal windows
