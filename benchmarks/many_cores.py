@@ -34,7 +34,7 @@ from embedrt import Embedder
 from embedrt.engine import Batch, Device, numa
 from embedrt.engine.machine import available_threads, cpu_model
 from embedrt.inputs.text import Encoded, Portion, TextTokenizer
-from embedrt.run.runner import _PORTION, _SLICE
+from embedrt.run.runner import _CHARACTERS_PER_WORKER, _SLICE
 
 _CALIBRATION = 300  # texts that tell how long the simulated engine sleeps
 _CLOCK_SECONDS = 1.0
@@ -218,7 +218,8 @@ def simulated(
     runner.tokenize.encode = ready.encode  # type: ignore[method-assign]
     found = []
     for _ in range(rounds):
-        for portion in runner.tokenize.portions(texts, "", size=_PORTION, most=_SLICE):
+        characters = _CHARACTERS_PER_WORKER * max(2, threads)
+        for portion in runner.tokenize.portions(texts, "", size=characters, most=_SLICE):
             ready.prepare(portion)
         engine.seconds.clear()
         start = time.perf_counter()

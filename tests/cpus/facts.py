@@ -56,9 +56,13 @@ def main() -> None:
     if sys.argv[1:] == ["numpy"]:
         print(json.dumps(features()))
         return
-    from embedrt.engine.int8_saturation import CONFIGS, is_exact
+    from embedrt.engine.int8_saturation import ANY_PAIR, CONFIGS, is_exact
 
-    facts = {"features": features(), "exact": [is_exact(config) for config in CONFIGS]}
+    facts = {
+        "features": features(),
+        "exact": [is_exact(config, ANY_PAIR) for config in CONFIGS],
+        "exact for bounded pairs": [is_exact(config, 128) for config in CONFIGS],
+    }
     if sys.argv[1:] == ["children"]:
         facts |= {"amx": uses_amx(), "of a child": of_child(), "of a fork": of_fork()}
     print(json.dumps(facts))

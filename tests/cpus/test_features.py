@@ -26,6 +26,7 @@ def test_numpy_and_onnxruntime_take_it_for_that_cpu(cpu: Cpu) -> None:
     assert set(cpu.features) <= set(found["features"])
     assert set(cpu.hidden).isdisjoint(found["features"])
     assert found["exact"] == [cpu.is_exact, True]
+    assert found["exact for bounded pairs"] == [True, True]
 
 
 @pytest.fixture
