@@ -25,7 +25,7 @@ class Prepared:
 
     Attributes:
         bundle: Its folder.
-        source: The model that it was exported from just now; None for a bundle that was there.
+        source: The model folder or package that it was exported from just now; None where the manifest has the source.
         refused: Why dtypes are missing, by engine.
     """
 
@@ -62,7 +62,7 @@ def find_bundle(model: str, dtypes: Sequence[str] | None, target: Path) -> Prepa
     repo = find_repo(name if "/" in name else f"sentence-transformers/{name}", revision, None)
     if MANIFEST in repo.files:
         return Prepared(resolve(model), None, {})
-    return Prepared(target, repo.id, export(repo.id, dtypes, target, revision=revision))
+    return Prepared(target, None, export(repo.id, dtypes, target, revision=revision))
 
 
 def export(

@@ -178,10 +178,10 @@ def _killing(process: subprocess.Popen[bytes], limit: float | None) -> Iterator[
 
 
 def _now() -> tuple[float, float | None]:
-    """The time, and the seconds that all cores together have worked since the system started (Linux only)."""
-    if sys.platform != "linux":
+    """The time, and the seconds that all cores together have worked since the system started; None if not known."""
+    try:
+        line = Path("/proc/stat").read_text().partition("\n")[0]
+    except OSError:  # not Linux, or hidden in a container
         return time.perf_counter(), None
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(
-        int, Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]
-    )
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, line.split()[1:9])
     return time.perf_counter(), (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")

@@ -4,6 +4,7 @@
 numpy, so that the time to the first vector and the memory are the engine's own.
 """
 
+import contextlib
 import importlib.util
 import itertools
 import json
@@ -152,7 +153,8 @@ def rss_mb() -> float | None:
 def reset_peak() -> None:
     """Let the peak begin anew, where Linux allows it."""
     if sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")
+        with contextlib.suppress(OSError):  # a container may have a read-only /proc
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def _status(key: str) -> float | None:
@@ -187,7 +189,8 @@ def core_order(usable: set[int], system: Path = Path("/sys/devices/system/cpu"))
 def _be_killed_first() -> None:
     """Make Linux end the benchmark first when memory runs out, not other programs."""
     if sys.platform == "linux":
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        with contextlib.suppress(OSError):  # a container may have a read-only /proc
+            Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 if __name__ == "__main__":

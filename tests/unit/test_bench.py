@@ -44,6 +44,8 @@ from embedrt.cli.main import main
 from embedrt.embedder import Embedder
 from embedrt.errors import ModelNotFoundError
 from tests.kit.bench_results import BUSY, QUIET, made, result, run
+from tests.kit.hub_client import Client
+from tests.kit.hub_server import Hub
 
 RESULTS = {REFERENCE: result(REFERENCE, 10), OWN: result(OWN, 30, cosine=0.99996)}
 Call = Callable[..., tuple[int, str, str]]
@@ -384,6 +386,23 @@ class TestModel:
         found = find_bundle(str(tiny_source), ["float32"], tmp_path / "b")
         assert read_manifest(found.bundle).dtypes == ("float32",)
         assert describe(found, None, needs_model=True).model == tiny_source
+
+    @pytest.mark.subprocess
+    def test_a_model_on_the_hub_is_exported_at_its_revision(
+        self, hub: Hub, client: Client, tiny_source: Path, tmp_path: Path
+    ) -> None:
+        commit = hub.add("org/tiny", tiny_source, "v2")
+        code = """
+import sys
+from pathlib import Path
+from embedrt.bench.model import describe, find_bundle
+found = find_bundle("org/tiny@v2", ["float32"], Path(sys.argv[1]))
+subject = describe(found, None, needs_model=True)
+print(subject.manifest.source.revision, (subject.model / "model.safetensors").is_file(), subject.model)
+"""
+        done = client.python("-c", code, str(tmp_path / "bundle"))
+        assert done.stdout.split()[:2] == [commit, "True"], done.stderr
+        assert commit in done.stdout.split()[2]
 
 
 @pytest.mark.subprocess
