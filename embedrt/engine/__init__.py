@@ -86,6 +86,7 @@ class Device:
         suffix: A pattern of what may follow the kind after a colon, such as the index in "cuda:1"; "" allows nothing.
         at: That suffix; None takes the device's first.
         first: The suffix of the device's first, where one is named by it.
+        subkinds: More names that a manifest's variants may have for the device: of CPUs with certain kernels.
         operators: "onnxruntime" if the device also runs ONNX Runtime's own operators, else "portable".
         computes: The dtypes that the device computes in, each with the dtype of the variant that it takes; empty for a
             device that computes every variant in the variant's own dtype.
@@ -101,6 +102,8 @@ class Device:
         compiles: Whether the device compiles a graph for every shape of batch; see `static_shapes`.
         shape: The rows and the length to compile for.
         graph: SHA-256 of the graph's files, by which a device keeps what it has compiled.
+        largest_pair: The largest pair of the graph's int8 weights, on which the choice of kernels depends; see
+            `Variant`.
         length_step: Batches are padded to multiples of this many tokens, which keeps an engine that compiles for
             every shape to few of them; see `planning.padded_length`.
         limits_memory: Whether a limit can be set on the memory of the device.
@@ -116,6 +119,7 @@ class Device:
     suffix: str = ""
     at: str | None = None
     first: str = ""
+    subkinds: tuple[str, ...] = ()
     operators: Literal["portable", "onnxruntime"] = "onnxruntime"
     computes: Mapping[str, str] = field(default_factory=dict)
     token_budget: int = 16384
@@ -127,6 +131,7 @@ class Device:
     compiles: bool = False
     shape: tuple[int, int] | None = None
     graph: str = ""
+    largest_pair: int | None = None
     length_step: int = 1
     limits_memory: bool = False
     memory_limit: int | None = None

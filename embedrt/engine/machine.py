@@ -78,6 +78,11 @@ def available_threads() -> int:
     return max(1, affinity() if limit is None else min(affinity(), int(limit)))
 
 
+def is_x86() -> bool:
+    """True on CPUs of x86-64."""
+    return platform.machine().lower() in {"x86_64", "amd64"}
+
+
 def cpu_model(cpuinfo: Path = _CPUINFO) -> tuple[str, str]:
     """The CPU model, and its instructions that affect kernels; unknown values are empty.
 

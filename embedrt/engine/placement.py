@@ -140,7 +140,8 @@ def _require_dtype(device: Device, dtype: str) -> None:
 def _fits(variant: Variant, device: Device) -> bool:
     """Decide by kind of device and by operators."""
     has_operators = variant.operators in {"portable", device.operators}
-    return has_operators and (not variant.devices or device.kind in variant.devices)
+    kinds = {device.kind, *device.subkinds}
+    return has_operators and (not variant.devices or not kinds.isdisjoint(variant.devices))
 
 
 def _missing(folder: Path, route: Route, dtype: str, stored: str) -> str:

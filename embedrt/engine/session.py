@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.engine import Batch, Device, Providers
-from embedrt.engine.faults import Faults
+from embedrt.engine import Batch, Device, Providers, numa
+from embedrt.engine.faults import SHRINK, Faults
 from embedrt.engine.machine import available_threads, require_process
 from embedrt.engine.native import NativeError, call_native
 from embedrt.engine.outputs import in_bfloat16, named, run_bound
@@ -25,6 +26,8 @@ CREATING = threading.RLock()  # a signal handler may encode meanwhile
 """Held while a session is made."""
 # Every session of this process, for a child that it may fork.
 _ALIVE: weakref.WeakSet[Any] = weakref.WeakSet()
+# After so long a text, a run on a CPU returns its memory. To get it back takes less than 1 % of the next run.
+_LONG_TEXT = 1024
 # From here on weights are large: they are not held twice for the sake of speed.
 LARGE_BYTES = 1 << 30
 
@@ -76,6 +79,15 @@ def plain_session(graph: Path | bytes, *, config: Mapping[str, str] | None = Non
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
+def _return_free_memory() -> None:
+    """Return what making a session has freed to the system, with glibc.
+
+    Weights that are reordered leave gaps in its heap, half as large as the weights.
+    """
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(ctypes.c_size_t(0))
+
+
 Load = Callable[[Callable[[Path], Any]], Any]
 """Calls a function with the path to open a graph with, and returns its result."""
 
@@ -100,6 +112,9 @@ class SessionEngine:
     of one thread each; one batch alone runs fastest on a wide session. Each is made on first use; the weights that no
     kernel repacks are mapped from the file and shared between them.
 
+    If there are more threads than one NUMA node has cores, each node has a narrow session, whose weights lie on it, and
+    the wide session has as many threads as a node has cores, on one node.
+
     Args:
         graph: The ONNX file.
         device: Where to run.
@@ -111,6 +126,7 @@ class SessionEngine:
         prepack: False leaves large weights as they are mapped: without a copy in memory, quick to load, slow to run.
         load: Calls a function with the path to open the graph with, and returns its result; None takes `graph`, which
             messages name either way.
+        nodes: The NUMA nodes of the machine; None takes those that this process may use.
 
     Raises:
         BundleError: The graph has another interface. This too is found when the first session is made.
@@ -128,6 +144,7 @@ class SessionEngine:
         weights_bytes: int = 0,
         prepack: bool = True,
         load: Load | None = None,
+        nodes: Sequence[numa.Node] | None = None,
     ) -> None:
         self.device = device
         self.dtype = dtype
@@ -139,7 +156,11 @@ class SessionEngine:
         self._prepack = prepack or not large
         self._parallel = device.parallel and not large
         self._faults = Faults(device)
-        self._sessions: dict[int, Any] = {}
+        nodes = (numa.nodes() if nodes is None else nodes) if self._parallel else ()
+        largest = max((len(node.cores) for node in nodes), default=self.threads)
+        self._nodes = nodes if self.threads > largest else ()
+        self._wide = min(self.threads, largest)
+        self._sessions: dict[tuple[int, numa.Node | None], Any] = {}
         self._process = os.getpid()
         if device.parallel:  # sessions wait for their first use, errors do not
             device.configure(onnxruntime().SessionOptions(), device, dtype, self.threads)
@@ -171,33 +192,43 @@ class SessionEngine:
             DeviceError: The session could not be made on the device.
         """
         self._faults.require_usable()
-        session = self._session(self.threads if batch.alone or not self._parallel else 1)
+        if batch.alone or not self._parallel:
+            session = self._session(self._wide)
+        else:
+            session = self._session(1, numa.node_of_thread(self._nodes) if self._nodes else None)
         try:
-            options = run_options(self._faults.run_config())
+            options = run_options({**self._faults.run_config(), **returned_memory(self.device, batch)})
             if self.dtype == "bfloat16" and not in_bfloat16(session).isdisjoint(outputs):
                 return run_bound(session, session.io_binding(), outputs, batch.feeds, options)
             return named(outputs, call_native(session.run, list(outputs), batch.feeds, options))
         except NativeError as failure:
             raise self._faults.error(failure, batch) from failure.__cause__
 
-    def _session(self, threads: int) -> Any:
+    def _session(self, threads: int, node: numa.Node | None = None) -> Any:
         require_process(self._process)
-        session = self._sessions.get(threads)
-        return call_native(self._create, threads) if session is None else session
+        session = self._sessions.get((threads, node))
+        return call_native(self._create, threads, node) if session is None else session
 
-    def _create(self, threads: int) -> Any:
+    def _create(self, threads: int, node: numa.Node | None) -> Any:
         with CREATING:
-            if threads not in self._sessions:
-                self._sessions[threads] = create_session(
-                    self._graph,
-                    self.device,
-                    threads,
-                    dtype=self.dtype,
-                    prepack=self._prepack,
-                    interface=self._interface,
-                    load=self._load,
-                )
-            return self._sessions[threads]
+            if (threads, node) not in self._sessions:
+                with numa.bound_to(node or (numa.node_of_thread(self._nodes) if self._nodes else None)):
+                    self._sessions[threads, node] = create_session(
+                        self._graph,
+                        self.device,
+                        threads,
+                        dtype=self.dtype,
+                        prepack=self._prepack,
+                        interface=self._interface,
+                        load=self._load,
+                    )
+            return self._sessions[threads, node]
+
+
+def returned_memory(device: Device, batch: Batch) -> dict[str, str]:
+    """Config entries of a run after which memory that no other run needs goes back to the system."""
+    _, length = batch.shape
+    return {SHRINK: "cpu:0"} if device.kind == "cpu" and length >= _LONG_TEXT else {}
 
 
 def run_options(config: Mapping[str, str]) -> Any:
@@ -281,6 +312,7 @@ def create_session(
             raise DeviceError(f"ONNX Runtime cannot load {graph} on {device.name!r}: {message}") from failure.__cause__
 
     session = make(graph) if load is None else load(make)
+    _return_free_memory()
     _ALIVE.add(session)
     session.disable_fallback()
     if (obtained := session.get_providers()[0]) != device.provider:

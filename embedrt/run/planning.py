@@ -10,6 +10,8 @@ from embedrt.inputs.text import runs_of
 
 # More tokens and rows than any call has, in int64.
 _UNBOUNDED = 1 << 62
+# The smallest batch towards the end of a call, in costs of a run: one more batch then costs an eighth of its tokens.
+_FEWEST_RUNS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +53,7 @@ def plan(
     run_cost: int = 0,
     step: int = 1,
     limit: int | None = None,
+    workers: int = 1,
 ) -> list[PlannedBatch]:
     """Group texts into padded batches with the lowest total cost, longest first.
 
@@ -59,6 +62,9 @@ def plan(
     different lengths share a batch if padding is cheaper than another batch. Of equally cheap plans, the one with the
     smallest first batches is returned.
 
+    Several workers that take one batch after the other end at the same time only if the last batches are small. So with
+    several workers, a batch has at most a worker's share of the tokens that are left.
+
     Args:
         lengths: Token count of every text.
         token_budget: Upper bound of `rows x length`.
@@ -66,23 +72,35 @@ def plan(
         run_cost: Fixed cost of a batch, in tokens.
         step: See `padded_length`, which rounds the lengths of batches.
         limit: See `padded_length`.
+        workers: Workers that compute the batches; 1 if there are more batches to come.
     """
     counts = np.asarray(lengths, np.int64)
     if len(counts) == 1:  # fast path for a single query
         return [PlannedBatch(np.zeros(1, np.int64), padded_length(int(counts[0]), step, limit))]
     order = np.argsort(-counts, kind="stable")
     padded = _padded_lengths(counts[order], step, limit)
-    most = np.maximum(1, min(token_budget, _UNBOUNDED) // np.maximum(1, padded))
+    budgets = _budgets(padded, min(token_budget, _UNBOUNDED), _FEWEST_RUNS * run_cost, workers)
+    most = np.maximum(1, budgets // np.maximum(1, padded))
     if max_rows is not None:
         most = np.minimum(most, min(max_rows, _UNBOUNDED))
+    limits = np.minimum(np.arange(len(padded)) + most, len(padded))
+    limits = np.minimum.accumulate(limits[::-1])[::-1]  # increasing, also where budgets shrink
     lengths_in_order = padded.tolist()
-    ends = _cheapest_ends(lengths_in_order, np.minimum(np.arange(len(padded)) + most, len(padded)), run_cost)
+    ends = _cheapest_ends(lengths_in_order, limits, run_cost)
     batches = []
     start = 0
     while start < len(padded):
         batches.append(PlannedBatch(order[start : ends[start]], lengths_in_order[start]))
         start = ends[start]
     return batches
+
+
+def _budgets(lengths: NDArray[np.int64], token_budget: int, least: int, workers: int) -> NDArray[np.int64]:
+    """The token budget of the batch that starts at each row: smaller towards the end if there are several workers."""
+    if workers == 1:
+        return np.full(len(lengths), token_budget)
+    left = np.cumsum(lengths[::-1])[::-1]
+    return np.clip(left // workers, min(least, token_budget), token_budget)
 
 
 def _padded_lengths(lengths: NDArray[np.int64], step: int, limit: int | None) -> NDArray[np.int64]:

@@ -40,11 +40,16 @@ from embedrt.types import SENTENCE
 # A slice is tokenized and planned at a time, and computed while the next one is tokenized. So many texts are enough for
 # batches of similar lengths, and few enough to bound memory.
 _SLICE = 2048
-# With a token budget above this one, slices have as many more texts, unless fewer fill several batches; and texts are
-# tokenized in portions that are as much larger, so that many cores work on one for longer than its hand-over takes.
+# A call of many texts starts with a slice of so many, and each slice has twice as many as the one before: the engine
+# waits for the first one.
+_FIRST_SLICE = 256
+_MANY = 1024
+# With a token budget above this one, slices have as many more texts, unless fewer fill several batches.
 _SMALL_BUDGET = 4096
 _FULL_BATCHES = 4
-_PORTION = 1 << 17
+# Characters that are tokenized at a time: at least so many for each worker, and for each token of the budget. The
+# tokenizer keeps some hundred bytes for each. Many cores work on a portion for longer than its hand-over takes.
+_CHARACTERS_PER_WORKER, _CHARACTERS_PER_TOKEN = 1 << 13, 32
 # A text takes at least one block of 256 tokens of the scratch memory; counted as a quarter, it is four budgets at most.
 _SCRATCH_TOKENS = 64
 # Cached tokenizers for lengths other than the route's own.
@@ -123,7 +128,7 @@ class Runner:
         inputs = input_names(route.tokenization) if variant.packing is None else packed_input_names(variant.packing)
         digest = graph_digest(manifest, variant)
         self.engine: Engine = make_engine(
-            [replace(device, graph=digest) for device in placement.devices],
+            [replace(device, graph=digest, largest_pair=variant.largest_pair) for device in placement.devices],
             placement.threads,
             lambda device: open_engine(
                 files.folder / variant.file,
@@ -240,12 +245,13 @@ class Runner:
             work.truncated.extend(work.indexes[start + i] for i in tokens.truncated)
             if request.forbid_truncation:
                 _require_untruncated(work.truncated, request.max_seq_length)
-            batches, planned = self._plan(tokens, request.batch_size)
+            is_last = start + len(tokens) == len(items)
+            batches, planned = self._plan(tokens, request.batch_size, is_last=is_last)
             few = len(batches) == 1 or planned <= self._budget.tokens
             yield _Slice(tokens, start, batches, few and len(tokens) == len(items))
             start += len(tokens)
 
-    def _plan(self, tokens: Tokens, max_rows: int | None) -> tuple[list[PlannedBatch], int]:
+    def _plan(self, tokens: Tokens, max_rows: int | None, *, is_last: bool) -> tuple[list[PlannedBatch], int]:
         """The batches of a slice, and all their tokens, padding included."""
         budget = self._budget.tokens
         if self._packing is not None:
@@ -259,6 +265,7 @@ class Runner:
             run_cost=self.engine.device.run_cost,
             step=self.engine.device.length_step,
             limit=self.route.position_limit,
+            workers=self.engine.workers if is_last and self.engine.device.parallel else 1,
         )
         return batches, sum(len(batch.rows) * batch.length for batch in batches)
 
@@ -269,14 +276,18 @@ class Runner:
             return
         budget = self._budget.tokens
         tokenize, scale = self.tokenizer(request.max_seq_length), max(1, budget // _SMALL_BUDGET)
-        portions = tokenize.portions(items, request.prompt, size=_PORTION * scale, most=_SLICE * scale)
+        most = _SLICE * scale
+        size = min(_FIRST_SLICE, most) if scale == 1 and len(items) >= _MANY else most
+        characters = max(_CHARACTERS_PER_WORKER * max(2, self.engine.workers), _CHARACTERS_PER_TOKEN * budget)
+        portions = tokenize.portions(items, request.prompt, size=characters, most=most)
         parts: list[Tokens] = []
         for encoded in ahead(tokenize.encode, portions):
             parts.append(tokenize.tokens(encoded))
             texts, tokens = sum(map(len, parts)), sum(len(part.ids) for part in parts)
-            if texts >= _SLICE * scale or (texts >= _SLICE and tokens >= _FULL_BATCHES * budget):
+            if texts >= size or (texts >= _SLICE and tokens >= _FULL_BATCHES * budget):
                 yield Tokens.joined(parts)
                 parts.clear()
+                size = min(2 * size, most)
         if parts:
             yield Tokens.joined(parts)
 

@@ -14,8 +14,9 @@ from embedrt.tasks.call import Call
 from embedrt.tasks.embed import embed
 
 # Texts that `encode_iter` reads at a time: few at first, so that the first vectors arrive early. In the end at least
-# as many as a batch has tokens, as nothing is computed while a window is read.
+# as many as a batch has tokens, and so many for each worker, as nothing is computed while a window is read.
 _FIRST_WINDOW, _LARGEST_WINDOW = 64, 4096
+_FOR_EACH_WORKER = 128
 
 
 def encode_iter(
@@ -49,8 +50,12 @@ def encode_iter(
             result = embed(run, window, call)
             done += len(window)
             call.report(result.truncated, done)
-            for vector in result.values:
+            values = result.values
+            del result
+            for vector in values:
                 yield vector.copy()  # a view would keep the whole window alive
-            size = min(2 * size, max(_LARGEST_WINDOW, runner.placement.max_tokens))
+            del values, vector, window  # before the next window is computed
+            for_workers = _FOR_EACH_WORKER * runner.engine.workers
+            size = min(2 * size, max(_LARGEST_WINDOW, for_workers, runner.placement.max_tokens))
 
     return windows()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ import pytest
 
 from embedrt import Embedder
 from embedrt_export import export, families
+from embedrt_export.graph import long_attention
+from embedrt_export.graph.opsets import all_nodes
 from embedrt_export.heads.pooling import POOLERS
 from tests.kit.family_models import FAMILIES, REFERENCE, cases, texts_for, write_repo
 
 TOLERANCE = 1e-5
+# Settings of long attention under which short texts are long ones.
+SMALL = {"_SHORT": 5, "_SHORT_WIDE": 5, "_SHORT_BY_HEAD": 5, "_BLOCK": 4, "_NARROW_BLOCK": 3}
 CASES = [(family, name) for family in FAMILIES for name in cases(family)]
 
 
@@ -53,8 +58,51 @@ def test_golden_vectors(family: str, name: str, tmp_path: Path) -> None:
 
 
 def operators(path: Path) -> Counter[str]:
-    """How many nodes of each operator a graph has."""
-    return Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
+    """How many nodes of each operator a graph has for short texts."""
+    return Counter(node.op_type for node in for_short_texts(onnx.load(path, load_external_data=False).graph))
+
+
+def for_short_texts(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Nodes of a graph, with those of the branch for short texts in place of a choice by length."""
+    for node in graph.node:
+        branches = {attribute.name: attribute.g for attribute in node.attribute}
+        if "else_branch" in branches:
+            yield from for_short_texts(branches["else_branch"])
+        else:
+            yield node
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        pytest.param(family, name, id=f"{family}: {name}", marks=[pytest.mark.slow] if i else [])
+        for family in FAMILIES
+        for i, name in enumerate(cases(family))
+        if name != "long"
+    ],
+)
+def test_golden_vectors_in_blocks(family: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts of more than 5 tokens count as long, and blocks have 3 or 4 queries."""
+    for setting, value in SMALL.items():
+        monkeypatch.setattr(long_attention, setting, value)
+    made = record(family)["cases"][name]
+    expected = np.load(REFERENCE / f"{family}.npz", allow_pickle=False)[name]
+    source = write_repo(tmp_path / "model", family, cases(family)[name], made["tensors"])
+    embedder = Embedder(export(source, tmp_path / "bundle"))
+    texts = texts_for(made["max_seq_length"])
+    together = embedder.encode(texts)
+    alone = np.stack([embedder.encode(text) for text in texts])
+    scale = max(1.0, float(np.linalg.norm(expected, axis=1).max()))
+    assert np.abs(together - expected).max() <= TOLERANCE * scale
+    assert np.abs(alone - expected).max() <= TOLERANCE * scale
+
+    for_cpu, for_all = embedder.manifest.routes["default"].variants
+    graph = onnx.load(embedder.folder / for_cpu.file, load_external_data=False).graph
+    inner = Counter(node.op_type for node in all_nodes(graph.node))
+    ways = inner["Loop"] + inner["MultiHeadAttention"] // 2  # with a mask and without
+    by_both_tokens = family == "deberta-v2" and cases(family)[name].config.get("relative_attention", False)
+    assert ways == (0 if by_both_tokens else operators(embedder.folder / for_all.file)["Softmax"])
+    assert for_cpu.operators == ("onnxruntime" if inner["MultiHeadAttention"] else "portable")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -342,8 +342,8 @@ def test_the_proof_covers_both_graphs(
     monkeypatch.setattr(float32, "find_reference", lambda *_: Reference("the right vectors", False, vectors))
     save = float32._fused
 
-    def save_wrong(folder: Path, route: str, portable: Variant) -> list[Variant]:
-        saved = save(folder, route, portable)
+    def save_wrong(folder: Path, route: str, portable: Variant, longest: int | None) -> list[Variant]:
+        saved = save(folder, route, portable, longest)
         path = folder / "onnx" / wrong
         model = onnx.load(path, load_external_data=False)
         halve(model)

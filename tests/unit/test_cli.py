@@ -21,6 +21,7 @@ from embedrt.cli import doctor
 from embedrt.cli.main import COMMANDS as COMMAND_TABLE
 from embedrt.cli.main import main
 from embedrt.cli.streams import CLOSED
+from embedrt.engine import numa
 from embedrt.hub import local as store
 from embedrt_export import export
 from tests.kit.bundles import change, copy_bundle, rehash
@@ -640,6 +641,11 @@ class TestDoctor:
         assert facts["org/tiny"] == "bert, 32 dimensions, float32"
         assert facts["default model"].endswith("(there)")
         assert stored_bundle.is_dir()
+
+    def test_numa_nodes_are_counted(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert "NUMA" not in run("doctor")[1]
+        monkeypatch.setattr(numa, "nodes", lambda: (numa.Node(frozenset({0})), numa.Node(frozenset({1}))))
+        assert "; 2 NUMA nodes\n" in run("doctor")[1]
 
     def test_nothing_is_made(self, run: Run, own_store: Path) -> None:
         assert run("doctor")[0] == 0

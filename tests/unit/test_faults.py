@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from embedrt import EngineError
-from embedrt.engine import Batch, cpu, cuda
+from embedrt.engine import Batch, Device, cpu, cuda
 from embedrt.engine.faults import SHRINK, Faults
 from embedrt.engine.native import NativeError
-from embedrt.engine.session import SessionEngine, run_options
+from embedrt.engine.session import SessionEngine, returned_memory, run_options
 from embedrt.errors import OutOfMemory
 from tests.kit.library_failures import failing
 
@@ -133,3 +133,13 @@ def test_an_engine_that_lacked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         assert engine.run(PADDED, ["sentence_embedding"])["sentence_embedding"].shape == (2, 4)
     assert [options and options.get_run_config_entry(SHRINK) for options in session.runs] == [None, "gpu:0", None]
     assert engine.workers == 2
+
+
+@pytest.mark.parametrize(
+    ("device", "length", "config"),
+    [(cpu.DEVICE, 1023, {}), (cpu.DEVICE, 1024, {SHRINK: "cpu:0"}), (cuda.DEVICE, 1024, {})],
+)
+def test_a_run_with_a_long_text_on_a_cpu_returns_its_memory(
+    device: Device, length: int, config: dict[str, str]
+) -> None:
+    assert returned_memory(device, Batch({"input_ids": np.zeros((1, length), np.int64)})) == config

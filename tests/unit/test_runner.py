@@ -181,9 +181,35 @@ class TestSlices:
         assert [part.start for part in slices] == starts
         assert sum(len(part.tokens) for part in slices) == len(texts)
 
+    @pytest.mark.parametrize(
+        ("texts", "starts"),
+        [(1023, [0]), (1024, [0, 256, 768]), (2100, [0, 256, 768, 1792]), (4000, [0, 256, 768, 1792])],
+    )
+    def test_a_call_of_many_texts_starts_with_few(
+        self, runner: Runner, monkeypatch: pytest.MonkeyPatch, texts: int, starts: list[int]
+    ) -> None:
+        """So that the engine need not wait for the tokens of all."""
+        monkeypatch.setattr(runner_module, "_CHARACTERS_PER_WORKER", len("one"))
+        monkeypatch.setattr(runner_module, "_CHARACTERS_PER_TOKEN", 0)
+        found = list(runner._slices(["one"] * texts, runner._work(["one"] * texts, SENTENCES, None)))
+        assert [part.start for part in found][: len(starts)] == starts
+        assert sum(len(part.tokens) for part in found) == texts
+
+    def test_only_the_last_slice_is_shared_by_the_workers(
+        self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Others follow on the heels of the rest, and small batches would cost more than they bring."""
+        monkeypatch.setattr(runner_module, "_CHARACTERS_PER_WORKER", len("one"))
+        monkeypatch.setattr(runner_module, "_CHARACTERS_PER_TOKEN", 0)
+        sharing = Embedder(tiny_bundle, threads=64).runners["default"]
+        texts = ["one"] * 1024
+        first, *_, last = sharing._slices(texts, sharing._work(texts, SENTENCES, None))
+        assert max(len(batch.rows) for batch in first.batches) == 512 // 3
+        assert max(len(batch.rows) for batch in last.batches) * 3 <= 128
+
     def test_texts_that_fill_several_batches_are_enough(self, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(runner_module, "_SLICE", 1000)
-        monkeypatch.setattr(runner_module, "_PORTION", 1 << 16)
+        monkeypatch.setattr(runner_module, "_CHARACTERS_PER_TOKEN", 16)
         limited = runner.with_max_tokens(8192)
         texts = ["one " * 46] * 1500
         slices = list(limited._slices(texts, limited._work(texts, SENTENCES, None)))
@@ -211,6 +237,25 @@ class TestSlices:
         assert list(slices) == []
         assert len(threads) == 1
         assert threading.get_ident() not in threads
+
+    @pytest.mark.parametrize(("budget", "most"), [(1, 1 << 14), (512, 1 << 14), (8192, 1 << 18)])
+    def test_a_small_budget_has_few_characters_in_the_tokenizer(
+        self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, budget: int, most: int
+    ) -> None:
+        """The tokenizer keeps some hundred bytes for each, of the texts at hand and of the next ones."""
+        runner = Embedder(tiny_bundle, threads=2).runners["default"]
+        encode, sizes = runner.tokenize._encode, []
+
+        def note(texts: list[str]) -> list[Any]:
+            sizes.append(sum(map(len, texts)))
+            return encode(texts)
+
+        monkeypatch.setattr(runner.tokenize, "_encode", note)
+        limited = runner.with_max_tokens(budget)
+        texts = ["one " * 40] * 2000
+        slices = list(limited._slices(texts, limited._work(texts, SENTENCES, None)))
+        assert sum(len(part.tokens) for part in slices) == 2000
+        assert most - 160 <= max(sizes) <= most
 
     def test_packed_batches_are_planned_by_their_tokens(self, runner: Runner) -> None:
         texts = ["one " * (i % 40) for i in range(300)]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 from embedrt import Embedder, NonFiniteError, TruncationError, TruncationWarning
+from embedrt.run.request import Result
+from embedrt.run.runner import Runner
 from embedrt.tasks import stream
 from embedrt.types import Vectors
 from tests.kit.bundles import change, copy_bundle, poison
@@ -62,7 +65,12 @@ class TestIter:
         assert threading.active_count() == before
         assert read < 9000 + 4096
 
-    def test_a_large_token_budget_is_read_ahead(self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("threads", "max_tokens", "expected"), [(1, 100, 128), (1, 300, 300), (2, 100, 256), (5, 300, 640)]
+    )
+    def test_a_large_token_budget_and_many_workers_are_read_ahead(
+        self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, threads: int, max_tokens: int, expected: int
+    ) -> None:
         monkeypatch.setattr(stream, "_LARGEST_WINDOW", 100)
         read = 0
 
@@ -72,12 +80,31 @@ class TestIter:
                 read += 1
                 yield f"one {i}"
 
-        vectors = Embedder(tiny_bundle, threads=1, max_tokens=300).encode_iter(endless())
-        assert max(read - taken for taken, _ in enumerate(itertools.islice(vectors, 1000))) == 300
+        vectors = Embedder(tiny_bundle, threads=threads, max_tokens=max_tokens).encode_iter(endless())
+        assert max(read - taken for taken, _ in enumerate(itertools.islice(vectors, 2000))) == expected
 
     def test_a_kept_vector_does_not_keep_its_window(self, tiny: Embedder) -> None:
         vector = next(iter(tiny.encode_iter(texts_of(100))))
         assert vector.base is None
+
+    def test_a_window_is_gone_before_the_next_one_is_computed(
+        self, tiny: Embedder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its vectors, that is; those of two windows together would double the memory of a stream."""
+        run, windows = Runner.run, 0
+        alive: list[weakref.ref[Vectors]] = []
+
+        def note(*arguments: Any, **options: Any) -> Result:
+            nonlocal windows
+            assert all(values() is None for values in alive)
+            result = run(*arguments, **options)
+            alive.append(weakref.ref(result.values))
+            windows += 1
+            return result
+
+        monkeypatch.setattr(Runner, "run", note)
+        assert sum(1 for _ in tiny.encode_iter(texts_of(500))) == 500
+        assert windows == 4
 
     def test_the_error_of_the_texts_comes_through(self, tiny: Embedder) -> None:
         def failing() -> Iterator[str]:

@@ -118,9 +118,9 @@ def _embeddings(scope: Scope, config: Config) -> str:
 
 
 def _feed_forward(scope: Scope, x: str, config: Config) -> str:
-    hidden, inner, graph = config.hidden_size, config.intermediate_size, scope.graph
-    both = scope.linear(x, "Wi", hidden, 2 * inner, bias=config.mlp_bias)
-    content, gate = graph.ops("Split", 2, both, graph.ints(inner, inner), axis=-1)
+    hidden, inner = config.hidden_size, config.intermediate_size
+    layers = scope.read_linear("Wi", hidden, 2 * inner, bias=config.mlp_bias).unpack(2)
+    content, gate = (scope.project(x, name, layer) for name, layer in zip(("content", "gate"), layers, strict=True))
     gated = scope.op("Mul", scope.activation(config.hidden_activation, content), gate)
     return scope.linear(gated, "Wo", inner, hidden, bias=config.mlp_bias)
 
