@@ -12,7 +12,7 @@ import pytest
 from benchmarks.compare import extended
 from benchmarks.corpus import dictionary
 from benchmarks.gemm import Gemm, products
-from benchmarks.long_text import LongText, long_text, time_ratio
+from benchmarks.long_text import LongText, long_text, time_ratio, vocabulary_texts
 from benchmarks.models import Shape
 from benchmarks.render import BEGIN, END, between, machine_tables, newest, newest_gpus, pages, readme_table
 from benchmarks.retrieval import definition, ndcg_at_10, search
@@ -248,6 +248,12 @@ def test_memory_counts_the_stream() -> None:
 def test_the_long_text_has_at_least_as_many_words_as_tokens_are_read() -> None:
     assert len(long_text(["one two three"] * 5000).split()) >= 8192
     assert time_ratio({OWN: LONG[OWN]}) is None
+
+
+def test_texts_from_the_vocabulary_have_every_tenth_word() -> None:
+    texts = vocabulary_texts("\n".join(f"w{i}" if i % 20 else f"##w{i}" for i in range(2000)))
+    assert [word for text in texts for word in text.split()] == [f"w{i}" for i in range(10, 2000, 20)]
+    assert max(len(text.split()) for text in texts) == 60
 
 
 def test_disturbed_products_do_not_flatter() -> None:
