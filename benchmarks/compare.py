@@ -116,7 +116,7 @@ def main() -> int:
         with tqdm(total=turns_of(plan, engines) + len(engines) * bool(looked_for), unit="turn") as bar:
             measurement = Measurement(engines, failed, files, plan, scratch, bar)
             gemm, ndcg = _measure(measurement, shape, looked_for)
-        on_long = long_text.measure(corpus.texts, kept, options.long_text) if options.long_text else {}
+        on_long = long_text.measure(kept, options.long_text) if options.long_text else {}
     results = measurement.results
     lengths = [min(limit or count, count) for count in map(count_tokens, texts["mixed"])]
     sets = about["machine"]["instruction_sets"]

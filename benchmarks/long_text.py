@@ -1,16 +1,20 @@
 """One text of 8,192 tokens through a model with the shape of ModernBERT base: time, and memory over the model.
 
-    python -m benchmarks.long_text FOLDER     # writes that model, with seeded random weights
+    python -m benchmarks.long_text --keep DIR                             # 8,192 tokens, with every engine
+    python -m benchmarks.long_text --keep DIR --lengths 512 2048 8192
 
 Each engine has a fresh process in every round. It loads, encodes short texts that read all pages of the word
 embeddings, and then the long one; memory is the peak meanwhile over what was resident before.
 """
 
+import argparse
 import hashlib
 import json
+import random
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -57,13 +61,13 @@ class LongText:
     vector: list[float] = field(default_factory=list)
 
 
-def measure(texts: list[str], kept: Path, rounds: int) -> dict[str, LongText]:
+def measure(kept: Path, rounds: int, tokens: int = TOKENS) -> dict[str, LongText]:
     """Measure each engine that is installed.
 
     Args:
-        texts: Texts to make the long one of.
         kept: Where the model and its bundle stay.
         rounds: Turns of each engine.
+        tokens: Tokens of the text.
     """
     found = {name: LongText() for name, engine in ENGINES.items() if engine.version is not None}
     try:
@@ -76,7 +80,8 @@ def measure(texts: list[str], kept: Path, rounds: int) -> dict[str, LongText]:
             result.error = str(error)
         return found
     files = Files(model, bundle, kept)
-    text, words = long_text(texts), vocabulary_texts((model / "vocab.txt").read_text(encoding="utf-8"))
+    vocabulary = (model / "vocab.txt").read_text(encoding="utf-8")
+    text, words = long_text(vocabulary, tokens), vocabulary_texts(vocabulary)
     for _ in range(rounds):
         for name, result in found.items():
             if result.error is None:
@@ -99,14 +104,10 @@ def _turn(worker: Worker, words: list[str], text: str, result: LongText) -> None
         result.before_mb.append(answer["before_rss_mb"])
 
 
-def long_text(texts: list[str]) -> str:
-    """Texts in a row, as many as surely have that many tokens: one for every word."""
-    words: list[str] = []
-    for text in texts:
-        words += text.split()
-        if len(words) >= TOKENS:
-            break
-    return " ".join(words)
+def long_text(vocabulary: str, tokens: int) -> str:
+    """A text of words that are in a vocabulary, with the two special tokens as long as asked for."""
+    words = [word for word in vocabulary.split("\n") if word.isascii() and word.isalnum()]
+    return " ".join(random.Random(tokens).choices(words, k=tokens - 2))
 
 
 def vocabulary_texts(vocabulary: str) -> list[str]:
@@ -124,12 +125,12 @@ def time_ratio(found: Mapping[str, LongText]) -> float | None:
     return median(ratios) if ratios else None
 
 
-def as_record(found: Mapping[str, LongText]) -> dict[str, Any]:
+def as_record(found: Mapping[str, LongText], tokens: int = TOKENS) -> dict[str, Any]:
     """The results as plain data."""
     ratio = time_ratio(found)
     return {
         "model": TITLE,
-        "tokens": TOKENS,
+        "tokens": tokens,
         "time_ratio": None if ratio is None else round(ratio, 3),
         "max_abs_error": _error(found),
         "engines": {
@@ -174,7 +175,7 @@ def _exporter() -> str:
 def _model(folder: Path) -> Path:
     if not (folder / "model.safetensors").is_file():
         # In another process: it imports torch, whose memory this one should not hold meanwhile.
-        subprocess.run([sys.executable, "-m", "benchmarks.long_text", str(folder)], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-m", "benchmarks.long_text", "--write", str(folder)], cwd=ROOT, check=True)
     return folder
 
 
@@ -218,5 +219,22 @@ def _change(path: Path, **settings: Any) -> None:
     path.write_text(json.dumps(known | settings), encoding="utf-8")
 
 
+def main() -> None:
+    """Measure every engine at every length."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", type=Path, help="folder for the model and its bundle, used again if it has them")
+    parser.add_argument("--lengths", nargs="+", type=int, default=[TOKENS])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.write is not None:
+        write_model(packaged(), options.write)
+        return
+    with tempfile.TemporaryDirectory() as made:
+        for tokens in options.lengths:
+            found = measure(options.keep or Path(made), options.rounds, tokens)
+            print("\n".join(lines(as_record(found, tokens))), flush=True)
+
+
 if __name__ == "__main__":
-    write_model(packaged(), Path(sys.argv[1]))
+    main()
