@@ -36,6 +36,8 @@ _MOST_BYTES = 2**63 - 1
 # Far more than any model has; a vector of this width takes 4 MiB.
 _WIDEST = 2**20
 _LONGEST_STEP = 1024
+# Of two int8 weights of 127.
+_LARGEST_PAIR = 254
 # The cosine similarity of two equal vectors in float64, with its rounding.
 _LARGEST_COSINE = 1.0001
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -158,6 +160,9 @@ class Variant:
         proof: The accuracy of this file, measured at export: a parity report, or for lossy dtypes a quality report.
             Null only during an export.
         packing: The inputs of a packed graph; null for a padded one.
+        largest_pair: For int8: in rows `2k` and `2k + 1` of the weight of a linear layer, `[channels, outputs]`, the
+            positive weights of a column add up to at most this number, and the negative ones to at least its negative.
+            Up to 128, no kernel for uint8 by int8 saturates. Null if nothing is known.
     """
 
     dtype: str
@@ -168,6 +173,7 @@ class Variant:
     layout: Literal["padded", "packed"]
     proof: ParityReport | QualityReport | None
     packing: Packing | None = None
+    largest_pair: int | None = None
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -518,6 +524,7 @@ def _numbers(manifest: Manifest) -> Iterator[_Number]:
         for output_name, output in route.outputs.items():
             yield f"{at}.outputs.{output_name}.width", output.width, 1, _WIDEST
         for i, variant in enumerate(route.variants):
+            yield f"{at}.variants[{i}].largest_pair", variant.largest_pair, 0, _LARGEST_PAIR
             if variant.packing is not None:
                 yield from _packing_numbers(f"{at}.variants[{i}].packing", variant.packing)
             if variant.proof is not None:
@@ -567,6 +574,8 @@ def _check_outputs(at: str, manifest: Manifest, route: Route, require: _Require)
         packed = variant.layout == "packed"
         expected = "an object for layout 'packed'" if packed else f"null for layout {variant.layout!r}"
         require(packed == (variant.packing is not None), f"{at}.variants[{i}].packing: expected {expected}")
+        bounded = variant.largest_pair is None or variant.dtype == "int8"
+        require(bounded, f"{at}.variants[{i}].largest_pair: expected null for dtype {variant.dtype!r}")
         graph = variant.file.endswith(".onnx")
         require(graph, f"{at}.variants[{i}].file: expected a file that ends with .onnx, got {variant.file!r}")
     kind = _KIND_OF_TASK[manifest.task]

@@ -38,8 +38,8 @@ from embedrt.cli import options, streams
     default="float32",
     show_default=True,
     metavar="DTYPE[,DTYPE]",
-    help="One or more of float32, float16, bfloat16 and int8. float16 and bfloat16 are for GPUs, int8 for CPUs with "
-    "VNNI or AMX; the loss of accuracy is measured.",
+    help="One or more of float32, float16, bfloat16 and int8. float16 and bfloat16 are for GPUs, int8 for CPUs; "
+    "the loss of accuracy is measured.",
 )
 @click.option(
     "--calibration-texts",

@@ -101,6 +101,8 @@ class Device:
         compiles: Whether the device compiles a graph for every shape of batch; see `static_shapes`.
         shape: The rows and the length to compile for.
         graph: SHA-256 of the graph's files, by which a device keeps what it has compiled.
+        largest_pair: The largest pair of the graph's int8 weights, on which the choice of kernels depends; see
+            `Variant`.
         length_step: Batches are padded to multiples of this many tokens, which keeps an engine that compiles for
             every shape to few of them; see `planning.padded_length`.
         limits_memory: Whether a limit can be set on the memory of the device.
@@ -127,6 +129,7 @@ class Device:
     compiles: bool = False
     shape: tuple[int, int] | None = None
     graph: str = ""
+    largest_pair: int | None = None
     length_step: int = 1
     limits_memory: bool = False
     memory_limit: int | None = None

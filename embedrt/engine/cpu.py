@@ -14,7 +14,7 @@ def configure(options: Any, device: Device, dtype: str, threads: int) -> Provide
         DeviceError: The dtype is int8, and this CPU's kernels saturate under every option.
     """
     if dtype == "int8":
-        for key, value in int8_saturation.exact_config().items():
+        for key, value in int8_saturation.exact_config(device.largest_pair).items():
             options.add_session_config_entry(key, value)
     return [(device.provider, {})]
 

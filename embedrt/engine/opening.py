@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from embedrt.engine import Device, Engine, cuda
+from embedrt.engine import Device, Engine, cpu, cuda
+from embedrt.engine.int8_saturation import relies_on
+from embedrt.engine.int8_weights import require_pairs
 from embedrt.engine.placement import Placement
 from embedrt.engine.session import Interface, Load, SessionEngine
 
@@ -29,10 +31,12 @@ def open_engine(
         load: Calls a function with the path to open the graph with.
 
     Raises:
-        BundleError: The graph has another interface.
+        BundleError: The graph has another interface, or int8 weights that saturate against the word of the manifest.
         DeviceError: The device is not available.
     """
-    packing = placement.variant.packing
+    variant, packing = placement.variant, placement.variant.packing
+    if variant.dtype == "int8" and device.kind == cpu.DEVICE.kind and relies_on(variant.largest_pair):
+        load(lambda opened: require_pairs(graph, variant, opened))
     if packing is not None and device.kind == cuda.DEVICE.kind:
         from embedrt.engine.cuda_runs import PackedCudaEngine  # nothing but CUDA needs it
 

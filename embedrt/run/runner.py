@@ -123,7 +123,7 @@ class Runner:
         inputs = input_names(route.tokenization) if variant.packing is None else packed_input_names(variant.packing)
         digest = graph_digest(manifest, variant)
         self.engine: Engine = make_engine(
-            [replace(device, graph=digest) for device in placement.devices],
+            [replace(device, graph=digest, largest_pair=variant.largest_pair) for device in placement.devices],
             placement.threads,
             lambda device: open_engine(
                 files.folder / variant.file,

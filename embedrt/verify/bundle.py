@@ -6,9 +6,11 @@ from typing import Literal
 
 from embedrt.bundle.reports import ParityReport, QualityReport
 from embedrt.embedder import Embedder
+from embedrt.engine.int8_weights import require_pairs
 from embedrt.hub.resolve import exporter
 from embedrt.inputs.check import check_texts
 from embedrt.inputs.values import one_of
+from embedrt.run.runner import Runner
 from embedrt.verify.difference import Difference, difference
 from embedrt.verify.parity import read_parity_texts, verify_route
 
@@ -28,10 +30,19 @@ def verify(
     """Verify a loaded bundle; see `embedrt.verify`."""
     check_reference(reference, source)
     embedder.loaded.bundle.files.check(embedder.manifest.files, "always")
+    for runner in embedder.runners.values():
+        _check_weights(runner)
     if reference == "bundle":
         return {name: verify_route(runner) for name, runner in embedder.runners.items()}
     reports: Mapping[str, ParityReport] = exporter().verify_with_sentence_transformers(embedder, source)
     return reports
+
+
+def _check_weights(runner: Runner) -> None:
+    """Check what the manifest states about int8 weights: this CPU may not rely on it, but another one may."""
+    variant = runner.placement.variant
+    graph = runner.folder / variant.file
+    runner.files.load(variant.files, lambda root: require_pairs(graph, variant, root / variant.file))
 
 
 def check_reference(reference: ReferenceKind, source: str | Path | None) -> None:

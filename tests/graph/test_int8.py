@@ -20,20 +20,23 @@ from embedrt.bundle.reports import QualityReport
 from embedrt.cli.main import main
 from embedrt.engine import cpu, int8_saturation
 from embedrt.engine.devices import DEVICES
-from embedrt.engine.session import onnxruntime
+from embedrt.engine.session import onnxruntime, plain_session
 from embedrt.errors import BundleError, DeviceError, ExportError, QualityError, UnsupportedModelError
+from embedrt.inputs.padding import pad
 from embedrt.verify import parity
 from embedrt.verify.bundle import verify
 from embedrt.verify.parity import cosines
 from embedrt_export import export, pipeline
-from embedrt_export.dtypes.int8 import quantize
-from embedrt_export.dtypes.int8.activations import Scheme, choose, column_scales
+from embedrt_export.dtypes.int8 import absorb, linear, quantize
+from embedrt_export.dtypes.int8.activations import Scheme, choose
 from embedrt_export.dtypes.int8.embeddings import quantize_embeddings
 from embedrt_export.dtypes.int8.gptq import round_weights
-from embedrt_export.dtypes.int8.linear import QuantizedLayer, find_layers, observe, replace_layers
+from embedrt_export.dtypes.int8.layer import QuantizedLayer
+from embedrt_export.dtypes.int8.levels import EXACT_PAIR, FULL_PAIR, column_scales, largest_pair
+from embedrt_export.dtypes.int8.linear import find_layers, observe, replace_layers
 from embedrt_export.dtypes.int8.texts import FEWEST, OWN, read_texts
 from embedrt_export.graph.data_file import DataFile
-from tests.kit.bundles import copy_bundle, edit_graph, read_raw, rehash
+from tests.kit.bundles import copy_bundle, edit_graph, read_raw, rehash, write_raw
 from tests.kit.models import make_model
 from tests.kit.shared_folders import shared_folder
 
@@ -53,7 +56,7 @@ def values(tokens: int, channels: int, seed: int = 0) -> NDArray[np.float32]:
 
 
 def scheme(low: float, high: float) -> Scheme:
-    return Scheme(None, low, high, np.array([], np.int64))
+    return Scheme(None, None, low, high, np.array([], np.int64))
 
 
 class TestActivations:
@@ -73,13 +76,13 @@ class TestActivations:
 
     def test_excess_and_the_rest_are_the_whole(self) -> None:
         x = values(50, 8) * 10
-        made = Scheme(None, -3.0, 5.0, np.array([1, 6]))
+        made = Scheme(None, None, -3.0, 5.0, np.array([1, 6]))
         assert np.allclose(np.clip(x, -3, 5)[:, [1, 6]] + made.excess(x), x[:, [1, 6]])
 
     def test_channels_that_are_larger_than_others_are_smoothed(self) -> None:
         x = values(500, 64)
         x[:, 3] *= 40
-        chosen = choose(x, [values(64, 128, seed=1)])
+        chosen = choose(x, [values(64, 128, seed=1)], EXACT_PAIR)
         assert chosen.smoothing is not None
         assert chosen.smoothing.argmax() == 3
         assert np.exp(np.log(chosen.smoothing.astype(np.float64)).mean()) == pytest.approx(1)
@@ -87,17 +90,19 @@ class TestActivations:
     def test_of_a_wide_input_the_largest_channels_exceed(self) -> None:
         x = values(500, 256)
         x[::50, [7, 200]] += 60
-        chosen = choose(x, [values(256, 64, seed=1)])
+        chosen = choose(x, [values(256, 64, seed=1)], EXACT_PAIR)
         assert {7, 200} <= set(chosen.outliers.tolist())
         assert chosen.high < 20
 
     def test_even_values_need_neither(self) -> None:
-        chosen = choose(np.random.default_rng(0).uniform(-1, 1, (500, 64)).astype(np.float32), [values(64, 64)])
+        chosen = choose(
+            np.random.default_rng(0).uniform(-1, 1, (500, 64)).astype(np.float32), [values(64, 64)], EXACT_PAIR
+        )
         assert chosen.smoothing is None
         assert len(chosen.outliers) == 0
 
     def test_zeros_alone_are_no_division_by_zero(self) -> None:
-        chosen = choose(np.zeros((10, 64), np.float32), [values(64, 64)])
+        chosen = choose(np.zeros((10, 64), np.float32), [values(64, 64)], EXACT_PAIR)
         assert (chosen.quantized(np.zeros((10, 64), np.float32)) == 0).all()
 
 
@@ -105,8 +110,9 @@ class TestRounding:
     def test_errors_make_up_for_each_other(self) -> None:
         mixed = values(2000, 8) @ values(8, 96, seed=1) + 0.1 * values(2000, 96, seed=2)
         weight = values(96, 40, seed=3).astype(np.float64)
-        levels, scales = round_weights(weight, (mixed.T @ mixed).astype(np.float64))
-        nearest = np.round(weight / column_scales(weight)) * column_scales(weight)
+        levels, scales = round_weights(weight, (mixed.T @ mixed).astype(np.float64), EXACT_PAIR)
+        plain_scales = column_scales(weight, EXACT_PAIR)
+        nearest = np.round(weight / plain_scales) * plain_scales
         exact = mixed @ weight
         found, plain = np.abs(mixed @ (levels * scales) - exact).mean(), np.abs(mixed @ nearest - exact).mean()
         assert found < 0.6 * plain
@@ -114,13 +120,52 @@ class TestRounding:
     @given(st.integers(1, 70), st.integers(1, 5), st.integers(0, 2**32 - 1))
     def test_independent_inputs_round_to_the_nearest_level(self, channels: int, outputs: int, seed: int) -> None:
         weight = values(channels, outputs, seed).astype(np.float64)
-        levels, scales = round_weights(weight, np.eye(channels))
+        levels, scales = round_weights(weight, np.eye(channels), FULL_PAIR)
         assert levels.dtype == np.int8
         assert np.abs(levels).max() == 127
         assert np.abs(levels * scales - weight).max() <= 0.5001 * scales.max()
 
+    @given(st.integers(1, 40), st.integers(1, 5), st.integers(2, 2 * FULL_PAIR), st.integers(0, 2**32 - 1))
+    def test_no_pair_is_above_the_bound(self, channels: int, outputs: int, bound: int, seed: int) -> None:
+        x = values(50, channels, seed) @ values(channels, channels, seed + 1)
+        weight = values(channels, outputs, seed + 2).astype(np.float64) ** 3
+        levels, scales = round_weights(weight, (x.T @ x).astype(np.float64), bound)
+        first, second = np.zeros((2, channels + channels % 2 >> 1, outputs), int)
+        first[:], second[: channels // 2] = levels[::2], levels[1::2]
+        positive = np.maximum(first, 0) + np.maximum(second, 0)
+        negative = np.maximum(-first, 0) + np.maximum(-second, 0)
+        assert max(positive.max(), negative.max()) == largest_pair(levels) <= bound
+        assert np.abs(levels.astype(int)).max() <= 127
+        assert (scales > 0).all()
+
+    def test_the_scale_of_a_column_is_the_smallest_that_fits(self) -> None:
+        weight = np.array([[90.0, 90, 90], [80, -80, 10], [-3, 3, 127], [-100, 20, 0]])
+        assert np.allclose(column_scales(weight, EXACT_PAIR), [170 / 128, 90 / 127, 1])
+        assert np.allclose(column_scales(weight, FULL_PAIR), [100 / 127, 90 / 127, 1])
+        assert np.allclose(column_scales(weight[:3], EXACT_PAIR), [170 / 128, 90 / 127, 1])
+
+    @given(st.integers(0, 2**32 - 1))
+    def test_a_pair_is_nearly_as_good_as_the_best_one_there_is(self, seed: int) -> None:
+        """Against all pairs of levels, for weights that leave no room: both have one sign and are large."""
+        chance = np.random.default_rng(seed)
+        x = chance.standard_normal((100, 2)) @ chance.standard_normal((2, 2))
+        moments = x.T @ x + 0.1 * np.eye(2)
+        weight = np.abs(chance.standard_normal((2, 1))) + 0.1
+        levels, scales = round_weights(weight, moments, EXACT_PAIR)
+        grid = np.stack(np.meshgrid(np.arange(-127, 128), np.arange(-127, 128)), axis=-1).reshape(-1, 2)
+        positive, negative = np.maximum(grid, 0).sum(axis=1), np.maximum(-grid, 0).sum(axis=1)
+        allowed = grid[(positive <= EXACT_PAIR) & (negative <= EXACT_PAIR)]
+
+        def loss(candidates: NDArray[np.integer]) -> NDArray[np.float64]:
+            errors = candidates * scales[0] - weight[:, 0]
+            found: NDArray[np.float64] = np.einsum("ni,ij,nj->n", errors, moments, errors)
+            return found
+
+        step = float(scales[0]) ** 2 * moments.trace()
+        assert loss(levels.T)[0] <= loss(allowed).min() + step
+
     def test_a_column_of_zeros(self) -> None:
-        levels, scales = round_weights(np.zeros((64, 2)), np.eye(64))
+        levels, scales = round_weights(np.zeros((64, 2)), np.eye(64), EXACT_PAIR)
         assert (levels == 0).all()
         assert np.isfinite(scales).all()
 
@@ -167,7 +212,7 @@ def quality(bundle: Path) -> QualityReport:
 def saturating(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A CPU whose int8 kernels saturate under every session config."""
     int8_saturation.exact_config.cache_clear()
-    monkeypatch.setattr(int8_saturation, "is_exact", lambda config: False)
+    monkeypatch.setattr(int8_saturation, "is_exact", lambda config, largest_pair: False)
     yield
     int8_saturation.exact_config.cache_clear()
 
@@ -220,9 +265,9 @@ class TestBundle:
     ) -> None:
         x, weight, bias = values(30, 96) * 3, values(80, 96, seed=1), values(1, 80, seed=2)[0]
         factor = np.linspace(0.5, 2, 96, dtype=np.float32) if smooth else None
-        made = Scheme(factor, -2.0, 4.0, np.array(outliers, np.int64))
+        made = Scheme(None, factor, -2.0, 4.0, np.array(outliers, np.int64))
         levels, scales = round_weights(
-            (weight.T * (1 if factor is None else factor[:, None])).astype(float), np.eye(96)
+            (weight.T * (1 if factor is None else factor[:, None])).astype(float), np.eye(96), EXACT_PAIR
         )
         node = onnx.helper.make_node("Gemm", ["x", "weight", "bias"], ["y"], name="product", transB=1)
         graph = onnx.helper.make_graph(
@@ -236,7 +281,9 @@ class TestBundle:
         (layer,) = find_layers(model)
         extra = weight.T[outliers]
         with DataFile(tmp_path / "model.data") as data:
-            replace_layers(model, [(layer, QuantizedLayer(made, levels, scales, bias, extra, 0.0))], data)
+            tensors = {"weight": weight, "bias": bias}
+            replaced = QuantizedLayer(made, levels, scales, bias, extra, 0.0)
+            replace_layers(model, [(layer, replaced)], data, tensors.__getitem__)
             data.flush()
             onnx.save_model(model, tmp_path / "model.onnx")
             session = onnxruntime().InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
@@ -245,6 +292,60 @@ class TestBundle:
         assert np.abs(y - expected).max() <= 1e-3
         if outliers:
             assert np.abs(made.excess(x) @ extra).max() > 1
+
+    def test_the_nodes_before_an_activation_center_smooth_and_reorder_it(self, small_bundle: Path) -> None:
+        """In BERT all activations but that of the second feed-forward layer come from a norm or from attention."""
+        (variant,) = read_manifest(small_bundle).routes["default"].variants_in("int8")
+        model = onnx.load(small_bundle / variant.file, load_external_data=False)
+        makers = {name: node for node in model.graph.node for name in node.output}
+        quantized = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+        made_by = [makers[node.input[0]].op_type for node in quantized]
+        assert sorted(set(made_by)) == ["Gelu", "LayerNormalization", "Reshape"]
+        assert not [node for node in model.graph.node if node.op_type == "Sub" and "centered" in node.name]
+        assert "Gather" not in [node.op_type for node in model.graph.node if node.name.endswith(".some")]
+        scaled = [node for node in model.graph.node if node.name.endswith(".scaled")]
+        assert len(scaled) == 4  # the residuals of 2 layers
+        assert not [node for node in model.graph.node if node.name.endswith(".restored")]
+
+    @pytest.mark.parametrize("left_out", [None, 0, 1, 2, 4], ids=["none", "query", "key", "values", "first"])
+    def test_nodes_that_absorb_compute_the_same(
+        self, left_out: int | None, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Against nodes of their own for center and smoothing, and a gather; also where a layer stays in float32."""
+        folder = copy_bundle(small_bundle, tmp_path / "bundle")
+        runner = Embedder(folder).runners["default"]
+        source = folder / "onnx/model.onnx"
+        found = list(quantize._quantized(source, folder / "onnx/scratch.onnx", runner, NATURAL, EXACT_PAIR))
+        chosen = [one for i, one in enumerate(found) if i % 6 != left_out]
+        tokens = runner.tokenize(NATURAL)
+        feeds = pad(tokens, np.arange(len(NATURAL)), int(tokens.lengths.max()), runner.route.tokenization)
+
+        def replaced(name: str) -> tuple[int, NDArray[np.float32]]:
+            model = onnx.load(source, load_external_data=False)
+            with DataFile(source.with_name(f"{name}.data")) as data:
+                replace_layers(model, chosen, data, quantize._reader(model, source.parent))
+            onnx.save_model(model, source.with_name(f"{name}.onnx"))
+            (made,) = plain_session(source.with_name(f"{name}.onnx")).run(["sentence_embedding"], feeds)
+            added = [node for node in model.graph.node if node.name.endswith((".centered", ".smooth", ".some"))]
+            return sum(node.op_type != "Slice" for node in added), made
+
+        nodes, absorbed = replaced("absorbed")
+        monkeypatch.setattr(linear, "find_sources", lambda model, layers: {})
+        monkeypatch.setattr(absorb, "_ELEMENTWISE", frozenset())
+        more_nodes, plain = replaced("plain")
+        assert more_nodes > nodes
+        assert left_out is not None or nodes == 0
+        assert cosines(absorbed, plain).min() >= 0.99999
+
+    def test_pairs_of_all_weights_keep_to_the_manifest(self, small_bundle: Path) -> None:
+        (variant,) = read_manifest(small_bundle).routes["default"].variants_in("int8")
+        assert variant.largest_pair == EXACT_PAIR
+        model = onnx.load(small_bundle / variant.file)
+        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        weights = [node.input[1] for node in model.graph.node if node.op_type == "MatMulIntegerToFloat"]
+        assert len(weights) == 12
+        pairs = [largest_pair(onnx.numpy_helper.to_array(tensors[name])) for name in weights]
+        assert max(pairs) == EXACT_PAIR
 
     def test_large_tables_are_in_8_bits_where_only_rows_are_read(self) -> None:
         table = values(3000, 100)
@@ -352,20 +453,69 @@ class TestBundle:
         files = [read_raw(folder)["files"] for folder in (small_bundle, again)]
         assert files[0] == files[1]
 
-    def test_the_kernels_for_a_cpu_that_saturates_give_the_same_vectors(
-        self, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Both outcomes of the probe, on every CPU: such kernels are slower and not less exact."""
+    def test_all_kernels_give_the_same_vectors(self, small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Both outcomes of the probe, on every CPU, bit by bit: pairs are bounded, so no kernel saturates."""
         texts = json.loads((small_bundle / "parity/texts.json").read_bytes())
         expected = Embedder(small_bundle, dtype="int8").encode(texts)
         int8_saturation.exact_config.cache_clear()
-        monkeypatch.setattr(int8_saturation, "is_exact", bool)
+        monkeypatch.setattr(int8_saturation, "is_exact", lambda config, largest_pair: bool(config))
         try:
             found = Embedder(small_bundle, dtype="int8").encode(texts)
-            assert dict(int8_saturation.exact_config()) == {"session.x64quantprecision": "1"}
+            assert dict(int8_saturation.exact_config(EXACT_PAIR)) == {"session.x64quantprecision": "1"}
         finally:
             int8_saturation.exact_config.cache_clear()
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(found, expected)
+
+    def test_a_manifest_that_lies_about_pairs(
+        self, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A CPU that relies on the bound checks it when it loads the bundle, and `verify` checks it on every CPU."""
+        folder = copy_bundle(small_bundle, tmp_path / "bundle")
+        raw = read_raw(folder)
+        (variant,) = (one for one in raw["routes"]["default"]["variants"] if one["dtype"] == "int8")
+        variant["largest_pair"] = EXACT_PAIR - 1
+        write_raw(folder, raw)
+        message = (
+            r"model_int8\.onnx: expected int8 weights whose pairs add up to at most 127, as in the manifest, got 128"
+        )
+        with pytest.raises(BundleError, match=message):
+            verify(Embedder(folder, dtype="int8"))
+        assert main(["verify", str(folder), "--dtype", "int8"]) == 1
+        assert "got 128; export the model again" in capsys.readouterr().err
+        int8_saturation.exact_config.cache_clear()
+        monkeypatch.setattr(
+            int8_saturation, "is_exact", lambda config, largest_pair: bool(config) or largest_pair <= EXACT_PAIR
+        )
+        try:
+            with pytest.raises(BundleError, match=message):
+                Embedder(folder, dtype="int8").encode("a text")
+            Embedder(small_bundle, dtype="int8").encode("a text")
+            variant["largest_pair"] = None  # nothing is stated, so the kernels are those for any weights
+            write_raw(folder, raw)
+            Embedder(folder, dtype="int8").encode("a text")
+        finally:
+            int8_saturation.exact_config.cache_clear()
+
+    @pytest.mark.parametrize(
+        ("dtype", "value", "message"),
+        [
+            ("int8", -1, r"variants\[2\]\.largest_pair: expected 0 to 254, got -1"),
+            ("int8", 255, r"variants\[2\]\.largest_pair: expected 0 to 254, got 255"),
+            ("int8", 128.0, "largest_pair"),
+            ("int8", True, "largest_pair"),
+            ("int8", "128", "largest_pair"),
+            ("float32", 128, r"variants\[0\]\.largest_pair: expected null for dtype 'float32'"),
+        ],
+    )
+    def test_a_bound_that_is_none(
+        self, small_bundle: Path, tmp_path: Path, dtype: str, value: object, message: str
+    ) -> None:
+        folder = copy_bundle(small_bundle, tmp_path / "bundle")
+        raw = read_raw(folder)
+        next(one for one in raw["routes"]["default"]["variants"] if one["dtype"] == dtype)["largest_pair"] = value
+        write_raw(folder, raw)
+        with pytest.raises(BundleError, match=message):
+            read_manifest(folder)
 
     def test_another_device_would_leave_its_work_to_the_processor(
         self, small_bundle: Path, monkeypatch: pytest.MonkeyPatch

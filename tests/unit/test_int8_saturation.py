@@ -1,6 +1,7 @@
 """The probe of the int8 kernels, with every outcome on every CPU."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -48,7 +49,29 @@ def test_some_config_is_exact_on_this_cpu() -> None:
 
 
 def test_the_precise_kernels_are_exact_on_every_cpu() -> None:
-    assert int8_saturation.is_exact(PRECISE)
+    assert int8_saturation.is_exact(PRECISE, int8_saturation.ANY_PAIR)
+
+
+@pytest.mark.parametrize("largest_pair", [0, 1, 2, 127, 128])
+@pytest.mark.parametrize("config", int8_saturation.CONFIGS)
+def test_bounded_pairs_are_exact_on_every_cpu(config: Mapping[str, str], largest_pair: int) -> None:
+    assert int8_saturation.is_exact(config, largest_pair)
+    assert dict(int8_saturation.exact_config(largest_pair)) == {}
+
+
+@pytest.mark.parametrize("largest_pair", [3, 128, 254])
+def test_the_probe_multiplies_pairs_of_the_size_asked_for(largest_pair: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[bytes] = []
+
+    def session(graph: bytes, **options: object) -> object:
+        graphs.append(graph)
+        return plain_session(graph, config=PRECISE)
+
+    monkeypatch.setattr(int8_saturation, "plain_session", session)
+    assert int8_saturation.is_exact({}, largest_pair)
+    weight = numpy_helper.to_array(onnx.load_from_string(graphs[0]).graph.initializer[0])
+    assert (weight[::2].astype(int) + weight[1::2] == largest_pair).all()
+    assert np.ptp(weight) <= 1
 
 
 def test_a_sum_that_saturates_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,19 +82,39 @@ def test_a_sum_that_saturates_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
             return [np.full((4, 16), 32767 * 4, np.float32)]
 
     monkeypatch.setattr(int8_saturation, "plain_session", lambda *_, **__: Saturating())
-    assert not int8_saturation.is_exact({})
+    assert not int8_saturation.is_exact({}, int8_saturation.ANY_PAIR)
+
+
+def never_saturates(config: Mapping[str, str], largest_pair: int) -> bool:
+    return True
+
+
+def saturates(config: Mapping[str, str], largest_pair: int) -> bool:
+    """A CPU with AVX2, or with AVX-512 without VNNI."""
+    return bool(config) or 255 * largest_pair < 2**15
 
 
 @pytest.mark.parametrize(
-    ("exact", "expected"), [(lambda config: True, {}), (bool, PRECISE)], ids=["exact", "saturating"]
+    ("exact", "largest_pair", "expected"),
+    [
+        (never_saturates, None, {}),
+        (never_saturates, 254, {}),
+        (never_saturates, 128, {}),
+        (saturates, None, PRECISE),
+        (saturates, 254, PRECISE),
+        (saturates, 129, PRECISE),
+        (saturates, 128, {}),
+        (saturates, 0, {}),
+    ],
 )
 def test_the_session_gets_the_fastest_exact_kernels(
-    monkeypatch: pytest.MonkeyPatch, exact: object, expected: dict[str, str]
+    monkeypatch: pytest.MonkeyPatch, exact: object, largest_pair: int | None, expected: dict[str, str]
 ) -> None:
     monkeypatch.setattr(int8_saturation, "is_exact", exact)
     options = onnxruntime().SessionOptions()
-    cpu.configure(options, cpu.DEVICE, "int8", 1)
-    assert dict(int8_saturation.exact_config()) == expected
+    cpu.configure(options, replace(cpu.DEVICE, largest_pair=largest_pair), "int8", 1)
+    assert dict(int8_saturation.exact_config(largest_pair)) == expected
+    assert int8_saturation.relies_on(largest_pair) == (exact is saturates and not expected)
     if expected:
         assert options.get_session_config_entry("session.x64quantprecision") == "1"
     else:
@@ -80,13 +123,13 @@ def test_the_session_gets_the_fastest_exact_kernels(
 
 
 def test_other_dtypes_need_no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8_saturation, "is_exact", lambda config: pytest.fail("the probe ran"))
+    monkeypatch.setattr(int8_saturation, "is_exact", lambda config, largest_pair: pytest.fail("the probe ran"))
     options = onnxruntime().SessionOptions()
     assert cpu.configure(options, cpu.DEVICE, "float32", 1) == [("CPUExecutionProvider", {})]
 
 
 def test_a_cpu_whose_kernels_saturate_under_every_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8_saturation, "is_exact", lambda config: False)
+    monkeypatch.setattr(int8_saturation, "is_exact", lambda config, largest_pair: False)
     with pytest.raises(DeviceError, match=r"int8 kernels saturate on this CPU.*dtype='float32'"):
         int8_saturation.exact_config()
 

@@ -1,6 +1,7 @@
 """Data file of a bundle: the weights of its graphs, aligned for memory mapping."""
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -14,6 +15,19 @@ from embedrt.bundle.check import FileRecord
 _INLINE_BYTES = 1024
 # Large tensors start at offsets that every system can map (multiples of 64 KiB on Windows), small ones at cache lines.
 _LARGE_BYTES, _LARGE_ALIGNMENT, _SMALL_ALIGNMENT = 1 << 20, 1 << 16, 64
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point in the writing of a data file, to return to.
+
+    Attributes:
+        size: The size of the file.
+        sha256: The hash of what it holds.
+    """
+
+    size: int
+    sha256: Any
 
 
 class DataFile:
@@ -77,6 +91,17 @@ class DataFile:
     def record(self) -> FileRecord:
         """Size and SHA-256 of the file so far. It is hashed while it is written and never read again."""
         return FileRecord(self._size, self._sha256.hexdigest())
+
+    def mark(self) -> Mark:
+        """This point, for `rewind`."""
+        return Mark(self._size, self._sha256.copy())
+
+    def rewind(self, mark: Mark) -> None:
+        """Drop all tensors that were written since."""
+        self._offsets = {identity: offset for identity, offset in self._offsets.items() if offset < mark.size}
+        self._file.seek(mark.size)
+        self._file.truncate()
+        self._size, self._sha256 = mark.size, mark.sha256.copy()
 
     def flush(self) -> None:
         """Flush the file, so that a graph beside it can be checked."""

@@ -7,7 +7,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from embedrt_export.dtypes.int8.activations import Floats, column_scales
+from embedrt_export.dtypes.int8.activations import Floats
+from embedrt_export.dtypes.int8.levels import LARGEST_WEIGHT
 from embedrt_export.graph.builder import FLOAT, names_read
 from embedrt_export.graph.data_file import DataFile
 
@@ -59,7 +60,8 @@ def _find_tables(model: onnx.ModelProto) -> set[str]:
 
 def _quantized(table: Floats) -> tuple[NDArray[np.int8], Floats]:
     """Levels `[rows, width]` and scales `[rows, 1]` of a table."""
-    scales = column_scales(table.T)[:, None].astype(np.float32)
+    largest = np.abs(table).max(axis=1, keepdims=True).astype(np.float64)
+    scales = np.where(largest == 0, 1.0, largest / LARGEST_WEIGHT).astype(np.float32)
     return np.round(table / scales).astype(np.int8), scales
 
 

@@ -16,10 +16,13 @@ from embedrt.bundle.manifest import FLOAT32, Variant
 from embedrt.bundle.reports import QualityReport
 from embedrt.errors import QualityError, UnsupportedModelError
 from embedrt.run.runner import Runner
+from embedrt_export.dtypes.int8.absorb import find_sources
 from embedrt_export.dtypes.int8.activations import Floats, choose
 from embedrt_export.dtypes.int8.embeddings import quantize_embeddings
 from embedrt_export.dtypes.int8.gptq import round_weights
-from embedrt_export.dtypes.int8.linear import LinearLayer, QuantizedLayer, find_layers, observe, replace_layers
+from embedrt_export.dtypes.int8.layer import LinearLayer, QuantizedLayer
+from embedrt_export.dtypes.int8.levels import EXACT_PAIR, FULL_PAIR, largest_pair
+from embedrt_export.dtypes.int8.linear import find_layers, observe, replace_layers
 from embedrt_export.dtypes.int8.texts import Texts
 from embedrt_export.graph.data_file import DataFile
 from embedrt_export.graph.fuse_cpu import fuse
@@ -32,6 +35,8 @@ DATA = "onnx/model_int8.onnx_data"
 _TOKENS, _HELD = 12_000, 256 * 2**20
 # Shares of the linear layers that stay in float32, tried until the vectors are accurate enough.
 _KEPT_SHARES = (0.0, 0.03, 0.06, 0.12, 0.25, 0.4)
+# Bounds for pairs of weights, tried until the vectors are accurate enough, each with a remark for the report.
+_PAIR_BOUNDS = {EXACT_PAIR: "", FULL_PAIR: ", with slower kernels on CPUs without VNNI"}
 
 
 Evaluate = Callable[[Variant, str], QualityReport]
@@ -40,6 +45,9 @@ Evaluate = Callable[[Variant, str], QualityReport]
 
 def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, evaluate: Evaluate) -> Variant:
     """Write the int8 graph of a route into a bundle.
+
+    Pairs of weights are bounded, so that every CPU's fastest kernels are exact. If the vectors are not accurate enough
+    with bounded weights, they are not.
 
     Args:
         folder: The bundle.
@@ -55,44 +63,66 @@ def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, evaluat
         UnsupportedModelError: The graph has no linear layers to quantize.
         QualityError: The vectors are not accurate enough, even with many linear layers in float32.
     """
-    source = folder / runner.route.variants_in(FLOAT32)[-1].file
-    path = source.with_name(f"{source.stem}_int8.onnx")
-    found = dict(_quantized(source, path, runner, _calibration_sample(runner, texts.calibration)))
-    if not found:
-        raise UnsupportedModelError(
-            f"int8: the graph of {runner.name} has no linear layers that embedrt can quantize; leave int8 out"
-        )
-    variant = Variant(
-        DTYPE, path.relative_to(folder).as_posix(), DATA, "onnxruntime", devices=("cpu",), layout="padded", proof=None
-    )
-    base = onnx.load(source, load_external_data=False)
-    tables = quantize_embeddings(base, _reader(base, source.parent), data)
-    # Layers with a large error for the time that they save are the first to stay in float32.
-    worst_first = sorted(found, key=lambda layer: -(found[layer].error ** 2) / found[layer].levels.size)
-    for share in _KEPT_SHARES:
-        kept = set(worst_first[: ceil(share * len(found))])
-        model = onnx.ModelProto()
-        model.CopyFrom(base)
-        replace_layers(model, [(key, value) for key, value in found.items() if key not in kept], data)
-        model = fuse(model) or model
-        _move_weights(model, source.parent, data)
-        data.flush()
-        onnx.save_model(model, path)
-        layers = f"{len(found) - len(kept)} of {len(found)} linear layers"
-        report = evaluate(
-            variant, f"{layers}{' and the word embeddings' if tables else ''} in 8 bits by {texts.origin}"
-        )
-        logger.info(
-            "int8: %s: mean cosine similarity %.5f, minimum %.5f", report.method, report.mean_cosine, report.min_cosine
-        )
+    start = data.mark()
+    for bound in _PAIR_BOUNDS:
+        data.rewind(start)
+        variant, report = _quantize_under(bound, folder, runner, texts, data, evaluate)
         if report.is_good:
             return dataclasses.replace(variant, proof=report)
+        logger.info("int8: not accurate enough with pairs of weights up to %d", bound)
     raise QualityError(
         f"int8: with {report.method}, the cosine similarity of {runner.name} to float32 is "
         f"{report.mean_cosine:.5f} on average and {report.min_cosine:.5f} at worst; "
         f"expected at least {report.mean_cosine_allowed} and {report.min_cosine_allowed}; "
         "calibrate with texts like yours (`--calibration-texts FILE`), or leave int8 out"
     )
+
+
+def _quantize_under(
+    bound: int, folder: Path, runner: Runner, texts: Texts, data: DataFile, evaluate: Evaluate
+) -> tuple[Variant, QualityReport]:
+    """Write the int8 graph with a bound for pairs of weights: the first one that is good, or else the last one."""
+    source = folder / runner.route.variants_in(FLOAT32)[-1].file
+    path = source.with_name(f"{source.stem}_int8.onnx")
+    found = dict(_quantized(source, path, runner, _calibration_sample(runner, texts.calibration), bound))
+    if not found:
+        raise UnsupportedModelError(
+            f"int8: the graph of {runner.name} has no linear layers that embedrt can quantize; leave int8 out"
+        )
+    base = onnx.load(source, load_external_data=False)
+    read = _reader(base, source.parent)
+    tables = quantize_embeddings(base, read, data)
+    # Layers with a large error for the time that they save are the first to stay in float32.
+    worst_first = sorted(found, key=lambda layer: -(found[layer].error ** 2) / found[layer].levels.size)
+    for share in _KEPT_SHARES:
+        kept = set(worst_first[: ceil(share * len(found))])
+        chosen = {layer: quantized for layer, quantized in found.items() if layer not in kept}
+        model = onnx.ModelProto()
+        model.CopyFrom(base)
+        replace_layers(model, chosen.items(), data, read)
+        model = fuse(model) or model
+        _move_weights(model, source.parent, data)
+        data.flush()
+        onnx.save_model(model, path)
+        variant = Variant(
+            DTYPE,
+            path.relative_to(folder).as_posix(),
+            DATA,
+            "onnxruntime",
+            devices=("cpu",),
+            layout="padded",
+            proof=None,
+            largest_pair=max(largest_pair(quantized.levels) for quantized in chosen.values()),
+        )
+        layers = f"{len(chosen)} of {len(found)} linear layers"
+        words = " and the word embeddings" if tables else ""
+        report = evaluate(variant, f"{layers}{words} in 8 bits by {texts.origin}{_PAIR_BOUNDS[bound]}")
+        logger.info(
+            "int8: %s: mean cosine similarity %.5f, minimum %.5f", report.method, report.mean_cosine, report.min_cosine
+        )
+        if report.is_good:
+            break
+    return variant, report
 
 
 def _move_weights(model: onnx.ModelProto, folder: Path, data: DataFile) -> None:
@@ -117,13 +147,14 @@ def _calibration_sample(runner: Runner, texts: Sequence[str]) -> list[str]:
 
 
 def _quantized(
-    source: Path, scratch: Path, runner: Runner, texts: Sequence[str]
+    source: Path, scratch: Path, runner: Runner, texts: Sequence[str], bound: int
 ) -> Iterator[tuple[LinearLayer, QuantizedLayer]]:
     """Quantize every linear layer, with as many activations at a time as memory allows."""
     model = onnx.load(source, load_external_data=False)
     layers = find_layers(model)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     read = _reader(model, source.parent)
+    sources = find_sources(model, layers)
     readers: dict[str, list[LinearLayer]] = {}
     for layer in layers:
         readers.setdefault(layer.x, []).append(layer)
@@ -141,7 +172,7 @@ def _quantized(
     with tqdm(total=len(readers), desc="Quantizing", unit="activation", disable=None) as bar:
         for values in portions:
             for x, observed in observe(model, scratch, runner, texts, values).items():
-                yield from _quantized_together(observed, readers[x], read)
+                yield from _quantized_together(observed, readers[x], read, bound, is_free=x in sources)
             bar.update(len(values))
 
 
@@ -160,16 +191,17 @@ def _reader(model: onnx.ModelProto, folder: Path) -> Callable[[str], Floats]:
 
 
 def _quantized_together(
-    x: Floats, readers: Sequence[LinearLayer], read: Callable[[str], Floats]
+    x: Floats, readers: Sequence[LinearLayer], read: Callable[[str], Floats], bound: int, *, is_free: bool
 ) -> Iterator[tuple[LinearLayer, QuantizedLayer]]:
     """Quantize the linear layers that read one activation, with its calibration values `x` `[tokens, channels]`."""
     weights = [np.ascontiguousarray(read(layer.weight).T) for layer in readers]
-    scheme = choose(x, weights)
+    scheme = choose(x, weights, bound, is_free=is_free)
     quantized, excess = scheme.quantized(x), scheme.excess(x)
-    moments = (quantized.T @ quantized).astype(np.float64)
+    varying = quantized - quantized.mean(axis=0)  # the bias corrects what errors of weights have in common
+    moments = (varying.T @ varying).astype(np.float64)
     for layer, weight in zip(readers, weights, strict=True):
         factor = np.ones(1) if scheme.smoothing is None else scheme.smoothing[:, None].astype(np.float64)
-        levels, scales = round_weights(weight.astype(np.float64) * factor, moments)
+        levels, scales = round_weights(weight.astype(np.float64) * factor, moments, bound)
         outliers = weight[scheme.outliers]
         # The bias corrects the mean error of the outputs.
         exact = x @ weight
