@@ -12,7 +12,7 @@ import pytest
 from benchmarks.compare import extended
 from benchmarks.corpus import dictionary
 from benchmarks.gemm import Gemm, products
-from benchmarks.long_text import LongText, long_text, vocabulary_texts
+from benchmarks.long_text import LongText, long_text, time_ratio, vocabulary_texts
 from benchmarks.models import Shape
 from benchmarks.render import BEGIN, END, between, machine_tables, newest, newest_gpus, pages, readme_table
 from benchmarks.retrieval import definition, ndcg_at_10, search
