@@ -96,10 +96,13 @@ def plan(
 
 
 def _budgets(lengths: NDArray[np.int64], token_budget: int, least: int, workers: int) -> NDArray[np.int64]:
-    """The token budget of the batch that starts at each row: smaller towards the end if there are several workers."""
-    if workers == 1:
-        return np.full(len(lengths), token_budget)
+    """The token budget of the batch that starts at each row: smaller towards the end if there are several workers.
+
+    Texts within one budget are left to one worker.
+    """
     left = np.cumsum(lengths[::-1])[::-1]
+    if workers == 1 or left[:1].sum() <= token_budget:
+        return np.full(len(lengths), token_budget)
     return np.clip(left // workers, min(least, token_budget), token_budget)
 
 

@@ -197,11 +197,22 @@ class TestBatches:
         assert max(rows for rows, _ in batches) <= batch_size
 
     @pytest.mark.parametrize("options", [{}, {"batch_size": None}])
+    @pytest.mark.parametrize(
+        ("threads", "expected"), [(1, [60, 170, 170]), (4, [3, 42, 42, 42, 42, 56, 74, 99])], ids=["alone", "shared"]
+    )
     def test_without_one_the_token_budget_decides(
-        self, tiny: Embedder, batches: list[tuple[int, ...]], options: dict[str, Any]
+        self,
+        tiny: Embedder,
+        batches: list[tuple[int, ...]],
+        monkeypatch: pytest.MonkeyPatch,
+        options: dict[str, Any],
+        threads: int,
+        expected: list[int],
     ) -> None:
+        """512 // 3 texts at most, and no more than the share of a thread, but for small batches."""
+        monkeypatch.setattr(tiny.runners["default"].engine, "threads", threads)
         tiny.encode(["one"] * 400, **options)
-        assert sorted(rows for rows, _ in batches) == [60, 170, 170]  # of 512 // 3
+        assert sorted(rows for rows, _ in batches) == expected
 
     def test_batches_keep_the_token_budget(self, tiny: Embedder, batches: list[tuple[int, ...]]) -> None:
         tiny.encode(["one " * (i % 60) for i in range(300)], batch_size=300)

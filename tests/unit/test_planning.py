@@ -242,6 +242,8 @@ def test_few_more_batches_for_few_workers() -> None:
     assert len(alike) < len(shared) <= len(alike) + 6
 
 
-def test_one_batch_that_is_small_stays_one() -> None:
-    """Below the smallest batch there is nothing to share."""
-    assert len(plan([30, 30, 30], token_budget=512, run_cost=RUN_COST, workers=64)) == 1
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=40), WORKERS, st.integers(0, 500))
+def test_what_fits_one_budget_is_left_to_one_worker(lengths: list[int], workers: int, more: int) -> None:
+    budget = sum(lengths) + more
+    alone, shared = (plan(lengths, token_budget=budget, run_cost=RUN_COST, workers=count) for count in (1, workers))
+    assert [batch.rows.tolist() for batch in shared] == [batch.rows.tolist() for batch in alone]
