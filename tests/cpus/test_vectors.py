@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from embedrt import Embedder
 from embedrt_export import export
 from tests.cpus.cpus import HERE, Cpu
+from tests.kit.bundles import copy_bundle, read_raw, write_raw
 from tests.kit.family_models import FAMILIES, REFERENCE, cases, texts_for, write_repo
 from tests.kit.shared_folders import shared_folder
 
@@ -94,6 +95,26 @@ def test_int8_of_a_small_model(cpu: Cpu, small_bundle: Path, tmp_path: Path) -> 
     here = Embedder(small_bundle, dtype="int8").encode(texts)
     found = encode(cpu, tmp_path, {"small": (small_bundle, "int8", texts)})["small"]
     assert (found * here).sum(axis=1).min() >= INT8_MIN_COSINE
+
+
+def test_int8_is_the_same_on_kernels_that_cannot_saturate(
+    cpu: Cpu, small_bundle: Path, int8_bundle: Path, tmp_path: Path
+) -> None:
+    """A manifest without the bound takes such kernels where the fastest ones saturate for some weights."""
+    bundles = {"small": small_bundle} if cpu.is_emulated else {"small": small_bundle, "minilm": int8_bundle}
+    jobs: dict[str, tuple[Path, str, list[str]]] = {}
+    for name, bundle in bundles.items():
+        texts = json.loads((bundle / "parity" / "texts.json").read_bytes())
+        unbounded = copy_bundle(bundle, tmp_path / name)
+        raw = read_raw(unbounded)
+        (variant,) = (one for one in raw["routes"]["default"]["variants"] if one["dtype"] == "int8")
+        assert variant["largest_pair"] == 128
+        variant["largest_pair"] = None
+        write_raw(unbounded, raw)
+        jobs |= {f"{name}, bounded": (bundle, "int8", texts), f"{name}, unbounded": (unbounded, "int8", texts)}
+    found = encode(cpu, tmp_path, jobs)
+    for name in bundles:
+        np.testing.assert_array_equal(found[f"{name}, bounded"], found[f"{name}, unbounded"])
 
 
 def test_here_is_a_cpu_too(small_bundle: Path, tmp_path: Path) -> None:

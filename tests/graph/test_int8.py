@@ -560,6 +560,21 @@ class TestBundle:
         assert found.mean_cosine > whole.mean_cosine
         assert not found.method.startswith("12 of 12")
 
+    @pytest.mark.slow
+    def test_where_bounded_pairs_are_too_coarse_weights_have_the_full_range(
+        self, small_source: Path, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(quantize, "_KEPT_SHARES", (0.0,))
+        monkeypatch.setattr(quantize, "_PAIR_BOUNDS", {2: "", FULL_PAIR: ", with slower kernels"})
+        bundle = export(small_source, tmp_path / "bundle", dtype=["float32", "int8"])
+        (variant,) = read_manifest(bundle).routes["default"].variants_in("int8")
+        assert variant.largest_pair is not None
+        assert EXACT_PAIR < variant.largest_pair <= FULL_PAIR
+        assert quality(bundle).method.endswith(", with slower kernels")
+        verify(Embedder(bundle, dtype="int8"))  # raises if it is worse than the report
+        # The first try left nothing behind.
+        assert (bundle / quantize.DATA).stat().st_size <= (small_bundle / quantize.DATA).stat().st_size * 1.01
+
     def test_a_model_without_linear_layers_of_some_size(self, tiny_source: Path, tmp_path: Path) -> None:
         with pytest.raises(UnsupportedModelError, match="no linear layers that embedrt can quantize"):
             export(tiny_source, tmp_path / "bundle", dtype="int8")
