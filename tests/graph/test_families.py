@@ -37,10 +37,20 @@ def record(family: str) -> dict[str, Any]:
     ],
 )
 def test_golden_vectors(family: str, name: str, tmp_path: Path) -> None:
+    embedder = as_golden(family, name, tmp_path)
+
+    for_cpu, for_all = embedder.manifest.routes["default"].variants
+    portable, fused = (operators(embedder.folder / variant.file) for variant in (for_all, for_cpu))
+    assert fused["Attention"] == portable["Softmax"] > 0
+    assert fused["Softmax"] == portable["Attention"] == 0
+
+
+def as_golden(family: str, name: str, folder: Path) -> Embedder:
+    """Export a model and compare its vectors with the golden ones, together and alone."""
     made = record(family)["cases"][name]
     expected = np.load(REFERENCE / f"{family}.npz", allow_pickle=False)[name]
-    source = write_repo(tmp_path / "model", family, cases(family)[name], made["tensors"])
-    embedder = Embedder(export(source, tmp_path / "bundle"))
+    source = write_repo(folder / "model", family, cases(family)[name], made["tensors"])
+    embedder = Embedder(export(source, folder / "bundle"))
     texts = texts_for(made["max_seq_length"])
     together = embedder.encode(texts)
     alone = np.stack([embedder.encode(text) for text in texts])
@@ -50,11 +60,7 @@ def test_golden_vectors(family: str, name: str, tmp_path: Path) -> None:
     assert np.abs(together - alone).max() <= TOLERANCE * scale
     assert np.abs(np.linalg.norm(together, axis=1) - np.linalg.norm(expected, axis=1)).max() <= TOLERANCE * scale
     assert len(np.unique(expected.round(3), axis=0)) > len(texts) // 3, "these vectors tell texts apart"
-
-    for_cpu, for_all = embedder.manifest.routes["default"].variants
-    portable, fused = (operators(embedder.folder / variant.file) for variant in (for_all, for_cpu))
-    assert fused["Attention"] == portable["Softmax"] > 0
-    assert fused["Softmax"] == portable["Attention"] == 0
+    return embedder
 
 
 def operators(path: Path) -> Counter[str]:
@@ -85,16 +91,7 @@ def test_golden_vectors_in_blocks(family: str, name: str, tmp_path: Path, monkey
     """Texts of more than 5 tokens count as long, and blocks have 3 or 4 queries."""
     for setting, value in SMALL.items():
         monkeypatch.setattr(long_attention, setting, value)
-    made = record(family)["cases"][name]
-    expected = np.load(REFERENCE / f"{family}.npz", allow_pickle=False)[name]
-    source = write_repo(tmp_path / "model", family, cases(family)[name], made["tensors"])
-    embedder = Embedder(export(source, tmp_path / "bundle"))
-    texts = texts_for(made["max_seq_length"])
-    together = embedder.encode(texts)
-    alone = np.stack([embedder.encode(text) for text in texts])
-    scale = max(1.0, float(np.linalg.norm(expected, axis=1).max()))
-    assert np.abs(together - expected).max() <= TOLERANCE * scale
-    assert np.abs(alone - expected).max() <= TOLERANCE * scale
+    embedder = as_golden(family, name, tmp_path)
 
     for_cpu, for_all = embedder.manifest.routes["default"].variants
     graph = onnx.load(embedder.folder / for_cpu.file, load_external_data=False).graph
