@@ -471,11 +471,11 @@ def test_a_missing_target_is_none_of_a_leftovers_business(tmp_path: Path) -> Non
 
 
 SIGNALED = """
-import os, signal, sys
+import signal, sys
 from embedrt_export import pipeline
 from embedrt.cli.main import main
 def end(*_):
-    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    signal.raise_signal(getattr(signal, sys.argv[1]))
 pipeline.write_manifest = end
 sys.exit(main(["export", *sys.argv[2:]]))
 """
