@@ -70,7 +70,7 @@ class Sleeping:
 
 
 class Ready:
-    """What tokenizes portions that were tokenized before.
+    """A tokenizer of portions that were tokenized before.
 
     Args:
         tokenizer: The tokenizer.

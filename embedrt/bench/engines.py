@@ -333,7 +333,7 @@ REQUIREMENTS: dict[str, Callable[[Subject], str | None]] = {
     "bert": _not_bert,
     "catalogue": _not_in_catalogue,
 }
-"""What engines need of a model: each returns why the model lacks it, or None."""
+"""Needs of engines: each function returns why a model lacks something, or None."""
 
 
 def obstacle(engine: Engine, subject: Subject) -> str | None:

@@ -21,9 +21,11 @@ from embedrt.bench.record import machine_name, machine_title, record
 from embedrt.bench.results import Result
 from embedrt.bench.texts import PYTHON_TOPICS, CountTokens, python_passages, sample, workloads
 from embedrt.bundle.manifest import Route
+from embedrt.engine import Device
 from embedrt.engine.devices import find_device
 from embedrt.engine.machine import available_threads
 from embedrt.engine.placement import place
+from embedrt.errors import DeviceError
 from embedrt.inputs.check import check_texts
 from embedrt.inputs.lines import read_lines
 from embedrt.types import dtype_name
@@ -232,14 +234,17 @@ def _engines(
     for device in devices:
         for dtype in dtypes or ():
             place(bundle, _route(subject), device, dtype)
-        able = [dtype for dtype in subject.manifest.dtypes if _runs(subject, dtype, device.kind)]
+        able = [dtype for dtype in subject.manifest.dtypes if _runs(bundle, subject, device, dtype)]
         own |= own_engines([device.name], able if dtypes is None else dtypes)
     return {**own, **peers}, left_out
 
 
-def _runs(subject: Subject, dtype: str, kind: str) -> bool:
-    route = _route(subject)
-    return any(not variant.devices or kind in variant.devices for variant in route.variants_in(dtype))
+def _runs(bundle: Path, subject: Subject, device: Device, dtype: str) -> bool:
+    try:
+        place(bundle, _route(subject), device, dtype)
+    except DeviceError:
+        return False
+    return True
 
 
 def _plan(

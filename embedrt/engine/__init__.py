@@ -106,6 +106,8 @@ class Device:
             `Variant`.
         length_step: Batches are padded to multiples of this many tokens, which keeps an engine that compiles for
             every shape to few of them; see `planning.padded_length`.
+        shrinks: ONNX Runtime's name of the memory arena that a run with a long text returns to the system, such as
+            "cpu:0"; empty to keep it for the next run.
         limits_memory: Whether a limit can be set on the memory of the device.
         memory_limit: That limit in bytes; None sets none.
         memory: The bytes that a model may take on the device; None where batches need not fit.
@@ -133,6 +135,7 @@ class Device:
     graph: str = ""
     largest_pair: int | None = None
     length_step: int = 1
+    shrinks: str = ""
     limits_memory: bool = False
     memory_limit: int | None = None
     memory: "Callable[[Device], int | None] | None" = None

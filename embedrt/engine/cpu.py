@@ -30,5 +30,6 @@ DEVICE = Device(
     token_budget=512,
     run_cost=16,
     parallel=True,
+    shrinks="cpu:0",
     cores_at=(None,),
 )

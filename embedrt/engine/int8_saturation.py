@@ -67,4 +67,5 @@ def exact_config(largest_pair: int | None = None) -> Mapping[str, str]:
 
 def relies_on(largest_pair: int | None) -> bool:
     """True if the kernels are exact only as long as the graph's weights keep to its largest pair."""
-    return exact_config(largest_pair) != exact_config()
+    config = exact_config(largest_pair)
+    return not call_native(is_exact, config, ANY_PAIR)

@@ -228,7 +228,7 @@ class SessionEngine:
 def returned_memory(device: Device, batch: Batch) -> dict[str, str]:
     """Config entries of a run after which memory that no other run needs goes back to the system."""
     _, length = batch.shape
-    return {SHRINK: "cpu:0"} if device.kind == "cpu" and length >= _LONG_TEXT else {}
+    return {SHRINK: device.shrinks} if device.shrinks and length >= _LONG_TEXT else {}
 
 
 def run_options(config: Mapping[str, str]) -> Any:

@@ -64,7 +64,7 @@ def as_golden(family: str, name: str, folder: Path) -> Embedder:
 
 
 def operators(path: Path) -> Counter[str]:
-    """How many nodes of each operator a graph has for short texts."""
+    """Number of nodes of each operator that a graph has for short texts."""
     return Counter(node.op_type for node in for_short_texts(onnx.load(path, load_external_data=False).graph))
 
 

@@ -128,6 +128,12 @@ def test_other_dtypes_need_no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cpu.configure(options, cpu.DEVICE, "float32", 1) == [("CPUExecutionProvider", {})]
 
 
+def test_bounded_weights_run_where_others_saturate_under_every_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8_saturation, "is_exact", lambda config, largest_pair: largest_pair <= 128)
+    assert dict(int8_saturation.exact_config(128)) == {}
+    assert int8_saturation.relies_on(128)
+
+
 def test_a_cpu_whose_kernels_saturate_under_every_config(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8_saturation, "is_exact", lambda config, largest_pair: False)
     with pytest.raises(DeviceError, match=r"int8 kernels saturate on this CPU.*dtype='float32'"):

@@ -238,12 +238,15 @@ class TestSlices:
         assert len(threads) == 1
         assert threading.get_ident() not in threads
 
-    @pytest.mark.parametrize(("budget", "most"), [(1, 1 << 14), (512, 1 << 14), (8192, 1 << 18)])
+    @pytest.mark.parametrize(
+        ("threads", "budget", "most"),
+        [(1, 1, 1 << 14), (2, 1, 1 << 14), (2, 512, 1 << 14), (2, 8192, 1 << 18), (8, 512, 1 << 16)],
+    )
     def test_a_small_budget_has_few_characters_in_the_tokenizer(
-        self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, budget: int, most: int
+        self, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, threads: int, budget: int, most: int
     ) -> None:
         """The tokenizer keeps some hundred bytes for each, of the texts at hand and of the next ones."""
-        runner = Embedder(tiny_bundle, threads=2).runners["default"]
+        runner = Embedder(tiny_bundle, threads=threads).runners["default"]
         encode, sizes = runner.tokenize._encode, []
 
         def note(texts: list[str]) -> list[Any]:

@@ -20,7 +20,6 @@ from onnx import TensorProto, helper
 from embedrt.errors import UnsupportedModelError
 from embedrt_export.graph.builder import names_read, needed
 from embedrt_export.graph.long_attention import (
-    MICROSOFT,
     Nodes,
     Rows,
     add_attention,
@@ -29,7 +28,7 @@ from embedrt_export.graph.long_attention import (
     expand_rows,
     plan_blocks,
 )
-from embedrt_export.graph.opsets import STANDARD, all_nodes, upgrade
+from embedrt_export.graph.opsets import MICROSOFT, STANDARD, all_nodes, upgrade
 from embedrt_export.graph.values import DiffersError, Values
 
 OPSET = 23  # the first with Attention

@@ -20,9 +20,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from embedrt_export.graph.opsets import MICROSOFT
 from embedrt_export.graph.values import DiffersError, Values
 
-MICROSOFT = "com.microsoft"
 # Up to this many tokens, `Attention` is as fast: in general, and where all keys of a block count.
 _SHORT, _SHORT_WIDE = 512, 768
 # Up to this many tokens, a bias for each head is computed once for all layers, as it takes as long as attention.

@@ -11,6 +11,8 @@ from embedrt_export.graph.builder import subgraphs
 OLDEST = 11
 STANDARD = {"", "ai.onnx"}
 """The two names of the domain of standard operators."""
+MICROSOFT = "com.microsoft"
+"""The domain of operators that are in every build of ONNX Runtime."""
 
 _INLINE_BYTES = 1024  # the converter copies a model several times, so it gets larger tensors without their values
 

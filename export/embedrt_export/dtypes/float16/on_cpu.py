@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from embedrt.engine.stream import SCRATCH
-from embedrt_export.dtypes.float16.packed import MICROSOFT
 from embedrt_export.dtypes.float16.values import TO_INTEGER, Values, as_float32, attributes
 from embedrt_export.dtypes.float16.write import ELEMENTS
 from embedrt_export.graph.builder import FLOAT, INT64, names_read
 from embedrt_export.graph.data_file import DataFile
+from embedrt_export.graph.opsets import MICROSOFT
 from embedrt_export.layers.attention import MASKED
 
 LARGEST = "largest of {}"

@@ -17,9 +17,9 @@ from embedrt.bundle.manifest import Scratch
 from embedrt.engine.stream import BLOCK, SCRATCH
 from embedrt_export.dtypes.float16.values import Values, as_float32, attributes
 from embedrt_export.graph.builder import INT64, packed_value
+from embedrt_export.graph.opsets import MICROSOFT
 from embedrt_export.layers.attention import MASKED
 
-MICROSOFT = "com.microsoft"
 _HEAD_STEP, _WIDEST_HEAD = 8, 256  # of flash and memory-efficient attention
 _ROTATED_STEP = 16  # of the rotation in PagedAttention
 _BIAS_STEP = 8  # the kernel that adds a bias to the scores reads so many of them at a time

@@ -14,6 +14,7 @@ from embedrt._version import __version__
 from embedrt_export.dtypes.float16.values import Region, Values
 from embedrt_export.graph.builder import DRAFT, FLOAT, needed
 from embedrt_export.graph.data_file import DataFile
+from embedrt_export.graph.opsets import MICROSOFT
 
 OPSET = 23
 ELEMENTS = {
@@ -27,7 +28,7 @@ NUMPY: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16
 _MASKED = 0.4
 Weight = Callable[[], NDArray[Any]]
 """Makes the values of a weight or constant."""
-_OPSETS = {"": OPSET, "com.microsoft": 1}
+_OPSETS = {"": OPSET, MICROSOFT: 1}
 
 
 def typed_nodes(

@@ -19,8 +19,8 @@ from embedrt_export.dtypes.int8.activations import Floats, Scheme
 from embedrt_export.dtypes.int8.layer import Constant, LinearLayer, QuantizedLayer
 from embedrt_export.graph.builder import names_read, needed
 from embedrt_export.graph.data_file import DataFile
+from embedrt_export.graph.opsets import MICROSOFT
 
-MICROSOFT = "com.microsoft"
 # Rows and columns of the smallest weight matrix to quantize.
 _SMALLEST = 64
 # Tokens in one batch while activations are observed.
