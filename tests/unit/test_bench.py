@@ -110,6 +110,16 @@ class TestResults:
 
 
 class TestEngines:
+    def test_dtypes_that_the_device_does_not_run_are_left_out(self, tiny_bundle: Path) -> None:
+        known = subject(tiny_bundle)
+        route = known.manifest.routes["default"]
+        foreign = replace(route.variants[-1], dtype="float16", devices=("cuda",))
+        routes = {"default": replace(route, variants=(*route.variants, foreign))}
+        both = replace(known, manifest=replace(known.manifest, routes=routes))
+        request = bench_run.Request(str(tiny_bundle), peers=("none",))
+        engines, _ = bench_run._engines(request, both, tiny_bundle, None)
+        assert [engine.dtype for engine in engines.values()] == ["float32"]
+
     def test_own_engines_are_named_after_device_and_dtype(self) -> None:
         found = own_engines(["cpu", "openvino"], ["float32", "int8", "bfloat16"])
         assert list(found) == [
