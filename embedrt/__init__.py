@@ -30,6 +30,7 @@ from embedrt.errors import (
     UploadError,
 )
 from embedrt.model import Model
+from embedrt.sparse_encoder import SparseEncoder
 from embedrt.tune.result import Tuning
 from embedrt.types import Task, like
 from embedrt.vectors.files import Embeddings, load_embeddings, save_embeddings
@@ -47,6 +48,7 @@ from embedrt.vectors.similarity import (
     pairwise_manhattan_sim,
     truncate_embeddings,
 )
+from embedrt.vectors.sparse import SparseVectors
 
 # The functions `tune` and `verify` below share the names of two rooms. Python sets a room's attribute once, when it is
 # first imported; so both rooms are imported here, and the functions take the names afterwards.
@@ -72,6 +74,8 @@ __all__ = [
     "PoolError",
     "QualityError",
     "QualityReport",
+    "SparseEncoder",
+    "SparseVectors",
     "TruncationError",
     "TruncationWarning",
     "Tuning",

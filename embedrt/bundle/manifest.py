@@ -274,6 +274,17 @@ class Route:
 
 
 @dataclass(frozen=True)
+class Sparse:
+    """Settings of a sparse model.
+
+    Attributes:
+        max_active_dims: The number of entries to keep of every vector, the largest; null keeps all.
+    """
+
+    max_active_dims: int | None = None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The contents of `embedrt.json`.
 
@@ -296,6 +307,7 @@ class Manifest:
         vector_ranges: The minimum and maximum of every coordinate, `[2, dim]`, for int8 and uint8 vectors; null until
             `embedrt ranges` measures them.
         made_with: The packages that made the bundle, with versions.
+        sparse: Settings of a sparse model; null for other tasks.
     """
 
     format_version: int
@@ -312,6 +324,7 @@ class Manifest:
     fingerprint: str
     vector_ranges: tuple[tuple[float, ...], ...] | None
     made_with: dict[str, str]
+    sparse: Sparse | None = None
 
     def task_of(self, route: str) -> str | None:
         """A task that uses a route, or None; the empty name is for calls without a task."""
@@ -496,6 +509,8 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
         manifest.similarity_fn_name is None or manifest.similarity_fn_name in similarities,
         f"similarity_fn_name: expected {one_of}null, got {manifest.similarity_fn_name!r}",
     )
+    dims = None if manifest.sparse is None else manifest.sparse.max_active_dims
+    require(dims is None or dims > 0, f"sparse.max_active_dims: expected a positive integer or null, got {dims}")
     if manifest.vector_ranges is not None:
         _check_ranges(manifest.vector_ranges, manifest.dim, require)
     require(bool(manifest.tasks), "tasks: expected at least one, got none")

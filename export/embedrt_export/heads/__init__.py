@@ -1,6 +1,16 @@
 """Heads, the modules after the encoder: pooling, dense layers, norms. One file and one entry each."""
 
-from embedrt_export.heads import dense, dropout, layer_norm, layer_pooling, normalize, pooling
+from embedrt_export.heads import (
+    dense,
+    dropout,
+    language_model,
+    layer_norm,
+    layer_pooling,
+    normalize,
+    pooling,
+    sparse_auto_encoder,
+    splade,
+)
 from embedrt_export.heads.head import Head
 
 __all__ = ["HEADS", "Head"]
@@ -12,5 +22,8 @@ HEADS: dict[str, Head] = {
     "Normalize": normalize.HEAD,
     "Dropout": dropout.HEAD,
     "WeightedLayerPooling": layer_pooling.HEAD,
+    "MaskedLanguageModel": language_model.HEAD,
+    "SpladePooling": splade.HEAD,
+    sparse_auto_encoder.KIND: sparse_auto_encoder.HEAD,
 }
 """By the last part of a module's type in modules.json."""
