@@ -2,32 +2,26 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from embedrt.bundle.manifest import Expansion
 from embedrt.inputs.text import Encoded, Portion, TextTokenizer, Tokens, offsets_of
 
 
 @dataclass(frozen=True)
-class Expansion:
-    """Settings of query expansion. Picklable.
+class ExpandedQueries:
+    """The reading of queries with expansion. See `Reading`.
 
     Attributes:
-        strategy: "fixed" also truncates longer queries to `length`; "min" leaves them as they are.
-        length: Tokens of an expanded query, special tokens included.
-        attend: True if the other tokens attend to the added ones; else these only have vectors.
-        token_id: The id of the added token.
+        expansion: The settings.
     """
 
-    strategy: Literal["fixed", "min"]
-    length: int
-    attend: bool
-    token_id: int
+    expansion: Expansion
 
     def of(self, tokenizer: TextTokenizer) -> "ExpandingTokenizer":
         """A tokenizer of expanded queries. See `Reading`."""
-        return ExpandingTokenizer(tokenizer, self)
+        return ExpandingTokenizer(tokenizer, self.expansion)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ single array `[vectors, dim]`. float16 and integers are computed in float32, flo
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from itertools import pairwise
 from typing import Any
 
@@ -183,6 +184,19 @@ MULTI_VECTOR_SIMILARITIES = {
     "maxsim": MultiVectorSimilarity(maxsim, maxsim_pairwise),
     "meanmaxsim": MultiVectorSimilarity(mean_maxsim, mean_maxsim_pairwise),
 }
+
+
+def find_multi_vector_similarity(name: str | Enum) -> MultiVectorSimilarity:
+    """Look up a similarity by name, or by a member of an enum such as `SimilarityFunction`.
+
+    Raises:
+        ValueError: The name is unknown.
+    """
+    key = name.value if isinstance(name, Enum) else name
+    if not isinstance(key, str) or key not in MULTI_VECTOR_SIMILARITIES:
+        allowed = ", ".join(map(repr, MULTI_VECTOR_SIMILARITIES))
+        raise ValueError(f"similarity_fn_name: expected one of {allowed}, got {key!r}")
+    return MULTI_VECTOR_SIMILARITIES[key]
 
 
 def as_items(value: Any, name: str, mask: Any = None) -> list[NDArray[Any]]:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedrt.inputs.expansion import Expansion, expand
+from embedrt.bundle.manifest import Expansion
+from embedrt.inputs.expansion import ExpandedQueries, expand
 from embedrt.inputs.text import Tokens, flat, offsets_of
 
 ROWS = st.lists(st.lists(st.integers(1, 99), max_size=6), max_size=5)
@@ -53,8 +54,8 @@ def test_expanded_and_other_texts_are_joined(queries: list[list[int]], documents
 
 
 def test_it_is_picklable() -> None:
-    expansion = Expansion("fixed", 32, attend=False, token_id=103)
-    assert pickle.loads(pickle.dumps(expansion)) == expansion
+    reading = ExpandedQueries(Expansion("fixed", 32, attend=False, token_id=103))
+    assert pickle.loads(pickle.dumps(reading)) == reading
 
 
 @pytest.mark.parametrize("attend", [True, False])
