@@ -163,7 +163,7 @@ class MultiVectorEncoder(Model):
                 planned either way.
             show_progress_bar: None shows a bar where the logger "embedrt" is at level INFO or below.
             output_value: "token_embeddings"; None for one dict a text with the token ids, the vectors of all tokens,
-                and a mask of those that count, before any clustering.
+                and a mask of those that count. Clustering leaves the clusters alone.
             convert_to_numpy: False gives torch tensors.
             device: Another device than the model's for this call, or a list of devices; see `Embedder.encode`.
             normalize_embeddings: Scale the vectors to length 1, for models that do not.

@@ -1,6 +1,6 @@
 """Multi-vector embeddings: calls, and the vectors of a text's tokens that count."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -84,12 +84,8 @@ class MultiVectors:
         counted = self.counted.of(batch)
         for i, row in enumerate(rows.tolist()):
             taken = batch.of_row(counted, i)[self.counted.start :]
-            values[row] = self._pooled(batch.of_row(results[MULTI_VECTOR], i)[self.counted.start :][taken])
-
-    def _pooled(self, vectors: Vectors) -> Vectors:
-        for pooling in self.poolings:
-            vectors = normalized(vectors) if pooling is None else pooling.pool_one(vectors)
-        return vectors
+            vectors = batch.of_row(results[MULTI_VECTOR], i)[self.counted.start :][taken]
+            values[row] = _pooled(vectors, self.poolings)
 
 
 @dataclass(frozen=True)
@@ -98,9 +94,11 @@ class MultiVectorFeatures:
 
     Attributes:
         counted: The tokens whose vectors count, which "attention_mask" has.
+        poolings: Clusterings of the vectors, one after the other; then all that are left count.
     """
 
     counted: Counted
+    poolings: tuple[HierarchicalTokenPooling, ...] = ()
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -117,13 +115,18 @@ class MultiVectorFeatures:
         for i, row in enumerate(rows.tolist()):
             mask = batch.of_row(counted, i)
             mask[: self.counted.start] = False
-            values[row].update(
-                {
-                    "input_ids": batch.of_row(batch.feeds["input_ids"], i).astype(np.int64),
-                    "attention_mask": mask.astype(np.int64),
-                    TOKENS: batch.of_row(results[MULTI_VECTOR], i),
-                }
-            )
+            vectors = batch.of_row(results[MULTI_VECTOR], i)
+            if self.poolings:
+                vectors = _pooled(vectors[mask], self.poolings)
+                mask = np.ones(len(vectors), bool)
+            ids = batch.of_row(batch.feeds["input_ids"], i).astype(np.int64)
+            values[row] = {"input_ids": ids, "attention_mask": mask.astype(np.int64), TOKENS: vectors}
+
+
+def _pooled(vectors: Vectors, poolings: Sequence[HierarchicalTokenPooling | None]) -> Vectors:
+    for pooling in poolings:
+        vectors = normalized(vectors) if pooling is None else pooling.pool_one(vectors)
+    return vectors
 
 
 def normalized(vectors: Vectors) -> Vectors:
@@ -153,8 +156,6 @@ def multi_vector_call(
         raise ValueError(f"output_value: expected {TOKENS!r} or None, got {shown(output_value)}")
     if not isinstance(token_pooling, HierarchicalTokenPooling | None):
         raise TypeError(f"token_pooling: expected a HierarchicalTokenPooling or None, got {shown(token_pooling)}")
-    if output_value is None and token_pooling is not None:
-        raise ValueError("token_pooling: expected None for output_value=None, which has the vectors of all tokens")
     manifest = model.manifest
     route = route_for(manifest, task)
     settings = settings_of(manifest)
@@ -183,15 +184,12 @@ def multi_vector_call(
 
 
 def _gather(settings: MultiVector, call: Call, more: HierarchicalTokenPooling | None, task: str | None) -> Gather:
-    counted = _counted(settings, task)
+    counted, own = _counted(settings, task), settings.pooling
+    given = (None if own is None else HierarchicalTokenPooling(**asdict(own)), more)
+    before, after = ([step] if step is not None and step.applies_to(task) else [] for step in given)
     if call.output_value is None:
-        return MultiVectorFeatures(counted)
-    poolings: list[HierarchicalTokenPooling | None] = [None] if call.normalize else []
-    if settings.pooling is not None:
-        poolings.insert(0, HierarchicalTokenPooling(**asdict(settings.pooling)))
-    if more is not None:
-        poolings.append(more)
-    return MultiVectors(counted, tuple(step for step in poolings if step is None or step.applies_to(task)))
+        return MultiVectorFeatures(counted, (*before, *after))
+    return MultiVectors(counted, (*before, *([None] if call.normalize else []), *after))
 
 
 def settings_of(manifest: Manifest) -> MultiVector:

@@ -1,4 +1,4 @@
-"""Small seeded multi-vector models in every format that loads, and calls that are compared with sentence-transformers."""
+"""Small seeded multi-vector models in every format that loads."""
 
 import json
 from collections.abc import Callable
@@ -41,7 +41,11 @@ def mask(**config: Any) -> Entry:
     return "MultiVectorMask", config, {}
 
 
-NORMALIZE: Entry = ("Normalize", {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}, {})
+NORMALIZE: Entry = (
+    "Normalize",
+    {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"},
+    {},
+)
 
 
 def write_top(folder: Path, **content: Any) -> None:
@@ -58,7 +62,7 @@ def set_transformer(folder: Path, **settings: Any) -> None:
 def family_repo(folder: Path, family: str) -> Path:
     """A repo of the first case of a family; its vectors have 32 dimensions."""
     name, case = next(iter(cases(family).items()))
-    shapes = json.loads((REFERENCE / f"{family}.json").read_bytes())[name]
+    shapes = json.loads((REFERENCE / f"{family}.json").read_bytes())["cases"][name]["tensors"]
     return write_repo(folder, family, case, shapes)
 
 
@@ -74,7 +78,11 @@ def fixed(folder: Path) -> Path:
 def least(folder: Path) -> Path:
     """Minimal expansion with tokens that are attended to, a skiplist of both tasks, two projections and clusters."""
     make_model(folder, max_seq_length=None, seed=1)
-    pooled = ("HierarchicalTokenPooling", {"pool_factor": 2.0, "num_protected_tokens": 1, "tasks": ["document"]}, {})
+    pooled: Entry = (
+        "HierarchicalTokenPooling",
+        {"pool_factor": 2.0, "num_protected_tokens": 1, "tasks": ["document"]},
+        {},
+    )
     chain = (
         dense(outputs=16, bias=True, activation_function="torch.nn.modules.activation.GELU"),
         dense(16, seed=9),
@@ -103,8 +111,7 @@ def padded_positions(folder: Path) -> Path:
     family_repo(folder, "xlm-roberta")
     write_chain(folder, dense(), mask(), NORMALIZE)
     set_transformer(folder, query_expansion={"strategy": "fixed", "length": 14, "attend": False})
-    config = json.loads((folder / "tokenizer_config.json").read_bytes())
-    write_json(folder / "tokenizer_config.json", {**config, "mask_token": "<mask>"})
+    name_token(folder, mask_token="<mask>")
     write_top(folder, prompts={"query": "", "document": ""})
     return folder
 
@@ -145,6 +152,8 @@ def pylate_attending(folder: Path) -> Path:
     modules = json.loads((folder / "modules.json").read_bytes())
     modules[1]["type"] = "pylate.models.Dense.Dense"
     write_json(folder / "modules.json", modules)
+    rename_tokens(folder, {"千": "[unused0]"})
+    name_token(folder, mask_token="[MASK]")
     top = {
         "model_type": "ColBERT",
         "prompts": {"query": "find: "},
@@ -158,6 +167,21 @@ def pylate_attending(folder: Path) -> Path:
     }
     write_json(folder / "config_sentence_transformers.json", top)
     return folder
+
+
+def rename_tokens(folder: Path, names: dict[str, str]) -> None:
+    """Gives tokens of the vocabulary other names."""
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_bytes())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary.update({new: vocabulary.pop(old) for old, new in names.items()})
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+
+
+def name_token(folder: Path, **named: str) -> None:
+    """Names special tokens in the config of the tokenizer."""
+    path = folder / "tokenizer_config.json"
+    write_json(path, {**json.loads(path.read_bytes()), **named})
 
 
 def add_tokens(folder: Path, tokens: list[str]) -> None:
@@ -184,12 +208,7 @@ def stanford(folder: Path) -> Path:
         (folder / name).unlink()
     (folder / "1_Pooling" / "config.json").unlink()
     (folder / "1_Pooling").rmdir()
-    path = folder / "tokenizer.json"
-    tokenizer = json.loads(path.read_bytes())
-    vocabulary = tokenizer["model"]["vocab"]
-    for old, new in (("千", "[unused0]"), ("里", "[unused1]")):
-        vocabulary[new] = vocabulary.pop(old)
-    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+    rename_tokens(folder, {"千": "[unused0]", "里": "[unused1]"})
     tensors = {f"bert.{name}": values for name, values in load_file(folder / "model.safetensors").items()}
     tensors["linear.weight"] = draw(WIDTH, 32, seed=17)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

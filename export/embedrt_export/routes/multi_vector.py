@@ -1,6 +1,5 @@
-"""Multi-vector models in three formats, sentence-transformers, PyLate 3 and Stanford's ColBERT, as a chain of modules."""
+"""Multi-vector models as a chain of modules, from sentence-transformers, PyLate 3 and Stanford's ColBERT."""
 
-import json
 import logging
 import string
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +20,7 @@ from embedrt_export.heads.token_pooling import HierarchicalTokenPooling
 from embedrt_export.routes.modules import LateInteraction, ModuleSpec, QueryExpansion, Transformer
 from embedrt_export.routes.recognize import STANFORD
 from embedrt_export.source.configs import pick, read_config
+from embedrt_export.source.weights import quote
 from embedrt_export.tokenizer import BuiltTokenizer
 
 logger = logging.getLogger("embedrt.export")
@@ -152,7 +152,7 @@ def _late(saved: LateInteraction, top: MultiVectorEncoderTop) -> LateInteraction
         query_length=saved.query_length or query_length,
         document_length=saved.document_length or top.document_length,
         query_expansion=saved.query_expansion or expansion,
-        markers=tuple(prefix for prefix in (top.query_prefix, top.document_prefix) if prefix),
+        markers=(*saved.markers, *(prefix for prefix in (top.query_prefix, top.document_prefix) if prefix)),
     )
 
 
@@ -261,10 +261,12 @@ def _expansion(
     if config.is_file() and read_config(config).get("padding_side") == "left":
         raise UnsupportedModelError("query_expansion: padding on the left is not supported")
     token = found.token or tokenizer.named.get("mask_token") or tokenizer.named.get("eos_token")
-    token_id = None if token is None else backend.token_to_id(token)
-    unknown = tokenizer.named.get("unk_token")
-    if token_id is None or (token == unknown and found.token != unknown):
-        raise UnsupportedModelError(f"query_expansion.token: {json.dumps(token)} is not a token of the vocabulary")
+    if token is None:
+        raise UnsupportedModelError(
+            "query_expansion: the tokenizer has no mask token and no end token; name the token in query_expansion.token"
+        )
+    if (token_id := backend.token_to_id(token)) is None:
+        raise UnsupportedModelError(f"query_expansion.token: {quote(token)} is not a token of the vocabulary")
     return Expansion(found.strategy, found.length, found.attend, token_id)
 
 
