@@ -19,6 +19,7 @@ from embedrt.bundle.manifest import (
     FORMAT_VERSION,
     MANIFEST,
     Manifest,
+    MultiVector,
     Route,
     Sparse,
     read_manifest,
@@ -37,6 +38,7 @@ from embedrt_export.graph.data_file import DataFile
 from embedrt_export.heads import sparse_auto_encoder
 from embedrt_export.options import ExportOptions, Wanted
 from embedrt_export.proof.reference import ReferenceKind
+from embedrt_export.routes import multi_vector
 from embedrt_export.routes.decide import Decisions, decide
 from embedrt_export.routes.layout import DATA
 from embedrt_export.routes.recognize import recognize
@@ -212,6 +214,9 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, de
             f"config_sentence_transformers.json: truncate_dim {spec.truncate_dim} is not within 1 to {dim}"
         )
     identity: dict[str, Any] = {"routes": {route: one.identity for route, one in built.items()}, "tasks": spec.tasks}
+    several = _multi_vector(spec, built)
+    if several is not None:
+        identity["multi_vector"] = dataclasses.asdict(several)
     return Manifest(
         format_version=FORMAT_VERSION,
         name=name,
@@ -232,6 +237,7 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, de
             **{package: version(package) for package in ("numpy", "onnx", "safetensors", "tokenizers")},
         },
         sparse=_sparse_settings(spec) if spec.task == "sparse" else None,
+        multi_vector=several,
     )
 
 
@@ -245,6 +251,14 @@ def _sparse_settings(spec: ModelSpec) -> Sparse:
     ]
     stated: int | None = spec.top.max_active_dims
     return Sparse(stated if stated is not None else next(iter(kept), None))
+
+
+def _multi_vector(spec: ModelSpec, built: dict[str, BuiltRoute]) -> MultiVector | None:
+    """The settings of multi-vector embeddings, of the one route that makes them."""
+    if spec.task != "multi-vector":
+        return None
+    ((route, one),) = built.items()
+    return multi_vector.settings_of(spec.chains[route], one.tokenizer, one.record.position_limit)
 
 
 def _common_dim(built: dict[str, BuiltRoute]) -> int:

@@ -6,10 +6,12 @@ from embedrt_export.heads import (
     language_model,
     layer_norm,
     layer_pooling,
+    multi_vector_mask,
     normalize,
     pooling,
     sparse_auto_encoder,
     splade,
+    token_pooling,
 )
 from embedrt_export.heads.head import Head
 
@@ -25,5 +27,7 @@ HEADS: dict[str, Head] = {
     "MaskedLanguageModel": language_model.HEAD,
     "SpladePooling": splade.HEAD,
     sparse_auto_encoder.KIND: sparse_auto_encoder.HEAD,
+    "MultiVectorMask": multi_vector_mask.HEAD,
+    "HierarchicalTokenPooling": token_pooling.HEAD,
 }
 """By the last part of a module's type in modules.json."""

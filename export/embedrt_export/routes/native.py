@@ -41,7 +41,9 @@ def build(graph: GraphBuilder, module: ModuleSpec, decisions: Decisions, scratch
     check_supported({**settings.config, "model_type": model_type}, FAMILIES)
     family = FAMILIES[model_type]
     config = choose_task(family, family.read_config(settings.config), decisions.adapter)
-    tokenizer = build_tokenizer(folder, model_type, config.vocab_size, do_lower_case=settings.do_lower_case)
+    tokenizer = build_tokenizer(
+        folder, model_type, config.vocab_size, do_lower_case=settings.do_lower_case, markers=settings.late.markers
+    )
     inputs = text_inputs(graph, token_type_ids=tokenizer.tokenization.token_type_ids)
     adapter = Adapter(folder, family.prefixes) if (folder / ADAPTER_CONFIG).is_file() else None
     with Weights(settings.base, family.prefixes, family.renames, adapter) as weights:
