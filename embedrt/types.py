@@ -53,6 +53,7 @@ def dtype_name(name: object) -> str:
 
 SENTENCE: Literal["sentence_embedding"] = "sentence_embedding"
 TOKENS: Literal["token_embeddings"] = "token_embeddings"
+LOGITS: Literal["logits"] = "logits"
 
 
 class Options(TypedDict, total=False):

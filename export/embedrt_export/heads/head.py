@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from embedrt.errors import ExportError
 from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.layers.inputs import TextInputs
 from embedrt_export.source.configs import read_config, strict
 
 TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
@@ -47,6 +48,25 @@ class Masks:
 
 
 @dataclass(frozen=True)
+class Base:
+    """The transformer that a head follows, for heads whose weights are beside the encoder's.
+
+    Attributes:
+        family: The family's name.
+        config: The parsed `config.json`.
+        folder: The folder with `config.json` and weights.
+        inputs: The graph's inputs.
+        prefixes: Prefixes of the backbone's tensors.
+    """
+
+    family: str
+    config: Mapping[str, Any]
+    folder: Path
+    inputs: TextInputs
+    prefixes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class HeadInputs:
     """Inputs of one head.
 
@@ -70,6 +90,13 @@ class HeadInputs:
     states: list[str] | None
     shape: str
     masks: Masks
+    base: Base | None = None
+
+    @property
+    def transformer(self) -> Base:
+        """The transformer, for heads that only follow one."""
+        assert self.base is not None  # noqa: S101 - for heads that are in no chain without one
+        return self.base
 
     @property
     def where(self) -> str:
