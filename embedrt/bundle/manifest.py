@@ -19,7 +19,17 @@ from embedrt.bundle.reports import ParityReport, QualityReport
 from embedrt.bundle.staging import recover
 from embedrt.bundle.strict_json import RecordError, decode, read_json
 from embedrt.errors import BundleError
-from embedrt.types import DTYPES, SENTENCE, SIMILARITIES, TOKENS
+from embedrt.types import (
+    DTYPES,
+    LOGITS,
+    MULTI_VECTOR,
+    MULTI_VECTOR_SIMILARITIES,
+    SENTENCE,
+    SIMILARITIES,
+    SPARSE,
+    TOKENS,
+    Task,
+)
 
 FORMAT_VERSION = 3
 MANIFEST = "embedrt.json"
@@ -44,18 +54,28 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Words that need no quoting in a shell command.
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
-Task = Literal["embed", "score", "sparse", "multi-vector"]
 Kind = Literal["sentence", "tokens", "scores", "sparse", "multi-vector"]
-_KIND_OF_TASK: dict[Task, Kind] = {
+KIND_OF_TASK: dict[Task, Kind] = {
     "embed": "sentence",
     "score": "scores",
     "sparse": "sparse",
     "multi-vector": "multi-vector",
 }
-
-
-# The names of the outputs that the runtime asks for.
-_NAME_OF_KIND: dict[Kind, str] = {"sentence": SENTENCE, "tokens": TOKENS}
+"""The kind of output that a model of each task must have."""
+NAME_OF_KIND: dict[Kind, str] = {
+    "tokens": TOKENS,
+    "sentence": SENTENCE,
+    "scores": LOGITS,
+    "sparse": SPARSE,
+    "multi-vector": MULTI_VECTOR,
+}
+"""The name of each kind of output in the graphs."""
+_SIMILARITIES_OF_TASK: dict[Task, tuple[str, ...]] = {
+    "embed": SIMILARITIES,
+    "score": (),
+    "sparse": SIMILARITIES,
+    "multi-vector": MULTI_VECTOR_SIMILARITIES,
+}
 
 
 @dataclass(frozen=True)
@@ -268,8 +288,8 @@ class Manifest:
         prompts: Prompts by name.
         default_prompt_name: The prompt for calls without a prompt; null for none.
         truncate_dim: The number of coordinates to keep by default; null keeps all.
-        similarity_fn_name: The similarity that the model was trained for: "cosine", "dot", "euclidean" or "manhattan";
-            null for cosine.
+        similarity_fn_name: The similarity that the model was trained for: "cosine", "dot", "euclidean" or "manhattan",
+            or for "multi-vector" "maxsim" or "meanmaxsim"; null for the default of the task.
         files: Every file of the bundle but the manifest, by path with forward slashes.
         fingerprint: The fingerprint of the vector space: SHA-256 over architecture, weights, tokenizer, module chain
             and maximum length of every route. Vectors with equal fingerprints may share an index.
@@ -300,8 +320,16 @@ class Manifest:
     @property
     def dim(self) -> int:
         """Width of the task's output before truncation; for "embed", of a sentence embedding."""
+        return self.width(KIND_OF_TASK[self.task])
+
+    def width(self, kind: Kind) -> int:
+        """Width of the output of one kind, which `offers` has found."""
         route = next(iter(self.routes.values()))
-        return next(output.width for output in route.outputs.values() if output.kind == _KIND_OF_TASK[self.task])
+        return next(output.width for output in route.outputs.values() if output.kind == kind)
+
+    def offers(self, kind: Kind) -> bool:
+        """True if every route has an output of a kind: some models make several in one pass."""
+        return all(any(output.kind == kind for output in route.outputs.values()) for route in self.routes.values())
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -462,9 +490,11 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
         manifest.default_prompt_name is None or manifest.default_prompt_name in manifest.prompts,
         f"default_prompt_name: {manifest.default_prompt_name!r} is not among the prompts {sorted(manifest.prompts)}",
     )
+    similarities = _SIMILARITIES_OF_TASK[manifest.task]
+    one_of = f"one of {', '.join(similarities)} or " if similarities else ""
     require(
-        manifest.similarity_fn_name is None or manifest.similarity_fn_name in SIMILARITIES,
-        f"similarity_fn_name: expected one of {', '.join(SIMILARITIES)} or null, got {manifest.similarity_fn_name!r}",
+        manifest.similarity_fn_name is None or manifest.similarity_fn_name in similarities,
+        f"similarity_fn_name: expected {one_of}null, got {manifest.similarity_fn_name!r}",
     )
     if manifest.vector_ranges is not None:
         _check_ranges(manifest.vector_ranges, manifest.dim, require)
@@ -478,7 +508,7 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
         )
     for name, route in manifest.routes.items():
         at = f"routes.{name}"
-        width = next(output.width for output in route.outputs.values() if output.kind == _KIND_OF_TASK[manifest.task])
+        width = next(output.width for output in route.outputs.values() if output.kind == KIND_OF_TASK[manifest.task])
         require(
             width == manifest.dim, f"{at}.outputs: expected width {manifest.dim}, as in the first route, got {width}"
         )
@@ -578,11 +608,11 @@ def _check_outputs(at: str, manifest: Manifest, route: Route, require: _Require)
         require(bounded, f"{at}.variants[{i}].largest_pair: expected null for dtype {variant.dtype!r}")
         graph = variant.file.endswith(".onnx")
         require(graph, f"{at}.variants[{i}].file: expected a file that ends with .onnx, got {variant.file!r}")
-    kind = _KIND_OF_TASK[manifest.task]
+    kind = KIND_OF_TASK[manifest.task]
     widths = [output.width for output in route.outputs.values() if output.kind == kind]
     require(len(widths) == 1, f"{at}.outputs: expected one of kind {kind!r}, got {len(widths)}")
     for name, output in route.outputs.items():
-        expected = _NAME_OF_KIND.get(output.kind, name)
+        expected = NAME_OF_KIND[output.kind]
         require(name == expected, f"{at}.outputs.{name}: expected the name {expected!r} for the kind {output.kind!r}")
 
 

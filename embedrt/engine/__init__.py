@@ -11,9 +11,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.types import TOKENS
+from embedrt.types import MULTI_VECTOR, TOKENS
 
-PER_TOKEN = frozenset({TOKENS})
+PER_TOKEN = frozenset({TOKENS, MULTI_VECTOR})
 """The outputs with an entry for every token of the batch; the others have one for every row."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,6 +161,21 @@ class Encoded:
 
     encodings: list[Any]
     truncated: Collection[int] = ()
+
+
+class ItemTokenizer(Protocol):
+    """The part of a tokenizer that a run of the model needs: `TextTokenizer` for texts, another one for other items."""
+
+    def portions(
+        self, items: Sequence[Any], prompt: str = "", *, size: int | None = None, most: int | None = None
+    ) -> Iterator[Any]:
+        """Split items into portions, each for one call of `encode`; see `TextTokenizer.portions`."""
+
+    def encode(self, portion: Any) -> Any:
+        """Tokenize a portion on all cores, for `tokens`; for the most part, without holding the GIL."""
+
+    def tokens(self, encoded: Any) -> Tokens:
+        """The token ids of a portion."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """Heads, the modules after the encoder: pooling, dense layers, norms. One file and one entry each."""
 
-from embedrt_export.heads import dense, dropout, layer_norm, layer_pooling, normalize, pooling
+from embedrt_export.heads import classification, dense, dropout, layer_norm, layer_pooling, normalize, pooling
 from embedrt_export.heads.head import Head
 
 __all__ = ["HEADS", "Head"]
@@ -12,5 +12,6 @@ HEADS: dict[str, Head] = {
     "Normalize": normalize.HEAD,
     "Dropout": dropout.HEAD,
     "WeightedLayerPooling": layer_pooling.HEAD,
+    "SequenceClassification": classification.HEAD,
 }
-"""By the last part of a module's type in modules.json."""
+"""By the last part of a module's type in modules.json; heads of transformers classes have names of their own."""

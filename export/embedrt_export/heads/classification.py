@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedrt.errors import UnsupportedModelError
-from embedrt.types import LOGITS
+from embedrt.types import LOGITS, TOKENS
 from embedrt_export.graph.builder import INT64, GraphBuilder
-from embedrt_export.heads.head import TOKENS, Feature, Head, HeadInputs, HeadOutputs
+from embedrt_export.heads.head import Base, Feature, Head, HeadInputs, HeadOutputs
 from embedrt_export.heads.pooling import pool
 from embedrt_export.layers.activations import activation
 from embedrt_export.layers.inputs import flatten, unflatten
@@ -196,18 +196,23 @@ def add(inputs: HeadInputs, settings: SequenceClassification) -> HeadOutputs:
         UnsupportedModelError: The family has none, or a key of its config is not supported.
         ExportError: A tensor is missing, or one of the head is not used.
     """
-    base = inputs.transformer
+    base = _base(inputs)
     if base.family not in CLASSIFIERS:
         raise UnsupportedModelError(
             f"sequence classification is not supported for the architecture {base.family!r}; supported: "
             f"{', '.join(CLASSIFIERS)}"
         )
     classifier = CLASSIFIERS[base.family](settings)
-    with Weights(base.folder, base.prefixes) as weights:
+    with Weights(base.folder, base.prefixes, base.renames) as weights:
         logits = classify(inputs, classifier, settings.num_labels, weights)
         _require_all_used(weights, classifier)
         digest = weights.digest()
     return HeadOutputs({LOGITS: Feature(logits, settings.num_labels, per_token=False)}, digest)
+
+
+def _base(inputs: HeadInputs) -> Base:
+    assert inputs.base is not None  # noqa: S101 - this head is in no chain without a transformer
+    return inputs.base
 
 
 def classify(inputs: HeadInputs, classifier: Classifier, labels: int, weights: Weights) -> str:
@@ -244,14 +249,14 @@ def _pooled(inputs: HeadInputs, tokens: str, classifier: Classifier) -> str:
     if classifier.padding_id is None:
         return pool(inputs.graph, ("lasttoken",), tokens, inputs.masks)
     if inputs.graph.is_packed:
-        return _packed_last(inputs.graph, tokens, inputs.transformer.inputs.input_ids, classifier.padding_id)
+        return _packed_last(inputs, tokens, classifier.padding_id)
     return _last(inputs, tokens, classifier.padding_id)
 
 
 def _last(inputs: HeadInputs, tokens: str, padding_id: int) -> str:
     """Add the last token of each row that is neither padding nor has its id; the first one if there is none."""
     graph, mask = inputs.graph, inputs.masks.attention
-    other = graph.op("Not", graph.op("Equal", inputs.transformer.inputs.input_ids, graph.index(padding_id)))
+    other = graph.op("Not", graph.op("Equal", _base(inputs).inputs.input_ids, graph.index(padding_id)))
     length = graph.op("Squeeze", graph.op("Shape", mask, start=1), graph.ints(0))
     places = graph.op("Range", graph.index(0), length, graph.index(1))
     places = graph.op("Mul", graph.op("Mul", graph.op("Cast", other, to=INT64), mask), places)
@@ -259,10 +264,11 @@ def _last(inputs: HeadInputs, tokens: str, padding_id: int) -> str:
     return graph.op("GatherND", graph.to_float(tokens), last, batch_dims=1)
 
 
-def _packed_last(graph: GraphBuilder, tokens: str, input_ids: str, padding_id: int) -> str:
+def _packed_last(inputs: HeadInputs, tokens: str, padding_id: int) -> str:
     """The same over a stream of tokens, in which the last token of a text has the largest row."""
+    graph = inputs.graph
     rows, first = graph.packed_input("pooled_index"), graph.packed_input("first_rows")
-    ids = graph.op("Cast", graph.op("Gather", input_ids, rows), to=INT64)
+    ids = graph.op("Cast", graph.op("Gather", _base(inputs).inputs.input_ids, rows), to=INT64)
     first = graph.op("Unsqueeze", first, graph.ints(1))
     rows = graph.op("Where", graph.op("Equal", ids, graph.index(padding_id)), first, rows)
     largest, _ = graph.ops("TopK", 2, rows, graph.ints(1), axis=1, sorted=0)  # ReduceMax needs cuDNN

@@ -9,8 +9,8 @@ from embedrt.errors import ExportError
 from embedrt_export.graph.builder import GraphBuilder
 from embedrt_export.layers.inputs import TextInputs
 from embedrt_export.source.configs import read_config, strict
+from embedrt_export.tokenizer import BuiltTokenizer
 
-TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
 Settings = TypeVar("Settings")
 
 
@@ -55,15 +55,19 @@ class Base:
         family: The family's name.
         config: The parsed `config.json`.
         folder: The folder with `config.json` and weights.
+        prefixes: Prefixes of the backbone's tensors in repos that were saved with a head.
+        renames: Other names under which repos store tensors; see `Family`.
         inputs: The graph's inputs.
-        prefixes: Prefixes of the backbone's tensors.
+        tokenizer: The tokenizer.
     """
 
     family: str
     config: Mapping[str, Any]
     folder: Path
-    inputs: TextInputs
     prefixes: tuple[str, ...]
+    renames: tuple[tuple[str, str], ...]
+    inputs: TextInputs
+    tokenizer: BuiltTokenizer
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class HeadInputs:
             if it does and the encoder does not have them.
         shape: int64 `[2]`: batch and sequence.
         masks: The tokens to pool over.
+        base: The transformer; None after a table of token embeddings.
     """
 
     graph: GraphBuilder
@@ -90,13 +95,7 @@ class HeadInputs:
     states: list[str] | None
     shape: str
     masks: Masks
-    base: Base | None = None
-
-    @property
-    def transformer(self) -> Base:
-        """The transformer, for heads that only follow one."""
-        assert self.base is not None  # noqa: S101 - for heads that are in no chain without one
-        return self.base
+    base: Base | None
 
     @property
     def where(self) -> str:

@@ -1,5 +1,8 @@
 """Fixed texts and pairs of the parity report: lengths up to the limit and beyond, many scripts, and unusual input."""
 
+from embedrt.types import Task
+from embedrt.verify.parity import Item
+
 _SENTENCES = (
     "",
     " ",
@@ -46,6 +49,11 @@ _WORDS = (
     "the model turns every text into one vector and the vector of a text must not depend on the other texts that "
     "happen to be computed with it because search would then find different things on different days"
 ).split()
+
+
+def parity_items(task: Task, max_seq_length: int | None) -> list[Item]:
+    """List the parity texts of a model, or the pairs of one that scores pairs; see `parity_texts`."""
+    return [*(parity_pairs(max_seq_length) if task == "score" else parity_texts(max_seq_length))]
 
 
 def parity_texts(max_seq_length: int | None) -> list[str]:
