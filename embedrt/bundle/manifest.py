@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 from embedrt.bundle.check import FileRecord, Verify, plain_file_size, sha256_of
 from embedrt.bundle.opened import TRIES, BundleFiles
-from embedrt.bundle.reports import ParityReport, QualityReport
+from embedrt.bundle.reports import ParityReport, QualityReport, RankReport
 from embedrt.bundle.staging import recover
 from embedrt.bundle.strict_json import RecordError, decode, read_json
 from embedrt.errors import BundleError
@@ -191,7 +191,7 @@ class Variant:
     operators: Literal["portable", "onnxruntime"]
     devices: tuple[str, ...]
     layout: Literal["padded", "packed"]
-    proof: ParityReport | QualityReport | None
+    proof: ParityReport | QualityReport | RankReport | None
     packing: Packing | None = None
     largest_pair: int | None = None
 
@@ -569,10 +569,17 @@ def _packing_numbers(at: str, packing: Packing) -> Iterator[_Number]:
         yield f"{at}.scratch.size", packing.scratch.size, 1, _WIDEST
 
 
-def _proof_numbers(at: str, proof: ParityReport | QualityReport) -> Iterator[_Number]:
+def _proof_numbers(at: str, proof: ParityReport | QualityReport | RankReport) -> Iterator[_Number]:
     yield f"{at}.texts", proof.texts, 1, MOST_TOKENS
     yield f"{at}.max_tokens", proof.max_tokens, 0, MOST_TOKENS
     yield f"{at}.max_batch_error", proof.max_batch_error, 0, _LARGEST
+    if isinstance(proof, RankReport):
+        yield f"{at}.parity_max_abs_error", proof.parity_max_abs_error, 0, _LARGEST
+        for name in ("mean_agreement", "mean_agreement_allowed"):
+            yield f"{at}.{name}", getattr(proof, name), -1, 1
+        for name in ("top_agreement", "mean_score_error", "max_score_error", "mean_score_error_allowed"):
+            yield f"{at}.{name}", getattr(proof, name), 0, 1
+        return
     if isinstance(proof, ParityReport):
         yield f"{at}.worst_text", proof.worst_text, 0, proof.texts - 1
         yield f"{at}.tolerance", proof.tolerance, 0, 1

@@ -108,6 +108,116 @@ def write_head_repo(folder: Path, case: HeadCase, shapes: dict[str, list[int]], 
     return folder
 
 
+@dataclass(frozen=True)
+class ChainCase:
+    """One model in the format of sentence-transformers, over the encoder of a `HeadCase`.
+
+    Attributes:
+        base: The name of that case.
+        transformer_task: As in sentence_bert_config.json.
+        modules: Kind and config of the modules after the transformer.
+        labels: Number of labels.
+    """
+
+    base: str
+    transformer_task: str
+    modules: tuple[tuple[str, dict[str, Any]], ...] = ()
+    labels: int = 1
+
+
+_TORCH = "torch.nn.modules"
+CHAINS = {
+    "saved head": ChainCase("bert: one label", "sequence-classification"),
+    "dense, norm, dense": ChainCase(
+        "bert: one label",
+        "feature-extraction",
+        (
+            ("Pooling", {"embedding_dimension": 32, "pooling_mode": "cls", "include_prompt": True}),
+            ("Dense", {"in_features": 32, "out_features": 24, "activation_function": f"{_TORCH}.activation.GELU"}),
+            ("LayerNorm", {"dimension": 24}),
+            (
+                "Dense",
+                {
+                    "in_features": 24,
+                    "out_features": 1,
+                    "bias": False,
+                    "activation_function": f"{_TORCH}.linear.Identity",
+                    "module_input_name": "sentence_embedding",
+                    "module_output_name": "scores",
+                },
+            ),
+        ),
+    ),
+    "mean, three labels": ChainCase(
+        "distilbert: one label",
+        "feature-extraction",
+        (
+            ("Pooling", {"embedding_dimension": 32, "pooling_mode": "mean", "include_prompt": True}),
+            ("Dense", {"in_features": 32, "out_features": 3, "module_output_name": "scores"}),
+        ),
+        labels=3,
+    ),
+}
+"""Models in the format of sentence-transformers by name."""
+_MODULE_TYPES = {
+    "Transformer": "base.modules.transformer.Transformer",
+    "Pooling": "sentence_transformer.modules.pooling.Pooling",
+    "Dense": "base.modules.dense.Dense",
+    "LayerNorm": "sentence_transformer.modules.layer_norm.LayerNorm",
+}
+_FORWARD = {
+    "feature-extraction": ("last_hidden_state", "token_embeddings"),
+    "sequence-classification": ("logits", "scores"),
+}
+
+
+def write_chain_repo(folder: Path, chain: ChainCase, shapes: dict[str, list[int]]) -> Path:
+    """Writes the model as sentence-transformers saves it; the shapes are those of the base."""
+    write_head_repo(folder, head_cases()[chain.base], shapes)
+    output, feature = _FORWARD[chain.transformer_task]
+    text = {"method": "forward", "method_output_name": output}
+    write_json(
+        folder / "sentence_bert_config.json",
+        {
+            "transformer_task": chain.transformer_task,
+            "modality_config": {"text": text},
+            "module_output_name": feature,
+        },
+    )
+    modules = ["Transformer", *(kind for kind, _ in chain.modules)]
+    paths = ["", *(f"{i}_{kind}" for i, kind in enumerate(modules) if i)]
+    write_json(
+        folder / "modules.json",
+        [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.{_MODULE_TYPES[kind]}"}
+            for i, (kind, path) in enumerate(zip(modules, paths, strict=True))
+        ],
+    )
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "__version__": {"sentence_transformers": "6.2.0"},
+            "activation_fn": f"{_TORCH}.activation.Sigmoid",
+            "default_prompt_name": None,
+            "model_type": "CrossEncoder",
+            "prompts": {},
+        },
+    )
+    for path, (kind, config) in zip(paths[1:], chain.modules, strict=True):
+        write_json(folder / path / "config.json", config)
+        if kind == "Dense":
+            shape = [config["out_features"], config["in_features"]]
+            weights = {"linear.weight": draw(f"{path}.weight", shape, 0.3)}
+            if config.get("bias", True):
+                weights["linear.bias"] = draw(f"{path}.bias", shape[:1], 0.3)
+            save_file(weights, folder / path / "model.safetensors")
+        elif kind == "LayerNorm":
+            size = [config["dimension"]]
+            norm = {f"norm.{part}": draw(f"{path}.{part}", size, 0.3) for part in ("weight", "bias")}
+            save_file(norm, folder / path / "model.safetensors")
+    return folder
+
+
 def pairs_for(case: HeadCase) -> list[tuple[str, str]]:
     """The pairs of the parity report."""
     return parity_pairs(case.max_length)

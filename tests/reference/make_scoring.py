@@ -18,7 +18,15 @@ import transformers
 from safetensors import safe_open
 from sentence_transformers import CrossEncoder
 
-from tests.kit.scoring_heads import REFERENCE, HeadCase, head_cases, pairs_for, write_head_repo
+from tests.kit.scoring_heads import (
+    CHAINS,
+    REFERENCE,
+    HeadCase,
+    head_cases,
+    pairs_for,
+    write_chain_repo,
+    write_head_repo,
+)
 
 
 def tensor_shapes(case: HeadCase) -> dict[str, list[int]]:
@@ -31,14 +39,13 @@ def tensor_shapes(case: HeadCase) -> dict[str, list[int]]:
             return {name: list(file.get_slice(name).get_shape()) for name in sorted(file.keys())}
 
 
-def logits_of(folder: Path, case: HeadCase) -> np.ndarray:
+def logits_of(folder: Path, pairs: list[tuple[str, str]], labels: int) -> np.ndarray:
     """The logits of every pair alone, float32 `[pairs, labels]`."""
     model = CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
-    assert model.num_labels == case.labels
+    assert model.num_labels == labels
     identity = torch.nn.Identity()
-    pairs = pairs_for(case)
     rows = [model.predict(pair, activation_fn=identity, show_progress_bar=False) for pair in pairs]
-    return np.stack(rows).astype(np.float32).reshape(len(pairs), case.labels)
+    return np.stack(rows).astype(np.float32).reshape(len(pairs), labels)
 
 
 def main() -> None:
@@ -47,9 +54,15 @@ def main() -> None:
     for name, case in head_cases().items():
         shapes[name] = tensor_shapes(case)
         with tempfile.TemporaryDirectory() as folder:
-            logits[name] = logits_of(write_head_repo(Path(folder), case, shapes[name], plain=True), case)
-        assert np.isfinite(logits[name]).all(), name
-        print(name, logits[name].shape)
+            source = write_head_repo(Path(folder), case, shapes[name], plain=True)
+            logits[name] = logits_of(source, pairs_for(case), case.labels)
+    for name, chain in CHAINS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            source = write_chain_repo(Path(folder), chain, shapes[chain.base])
+            logits[name] = logits_of(source, pairs_for(head_cases()[chain.base]), chain.labels)
+    for name, values in logits.items():
+        assert np.isfinite(values).all(), name
+        print(name, values.shape)
     REFERENCE.mkdir(exist_ok=True)
     np.savez_compressed(REFERENCE / "heads.npz", **logits)  # type: ignore[arg-type]
     record = {
