@@ -29,9 +29,12 @@ from embedrt.errors import (
     UnsupportedModelError,
     UploadError,
 )
+from embedrt.model import Model
+from embedrt.multi_vector_encoder import MultiVectorEncoder
 from embedrt.tune.result import Tuning
-from embedrt.types import like
+from embedrt.types import Task, like
 from embedrt.vectors.files import Embeddings, load_embeddings, save_embeddings
+from embedrt.vectors.maxsim import maxsim, maxsim_pairwise, mean_maxsim, mean_maxsim_pairwise
 from embedrt.vectors.quantization import dequantize_embeddings, quantize_embeddings, vector_ranges
 from embedrt.vectors.search import community_detection, paraphrase_mining, paraphrase_mining_embeddings, semantic_search
 from embedrt.vectors.similarity import (
@@ -46,6 +49,7 @@ from embedrt.vectors.similarity import (
     pairwise_manhattan_sim,
     truncate_embeddings,
 )
+from embedrt.vectors.token_pooling import HierarchicalTokenPooling
 
 # The functions `tune` and `verify` below share the names of two rooms. Python sets a room's attribute once, when it is
 # first imported; so both rooms are imported here, and the functions take the names afterwards.
@@ -61,9 +65,11 @@ __all__ = [
     "EmbedrtError",
     "EngineError",
     "ExportError",
+    "HierarchicalTokenPooling",
     "InferenceError",
     "MissingDependencyError",
     "ModelNotFoundError",
+    "MultiVectorEncoder",
     "NonFiniteError",
     "OutOfMemory",
     "ParityError",
@@ -88,6 +94,10 @@ __all__ = [
     "export",
     "load_embeddings",
     "manhattan_sim",
+    "maxsim",
+    "maxsim_pairwise",
+    "mean_maxsim",
+    "mean_maxsim_pairwise",
     "normalize_embeddings",
     "pairwise_cos_sim",
     "pairwise_dot_score",
@@ -145,7 +155,8 @@ def export(
     name: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
-    task: str | None = None,
+    task: Task | None = None,
+    adapter: str | None = None,
     dtype: str | Sequence[str] = "float32",
     calibration_texts: str | Path | None = None,
     overwrite: bool = False,
@@ -163,7 +174,10 @@ def export(
         name: Name of the bundle; None takes the hub id, or the name of the folder or package.
         revision: Branch, tag or commit of a hub repo.
         token: Hub token; None uses `HF_TOKEN` or the saved login.
-        task: The LoRA adapter to merge, for models that have one for each task; None merges none.
+        task: The kind of model: "embed" makes one vector a text (`Embedder`), "score" scores pairs of texts
+            (`CrossEncoder`), "sparse" makes vocabulary weights (`SparseEncoder`), "multi-vector" makes one vector a
+            token (`MultiVectorEncoder`). None recognizes it by the model's files.
+        adapter: The LoRA adapter to merge, for models that have one for each task; None merges none.
         dtype: Number format of the model, or several: "float32", "int8", `["float32", "int8"]`.
         calibration_texts: File of texts to calibrate int8 with, one a line, UTF-8; None takes embedrt's own texts.
         overwrite: Replace a bundle that is there already.
@@ -202,6 +216,7 @@ def export(
         revision=revision,
         token=token,
         task=task,
+        adapter=adapter,
         dtype=dtype,
         calibration_texts=calibration_texts,
         overwrite=overwrite,
@@ -213,7 +228,7 @@ def export(
 
 
 def verify(
-    bundle: str | Path | Embedder,
+    bundle: str | Path | Model,
     *,
     reference: Literal["bundle", "sentence-transformers"] = "bundle",
     source: str | Path | None = None,
@@ -224,7 +239,7 @@ def verify(
     """Check every file of a bundle, and its vectors on this machine against reference vectors.
 
     Args:
-        bundle: Bundle folder, name in the local store, or a loaded `Embedder`.
+        bundle: Bundle folder, name in the local store, or a loaded model of any class.
         reference: "bundle" compares with the reference vectors in the bundle; "sentence-transformers" loads the model
             that the bundle was made of once more, which needs sentence-transformers and the extra `export`.
         source: That model, as `export` takes it; None takes it from the place where the bundle's came from.
@@ -252,11 +267,12 @@ def verify(
     from embedrt.verify import bundle as bundles
 
     bundles.check_reference(reference, source)
-    if isinstance(bundle, Embedder):
+    if isinstance(bundle, Model):
         if any(option is not None for option in (device, dtype, threads)):
-            raise ValueError("device, dtype, threads: an Embedder has its own; leave them out")
+            raise ValueError("device, dtype, threads: a loaded model has its own; leave them out")
         return bundles.verify(bundle, reference, source)
-    return bundles.verify(_open(bundle, device, dtype, threads), reference, source)
+    model = Model(bundle, device, dtype=dtype, threads=threads, local_files_only=True)
+    return bundles.verify(model, reference, source)
 
 
 def diff(
@@ -294,16 +310,9 @@ def diff(
     return bundles.diff(_open(a), _open(b), items, task)
 
 
-def _open(
-    bundle: str | Path | Embedder,
-    device: str | Sequence[str] | None = None,
-    dtype: str | None = None,
-    threads: int | None = None,
-) -> Embedder:
+def _open(bundle: str | Path | Embedder) -> Embedder:
     """A bundle of this machine, loaded."""
-    if isinstance(bundle, Embedder):
-        return bundle
-    return Embedder(bundle, device, dtype=dtype, threads=threads, local_files_only=True)
+    return bundle if isinstance(bundle, Embedder) else Embedder(bundle, local_files_only=True)
 
 
 def ranges(

@@ -28,7 +28,9 @@ class Pool(Protocol):
 
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
-"""The names of the similarity functions."""
+"""The names of the similarity functions of vectors."""
+MULTI_VECTOR_SIMILARITIES = ("maxsim", "meanmaxsim")
+"""The names of the similarity functions of texts with one vector for each token."""
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 """The number formats of a model's weights and arithmetic."""
 CUDA_DTYPES = ("float16", "bfloat16")
@@ -52,7 +54,17 @@ def dtype_name(name: object) -> str:
 
 
 SENTENCE: Literal["sentence_embedding"] = "sentence_embedding"
+"""The graph output with one vector for each text, `[batch, width]`."""
 TOKENS: Literal["token_embeddings"] = "token_embeddings"
+"""The graph output with the last hidden state of each token, `[batch, sequence, width]`."""
+LOGITS: Literal["logits"] = "logits"
+"""The graph output with the scores of each pair before the activation, `[batch, labels]`."""
+SPARSE: Literal["sparse_embedding"] = "sparse_embedding"
+"""The graph output with a weight for each entry of the vocabulary, `[batch, vocabulary]`."""
+MULTI_VECTOR: Literal["multi_vector_embedding"] = "multi_vector_embedding"
+"""The graph output of late interaction: one vector for each token, `[batch, sequence, width]`."""
+Task = Literal["embed", "score", "sparse", "multi-vector"]
+"""The kinds of model: one vector a text, scores of pairs, vocabulary weights, one vector a token."""
 
 
 class Options(TypedDict, total=False):

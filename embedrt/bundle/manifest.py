@@ -19,7 +19,17 @@ from embedrt.bundle.reports import ParityReport, QualityReport
 from embedrt.bundle.staging import recover
 from embedrt.bundle.strict_json import RecordError, decode, read_json
 from embedrt.errors import BundleError
-from embedrt.types import DTYPES, SENTENCE, SIMILARITIES, TOKENS
+from embedrt.types import (
+    DTYPES,
+    LOGITS,
+    MULTI_VECTOR,
+    MULTI_VECTOR_SIMILARITIES,
+    SENTENCE,
+    SIMILARITIES,
+    SPARSE,
+    TOKENS,
+    Task,
+)
 
 FORMAT_VERSION = 3
 MANIFEST = "embedrt.json"
@@ -44,18 +54,28 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Words that need no quoting in a shell command.
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
-Task = Literal["embed", "score", "sparse", "multi-vector"]
 Kind = Literal["sentence", "tokens", "scores", "sparse", "multi-vector"]
-_KIND_OF_TASK: dict[Task, Kind] = {
+KIND_OF_TASK: dict[Task, Kind] = {
     "embed": "sentence",
     "score": "scores",
     "sparse": "sparse",
     "multi-vector": "multi-vector",
 }
-
-
-# The names of the outputs that the runtime asks for.
-_NAME_OF_KIND: dict[Kind, str] = {"sentence": SENTENCE, "tokens": TOKENS}
+"""The kind of output that a model of each task must have."""
+NAME_OF_KIND: dict[Kind, str] = {
+    "tokens": TOKENS,
+    "sentence": SENTENCE,
+    "scores": LOGITS,
+    "sparse": SPARSE,
+    "multi-vector": MULTI_VECTOR,
+}
+"""The name of each kind of output in the graphs."""
+_SIMILARITIES_OF_TASK: dict[Task, tuple[str, ...]] = {
+    "embed": SIMILARITIES,
+    "score": (),
+    "sparse": SIMILARITIES,
+    "multi-vector": MULTI_VECTOR_SIMILARITIES,
+}
 
 
 @dataclass(frozen=True)
@@ -254,6 +274,58 @@ class Route:
 
 
 @dataclass(frozen=True)
+class Expansion:
+    """Query expansion of late interaction: tokens that are added to short queries, each with a vector.
+
+    Attributes:
+        strategy: "fixed" also truncates longer queries to `length`; "min" leaves them as they are.
+        length: Tokens of an expanded query, special tokens included.
+        attend: True if the tokens of the query attend to the added ones.
+        token_id: The id of the added token.
+    """
+
+    strategy: Literal["fixed", "min"]
+    length: int
+    attend: bool
+    token_id: int
+
+
+@dataclass(frozen=True)
+class TokenPooling:
+    """Clustering of the vectors of a text; see `embedrt.HierarchicalTokenPooling`."""
+
+    pool_factor: float
+    num_protected_tokens: int
+    normalize_embeddings: bool
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MultiVector:
+    """The tokens of a text that a multi-vector model reads, and those whose vectors count.
+
+    Attributes:
+        query_length: Maximum tokens of a query; null for `max_seq_length`.
+        document_length: Likewise of a document.
+        expansion: The expansion of queries; null for none.
+        skipped_start: Tokens at the start of every text whose vectors do not count.
+        skipped_ids: Tokens whose vectors do not count.
+        skipped_tasks: The tasks of `skipped_ids`; a text without a task counts as "document".
+        kept_ids: The only tokens whose vectors count, except in queries; null for all.
+        pooling: The clustering of the vectors; null for none.
+    """
+
+    query_length: int | None = None
+    document_length: int | None = None
+    expansion: Expansion | None = None
+    skipped_start: int = 0
+    skipped_ids: tuple[int, ...] = ()
+    skipped_tasks: tuple[str, ...] = ()
+    kept_ids: tuple[int, ...] | None = None
+    pooling: TokenPooling | None = None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The contents of `embedrt.json`.
 
@@ -268,14 +340,15 @@ class Manifest:
         prompts: Prompts by name.
         default_prompt_name: The prompt for calls without a prompt; null for none.
         truncate_dim: The number of coordinates to keep by default; null keeps all.
-        similarity_fn_name: The similarity that the model was trained for: "cosine", "dot", "euclidean" or "manhattan";
-            null for cosine.
+        similarity_fn_name: The similarity that the model was trained for: "cosine", "dot", "euclidean" or "manhattan",
+            or for "multi-vector" "maxsim" or "meanmaxsim"; null for the default of the task.
         files: Every file of the bundle but the manifest, by path with forward slashes.
         fingerprint: The fingerprint of the vector space: SHA-256 over architecture, weights, tokenizer, module chain
             and maximum length of every route. Vectors with equal fingerprints may share an index.
         vector_ranges: The minimum and maximum of every coordinate, `[2, dim]`, for int8 and uint8 vectors; null until
             `embedrt ranges` measures them.
         made_with: The packages that made the bundle, with versions.
+        multi_vector: The settings of multi-vector embeddings; null for models without these.
     """
 
     format_version: int
@@ -292,6 +365,7 @@ class Manifest:
     fingerprint: str
     vector_ranges: tuple[tuple[float, ...], ...] | None
     made_with: dict[str, str]
+    multi_vector: MultiVector | None = None
 
     def task_of(self, route: str) -> str | None:
         """A task that uses a route, or None; the empty name is for calls without a task."""
@@ -300,8 +374,16 @@ class Manifest:
     @property
     def dim(self) -> int:
         """Width of the task's output before truncation; for "embed", of a sentence embedding."""
+        return self.width(KIND_OF_TASK[self.task])
+
+    def width(self, kind: Kind) -> int:
+        """Width of the output of one kind, which `offers` has found."""
         route = next(iter(self.routes.values()))
-        return next(output.width for output in route.outputs.values() if output.kind == _KIND_OF_TASK[self.task])
+        return next(output.width for output in route.outputs.values() if output.kind == kind)
+
+    def offers(self, kind: Kind) -> bool:
+        """True if every route has an output of a kind: some models make several in one pass."""
+        return all(any(output.kind == kind for output in route.outputs.values()) for route in self.routes.values())
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -462,9 +544,15 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
         manifest.default_prompt_name is None or manifest.default_prompt_name in manifest.prompts,
         f"default_prompt_name: {manifest.default_prompt_name!r} is not among the prompts {sorted(manifest.prompts)}",
     )
+    similarities = _SIMILARITIES_OF_TASK[manifest.task]
+    one_of = f"one of {', '.join(similarities)} or " if similarities else ""
     require(
-        manifest.similarity_fn_name is None or manifest.similarity_fn_name in SIMILARITIES,
-        f"similarity_fn_name: expected one of {', '.join(SIMILARITIES)} or null, got {manifest.similarity_fn_name!r}",
+        manifest.similarity_fn_name is None or manifest.similarity_fn_name in similarities,
+        f"similarity_fn_name: expected {one_of}null, got {manifest.similarity_fn_name!r}",
+    )
+    require(
+        manifest.task != "multi-vector" or manifest.multi_vector is not None,
+        "multi_vector: expected an object for the task 'multi-vector', got null",
     )
     if manifest.vector_ranges is not None:
         _check_ranges(manifest.vector_ranges, manifest.dim, require)
@@ -478,7 +566,7 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
         )
     for name, route in manifest.routes.items():
         at = f"routes.{name}"
-        width = next(output.width for output in route.outputs.values() if output.kind == _KIND_OF_TASK[manifest.task])
+        width = next(output.width for output in route.outputs.values() if output.kind == KIND_OF_TASK[manifest.task])
         require(
             width == manifest.dim, f"{at}.outputs: expected width {manifest.dim}, as in the first route, got {width}"
         )
@@ -512,6 +600,9 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
 
 def _numbers(manifest: Manifest) -> Iterator[_Number]:
     """The numbers of a manifest whose ranges do not depend on each other."""
+    if manifest.multi_vector is not None:
+        limits = [route.position_limit for route in manifest.routes.values() if route.position_limit is not None]
+        yield from _multi_vector_numbers(manifest.multi_vector, min(limits, default=MOST_TOKENS))
     for name, record in manifest.files.items():
         yield f"files.{name}.size", record.size, 0, _MOST_BYTES
     for name, route in manifest.routes.items():
@@ -529,6 +620,22 @@ def _numbers(manifest: Manifest) -> Iterator[_Number]:
                 yield from _packing_numbers(f"{at}.variants[{i}].packing", variant.packing)
             if variant.proof is not None:
                 yield from _proof_numbers(f"{at}.variants[{i}].proof", variant.proof)
+
+
+def _multi_vector_numbers(settings: MultiVector, most: int) -> Iterator[_Number]:
+    """The numbers of the settings of a multi-vector model, of which no text has more than `most` tokens."""
+    at = "multi_vector"
+    yield f"{at}.query_length", settings.query_length, 1, most
+    yield f"{at}.document_length", settings.document_length, 1, most
+    yield f"{at}.skipped_start", settings.skipped_start, 0, most
+    for name, ids in (("skipped_ids", settings.skipped_ids), ("kept_ids", settings.kept_ids or ())):
+        yield from ((f"{at}.{name}[{i}]", token_id, 0, MOST_TOKENS) for i, token_id in enumerate(ids))
+    if settings.expansion is not None:
+        yield f"{at}.expansion.length", settings.expansion.length, 1, most
+        yield f"{at}.expansion.token_id", settings.expansion.token_id, 0, MOST_TOKENS
+    if settings.pooling is not None:
+        yield f"{at}.pooling.pool_factor", settings.pooling.pool_factor, 1, _LARGEST
+        yield f"{at}.pooling.num_protected_tokens", settings.pooling.num_protected_tokens, 0, MOST_TOKENS
 
 
 def _packing_numbers(at: str, packing: Packing) -> Iterator[_Number]:
@@ -578,11 +685,11 @@ def _check_outputs(at: str, manifest: Manifest, route: Route, require: _Require)
         require(bounded, f"{at}.variants[{i}].largest_pair: expected null for dtype {variant.dtype!r}")
         graph = variant.file.endswith(".onnx")
         require(graph, f"{at}.variants[{i}].file: expected a file that ends with .onnx, got {variant.file!r}")
-    kind = _KIND_OF_TASK[manifest.task]
+    kind = KIND_OF_TASK[manifest.task]
     widths = [output.width for output in route.outputs.values() if output.kind == kind]
     require(len(widths) == 1, f"{at}.outputs: expected one of kind {kind!r}, got {len(widths)}")
     for name, output in route.outputs.items():
-        expected = _NAME_OF_KIND.get(output.kind, name)
+        expected = NAME_OF_KIND[output.kind]
         require(name == expected, f"{at}.outputs.{name}: expected the name {expected!r} for the kind {output.kind!r}")
 
 

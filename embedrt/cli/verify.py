@@ -7,6 +7,7 @@ import click
 import embedrt
 from embedrt.bundle.facts import of_route
 from embedrt.cli import options, streams
+from embedrt.model import Model
 
 
 @click.command(
@@ -48,10 +49,8 @@ def verify(
 
     streams.require_output()
     check_reference(reference, source)
-    embedder = embedrt.Embedder(
-        bundle, device, dtype=dtype, threads=threads, gpu_mem_limit=gpu_mem_limit, local_files_only=True
-    )
-    reports = embedrt.verify(embedder, reference=reference, source=source)
-    print(f"files: {len(embedder.manifest.files)} as listed")
+    model = Model(bundle, device, dtype=dtype, threads=threads, gpu_mem_limit=gpu_mem_limit, local_files_only=True)
+    reports = embedrt.verify(model, reference=reference, source=source)
+    print(f"files: {len(model.manifest.files)} as listed")
     for name, report in reports.items():
-        print(f"{of_route(embedder.dtype, name)}: {report.summary}")
+        print(f"{of_route(model.dtype, name)}: {report.summary}")

@@ -12,6 +12,7 @@ from embedrt.bundle.opened import TRIES
 from embedrt.bundle.staging import recover, staging
 from embedrt.errors import ModelNotFoundError
 from embedrt.hub.local import home, parse, stored_path, stored_revisions
+from embedrt.types import Task
 
 # sentence-transformers looks here for names without an organization.
 _ORGANIZATION = "sentence-transformers"
@@ -24,6 +25,7 @@ def resolve(
     token: str | bool | None = None,
     local_files_only: bool = False,
     cache_folder: str | Path | None = None,
+    task: Task | None = None,
 ) -> Path:
     """Find the bundle folder of a model; download or export it if needed.
 
@@ -38,6 +40,7 @@ def resolve(
         token: Hub token; None uses `HF_TOKEN` or the saved login.
         local_files_only: True never uses the network.
         cache_folder: A folder for bundles that is searched before the local store.
+        task: The task for an export on the fly; None recognizes it.
 
     Raises:
         ModelNotFoundError: The model was not found; the message has the command to run.
@@ -65,7 +68,9 @@ def resolve(
             recover(found)
             if (found / MANIFEST).is_file():
                 return found
-    return _fetch(model, names, revision, token, local_files_only=local_files_only, cache_folder=cache_folder)
+    return _fetch(
+        model, names, revision, token, local_files_only=local_files_only, cache_folder=cache_folder, task=task
+    )
 
 
 def _fetch(
@@ -76,6 +81,7 @@ def _fetch(
     *,
     local_files_only: bool,
     cache_folder: str | Path | None,
+    task: Task | None,
 ) -> Path:
     """Download the bundle, or export the model, of the first of these names that the hub has."""
     from embedrt.hub.patience import NoAnswer
@@ -109,7 +115,7 @@ def _fetch(
         raise ModelNotFoundError(
             f"{model!r} on the hub is a model, not a bundle; run `pip install 'embedrt[export]'`, then `{command}`"
         )
-    exported: Path = exporter().export(name, target, name=name, revision=revision, token=token)
+    exported: Path = exporter().export(name, target, name=name, revision=revision, token=token, task=task)
     return exported
 
 

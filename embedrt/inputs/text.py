@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,12 +46,15 @@ class Tokens:
         offsets: int64 `[texts + 1]`: text `i` has `ids[offsets[i]:offsets[i + 1]]`.
         type_ids: The token type ids, int32 `[total]`, or None if the model does not read them.
         truncated: Indexes of the truncated texts.
+        attended: The number of tokens of each text that its tokens attend to, from its start, int64 `[texts]`; None if
+            they attend to all. The others have vectors too: they expand a query.
     """
 
     ids: NDArray[np.int32]
     offsets: NDArray[np.int64]
     type_ids: NDArray[np.int32] | None
     truncated: list[int]
+    attended: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -66,7 +69,8 @@ class Tokens:
         lengths = self.lengths[rows]
         offsets = offsets_of(lengths)
         index = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
-        return Tokens(self.ids[index], offsets, None if self.type_ids is None else self.type_ids[index], [])
+        types = None if self.type_ids is None else self.type_ids[index]
+        return Tokens(self.ids[index], offsets, types, [], None if self.attended is None else self.attended[rows])
 
     @staticmethod
     def joined(parts: "Sequence[Tokens]") -> "Tokens":
@@ -75,11 +79,15 @@ class Tokens:
             return parts[0]
         types = [part.type_ids for part in parts if part.type_ids is not None]
         starts = accumulate(map(len, parts), initial=0)
+        attended = None
+        if any(part.attended is not None for part in parts):
+            attended = np.concatenate([part.lengths if part.attended is None else part.attended for part in parts])
         return Tokens(
             np.concatenate([part.ids for part in parts]),
             offsets_of(np.concatenate([part.lengths for part in parts])),
             np.concatenate(types) if types else None,
             [start + i for start, part in zip(starts, parts, strict=False) for i in part.truncated],
+            attended,
         )
 
 
@@ -162,6 +170,21 @@ class Encoded:
 
     encodings: list[Any]
     truncated: Collection[int] = ()
+
+
+class ItemTokenizer(Protocol):
+    """The part of a tokenizer that a run of the model needs: `TextTokenizer` for texts, another one for other items."""
+
+    def portions(
+        self, items: Sequence[Any], prompt: str = "", *, size: int | None = None, most: int | None = None
+    ) -> Iterator[Any]:
+        """Split items into portions, each for one call of `encode`; see `TextTokenizer.portions`."""
+
+    def encode(self, portion: Any) -> Any:
+        """Tokenize a portion on all cores, for `tokens`; for the most part, without holding the GIL."""
+
+    def tokens(self, encoded: Any) -> Tokens:
+        """The token ids of a portion."""
 
 
 @dataclass(frozen=True, eq=False)

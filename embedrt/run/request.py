@@ -11,6 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.engine import Batch
+from embedrt.inputs.text import ItemTokenizer, TextTokenizer
+
+
+class Reading(Protocol):
+    """The way to tokenize items that are not plain texts, such as pairs. Picklable, for worker processes."""
+
+    def of(self, tokenizer: TextTokenizer) -> ItemTokenizer:
+        """The tokenizer of the items.
+
+        Args:
+            tokenizer: The route's tokenizer with the request's maximum of tokens.
+        """
 
 
 class Gather(Protocol):
@@ -46,6 +58,7 @@ class Request:
         prompt: Prompt before every text.
         batch_size: Maximum number of texts in a batch; None leaves it to the token budget.
         forbid_truncation: Raise before the model runs on a truncated text.
+        reading: The way to tokenize the items; None for plain texts.
     """
 
     gather: Gather
@@ -53,6 +66,7 @@ class Request:
     prompt: str = ""
     batch_size: int | None = None
     forbid_truncation: bool = False
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True)
@@ -68,5 +82,5 @@ class Result:
     truncated: list[int]
 
 
-Run = Callable[[list[str], Request], Result]
-"""The `run` method of a runner or pool; the texts come without the prompt."""
+Run = Callable[[list[Any], Request], Result]
+"""The `run` method of a runner or pool; the items, mostly texts, come without the prompt."""

@@ -28,14 +28,13 @@ from embedrt.inputs.check import preview
 from embedrt.inputs.fit import require_fit
 from embedrt.inputs.packing import packed_input_names
 from embedrt.inputs.padding import input_names, pad
-from embedrt.inputs.text import TextTokenizer, Tokens
+from embedrt.inputs.text import ItemTokenizer, TextTokenizer, Tokens
 from embedrt.run.batches import batch_tokens, make_batch
 from embedrt.run.budget import Budget
 from embedrt.run.coalescing import Coalescer
 from embedrt.run.planning import PlannedBatch, padded_length, plan, plan_packed
 from embedrt.run.request import Request, Result
 from embedrt.run.threads import Team, ahead
-from embedrt.types import SENTENCE
 
 # A slice is tokenized and planned at a time, and computed while the next one is tokenized. So many texts are enough for
 # batches of similar lengths, and few enough to bound memory.
@@ -104,6 +103,8 @@ class Runner:
 
     Attributes:
         files: The files of the bundle.
+        name: The model's name.
+        task: The kind of model.
         widths: The expected width of graph outputs by name.
 
     Raises:
@@ -116,9 +117,10 @@ class Runner:
     ) -> None:
         self.files = files
         self.name = manifest.name
+        self.task = manifest.task
         self.route = route
         self.placement = placement
-        self.widths = output_widths(manifest)
+        self.widths = output_widths(route)
         self.tokenize = self._load_tokenizer(route.max_seq_length)
         require_fit(self.folder, route, self.tokenize.backend)
         self._other_tokenizers: dict[int | None, TextTokenizer] = {}
@@ -181,13 +183,24 @@ class Runner:
                 others[max_seq_length] = loaded
             return others[max_seq_length]
 
+    def tokens(self, items: Sequence[Any], request: Request) -> Tokens:
+        """The tokens of items as a request reads them."""
+        tokenize = self._item_tokenizer(request)
+        portions = tokenize.portions(items, request.prompt)
+        parts = [tokenize.tokens(tokenize.encode(portion)) for portion in portions]
+        return Tokens.joined(parts) if parts else self.tokenize([])
+
+    def _item_tokenizer(self, request: Request) -> ItemTokenizer:
+        tokenizer = self.tokenizer(request.max_seq_length)
+        return tokenizer if request.reading is None else request.reading.of(tokenizer)
+
     def inputs(self, tokens: Tokens) -> dict[str, NDArray[np.int64]]:
         """The inputs of a padded graph for texts as one batch, int64 `[texts, longest]`."""
         return pad(tokens, np.arange(len(tokens)), int(tokens.lengths.max(initial=0)), self.route.tokenization)
 
     def run(
         self,
-        items: Sequence[str] | Tokens,
+        items: Sequence[Any] | Tokens,
         request: Request,
         *,
         indexes: Sequence[int] | None = None,
@@ -218,18 +231,18 @@ class Runner:
                     self._overlap(work, chain([part], slices), advance)
         return Result(work.values, work.truncated)
 
-    def run_in_one_batch(self, texts: Sequence[str], request: Request) -> Result:
-        """Compute the texts in one batch, padded to the longest, regardless of the token budget.
+    def run_in_one_batch(self, items: Sequence[Any], request: Request) -> Result:
+        """Compute the items in one batch, padded to the longest, regardless of the token budget.
 
         It serves to check that vectors do not depend on the batch; `run` is always faster.
         """
-        work = self._work(texts, request, None)
-        tokens = self.tokenizer(request.max_seq_length)(texts, request.prompt)
+        work = self._work(items, request, None)
+        tokens = self.tokens(items, request)
         planned = PlannedBatch(np.arange(len(tokens)), int(tokens.lengths.max(initial=0)))
         self._compute(work, _Slice(tokens, 0, [planned], is_small=True), planned, shared=True)
         return Result(work.values, tokens.truncated)
 
-    def _work(self, items: Sequence[str] | Tokens, request: Request, indexes: Sequence[int] | None) -> _Work:
+    def _work(self, items: Sequence[Any] | Tokens, request: Request, indexes: Sequence[int] | None) -> _Work:
         prompt = request.prompt if self.route.tokenization.pooling_mask else ""
         return _Work(
             request,
@@ -238,7 +251,7 @@ class Runner:
             self.tokenizer(request.max_seq_length).prompt_length(prompt) if prompt else 0,
         )
 
-    def _slices(self, items: Sequence[str] | Tokens, work: _Work) -> Generator[_Slice]:
+    def _slices(self, items: Sequence[Any] | Tokens, work: _Work) -> Generator[_Slice]:
         """Tokenize and plan the items lazily, a slice at a time."""
         request, start = work.request, 0
         for tokens in self._tokenized(items, request):
@@ -269,13 +282,13 @@ class Runner:
         )
         return batches, sum(len(batch.rows) * batch.length for batch in batches)
 
-    def _tokenized(self, items: Sequence[str] | Tokens, request: Request) -> Iterator[Tokens]:
+    def _tokenized(self, items: Sequence[Any] | Tokens, request: Request) -> Iterator[Tokens]:
         """The tokens of a slice at a time; while it is handled, a thread tokenizes the next texts."""
         if isinstance(items, Tokens):
             yield items
             return
         budget = self._budget.tokens
-        tokenize, scale = self.tokenizer(request.max_seq_length), max(1, budget // _SMALL_BUDGET)
+        tokenize, scale = self._item_tokenizer(request), max(1, budget // _SMALL_BUDGET)
         most = _SLICE * scale
         size = min(_FIRST_SLICE, most) if scale == 1 and len(items) >= _MANY else most
         characters = max(_CHARACTERS_PER_WORKER * max(2, self.engine.workers), _CHARACTERS_PER_TOKEN * budget)
@@ -389,9 +402,9 @@ def graph_digest(manifest: Manifest, variant: Variant) -> str:
     return hashlib.sha256(" ".join(manifest.files[file].sha256 for file in variant.files).encode()).hexdigest()
 
 
-def output_widths(manifest: Manifest) -> dict[str, int]:
-    """The width of the graph outputs with one vector per text, by name."""
-    return {SENTENCE: manifest.dim}
+def output_widths(route: Route) -> dict[str, int]:
+    """The width of the graph outputs with one vector per item, by name."""
+    return {name: output.width for name, output in route.outputs.items() if name not in PER_TOKEN}
 
 
 def _require_untruncated(truncated: list[int], limit: int | None) -> None:

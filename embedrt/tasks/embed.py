@@ -1,6 +1,6 @@
 """Embeddings: graph outputs to the vectors that a call returns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from embedrt.engine import Batch
 from embedrt.run.request import Request, Result, Run
-from embedrt.run.runner import Runner
 from embedrt.tasks.call import Call
 from embedrt.types import SENTENCE, TOKENS, Features, Vectors
 from embedrt.vectors.arrays import SMALLEST_NORM
@@ -146,19 +145,3 @@ def truncate_and_normalize(vectors: Vectors, dim: int, *, normalize: bool) -> Ve
     if normalize:
         values = values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), SMALLEST_NORM)
     return values
-
-
-def graph_vectors(runner: Runner, texts: Sequence[str]) -> Vectors:
-    """Compute the vectors of texts in planned batches, with all coordinates: float32 `[texts, dim]`."""
-    vectors: Vectors = runner.run(texts, _plain(runner)).values
-    return vectors
-
-
-def graph_vectors_in_one_batch(runner: Runner, texts: Sequence[str]) -> Vectors:
-    """Compute the vectors of texts in one batch, with all coordinates: float32 `[texts, dim]`."""
-    vectors: Vectors = runner.run_in_one_batch(texts, _plain(runner)).values
-    return vectors
-
-
-def _plain(runner: Runner) -> Request:
-    return Request(SentenceVectors(runner.widths[SENTENCE]), runner.route.max_seq_length)

@@ -6,7 +6,7 @@ candidates encode the same texts in turn, and `candidates` chooses which remain.
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import cycle, groupby, islice
@@ -26,7 +26,7 @@ from embedrt.hub.resolve import resolve
 from embedrt.inputs.check import check_texts
 from embedrt.inputs.values import shown, truth
 from embedrt.run.runner import Runner
-from embedrt.tasks.embed import graph_vectors
+from embedrt.tasks.graph_values import graph_values
 from embedrt.tune.candidates import (
     FEWEST_TEXTS,
     MOST_TEXTS,
@@ -39,9 +39,9 @@ from embedrt.tune.candidates import (
     texts_for,
 )
 from embedrt.tune.result import FORMAT_VERSION, Setting, Tuning, conditions, require_writable, write
-from embedrt.types import Vectors
+from embedrt.types import Task, Vectors
 from embedrt.verify.difference import difference
-from embedrt.verify.parity import read_parity_texts, verify_route
+from embedrt.verify.parity import Item, read_parity_items, verify_route
 
 logger = logging.getLogger("embedrt")
 
@@ -89,14 +89,26 @@ def tune(
     manifest = opened.manifest
     require_writable(folder)
     if items is None:
-        parity_texts = read_parity_texts(opened.files, manifest.routes[_timed_route(manifest)])
+        parity_texts = _texts(read_parity_items(opened.files, manifest.routes[_timed_route(manifest)], manifest.task))
         items = [*parity_texts, *mixture(parity_texts, max(0, _DEFAULT_TEXTS - len(parity_texts)))]
     # Shuffled, so that the first few texts have all lengths.
     items = random.Random(0).sample(items, min(len(items), MOST_TEXTS))  # noqa: S311
     with _progress(show_progress_bar) as advance:
-        tuning = _Search(opened, items, perf_counter() + seconds, advance, generated=generated).run()
+        tuning = _Search(
+            opened, _items(items, manifest.task), perf_counter() + seconds, advance, generated=generated
+        ).run()
     write(folder, tuning)
     return tuning
+
+
+def _texts(items: Sequence[Item]) -> list[str]:
+    """All texts of a list of texts or pairs, without duplicates."""
+    return list(dict.fromkeys(text for item in items for text in ([item] if isinstance(item, str) else item)))
+
+
+def _items(texts: list[str], task: Task) -> list[Item]:
+    """The texts; for a model that scores pairs, each text with the one before it."""
+    return [(texts[i - 1], text) for i, text in enumerate(texts)] if task == "score" else list(texts)
 
 
 def _timed_route(manifest: Manifest) -> str:
@@ -122,7 +134,7 @@ class _Search:
 
     Args:
         bundle: The bundle.
-        texts: The texts, in random order.
+        texts: The texts, or pairs, in random order.
         deadline: The time to finish, by `perf_counter`.
         advance: Called with the current step and the fraction of the work that is done.
         generated: True if the texts are the parity texts and generated ones.
@@ -131,7 +143,7 @@ class _Search:
     def __init__(
         self,
         bundle: Bundle,
-        texts: list[str],
+        texts: Sequence[Item],
         deadline: float,
         advance: Callable[[str, float], None],
         *,
@@ -240,9 +252,9 @@ class _Search:
             if dtype == FLOAT32 or FLOAT32 not in self._manifest.dtypes:
                 verify_route(runner)
             else:
-                graph_vectors(runner, texts[:FEWEST_TEXTS])
+                graph_values(runner, texts[:FEWEST_TEXTS])
             start = perf_counter()
-            vectors.append(graph_vectors(runner, texts))
+            vectors.append(graph_values(runner, texts))
             if name == self._route:
                 took = (perf_counter() - start) / len(texts)
         return np.concatenate(vectors), took
@@ -268,7 +280,7 @@ class _Search:
         return [candidate for group in left.values() for candidate in group]
 
     def _round(
-        self, running: list[Candidate], visits: int, texts: list[str], done: float, part: float
+        self, running: list[Candidate], visits: int, texts: list[Item], done: float, part: float
     ) -> dict[Candidate, float]:
         """Median throughput in texts/s of every candidate that works, measured in alternating order."""
         rates: dict[Candidate, list[float]] = {candidate: [] for candidate in running}
@@ -282,7 +294,7 @@ class _Search:
                     try:
                         runner = runner or self._warm(engine)
                         start = perf_counter()
-                        graph_vectors(runner.with_max_tokens(candidate.max_tokens), texts)
+                        graph_values(runner.with_max_tokens(candidate.max_tokens), texts)
                         rates[candidate].append(len(texts) / (perf_counter() - start))
                     except EmbedrtError as error:
                         self._exclude(str(candidate), error)
@@ -296,14 +308,14 @@ class _Search:
         placement = place(self._files.folder, route, self._devices[device], dtype, threads)
         runner = Runner(self._files, route, self._manifest, placement)
         single = runner.with_max_tokens(1)  # one text per batch, so that every thread gets some
-        graph_vectors(single, list(islice(cycle(self._texts), max(FEWEST_TEXTS, 2 * threads))))
+        graph_values(single, list(islice(cycle(self._texts), max(FEWEST_TEXTS, 2 * threads))))
         if engine not in self._latencies:
-            text = sorted(self._texts, key=len)[len(self._texts) // 2]
-            graph_vectors(single, [text])
+            text = sorted(self._texts, key=lambda item: len("".join(item)))[len(self._texts) // 2]
+            graph_values(single, [text])
             times: list[float] = []
             while len(times) < _SINGLES and sum(times) < _SINGLES_SECONDS:
                 start = perf_counter()
-                graph_vectors(single, [text])
+                graph_values(single, [text])
                 times.append(perf_counter() - start)
             self._latencies[engine] = 1000 * float(np.median(times))
         return runner

@@ -10,9 +10,10 @@ from embedrt.engine.int8_weights import require_pairs
 from embedrt.hub.resolve import exporter
 from embedrt.inputs.check import check_texts
 from embedrt.inputs.values import one_of
+from embedrt.model import Model
 from embedrt.run.runner import Runner
 from embedrt.verify.difference import Difference, difference
-from embedrt.verify.parity import read_parity_texts, verify_route
+from embedrt.verify.parity import read_parity_items, verify_route
 
 ReferenceKind = Literal["bundle", "sentence-transformers"]
 
@@ -21,20 +22,21 @@ def bundled_texts(embedder: Embedder) -> list[str]:
     """The parity texts in a bundle: those of the route for calls without a task, else of the first route."""
     route = embedder.manifest.routes.get(embedder.manifest.tasks.get("", ""))
     route = next(iter(embedder.manifest.routes.values())) if route is None else route
-    return read_parity_texts(embedder.loaded.bundle.files, route)
+    items = read_parity_items(embedder.loaded.bundle.files, route, embedder.manifest.task)
+    return [item for item in items if isinstance(item, str)]
 
 
 def verify(
-    embedder: Embedder, reference: ReferenceKind = "bundle", source: str | Path | None = None
+    model: Model, reference: ReferenceKind = "bundle", source: str | Path | None = None
 ) -> Mapping[str, ParityReport | QualityReport]:
     """Verify a loaded bundle; see `embedrt.verify`."""
     check_reference(reference, source)
-    embedder.loaded.bundle.files.check(embedder.manifest.files, "always")
-    for runner in embedder.runners.values():
+    model.loaded.bundle.files.check(model.manifest.files, "always")
+    for runner in model.runners.values():
         _check_weights(runner)
     if reference == "bundle":
-        return {name: verify_route(runner) for name, runner in embedder.runners.items()}
-    reports: Mapping[str, ParityReport] = exporter().verify_with_sentence_transformers(embedder, source)
+        return {name: verify_route(runner) for name, runner in model.runners.items()}
+    reports: Mapping[str, ParityReport] = exporter().verify_with_sentence_transformers(model, source)
     return reports
 
 

@@ -6,10 +6,14 @@ Lossy dtypes are measured by cosine similarity to float32 instead, over held-out
 import dataclasses
 import json
 import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from math import sqrt
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +24,8 @@ from embedrt.bundle.reports import MEAN_COSINE, MIN_COSINE, ParityReport, Qualit
 from embedrt.bundle.strict_json import RecordError, decode, parse_json
 from embedrt.errors import BundleError, ParityError, QualityError
 from embedrt.run.runner import Runner
-from embedrt.tasks.embed import graph_vectors, graph_vectors_in_one_batch
-from embedrt.types import SENTENCE, Vectors
+from embedrt.tasks.graph_values import graph_tokens, graph_values, graph_values_in_one_batch, width_of
+from embedrt.types import Task, Vectors
 from embedrt.vectors.files import write_matrix
 
 TOLERANCE = 1e-5
@@ -54,6 +58,13 @@ larger error is a bug, not rounding. TF32 has 11 significant bits, so each round
 shrink in proportion, and `1 - cosine` with their square.
 """
 
+Item: TypeAlias = str | tuple[str, str]
+"""A text, or a pair of texts for a model that scores pairs."""
+# The ending of files with reference values that are mostly zeros.
+_COMPRESSED = ".npz"
+_MEMBER = "values.npy"
+# More than any export writes; a damaged file may claim to be larger than the memory.
+_MOST_BYTES = 1 << 31
 # What NumPy raises on damaged files.
 _DAMAGED = (
     ValueError,
@@ -64,15 +75,21 @@ _DAMAGED = (
     SyntaxError,
     RecursionError,
     tokenize.TokenError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 
 
-def save_reference(folder: Path, route: Route, texts: list[str], vectors: Vectors) -> None:
-    """Write the parity texts and reference vectors of a route into a bundle."""
+def save_reference(folder: Path, route: Route, items: Sequence[Item], values: Vectors) -> None:
+    """Write the parity texts, or pairs, and the reference values of a route into a bundle."""
     (folder / route.parity_texts).parent.mkdir(exist_ok=True)
-    (folder / route.parity_texts).write_bytes(json.dumps(texts, ensure_ascii=True, indent=1).encode() + b"\n")
+    (folder / route.parity_texts).write_bytes(json.dumps(items, ensure_ascii=True, indent=1).encode() + b"\n")
     with (folder / route.parity_vectors).open("wb") as file:
-        write_matrix(file, vectors.astype(np.float32))
+        if route.parity_vectors.endswith(_COMPRESSED):
+            np.savez_compressed(file, values=values.astype(np.float32))
+        else:
+            write_matrix(file, values.astype(np.float32))
 
 
 def verify_route(runner: Runner) -> ParityReport | QualityReport:
@@ -89,11 +106,11 @@ def verify_route(runner: Runner) -> ParityReport | QualityReport:
     if made is None:
         raise BundleError(f"{runner.folder}: {runner.placement.variant.file} has no proof; export the model again")
     bound = bound_of(runner.placement.variant, runner.placement.dtype)
-    texts = read_parity_texts(runner.files, runner.route)
+    items = read_parity_items(runner.files, runner.route, runner.task)
     return compare(
         runner,
-        texts,
-        _read_parity_vectors(runner, len(texts)),
+        items,
+        _read_parity_vectors(runner, len(items)),
         made.reference,
         independent=made.independent,
         tolerance=bound.tolerance,
@@ -111,49 +128,68 @@ def bound_of(variant: Variant, dtype: str) -> Bound:
     return Bound(TOLERANCE if variant.proof is None else variant.proof.tolerance)
 
 
-def read_parity_texts(files: BundleFiles, route: Route) -> list[str]:
-    """Read the parity texts of a route.
+def read_parity_items(files: BundleFiles, route: Route, task: Task) -> list[Item]:
+    """Read the parity texts of a route, or the pairs of a model that scores pairs.
 
     Raises:
-        BundleError: The file is not a list of texts.
+        BundleError: The file is not a list of them.
     """
-    return parity_texts_of(files.read_bytes(route.parity_texts), str(files.folder / route.parity_texts))
+    name = str(files.folder / route.parity_texts)
+    return parity_items_of(files.read_bytes(route.parity_texts), name, task)
 
 
-def _read_parity_vectors(runner: Runner, texts: int) -> Vectors:
-    """Read the reference vectors of the parity texts, float32 `[texts, dim]`."""
-    name, shape = runner.route.parity_vectors, (texts, runner.widths[SENTENCE])
-    return parity_vectors_of(runner.files.read_bytes(name), str(runner.folder / name), shape)
+def _read_parity_vectors(runner: Runner, items: int) -> Vectors:
+    """Read the reference values of the parity texts, float32 `[items, n]`."""
+    name, shape = runner.route.parity_vectors, (items, width_of(runner))
+    content = runner.files.read_bytes(name)
+    return parity_vectors_of(content, str(runner.folder / name), shape, ragged=runner.task == "multi-vector")
 
 
-def parity_texts_of(content: bytes, name: str) -> list[str]:
-    """Decode a file of parity texts.
+def parity_items_of(content: bytes, name: str, task: Task = "embed") -> list[Item]:
+    """Decode a file of parity texts, or of the pairs of a model that scores pairs.
 
     Raises:
-        BundleError: It is not a list of texts.
+        BundleError: It is not a list of them.
     """
+    items: list[Item] = []
     try:
-        texts = list(decode(tuple[str, ...], parse_json(content, name), name))
+        raw = parse_json(content, name)
+        if task == "score":
+            for i, pair in enumerate(decode(tuple[tuple[str, ...], ...], raw, name)):
+                if len(pair) != 2:
+                    raise BundleError(f"{name}[{i}]: expected a pair of texts, got {len(pair)}; get the bundle again")
+                items.append((pair[0], pair[1]))
+        else:
+            items.extend(decode(tuple[str, ...], raw, name))
     except RecordError as error:
         raise BundleError(f"{error}; get the bundle again") from error
-    if not texts:
+    if not items:
         raise BundleError(f"{name}: expected texts, got none; get the bundle again")
-    return texts
+    return items
 
 
-def parity_vectors_of(content: bytes, name: str, shape: tuple[int, int]) -> Vectors:
-    """Decode a file of reference vectors, in the format of NumPy.
+def parity_vectors_of(content: bytes, name: str, shape: tuple[int, int], *, ragged: bool = False) -> Vectors:
+    """Decode a file of reference values, in the format of NumPy.
+
+    Args:
+        content: The file.
+        name: Its name, for messages.
+        shape: The expected shape, `[items, width]`.
+        ragged: True if a row has several vectors of this width.
 
     Raises:
         BundleError: It is not a matrix of finite float32 numbers of this shape.
     """
     try:
-        vectors = np.lib.format.read_array(BytesIO(content), allow_pickle=False)
+        vectors = _read_array(content, compressed=name.endswith(_COMPRESSED))
     except _DAMAGED as error:
         raise BundleError(f"{name}: not a NumPy file: {str(error)[:200]}; get the bundle again") from error
     with np.errstate(over="ignore", invalid="ignore"):
         is_finite = vectors.dtype == np.float32 and np.isfinite(np.linalg.norm(vectors, axis=-1)).all()
-    if vectors.shape != shape or not is_finite:
+    fits = vectors.shape == shape
+    if ragged and vectors.ndim == 2:
+        fits = len(vectors) == shape[0] and vectors.shape[1] % shape[1] == 0
+    if not fits or not is_finite:
         raise BundleError(
             f"{name}: expected finite float32 vectors [{shape[0]}, {shape[1]}], got {vectors.dtype} "
             f"{list(vectors.shape)}; get the bundle again"
@@ -162,9 +198,19 @@ def parity_vectors_of(content: bytes, name: str, shape: tuple[int, int]) -> Vect
     return found
 
 
+def _read_array(content: bytes, *, compressed: bool) -> NDArray[Any]:
+    if not compressed:
+        return np.lib.format.read_array(BytesIO(content), allow_pickle=False)
+    with zipfile.ZipFile(BytesIO(content)) as archive:
+        if (size := archive.getinfo(_MEMBER).file_size) > _MOST_BYTES:
+            raise ValueError(f"{size} bytes")
+        with archive.open(_MEMBER) as member:
+            return np.lib.format.read_array(BytesIO(member.read(_MOST_BYTES)), allow_pickle=False)
+
+
 def compare(
     runner: Runner,
-    texts: list[str],
+    items: Sequence[Item],
     reference: Vectors,
     reference_name: str,
     *,
@@ -176,9 +222,9 @@ def compare(
 
     Args:
         runner: The route to measure.
-        texts: The texts.
-        reference: The reference vectors `[texts, dim]`, before truncation.
-        reference_name: The software that made the reference vectors.
+        items: The texts, or pairs.
+        reference: The reference values `[items, n]`, before truncation.
+        reference_name: The software that made the reference values.
         independent: See `ParityReport`.
         tolerance: Upper bound for the errors.
         min_cosine: Lower bound for the cosine similarities.
@@ -186,18 +232,19 @@ def compare(
     Raises:
         ParityError: An error is above the tolerance, or a cosine similarity is below `min_cosine`.
     """
-    counts: list[int] = runner.tokenize(texts).lengths.tolist()
-    alone = np.concatenate([graph_vectors(runner, [text]) for text in texts])
-    planned = graph_vectors(runner, texts)
-    padded = _in_mixed_batches(runner, texts, counts)
-    scale = _scale(reference)
+    counts: list[int] = graph_tokens(runner, items).lengths.tolist()
+    width = reference.shape[1]
+    alone = stacked([graph_values(runner, [item])[0] for item in items], width)
+    planned = stacked(graph_values(runner, items), width)
+    padded = stacked(_in_mixed_batches(runner, items, counts), width)
+    scale = _scale(reference, width_of(runner))
     errors = np.maximum(np.abs(planned - reference), np.abs(alone - reference)).max(axis=1) / scale
     batch_errors = np.maximum(np.abs(planned - alone), np.abs(padded - alone)).max(axis=1) / scale
     norms = np.abs(np.linalg.norm(planned, axis=1) - np.linalg.norm(reference, axis=1)) / scale
     report = ParityReport(
         reference=reference_name,
         independent=independent,
-        texts=len(texts),
+        texts=len(items),
         max_tokens=max(counts),
         tolerance=tolerance,
         max_abs_error=float(errors.max()),
@@ -211,7 +258,7 @@ def compare(
     if not (worst <= tolerance).all():
         order = np.argsort(-np.nan_to_num(worst, nan=np.inf))[:5]
         shown = "\n".join(
-            f"  {errors[i]:.1e} to the reference, {batch_errors[i]:.1e} by batch: texts[{i}] = {texts[i][:60]!r}"
+            f"  {errors[i]:.1e} to the reference, {batch_errors[i]:.1e} by batch: texts[{i}] = {str(items[i])[:60]!r}"
             for i in order
         )
         raise ParityError(
@@ -226,15 +273,38 @@ def compare(
     return report
 
 
-def _in_mixed_batches(runner: Runner, texts: list[str], counts: list[int]) -> Vectors:
-    """Encode every text in a batch with texts of all lengths, so that short rows are mostly padding."""
+def _in_mixed_batches(runner: Runner, items: Sequence[Item], counts: list[int]) -> list[Vectors]:
+    """Compute every item in a batch with items of all lengths, so that short rows are mostly padding."""
     by_length = np.argsort(counts, kind="stable")
-    vectors = np.empty((len(texts), runner.widths[SENTENCE]), np.float32)
-    groups = -(-len(texts) // 4)
+    vectors: list[Vectors] = [np.empty(0, np.float32)] * len(items)
+    groups = -(-len(items) // 4)
     for start in range(groups):
         rows = by_length[start::groups]
-        vectors[rows] = graph_vectors_in_one_batch(runner, [texts[i] for i in rows])
+        for row, values in zip(rows, graph_values_in_one_batch(runner, [items[i] for i in rows]), strict=True):
+            vectors[row] = values
     return vectors
+
+
+def stacked(rows: Iterable[Vectors], width: int) -> Vectors:
+    """Stack rows of graph values, which are shorter where an item has fewer tokens, with zeros behind each.
+
+    Args:
+        rows: Rows of at most `width` values, each float32 `[n]`.
+        width: The width of the matrix.
+
+    Returns:
+        float32 `[rows, width]`.
+
+    Raises:
+        ParityError: A row is longer.
+    """
+    rows = list(rows)
+    values = np.zeros((len(rows), width), np.float32)
+    for i, row in enumerate(rows):
+        if len(row) > width:
+            raise ParityError(f"texts[{i}]: expected at most {width} values, as in the reference, got {len(row)}")
+        values[i, : len(row)] = row
+    return values
 
 
 def cosines(a: Vectors, b: Vectors) -> NDArray[np.float64]:
@@ -247,7 +317,7 @@ def cosines(a: Vectors, b: Vectors) -> NDArray[np.float64]:
 
 def measure_quality(
     lossy: Runner,
-    texts: list[str],
+    items: Sequence[Item],
     expected: Vectors,
     method: str,
     allowed: tuple[float, float] | None = None,
@@ -256,18 +326,18 @@ def measure_quality(
 
     Args:
         lossy: A route in the lossy dtype, with reference vectors in its bundle.
-        texts: Held-out natural texts, none of them calibration texts.
-        expected: The float32 vectors of the texts, `[texts, dim]`.
+        items: Held-out natural texts, none of them calibration texts.
+        expected: The float32 values of the texts, `[items, n]`.
         method: The quantization method, for the report.
         allowed: The lowest acceptable cosine similarity, mean and minimum; None takes those of int8.
     """
     mean_allowed, min_allowed = (MEAN_COSINE, MIN_COSINE) if allowed is None else allowed
-    natural = cosines(graph_vectors(lossy, texts), expected)
+    natural = cosines(stacked(graph_values(lossy, items), expected.shape[1]), expected)
     edge_cases, batch_error = _edge_cases(lossy)
     return QualityReport(
         method=method,
-        texts=len(texts),
-        max_tokens=int(lossy.tokenize(texts).lengths.max()),
+        texts=len(items),
+        max_tokens=int(graph_tokens(lossy, items).lengths.max()),
         mean_cosine=float(natural.mean()),
         min_cosine=float(natural.min()),
         mean_cosine_allowed=mean_allowed,
@@ -316,13 +386,14 @@ def _edge_cases(runner: Runner) -> tuple[NDArray[np.float64], float]:
         The lower cosine similarity of each text to the reference vectors in the bundle, float64 `[texts]`, and the max
         absolute difference between the two.
     """
-    texts = read_parity_texts(runner.files, runner.route)
-    reference = _read_parity_vectors(runner, len(texts))
-    planned = graph_vectors(runner, texts)
-    alone = np.concatenate([graph_vectors(runner, [text]) for text in texts])
+    items = read_parity_items(runner.files, runner.route, runner.task)
+    reference = _read_parity_vectors(runner, len(items))
+    planned = stacked(graph_values(runner, items), reference.shape[1])
+    alone = stacked([graph_values(runner, [item])[0] for item in items], reference.shape[1])
     similar = np.minimum(cosines(planned, reference), cosines(alone, reference))
-    return similar, float(np.abs(planned - alone).max()) / _scale(reference)
+    return similar, float(np.abs(planned - alone).max()) / _scale(reference, width_of(runner))
 
 
-def _scale(vectors: Vectors) -> float:
-    return max(1.0, float(np.linalg.norm(vectors, axis=1).max()))
+def _scale(values: Vectors, width: int) -> float:
+    """The largest norm of a vector, but at least 1."""
+    return max(1.0, float(np.linalg.norm(values.reshape(-1, width), axis=1).max()))

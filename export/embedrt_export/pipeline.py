@@ -19,6 +19,7 @@ from embedrt.bundle.manifest import (
     FORMAT_VERSION,
     MANIFEST,
     Manifest,
+    MultiVector,
     Route,
     read_manifest,
     record_files,
@@ -29,14 +30,16 @@ from embedrt.errors import BundleError, DeviceError, ExportError, UnsupportedMod
 from embedrt.hub.local import stored_path
 from embedrt.inputs.check import check_texts
 from embedrt.inputs.values import one_of, truth
-from embedrt.types import dtype_name
+from embedrt.types import Task, dtype_name
 from embedrt_export.dtypes import WRITERS, Draft
 from embedrt_export.dtypes.int8.texts import Texts, read_texts
 from embedrt_export.graph.data_file import DataFile
 from embedrt_export.options import ExportOptions, Wanted
 from embedrt_export.proof.reference import ReferenceKind
+from embedrt_export.routes import multi_vector
 from embedrt_export.routes.decide import Decisions, decide
 from embedrt_export.routes.layout import DATA
+from embedrt_export.routes.recognize import recognize
 from embedrt_export.routes.repo import ModelSpec, read_repo
 from embedrt_export.routes.route import BuiltRoute, build_route
 from embedrt_export.source.files import check_files, copy_config
@@ -63,7 +66,8 @@ def export(
     name: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
-    task: str | None = None,
+    task: Task | None = None,
+    adapter: str | None = None,
     dtype: str | Sequence[str] = FLOAT32,
     calibration_texts: str | Path | None = None,
     overwrite: bool = False,
@@ -79,7 +83,9 @@ def export(
         name: The bundle's name; None uses the hub id, or the name of the folder or package.
         revision: Branch, tag or commit of a hub repo.
         token: Hub token; None uses `HF_TOKEN` or the saved login.
-        task: For models with task adapters: the one to merge into the weights; None merges none.
+        task: The kind of model: "embed" makes one vector per text, "score" scores pairs of texts, "sparse" makes
+            vocabulary weights, "multi-vector" makes one vector per token. None recognizes it by the model's files.
+        adapter: For models with task adapters: the one to merge into the weights; None merges none.
         dtype: The dtypes of the bundle, one or more of "float32", "float16", "bfloat16" and "int8", as in
             `("float32", "int8")`. Each is compared with float32. "float16" and "bfloat16" are for GPUs by CUDA; where
             values of the model exceed the range of float16, bfloat16 holds them. "int8" is for CPUs; if this machine
@@ -109,7 +115,7 @@ def export(
         MissingDependencyError: `via` is "optimum", and optimum-onnx is not installed.
         ValueError: `via` or `dtype` is unknown, or `onnx_file` or `calibration_texts` does not apply to it.
     """
-    options = ExportOptions(via, onnx_file, task)
+    options = ExportOptions(via, onnx_file, adapter, task)
     one_of(reference, ReferenceKind, "reference")
     overwrite = truth(overwrite, "overwrite")
     if name is not None:
@@ -129,7 +135,9 @@ def export(
     name = located.name if name is None else name
     target = stored_path(name, revision) if target is None else target
     check_files(located.folder)
-    spec = read_repo(located.folder, is_local=located.source.kind != "hub", token=token)
+    recognized = recognize(located.folder, options.task)
+    spec = read_repo(located.folder, recognized.task, is_local=located.source.kind != "hub", token=token)
+    logger.info("%s: task %s, %s", name, recognized.task, recognized.reason)
     logger.info("%s: %s in %s", name, _chains(spec), located.folder)
     with staging(target) as folder, room(target, lambda: bytes_in(folder), ExportError):
         decisions = decide(spec, located, options, token)
@@ -204,10 +212,13 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, de
             f"config_sentence_transformers.json: truncate_dim {spec.truncate_dim} is not within 1 to {dim}"
         )
     identity: dict[str, Any] = {"routes": {route: one.identity for route, one in built.items()}, "tasks": spec.tasks}
+    several = _multi_vector(spec, built)
+    if several is not None:
+        identity["multi_vector"] = dataclasses.asdict(several)
     return Manifest(
         format_version=FORMAT_VERSION,
         name=name,
-        task="embed",
+        task=spec.task,
         source=located.source,
         routes=routes,
         tasks=spec.tasks,
@@ -223,7 +234,16 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, de
             "python": platform.python_version(),
             **{package: version(package) for package in ("numpy", "onnx", "safetensors", "tokenizers")},
         },
+        multi_vector=several,
     )
+
+
+def _multi_vector(spec: ModelSpec, built: dict[str, BuiltRoute]) -> MultiVector | None:
+    """The settings of multi-vector embeddings, of the one route that makes them."""
+    if spec.task != "multi-vector":
+        return None
+    ((route, one),) = built.items()
+    return multi_vector.settings_of(spec.chains[route], one.tokenizer, one.record.position_limit)
 
 
 def _common_dim(built: dict[str, BuiltRoute]) -> int:

@@ -17,7 +17,7 @@ from embedrt.bundle.manifest import MANIFEST, TUNED, Source, read_bundle, read_m
 from embedrt.bundle.staging import staging
 from embedrt.tune import result
 from embedrt.verify.bundle import verify as verify_bundle
-from embedrt.verify.parity import parity_texts_of, parity_vectors_of
+from embedrt.verify.parity import parity_items_of, parity_vectors_of
 from embedrt_export import export
 from embedrt_export.families import FAMILIES, choose_task, family_name
 from embedrt_export.graph.data_file import DataFile
@@ -122,7 +122,7 @@ def _bundle_targets(bundle: Path, folder: Path) -> list[Target]:
             embedder.token_count(TEXTS, truncation=False)
 
     def verify(path: Path) -> None:
-        texts = parity_texts_of((places["parity"] / route.parity_texts).read_bytes(), route.parity_texts)
+        texts = parity_items_of((places["parity"] / route.parity_texts).read_bytes(), route.parity_texts)
         name, shape = route.parity_vectors, (len(texts), manifest.dim)
         parity_vectors_of((places["parity"] / name).read_bytes(), name, shape)
         rehash(places["parity"])  # the hash of a damaged file would hide all that comes after it

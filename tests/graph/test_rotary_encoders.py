@@ -66,7 +66,7 @@ def test_the_adapter_of_a_task_goes_into_the_weights(number: int, tmp_path: Path
     tensors = with_adapters(tmp_path / "model")
     plain = repo(tmp_path / "plain", "jina_embeddings_v3", "hub, no task")
     save_file(merged(tensors, number), plain / "model.safetensors", metadata={"format": "pt"})
-    found = vectors(export(tmp_path / "model", tmp_path / "bundle", task=TASKS[number]))
+    found = vectors(export(tmp_path / "model", tmp_path / "bundle", adapter=TASKS[number]))
     assert np.abs(found - vectors(export(plain, tmp_path / "plain bundle"))).max() <= TOLERANCE
 
 
@@ -84,7 +84,7 @@ def test_without_a_task_adapters_are_left_out(tmp_path: Path, caplog: pytest.Log
 def test_bundles_of_tasks_differ(tmp_path: Path) -> None:
     with_adapters(tmp_path / "model")
     chosen = [None, *TASKS]
-    made = [Embedder(export(tmp_path / "model", tmp_path / f"{i}", task=task)) for i, task in enumerate(chosen)]
+    made = [Embedder(export(tmp_path / "model", tmp_path / f"{i}", adapter=task)) for i, task in enumerate(chosen)]
     assert [model.manifest.routes["default"].modules[0].settings.get("task") for model in made] == list(chosen)
     assert len({embedder.manifest.fingerprint for embedder in made}) == len(chosen)
     of_one_text = np.stack([embedder.encode("the river bank") for embedder in made])
@@ -94,15 +94,15 @@ def test_bundles_of_tasks_differ(tmp_path: Path) -> None:
 
 def test_unknown_task(tmp_path: Path) -> None:
     with_adapters(tmp_path / "model")
-    expected = "task 'retrieval': the model has no adapter for it; it has retrieval.query, retrieval.passage"
+    expected = "adapter 'retrieval': the model has no adapter for this task; it has retrieval.query, retrieval.passage"
     with pytest.raises(ExportError, match=expected):
-        export(tmp_path / "model", tmp_path / "bundle", task="retrieval")
+        export(tmp_path / "model", tmp_path / "bundle", adapter="retrieval")
 
 
 def test_task_of_a_model_without_adapters(tmp_path: Path) -> None:
     model = repo(tmp_path / "model", "nomic_bert", "plain")
-    with pytest.raises(ExportError, match="the model has no adapter for it; it has none; leave the task out"):
-        export(model, tmp_path / "bundle", task="retrieval.query")
+    with pytest.raises(ExportError, match="the model has no adapter for this task; it has none; leave the adapter out"):
+        export(model, tmp_path / "bundle", adapter="retrieval.query")
 
 
 def test_adapters_that_the_config_does_not_describe(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_adapters_that_the_config_does_not_describe(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "model" / "config.json").read_bytes())
     write_json(tmp_path / "model" / "config.json", {**config, "lora_rank": 4})
     with pytest.raises(ExportError, match=r"lora_A' has shape .* config.json requires"):
-        export(tmp_path / "model", tmp_path / "bundle", task=TASKS[0])
+        export(tmp_path / "model", tmp_path / "bundle", adapter=TASKS[0])
 
 
 @pytest.mark.parametrize("family", ["gte", "nomic_bert", "jina_embeddings_v3"])

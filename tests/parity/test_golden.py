@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from embedrt import Embedder
-from embedrt.tasks.embed import graph_vectors_in_one_batch
+from embedrt.tasks.graph_values import graph_values_in_one_batch
 from tests.kit.bundles import parity
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -73,7 +73,7 @@ def test_a_vector_does_not_depend_on_its_batch(
 def test_a_vector_does_not_depend_on_padding(minilm: Embedder, texts: list[str], alone: Vectors) -> None:
     some = list(range(0, len(texts), 20))
     longest = int(np.argmax(minilm.token_count(texts)))
-    together = graph_vectors_in_one_batch(minilm.runners["default"], [texts[i] for i in [*some, longest]])
+    together = graph_values_in_one_batch(minilm.runners["default"], [texts[i] for i in [*some, longest]])
     assert np.abs(together - alone[[*some, longest]]).max() <= TOLERANCE
 
 

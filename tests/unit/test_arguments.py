@@ -163,11 +163,11 @@ class TestBeforeAnyWork:
         def find(*_: Any, **__: Any) -> Any:
             raise AssertionError("a model was looked for")
 
-        monkeypatch.setattr("embedrt.embedder.resolve", find)
+        monkeypatch.setattr("embedrt.model.resolve", find)
         assert raised(lambda: Embedder("org/model", **arguments)).startswith(message)
 
     def test_a_constructor_asks_for_the_device_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("embedrt.embedder.resolve", None)
+        monkeypatch.setattr("embedrt.model.resolve", None)
         with pytest.raises(embedrt.DeviceError, match="device: 'gpu' is unknown"):
             Embedder("org/model", "gpu")
 

@@ -400,9 +400,9 @@ class TestManifest:
                 "expected token_embeddings of width 64, as in the manifest, got 32; export the model again",
             ),
             (
-                lambda route: route["outputs"].update(all={"kind": "sparse", "width": 1, "normalized": False}),
+                lambda route: route["outputs"].update(logits={"kind": "scores", "width": 1, "normalized": False}),
                 (
-                    "expected the output all, as in the manifest, got last_hidden_state, token_embeddings, "
+                    "expected the output logits, as in the manifest, got last_hidden_state, token_embeddings, "
                     "sentence_embedding; export the model again"
                 ),
             ),

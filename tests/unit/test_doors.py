@@ -100,7 +100,7 @@ class TestVerify:
             embedrt.verify(bundle)
 
     def test_wrong_arguments(self, tiny_bundle: Path, tiny: Embedder) -> None:
-        with pytest.raises(ValueError, match="device, dtype, threads: an Embedder has its own"):
+        with pytest.raises(ValueError, match="device, dtype, threads: a loaded model has its own"):
             embedrt.verify(tiny, device="cpu")
         with pytest.raises(ValueError, match="source: expected None for reference='bundle', which loads no model"):
             embedrt.verify(tiny_bundle, source="org/model")

@@ -35,7 +35,7 @@ from embedrt.engine import Batch, cuda_setup
 from embedrt.engine.devices import find_device
 from embedrt.errors import EngineError, OutOfMemory
 from embedrt.run import runner as runner_module
-from embedrt.tasks.embed import graph_vectors_in_one_batch
+from embedrt.tasks.graph_values import graph_values_in_one_batch
 from embedrt.types import DTYPES, Vectors
 from embedrt_export import export
 from embedrt_export.dtypes import WRITERS
@@ -240,7 +240,7 @@ class TestBatches:
         assert_close(model.encode(texts), expected)
 
     def test_together_and_alone(self, tiny: Embedder) -> None:
-        assert_close(graph_vectors_in_one_batch(tiny.runners["default"], TEXTS), one_by_one(tiny, TEXTS))
+        assert_close(graph_values_in_one_batch(tiny.runners["default"], TEXTS), one_by_one(tiny, TEXTS))
 
     def test_counted_tokens_are_those_that_the_model_gets(self, tiny: Embedder) -> None:
         texts = ["", "one", "one two", "one " * 46, "one " * 47, "one " * 5000]

@@ -21,7 +21,7 @@ from embedrt.engine.placement import choose_variant
 from embedrt.engine.session import SessionEngine, onnxruntime
 from embedrt.errors import BundleError, DeviceError, ParityError
 from embedrt.run.planning import padded_length
-from embedrt.tasks.embed import graph_vectors
+from embedrt.tasks.graph_values import graph_values
 from embedrt.verify.bundle import bundled_texts, verify
 from embedrt.verify.parity import compare
 from tests.kit.bundles import copy_bundle, edit_graph, parity, replace_output
@@ -190,7 +190,7 @@ class TestDtypes:
 
     def test_a_cosine_below_its_bound(self, tiny: Embedder) -> None:
         runner, texts = tiny.runners["default"], ["one cat", "two dogs"]
-        reference = graph_vectors(runner, texts)
+        reference = graph_values(runner, texts)
         reference[:, 0] += 0.2
         compare(runner, texts, reference, "x", independent=True, tolerance=1.0)
         with pytest.raises(ParityError, match=r"expected a cosine similarity of at least 0\.999 to x, got 0\.9\d+"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from embedrt import BundleError
-from embedrt.verify.parity import parity_texts_of, parity_vectors_of
+from embedrt.verify.parity import parity_items_of, parity_vectors_of
 
 
 def npy(array: object) -> bytes:
@@ -20,14 +20,14 @@ GOOD = npy(np.ones((2, 3), np.float32))
 
 
 def test_good_files() -> None:
-    assert parity_texts_of(json.dumps(["a", "🙂"]).encode(), "t") == ["a", "🙂"]
+    assert parity_items_of(json.dumps(["a", "🙂"]).encode(), "t") == ["a", "🙂"]
     np.testing.assert_array_equal(parity_vectors_of(GOOD, "v", (2, 3)), np.ones((2, 3)))
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'["a"', b'["\\ud800"]', b"null"])
 def test_damaged_texts(content: bytes) -> None:
     with pytest.raises(BundleError, match=r"^parity/texts\.json.*; get the bundle again$"):
-        parity_texts_of(content, "parity/texts.json")
+        parity_items_of(content, "parity/texts.json")
 
 
 @pytest.mark.parametrize(

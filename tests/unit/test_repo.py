@@ -312,7 +312,6 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
         "2_Normalize/config.json: unknown field 'p'",
     ),
     "top key": (with_keys(TOP, scale=2), UnsupportedModelError, f"{TOP}: unknown field 'scale'"),
-    "sparse": (with_keys(TOP, model_type="SparseEncoder"), UnsupportedModelError, "model_type: expected one of"),
     "similarity": (with_keys(TOP, similarity_fn_name="maxsim"), UnsupportedModelError, "similarity_fn_name"),
     "model_type": (
         with_keys("config.json", model_type="lama"),

@@ -481,9 +481,11 @@ class TestResolve:
             return tmp_path
 
         monkeypatch.setattr("embedrt_export.export", export)
-        assert resolve("org/model", revision="v1", token="t") == tmp_path
+        assert resolve("org/model", revision="v1", token="t", task="score") == tmp_path
         target = stored_path("org/model", "v1")
-        assert calls == [(("org/model", target), {"name": "org/model", "revision": "v1", "token": "t"})]
+        assert calls == [
+            (("org/model", target), {"name": "org/model", "revision": "v1", "token": "t", "task": "score"})
+        ]
 
     @pytest.mark.usefixtures("fake_hub")
     @pytest.mark.parametrize("missing", ["onnx", "safetensors"])

@@ -65,6 +65,6 @@ def choose_task(family: Family, config: Any, task: str | None) -> Any:
             )
         return config
     if task not in tasks:
-        known = f"it has {', '.join(tasks)}" if tasks else "it has none; leave the task out"
-        raise ExportError(f"task {task!r}: the model has no adapter for it; {known}")
+        known = f"it has {', '.join(tasks)}" if tasks else "it has none; leave the adapter out"
+        raise ExportError(f"adapter {task!r}: the model has no adapter for this task; {known}")
     return dataclasses.replace(config, task=task)

@@ -1,6 +1,15 @@
 """Heads, the modules after the encoder: pooling, dense layers, norms. One file and one entry each."""
 
-from embedrt_export.heads import dense, dropout, layer_norm, layer_pooling, normalize, pooling
+from embedrt_export.heads import (
+    dense,
+    dropout,
+    layer_norm,
+    layer_pooling,
+    multi_vector_mask,
+    normalize,
+    pooling,
+    token_pooling,
+)
 from embedrt_export.heads.head import Head
 
 __all__ = ["HEADS", "Head"]
@@ -12,5 +21,7 @@ HEADS: dict[str, Head] = {
     "Normalize": normalize.HEAD,
     "Dropout": dropout.HEAD,
     "WeightedLayerPooling": layer_pooling.HEAD,
+    "MultiVectorMask": multi_vector_mask.HEAD,
+    "HierarchicalTokenPooling": token_pooling.HEAD,
 }
 """By the last part of a module's type in modules.json."""

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedrt.errors import ExportError, UnsupportedModelError
+from embedrt.types import SENTENCE
 from embedrt_export.graph.builder import GraphBuilder
-from embedrt_export.heads.head import SENTENCE, Feature, Head, HeadInputs, HeadOutputs, config_name
+from embedrt_export.heads.head import Feature, Head, HeadInputs, HeadOutputs, config_name
 from embedrt_export.layers.activations import ACTIVATIONS, Activation
 from embedrt_export.layers.inputs import flatten, unflatten
 from embedrt_export.layers.linear import Linear, project

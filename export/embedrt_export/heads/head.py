@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 
 from embedrt.errors import ExportError
 from embedrt_export.graph.builder import GraphBuilder
+from embedrt_export.layers.inputs import TextInputs
 from embedrt_export.source.configs import read_config, strict
+from embedrt_export.tokenizer import BuiltTokenizer
 
-TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
 Settings = TypeVar("Settings")
 
 
@@ -47,6 +48,29 @@ class Masks:
 
 
 @dataclass(frozen=True)
+class Base:
+    """The transformer that a head follows, for heads whose weights are beside the encoder's.
+
+    Attributes:
+        family: The family's name.
+        config: The parsed `config.json`.
+        folder: The folder with `config.json` and weights.
+        prefixes: Prefixes of the backbone's tensors in repos that were saved with a head.
+        renames: Other names under which repos store tensors; see `Family`.
+        inputs: The graph's inputs.
+        tokenizer: The tokenizer.
+    """
+
+    family: str
+    config: Mapping[str, Any]
+    folder: Path
+    prefixes: tuple[str, ...]
+    renames: tuple[tuple[str, str], ...]
+    inputs: TextInputs
+    tokenizer: BuiltTokenizer
+
+
+@dataclass(frozen=True)
 class HeadInputs:
     """Inputs of one head.
 
@@ -60,6 +84,7 @@ class HeadInputs:
             if it does and the encoder does not have them.
         shape: int64 `[2]`: batch and sequence.
         masks: The tokens to pool over.
+        base: The transformer; None after a table of token embeddings.
     """
 
     graph: GraphBuilder
@@ -70,6 +95,7 @@ class HeadInputs:
     states: list[str] | None
     shape: str
     masks: Masks
+    base: Base | None
 
     @property
     def where(self) -> str:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from functools import partial
 
-from embedrt_export.heads.head import SENTENCE, Feature, Head, HeadInputs, HeadOutputs, read_settings
+from embedrt.types import SENTENCE
+from embedrt_export.heads.head import Feature, Head, HeadInputs, HeadOutputs, read_settings
 from embedrt_export.layers.norms import layer_norm
 from embedrt_export.source.weights import Weights
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedrt.errors import UnsupportedModelError
+from embedrt.types import TOKENS
 from embedrt_export.graph.builder import GraphBuilder
-from embedrt_export.heads.head import TOKENS, Feature, Head, HeadInputs, HeadOutputs, config_name, read_pooling_config
+from embedrt_export.heads.head import Feature, Head, HeadInputs, HeadOutputs, config_name, read_pooling_config
 from embedrt_export.layers.inputs import unflatten
 from embedrt_export.source.configs import strict
 from embedrt_export.source.weights import Weights

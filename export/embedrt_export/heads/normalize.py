@@ -4,8 +4,9 @@ import dataclasses
 from dataclasses import dataclass
 from functools import partial
 
+from embedrt.types import SENTENCE
 from embedrt_export.graph.builder import GraphBuilder
-from embedrt_export.heads.head import SENTENCE, Head, HeadInputs, HeadOutputs, read_optional_settings
+from embedrt_export.heads.head import Head, HeadInputs, HeadOutputs, read_optional_settings
 
 _SMALLEST_NORM = 1e-12  # torch.nn.functional.normalize clamps the norm to it
 

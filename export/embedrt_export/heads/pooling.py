@@ -7,18 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from embedrt.errors import ExportError, UnsupportedModelError
+from embedrt.types import SENTENCE, TOKENS
 from embedrt_export.graph.builder import BOOL, FLOAT, INT32, GraphBuilder
-from embedrt_export.heads.head import (
-    SENTENCE,
-    TOKENS,
-    Feature,
-    Head,
-    HeadInputs,
-    HeadOutputs,
-    Masks,
-    config_name,
-    read_pooling_config,
-)
+from embedrt_export.heads.head import Feature, Head, HeadInputs, HeadOutputs, Masks, config_name, read_pooling_config
 from embedrt_export.source.configs import strict
 
 _BLOCK = 128  # tokens summed in one block

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -19,12 +19,13 @@ from tqdm.auto import tqdm
 
 from embedrt.bundle.manifest import Manifest
 from embedrt.bundle.reports import ParityReport
-from embedrt.embedder import Embedder
 from embedrt.engine.session import onnxruntime, plain_session
 from embedrt.errors import ExportError
+from embedrt.model import Model
 from embedrt.run.runner import Runner
-from embedrt.types import Vectors
-from embedrt.verify.parity import bound_of, compare, read_parity_texts
+from embedrt.tasks.graph_values import graph_tokens, output_of
+from embedrt.types import Task, Vectors
+from embedrt.verify.parity import Item, bound_of, compare, read_parity_items, stacked
 from embedrt_export.source.locate import model_folder
 
 ReferenceKind = Literal["auto", "sentence-transformers", "golden", "onnx"]
@@ -38,7 +39,7 @@ class Reference:
     Attributes:
         name: Their source, with versions.
         independent: True if the source shares nothing with the graph under test.
-        vectors: float32 `[texts, dim]`.
+        vectors: float32 `[texts, n]`.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Subject:
         manifest: The bundle's manifest.
         runner: The route; a reference uses only its tokenizer and its graph file.
         task: A task that uses the route.
-        texts: The parity texts.
+        texts: The parity texts, or pairs.
         is_native: True if sentence-transformers runs the model without code from its repo, which is never run.
     """
 
@@ -63,7 +64,7 @@ class Subject:
     manifest: Manifest
     runner: Runner
     task: str | None
-    texts: list[str]
+    texts: Sequence[Item]
     is_native: bool
 
 
@@ -87,11 +88,11 @@ def find_reference(kind: ReferenceKind, subject: Subject) -> Reference:
     return _onnx_evaluator(runner, texts)
 
 
-def verify_with_sentence_transformers(embedder: Embedder, source: str | Path | None) -> dict[str, ParityReport]:
+def verify_with_sentence_transformers(model: Model, source: str | Path | None) -> dict[str, ParityReport]:
     """Compare a bundle with sentence-transformers on the original model, over the bundle's parity texts.
 
     Args:
-        embedder: The bundle.
+        model: The bundle.
         source: The original model, as in `export`; None uses the source in the manifest.
 
     Returns:
@@ -102,12 +103,12 @@ def verify_with_sentence_transformers(embedder: Embedder, source: str | Path | N
         ModelNotFoundError: The model cannot be found; bundles do not store local paths.
         ExportError: sentence-transformers fails on the model.
     """
-    manifest = embedder.manifest
+    manifest = model.manifest
     folder = model_folder(manifest.source if source is None else source)
     reports = {}
-    for name, loaded in embedder.runners.items():
+    for name, loaded in model.runners.items():
         runner = loaded.with_max_seq_length(loaded.route.parity_max_seq_length)
-        texts = read_parity_texts(runner.files, runner.route)
+        texts = read_parity_items(runner.files, runner.route, runner.task)
         subject = Subject(folder, manifest, runner, manifest.task_of(name), texts, is_native=True)
         reference = _sentence_transformers(subject)
         bound = bound_of(runner.placement.variant, runner.placement.dtype)
@@ -123,7 +124,7 @@ def verify_with_sentence_transformers(embedder: Embedder, source: str | Path | N
     return reports
 
 
-def _golden(fingerprint: str, texts: list[str]) -> Reference | None:
+def _golden(fingerprint: str, texts: Sequence[Item]) -> Reference | None:
     golden = GOLDEN / f"{fingerprint}.npy"
     if not golden.is_file():
         return None
@@ -133,7 +134,7 @@ def _golden(fingerprint: str, texts: list[str]) -> Reference | None:
     return Reference(f"golden vectors of {made['made_with']}", True, np.load(golden, allow_pickle=False))
 
 
-def digest(texts: Sequence[str]) -> str:
+def digest(texts: Sequence[Item]) -> str:
     """SHA-256 over a list of texts."""
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
@@ -142,17 +143,7 @@ def _sentence_transformers(subject: Subject) -> Reference:
     if find_spec("sentence_transformers") is None:
         raise ExportError("sentence-transformers is not installed; run `pip install sentence-transformers`")
     try:
-        from sentence_transformers import SentenceTransformer
-
-        options: dict[str, Any] = {"local_files_only": True, "model_kwargs": {"dtype": "float32"}}
-        model = SentenceTransformer(str(subject.folder), device="cpu", **options)
-        model.truncate_dim = None  # the graph returns all dimensions
-        limit, own = subject.runner.route.max_seq_length, model.max_seq_length
-        if len(subject.manifest.routes) == 1 and limit is not None and own is not None and own > limit:
-            model.max_seq_length = limit  # it fails on texts with more tokens than positions
-        vectors = model.encode(
-            subject.texts, prompt="", show_progress_bar=False, convert_to_numpy=True, task=subject.task or None
-        )
+        vectors = _COMPUTED[subject.manifest.task](subject)
     except Exception as error:
         raise ExportError(
             f"sentence-transformers is installed, so it is the reference, but it fails on this model: {error}; "
@@ -162,30 +153,74 @@ def _sentence_transformers(subject: Subject) -> Reference:
     return Reference(f"{made_with}, float32 on cpu", True, np.asarray(vectors, np.float32))
 
 
-def _plain_session(runner: Runner, texts: list[str]) -> Reference:
-    """Encode each text alone with ONNX Runtime without graph optimizations, for graphs with its own operators."""
+def _sentence_embeddings(subject: Subject) -> Vectors:
+    """Sentence embeddings by `SentenceTransformer`."""
+    from sentence_transformers import SentenceTransformer
+
+    options: dict[str, Any] = {"local_files_only": True, "model_kwargs": {"dtype": "float32"}}
+    model = SentenceTransformer(str(subject.folder), device="cpu", **options)
+    model.truncate_dim = None  # the graph returns all dimensions
+    limit, own = subject.runner.route.max_seq_length, model.max_seq_length
+    if len(subject.manifest.routes) == 1 and limit is not None and own is not None and own > limit:
+        model.max_seq_length = limit  # it fails on texts with more tokens than positions
+    vectors: Vectors = model.encode(
+        list(subject.texts), prompt="", show_progress_bar=False, convert_to_numpy=True, task=subject.task or None
+    )
+    return vectors
+
+
+def _token_vectors(subject: Subject) -> Vectors:
+    """The vectors of all tokens by `MultiVectorEncoder`, whether they count or not."""
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.multi_vector_encoder.modules import BaseTokenPooling, MultiVectorMask
+
+    options: dict[str, Any] = {"local_files_only": True, "model_kwargs": {"dtype": "float32"}}
+    model = MultiVectorEncoder(str(subject.folder), device="cpu", **options)
+    for module in model:
+        if isinstance(module, MultiVectorMask):
+            module.skiplist_tasks, module.keep_only_token_ids = [], None
+        elif isinstance(module, BaseTokenPooling):
+            module.tasks = []
+    limit, own = subject.runner.route.max_seq_length, model.max_seq_length
+    if limit is not None and own is not None and own > limit:
+        model.max_seq_length = limit  # it fails on texts with more tokens than positions
+    arrays = model.encode(list(subject.texts), prompt="", show_progress_bar=False, convert_to_numpy=True)
+    rows = [array.reshape(-1) for array in arrays]
+    return stacked(rows, max(map(len, rows)))
+
+
+_COMPUTED: dict[Task, Callable[[Subject], Vectors]] = {
+    "embed": _sentence_embeddings,
+    "multi-vector": _token_vectors,
+}
+"""What sentence-transformers computes for a model of each task: values as of `graph_values`."""
+
+
+def _plain_session(runner: Runner, items: Sequence[Item]) -> Reference:
+    """Compute each item alone with ONNX Runtime without graph optimizations, for graphs with its own operators."""
     session = plain_session(runner.folder / runner.placement.variant.file, optimize=False)
-    vectors = [session.run(["sentence_embedding"], runner.inputs(runner.tokenize([text])))[0] for text in texts]
+    rows = [session.run([output_of(runner)], _inputs(runner, item))[0].reshape(-1) for item in items]
     name = f"the same graph in onnxruntime {onnxruntime().__version__} without optimizations"
-    return Reference(name, False, np.concatenate(vectors))
+    return Reference(name, False, stacked(rows, max(map(len, rows))))
 
 
-def _onnx_evaluator(runner: Runner, texts: list[str]) -> Reference:
-    """Encode each text alone with onnx's reference evaluator, which implements operators in NumPy."""
+def _onnx_evaluator(runner: Runner, items: Sequence[Item]) -> Reference:
+    """Compute each item alone with onnx's reference evaluator, which implements operators in NumPy."""
     path = runner.folder / runner.placement.variant.file
     model = onnx.load(path, load_external_data=False)
     weights = mapped_weights(model, path.parent)
     evaluator = ReferenceEvaluator(model)
     name = f"the same graph in onnx.reference {onnx.__version__}"
-    vectors: list[Vectors] = []
+    rows: list[Vectors] = []
     with np.errstate(all="ignore"):  # exported graphs may compute infinities that they mask later
-        for text in tqdm(texts, desc=f"Computing {name}", unit="text", disable=None):
-            (vector,) = cast(
-                "list[Vectors]",
-                evaluator.run(["sentence_embedding"], {**weights, **runner.inputs(runner.tokenize([text]))}),
-            )
-            vectors.append(vector)
-    return Reference(name, False, np.concatenate(vectors))
+        for item in tqdm(items, desc=f"Computing {name}", unit="text", disable=None):
+            (values,) = cast("list[Vectors]", evaluator.run([output_of(runner)], {**weights, **_inputs(runner, item)}))
+            rows.append(values.reshape(-1))
+    return Reference(name, False, stacked(rows, max(map(len, rows))))
+
+
+def _inputs(runner: Runner, item: Item) -> dict[str, NDArray[np.int64]]:
+    return runner.inputs(graph_tokens(runner, [item]))
 
 
 def mapped_weights(model: onnx.ModelProto, folder: Path) -> dict[str, NDArray[Any]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from embedrt.errors import ExportError
+from embedrt.types import Task
 from embedrt_export.families import FAMILIES, family_name
 from embedrt_export.onnx_backbone import optimum
 from embedrt_export.onnx_backbone.read import CANDIDATES, Backbone, data_files, find_backbone, read_backbone
@@ -50,11 +51,13 @@ class Decisions:
     """Decisions for a whole model.
 
     Attributes:
-        task: The task whose adapter is merged, if any.
+        adapter: The task whose adapter is merged, if any.
+        task: The kind of model.
         by_path: The decision for each Transformer module, by the module's path.
     """
 
-    task: str | None
+    adapter: str | None
+    task: Task
     by_path: Mapping[str, Decision]
 
 
@@ -92,7 +95,9 @@ def decide(spec: ModelSpec, located: Located, options: ExportOptions, token: str
         download(located, token, weights)
         check_files(located.folder)
     return Decisions(
-        options.task, {path: Decision(families[path], choices[path], backbones.get(path)) for path in modules}
+        options.adapter,
+        spec.task,
+        {path: Decision(families[path], choices[path], backbones.get(path)) for path in modules},
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from embedrt.bundle.manifest import DEFAULT_ROUTE
+from embedrt.types import Task
 
 DATA = "onnx/model.onnx_data"
 """The float32 weights of all routes."""
@@ -18,18 +19,24 @@ class RouteFiles:
     parity_vectors: str
 
 
-def route_files(route: str) -> RouteFiles:
-    """Name the files of a route."""
+def route_files(route: str, task: Task) -> RouteFiles:
+    """Name the files of a route.
+
+    Args:
+        route: The route's name.
+        task: The kind of model: reference values that are mostly zeros are stored compressed.
+    """
+    ending = "npz" if task in {"sparse", "multi-vector"} else "npy"
     if route == DEFAULT_ROUTE:
         return RouteFiles(
             graph="onnx/model.onnx",
             tokenizer="tokenizer.json",
             parity_texts="parity/texts.json",
-            parity_vectors="parity/vectors.npy",
+            parity_vectors=f"parity/vectors.{ending}",
         )
     return RouteFiles(
         graph=f"onnx/{route}.onnx",
         tokenizer=f"tokenizers/{route}.json",
         parity_texts=f"parity/{route}.texts.json",
-        parity_vectors=f"parity/{route}.npy",
+        parity_vectors=f"parity/{route}.{ending}",
     )

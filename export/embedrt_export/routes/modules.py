@@ -24,7 +24,47 @@ _PASSED_ON = {
     ("config_args", "config_kwargs"): {"output_hidden_states", "use_cache"},
     ("processing_kwargs",): set(),
 }
-_PLAIN_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
+TransformerTask = Literal["feature-extraction", "sequence-classification", "fill-mask", "text-generation"]
+HEAD_OF_TRANSFORMER_TASK: dict[TransformerTask, str] = {
+    "sequence-classification": "SequenceClassification",
+    "fill-mask": "MaskedLanguageModel",
+    "text-generation": "CausalLanguageModel",
+}
+"""The head module of a transformer that is more than its encoder."""
+# The output of the transformer's `forward` for texts, and the name of the feature.
+_OUTPUTS: dict[TransformerTask, tuple[str, str]] = {
+    "feature-extraction": ("last_hidden_state", "token_embeddings"),
+    "sequence-classification": ("logits", "scores"),
+    "fill-mask": ("logits", "token_embeddings"),
+    "text-generation": ("logits", "causal_logits"),
+}
+
+
+@dataclass(frozen=True)
+class QueryExpansion:
+    """Mask tokens that late interaction adds to queries; `token` None is the mask token, else the end token."""
+
+    strategy: Literal["fixed", "min"]
+    length: int
+    attend: bool = False
+    token: str | None = None
+
+
+@dataclass(frozen=True)
+class LateInteraction:
+    """Settings of a Transformer module of a multi-vector model.
+
+    Attributes:
+        query_length: Maximum tokens of queries, or None for that of all texts.
+        document_length: Likewise of documents.
+        query_expansion: The expansion of queries, if any.
+        markers: Prompts that start with a token of the vocabulary.
+    """
+
+    query_length: int | None = None
+    document_length: int | None = None
+    query_expansion: QueryExpansion | None = None
+    markers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,6 +78,8 @@ class Transformer:
         max_seq_length: The limit that the repo sets, or None.
         do_lower_case: True if texts are lowercased first.
         output_hidden_states: True if the config requests the hidden states of all layers, for WeightedLayerPooling.
+        transformer_task: The transformers class: the encoder alone, or with a head.
+        late: Settings of a multi-vector model.
     """
 
     architecture: str
@@ -46,6 +88,8 @@ class Transformer:
     max_seq_length: int | None = None
     do_lower_case: bool = False
     output_hidden_states: bool = False
+    transformer_task: TransformerTask = "feature-extraction"
+    late: LateInteraction = LateInteraction()
 
 
 @dataclass(frozen=True)
@@ -87,10 +131,13 @@ class _ModelType:
 class _TransformerConfig:
     max_seq_length: int | None = None
     do_lower_case: bool = False
-    transformer_task: Literal["feature-extraction"] = "feature-extraction"
+    transformer_task: TransformerTask = "feature-extraction"
     modality_config: dict[str, Any] = field(default_factory=dict)
-    module_output_name: Literal["token_embeddings"] = "token_embeddings"
+    module_output_name: str | None = None
     unpad_inputs: bool | None = None
+    query_length: int | None = None
+    document_length: int | None = None
+    query_expansion: QueryExpansion | None = None
 
 
 def read_transformer(folder: Path, base: Path) -> Transformer:
@@ -121,8 +168,15 @@ def read_transformer(folder: Path, base: Path) -> Transformer:
         raise UnsupportedModelError(
             f"{name}: modalities {', '.join(sorted(others))} are not supported; supported: text"
         )
-    if (text := module.modality_config.get("text", _PLAIN_TEXT)) != _PLAIN_TEXT:
+    output, feature = _OUTPUTS[module.transformer_task]
+    plain = {"method": "forward", "method_output_name": output}
+    if (text := module.modality_config.get("text", plain)) != plain:
         raise UnsupportedModelError(f"{name}: modality_config {text} is not supported")
+    if module.module_output_name not in {None, feature}:
+        raise UnsupportedModelError(
+            f"{name}: module_output_name: expected {feature!r} for {module.transformer_task}, got "
+            f"{module.module_output_name!r}"
+        )
     limit = passed.get("model_max_length", module.max_seq_length)
     if limit is not None and (type(limit) is not int or limit < 1):
         raise ExportError(f"{name}: max_seq_length: expected a positive integer, got {limit!r}")
@@ -133,4 +187,6 @@ def read_transformer(folder: Path, base: Path) -> Transformer:
         max_seq_length=limit,
         do_lower_case=module.do_lower_case,
         output_hidden_states=passed.get("output_hidden_states", states) is True,
+        transformer_task=module.transformer_task,
+        late=LateInteraction(module.query_length, module.document_length, module.query_expansion),
     )

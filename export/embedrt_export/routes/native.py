@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from embedrt.errors import ExportError
+from embedrt.types import TOKENS
 from embedrt_export.families import FAMILIES, choose_task
 from embedrt_export.graph.builder import GraphBuilder
-from embedrt_export.heads.head import TOKENS, Feature
+from embedrt_export.heads.head import Feature
 from embedrt_export.layers.inputs import text_inputs, unflatten
 from embedrt_export.layers.scope import Scope
 from embedrt_export.routes.decide import Decisions
@@ -39,8 +40,10 @@ def build(graph: GraphBuilder, module: ModuleSpec, decisions: Decisions, scratch
     settings, folder, model_type = module.transformer, module.folder, decisions.by_path[module.path].family
     check_supported({**settings.config, "model_type": model_type}, FAMILIES)
     family = FAMILIES[model_type]
-    config = choose_task(family, family.read_config(settings.config), decisions.task)
-    tokenizer = build_tokenizer(folder, model_type, config.vocab_size, do_lower_case=settings.do_lower_case)
+    config = choose_task(family, family.read_config(settings.config), decisions.adapter)
+    tokenizer = build_tokenizer(
+        folder, model_type, config.vocab_size, do_lower_case=settings.do_lower_case, markers=settings.late.markers
+    )
     inputs = text_inputs(graph, token_type_ids=tokenizer.tokenization.token_type_ids)
     adapter = Adapter(folder, family.prefixes) if (folder / ADAPTER_CONFIG).is_file() else None
     with Weights(settings.base, family.prefixes, family.renames, adapter) as weights:

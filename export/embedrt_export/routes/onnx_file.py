@@ -6,9 +6,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from embedrt.errors import UnsupportedModelError
+from embedrt.types import TOKENS
 from embedrt_export.families import FAMILIES, family_name
 from embedrt_export.graph.builder import GraphBuilder
-from embedrt_export.heads.head import TOKENS, Feature
+from embedrt_export.heads.head import Feature
 from embedrt_export.layers.inputs import text_inputs
 from embedrt_export.onnx_backbone import optimum
 from embedrt_export.onnx_backbone.attach import attach
@@ -39,7 +40,7 @@ def build(graph: GraphBuilder, module: ModuleSpec, decisions: Decisions, scratch
     del scratch
     backbone = decisions.by_path[module.path].backbone
     assert backbone is not None  # noqa: S101 - `decide` parses the file of every such module
-    return _attached(graph, backbone, module, decisions.task, "onnx")
+    return _attached(graph, backbone, module, decisions.adapter, "onnx")
 
 
 def build_with_optimum(graph: GraphBuilder, module: ModuleSpec, decisions: Decisions, scratch: Path) -> Encoder:
@@ -56,10 +57,10 @@ def build_with_optimum(graph: GraphBuilder, module: ModuleSpec, decisions: Decis
         ExportError: The export failed.
         MissingDependencyError: optimum-onnx is not installed.
     """
-    _require_no_adapter(module.folder, decisions.task, "optimum")
+    _require_no_adapter(module.folder, decisions.adapter, "optimum")
     with TemporaryDirectory(dir=scratch) as made:
         backbone = read_backbone(Path(made), optimum.export_backbone(module.folder, Path(made)))
-        return _attached(graph, backbone, module, decisions.task, "optimum")
+        return _attached(graph, backbone, module, decisions.adapter, "optimum")
 
 
 def _require_no_adapter(folder: Path, task: str | None, via: Via) -> None:
@@ -77,7 +78,9 @@ def _attached(graph: GraphBuilder, backbone: Backbone, module: ModuleSpec, task:
     model_type, config = settings.architecture, settings.config
     rows = backbone.rows or _size(config, ("vocab_size",), backbone)
     width = backbone.width or _size(config, _WIDTHS, backbone)
-    tokenizer = build_tokenizer(module.folder, model_type, rows, do_lower_case=settings.do_lower_case)
+    tokenizer = build_tokenizer(
+        module.folder, model_type, rows, do_lower_case=settings.do_lower_case, markers=settings.late.markers
+    )
     inputs = text_inputs(graph, token_type_ids=tokenizer.tokenization.token_type_ids)
     attached = attach(graph, backbone, inputs, model_type)
     stated = config.get("max_position_embeddings")

@@ -1,17 +1,20 @@
 """A model folder to a `ModelSpec`: its routes, each a chain of modules, as sentence-transformers reads them."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from embedrt.bundle.manifest import DEFAULT_ROUTE
 from embedrt.bundle.strict_json import RecordError, read_json
 from embedrt.errors import ExportError, UnsupportedModelError
+from embedrt.types import Task
 from embedrt_export.heads import HEADS
 from embedrt_export.heads.pooling import Pooling
+from embedrt_export.routes import multi_vector
 from embedrt_export.routes.modules import (
+    HEAD_OF_TRANSFORMER_TASK,
     STATIC,
     TRANSFORMER,
     ModuleSpec,
@@ -19,6 +22,7 @@ from embedrt_export.routes.modules import (
     Transformer,
     read_transformer,
 )
+from embedrt_export.routes.recognize import TOP
 from embedrt_export.source.adapters import find_base
 from embedrt_export.source.configs import read_config, strict
 from embedrt_export.source.files import MODULES, check_files
@@ -26,7 +30,11 @@ from embedrt_export.source.weights import quote
 
 _ROUTER = "Router"
 # Module types of older versions of sentence-transformers or of code from a repo.
-_ALIASES = {"sentence_transformers.models.Asym": _ROUTER, "custom_st.Transformer": TRANSFORMER}
+_ALIASES = {
+    "sentence_transformers.models.Asym": _ROUTER,
+    "custom_st.Transformer": TRANSFORMER,
+    "pylate.models.Dense.Dense": "Dense",
+}
 _TYPE_PREFIX = "sentence_transformers."
 # A module's path, such as "1_Pooling": a valid folder name on every system, as bundles use it too.
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_ .+/-]{0,100}")
@@ -46,21 +54,25 @@ class ModelSpec:
 
     Attributes:
         folder: The model folder.
+        task: The kind of model.
         chains: The module chain of every route.
         tasks: The route of each task; the empty name is for calls without a task.
         prompts: Prompts by name.
         default_prompt_name: The prompt for calls without a prompt name.
         truncate_dim: Number of dimensions to keep by default.
         similarity_fn_name: The similarity that the model was trained for.
+        top: `config_sentence_transformers.json`: the dataclass of the task in `TOPS`.
     """
 
     folder: Path
+    task: Task
     chains: dict[str, tuple[ModuleSpec, ...]]
     tasks: dict[str, str]
     prompts: dict[str, str]
     default_prompt_name: str | None
     truncate_dim: int | None
     similarity_fn_name: str | None
+    top: Any
 
 
 @dataclass(frozen=True)
@@ -87,14 +99,44 @@ class _RouterConfig:
 
 
 @dataclass(frozen=True)
-class _SentenceTransformer:
-    """`config_sentence_transformers.json`."""
+class SentenceTransformerTop:
+    """`config_sentence_transformers.json` of a SentenceTransformer."""
 
-    model_type: Literal["SentenceTransformer"] = "SentenceTransformer"
+    model_type: str | None = None
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     similarity_fn_name: Literal["cosine", "dot", "euclidean", "manhattan"] | None = None
     truncate_dim: int | None = None
+
+
+@dataclass(frozen=True)
+class CrossEncoderTop:
+    """`config_sentence_transformers.json` of a CrossEncoder."""
+
+    model_type: str | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    activation_fn: str | None = None
+
+
+@dataclass(frozen=True)
+class SparseEncoderTop:
+    """`config_sentence_transformers.json` of a SparseEncoder."""
+
+    model_type: str | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    similarity_fn_name: Literal["cosine", "dot", "euclidean", "manhattan"] | None = None
+    max_active_dims: int | None = None
+
+
+TOPS: dict[Task, type[Any]] = {
+    "embed": SentenceTransformerTop,
+    "score": CrossEncoderTop,
+    "sparse": SparseEncoderTop,
+    "multi-vector": multi_vector.MultiVectorEncoderTop,
+}
+"""The keys of `config_sentence_transformers.json` by task."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +147,14 @@ class _Access:
     token: str | bool | None
 
 
-def read_repo(folder: Path, *, is_local: bool = True, token: str | bool | None = None) -> ModelSpec:
+def read_repo(
+    folder: Path, task: Task = "embed", *, is_local: bool = True, token: str | bool | None = None
+) -> ModelSpec:
     """Read the module chains of a model folder, with or without `modules.json`.
 
     Args:
         folder: The model folder.
+        task: The kind of model.
         is_local: True if it may refer to other folders of this machine, as an adapter does to its base model.
         token: Hub token, for the base model of an adapter.
 
@@ -117,12 +162,20 @@ def read_repo(folder: Path, *, is_local: bool = True, token: str | bool | None =
         UnsupportedModelError: A module, key or value is not supported; the message names it.
         ExportError: A file is missing or damaged.
     """
-    access = _Access(is_local, token)
+    access, top = _Access(is_local, token), _read_top(folder, task)
     if (folder / MODULES).is_file():
         chains, tasks = _routes(folder, access)
     else:
-        chains = {DEFAULT_ROUTE: _default_chain(folder, access)}
+        chains = {DEFAULT_ROUTE: _DEFAULT_CHAINS[task](folder, access)}
         tasks = dict.fromkeys(("", *_TASKS), DEFAULT_ROUTE)
+    chains = {name: _with_transformer_head(chain) for name, chain in chains.items()}
+    prompts, similarity = top.prompts, getattr(top, "similarity_fn_name", None)
+    if task == "multi-vector":
+        chains = {name: multi_vector.complete(chain, top) for name, chain in chains.items()}
+        if list(chains) != [DEFAULT_ROUTE]:
+            raise UnsupportedModelError(f"{MODULES}: a Router is not supported in a multi-vector model")
+        prompts = multi_vector.prompts_of(chains[DEFAULT_ROUTE], top)
+        similarity = multi_vector.similarity_of(top)
     for chain in chains.values():
         if chain[0].kind not in {TRANSFORMER, STATIC}:
             raise UnsupportedModelError(
@@ -130,16 +183,28 @@ def read_repo(folder: Path, *, is_local: bool = True, token: str | bool | None =
             )
         if later := [module.kind for module in chain[1:] if module.kind not in HEADS]:
             raise UnsupportedModelError(f"{MODULES}: {later[0]} is not supported after the first module")
-    top = _read_top(folder)
     return ModelSpec(
         folder=folder,
+        task=task,
         chains=chains,
         tasks=tasks,
-        prompts=top.prompts,
+        prompts=prompts,
         default_prompt_name=top.default_prompt_name,
-        truncate_dim=top.truncate_dim,
-        similarity_fn_name=top.similarity_fn_name,
+        truncate_dim=getattr(top, "truncate_dim", None),
+        similarity_fn_name=similarity,
+        top=top,
     )
+
+
+def _with_transformer_head(chain: tuple[ModuleSpec, ...]) -> tuple[ModuleSpec, ...]:
+    """Insert the head of a transformer that has one, which modules.json does not list."""
+    first, *rest = chain
+    if not isinstance(first.settings, Transformer) or first.settings.transformer_task not in HEAD_OF_TRANSFORMER_TASK:
+        return chain
+    kind = HEAD_OF_TRANSFORMER_TASK[first.settings.transformer_task]
+    if kind not in HEADS:
+        raise UnsupportedModelError(f"{MODULES}: transformer_task {first.settings.transformer_task!r} is not supported")
+    return (first, ModuleSpec(kind, first.folder, first.path, HEADS[kind].read(first.settings.base)), *rest)
 
 
 def transformers(spec: ModelSpec) -> list[ModuleSpec]:
@@ -147,15 +212,46 @@ def transformers(spec: ModelSpec) -> list[ModuleSpec]:
     return [chain[0] for chain in spec.chains.values() if isinstance(chain[0].settings, Transformer)]
 
 
-def _default_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
-    """Chain of a repo without modules.json, as sentence-transformers pools: mean, or last token for causal models."""
-    transformer = _transformer(folder, access)
-    config = transformer.config
+def _is_causal(config: Mapping[str, Any]) -> bool:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    is_causal = isinstance(name, str) and name.endswith("ForCausalLM") and config.get("is_causal", True) is not False
+    return isinstance(name, str) and name.endswith("ForCausalLM") and config.get("is_causal", True) is not False
+
+
+def _embed_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
+    """Chain of a repo without modules.json, as sentence-transformers pools: mean, or last token for causal models."""
+    transformer = _transformer(folder, access)
+    is_causal = _is_causal(transformer.config)
     pooling = Pooling(embedding_dimension=None, pooling_mode=("lasttoken" if is_causal else "mean",))
     return (ModuleSpec(TRANSFORMER, folder, "", transformer), ModuleSpec("Pooling", folder, "", pooling))
+
+
+def _score_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
+    """Chain of a repo without modules.json: the classification head, or two rows of a causal model's language head."""
+    transformer = _transformer(folder, access)
+    if not _is_causal(transformer.config):
+        transformer = replace(transformer, transformer_task="sequence-classification")
+        return (ModuleSpec(TRANSFORMER, folder, "", transformer),)
+    raise UnsupportedModelError("config.json: causal language models are not supported as rerankers")
+
+
+def _sparse_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
+    """Chain of a repo without modules.json: the language model's head, and the maximum over the tokens."""
+    raise UnsupportedModelError("modules.json: missing; sparse models without it are not supported")
+
+
+def _multi_vector_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
+    """Chain of a repo without modules.json: a ColBERT checkpoint."""
+    return multi_vector.stanford_chain(folder, _transformer(folder, access))
+
+
+_DEFAULT_CHAINS: dict[Task, Callable[[Path, _Access], tuple[ModuleSpec, ...]]] = {
+    "embed": _embed_chain,
+    "score": _score_chain,
+    "sparse": _sparse_chain,
+    "multi-vector": _multi_vector_chain,
+}
+"""Chains of repos without modules.json."""
 
 
 def _routes(folder: Path, access: _Access) -> tuple[dict[str, tuple[ModuleSpec, ...]], dict[str, str]]:
@@ -270,14 +366,14 @@ def _tasks(routes: Mapping[str, Any], parameters: _RouterParameters, where: str)
     return tasks
 
 
-def _read_top(folder: Path) -> _SentenceTransformer:
-    name = "config_sentence_transformers.json"
+def _read_top(folder: Path, task: Task) -> Any:
+    name = TOP
     if not (folder / name).is_file():
-        return _SentenceTransformer()
+        return TOPS[task]()
     content: Mapping[str, Any] = read_config(folder / name)
     # Null is absent in every field, and the versions that trained the model change no vectors.
     content = {key: value for key, value in content.items() if key != "__version__" and value is not None}
-    top = strict(_SentenceTransformer, content, name)
+    top = strict(TOPS[task], content, name)
     if top.default_prompt_name is not None and top.default_prompt_name not in top.prompts:
         known = ", ".join(top.prompts) or "none"
         raise ExportError(f"{name}: default_prompt_name {top.default_prompt_name!r} is not among the prompts: {known}")

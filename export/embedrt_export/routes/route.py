@@ -11,12 +11,14 @@ from typing import Any, Literal
 
 import onnx
 
-from embedrt.bundle.manifest import FLOAT32, Module, Output, Route, Variant
+from embedrt.bundle.manifest import FLOAT32, KIND_OF_TASK, NAME_OF_KIND, Module, Output, Route, Variant
 from embedrt.errors import ExportError, UnsupportedModelError
+from embedrt.types import MULTI_VECTOR, SENTENCE, TOKENS, Task
+from embedrt_export.families import FAMILIES
 from embedrt_export.graph.builder import GraphBuilder, Layout
 from embedrt_export.graph.data_file import DataFile
 from embedrt_export.heads import HEADS
-from embedrt_export.heads.head import SENTENCE, TOKENS, Feature, HeadInputs, Masks
+from embedrt_export.heads.head import Base, Feature, HeadInputs, Masks
 from embedrt_export.heads.pooling import Pooling
 from embedrt_export.onnx_backbone.attach import Sample, require_agreement, require_runs
 from embedrt_export.options import Via
@@ -25,11 +27,20 @@ from embedrt_export.routes.decide import Decisions
 from embedrt_export.routes.encoder import Encoder
 from embedrt_export.routes.layout import DATA, RouteFiles, route_files
 from embedrt_export.routes.modules import TRANSFORMER, ModuleSpec, Transformer
+from embedrt_export.tokenizer import BuiltTokenizer
 
 logger = logging.getLogger("embedrt.export")
 
 LAST_HIDDEN_STATE = "last_hidden_state"
 """The token embeddings of the encoder, an output for other tools, which expect one of this name."""
+_KIND_OF_NAME = {name: kind for kind, name in NAME_OF_KIND.items()}
+# Messages for chains that do not make the output of the task.
+_MISSING: dict[Task, str] = {
+    "embed": "modules.json: no Pooling module: the model returns token embeddings, but no sentence embedding",
+    "score": "modules.json: no module makes scores",
+    "sparse": "modules.json: no SpladePooling module: the model makes no sparse embedding",
+    "multi-vector": "modules.json: no module makes one vector for each token",
+}
 _LONG = 512  # number of tokens from which on sums over them are computed in blocks
 
 METHODS: dict[Via, Callable[[GraphBuilder, ModuleSpec, Decisions, Path], Encoder]] = {
@@ -48,11 +59,13 @@ class BuiltRoute:
         record: Its entry in the manifest, with the float32 graph as its only variant and without a proof.
         dim: Width of its vectors.
         identity: Everything that determines its vectors, for the fingerprint.
+        tokenizer: Its tokenizer.
     """
 
     record: Route
     dim: int
     identity: dict[str, Any]
+    tokenizer: BuiltTokenizer
 
 
 @dataclass(frozen=True)
@@ -99,7 +112,7 @@ def build_route(
         data: File for the weights.
         name: The route's name.
         chain: Its modules.
-        decisions: The export method of the transformer, and the task.
+        decisions: The export method of the transformer, the adapter, and the task.
 
     Raises:
         UnsupportedModelError: A module needs something that embedrt does not support.
@@ -107,12 +120,12 @@ def build_route(
     """
     graph = GraphBuilder(data)
     built = _add_modules(graph, chain, decisions, folder)
-    outputs = _declare_outputs(graph, built)
-    files, tokenizer = route_files(name), built.encoder.tokenizer
+    outputs = _declare_outputs(graph, built, decisions.task)
+    files, tokenizer = route_files(name, decisions.task), built.encoder.tokenizer
     (folder / files.tokenizer).parent.mkdir(exist_ok=True)
     (folder / files.tokenizer).write_bytes(tokenizer.definition.encode())
     _save(graph, folder / files.graph, built)
-    modules = tuple(Module(module.kind, _recorded_settings(module, decisions.task)) for module in chain)
+    modules = tuple(Module(module.kind, _recorded_settings(module, decisions.adapter)) for module in chain)
     identity = {
         "architecture": built.encoder.identity,
         "weights": hashlib.sha256(json.dumps(built.digests).encode()).hexdigest(),
@@ -121,7 +134,7 @@ def build_route(
         "max_seq_length": built.encoder.max_seq_length,
     }
     record = _record(built, files, modules, outputs, is_portable=graph.is_portable)
-    return BuiltRoute(record, built.features[SENTENCE].width, identity)
+    return BuiltRoute(record, built.features[_output_of(decisions.task)].width, identity, tokenizer)
 
 
 def build_draft(
@@ -133,12 +146,12 @@ def build_draft(
         file: The file to write.
         data: File for the float32 weights, beside it.
         chain: The modules of the route.
-        decisions: The export method of the transformer, and the task.
+        decisions: The export method of the transformer, the adapter, and the task.
         layout: The layout of the graph.
     """
     graph = GraphBuilder(data, layout)
     built = _add_modules(graph, chain, decisions, file.parent)
-    for name, feature in _offered(built).items():
+    for name, feature in _offered(built, decisions.task).items():
         # Only packed graphs have an engine that takes numbers which numpy does not have.
         as_float = feature.per_token and not graph.is_packed
         value = graph.to_float(feature.value) if as_float else feature.value
@@ -158,6 +171,7 @@ def _add_modules(graph: GraphBuilder, chain: tuple[ModuleSpec, ...], decisions: 
     masks = Masks(mask, graph.input("pooling_mask") if pooling_mask else mask, is_long)
     features, digests = dict(encoder.features), list(encoder.digests)
     sentences: dict[str, str] = {}
+    base = _base(first, encoder, decisions)
     for module in rest:
         inputs = HeadInputs(
             graph,
@@ -168,17 +182,40 @@ def _add_modules(graph: GraphBuilder, chain: tuple[ModuleSpec, ...], decisions: 
             states=encoder.states,
             shape=encoder.inputs.shape,
             masks=masks,
+            base=base,
         )
         outputs = HEADS[module.kind].add(inputs, module.settings)
         features = {**features, **outputs.features}
         digests += [] if outputs.digest is None else [outputs.digest]
         if SENTENCE in features:
             sentences[inputs.where] = features[SENTENCE].value
-    if SENTENCE not in features:
-        raise UnsupportedModelError(
-            "modules.json: no Pooling module: the model returns token embeddings, but no sentence embedding"
-        )
+    if decisions.task == "multi-vector" and TOKENS in features:
+        features[MULTI_VECTOR] = features[TOKENS]
+    if _output_of(decisions.task) not in features:
+        raise UnsupportedModelError(_MISSING[decisions.task])
     return _Chain(encoder, features, sentences, digests, pooling_mask)
+
+
+def _output_of(task: Task) -> str:
+    """The name of the output that a model of a task must have."""
+    return NAME_OF_KIND[KIND_OF_TASK[task]]
+
+
+def _base(module: ModuleSpec, encoder: Encoder, decisions: Decisions) -> Base | None:
+    """The facts about the transformer that heads may need."""
+    if not isinstance(module.settings, Transformer):
+        return None
+    settings, name = module.settings, decisions.by_path[module.path].family
+    family = FAMILIES.get(name)
+    return Base(
+        family=name,
+        config=settings.config,
+        folder=settings.base,
+        prefixes=() if family is None else family.prefixes,
+        renames=() if family is None else family.renames,
+        inputs=encoder.inputs,
+        tokenizer=encoder.tokenizer,
+    )
 
 
 def _encoder(graph: GraphBuilder, module: ModuleSpec, decisions: Decisions, scratch: Path) -> Encoder:
@@ -187,25 +224,26 @@ def _encoder(graph: GraphBuilder, module: ModuleSpec, decisions: Decisions, scra
         if graph.draft is None:
             logger.info("via %s: %s", choice.via, choice.reason)
         return METHODS[choice.via](graph, module, decisions, scratch)
-    if decisions.task is not None:
-        raise ExportError(f"task {decisions.task!r}: the model has no task adapters; leave the task out")
+    if decisions.adapter is not None:
+        raise ExportError(f"adapter {decisions.adapter!r}: the model has no task adapters; leave the adapter out")
     return static.build(graph, module.folder)
 
 
-def _declare_outputs(graph: GraphBuilder, built: _Chain) -> dict[str, Feature]:
+def _declare_outputs(graph: GraphBuilder, built: _Chain, task: Task) -> dict[str, Feature]:
     """Declare the outputs of a graph; returns those that the runtime offers, by name."""
-    if TOKENS in built.encoder.features:
+    if task == "embed" and TOKENS in built.encoder.features:
         states = built.encoder.features[TOKENS]
         graph.output(LAST_HIDDEN_STATE, states.value, ["batch", "sequence", states.width])
-    outputs = _offered(built)
+    outputs = _offered(built, task)
     for name, feature in outputs.items():
         graph.output(name, feature.value, [*_axes(graph, feature), feature.width])
     return outputs
 
 
-def _offered(built: _Chain) -> dict[str, Feature]:
-    """The features that the runtime offers, by name."""
-    return {name: built.features[name] for name in (TOKENS, SENTENCE) if name in built.features}
+def _offered(built: _Chain, task: Task) -> dict[str, Feature]:
+    """The features that the runtime offers, by name: all of a model that embeds, else the one of the task."""
+    names = NAME_OF_KIND.values() if task == "embed" else (_output_of(task),)
+    return {name: built.features[name] for name in names if name in built.features}
 
 
 def _axes(graph: GraphBuilder, feature: Feature) -> list[str | int]:
@@ -231,12 +269,12 @@ def _save(graph: GraphBuilder, path: Path, built: _Chain) -> None:
         logger.info("%s: its own sentence embeddings agree with those after %s", backbone.name, agreed)
 
 
-def _recorded_settings(module: ModuleSpec, task: str | None) -> dict[str, Any]:
+def _recorded_settings(module: ModuleSpec, adapter: str | None) -> dict[str, Any]:
     """Settings that change the vectors; the manifest has architecture and maximum length elsewhere."""
-    left_out = {"architecture", "base", "config", "max_seq_length"}
+    left_out = {"architecture", "base", "config", "max_seq_length", "transformer_task", "late"}
     settings = {key: value for key, value in dataclasses.asdict(module.settings).items() if key not in left_out}
-    if task is not None and module.kind == TRANSFORMER:
-        settings["task"] = task
+    if adapter is not None and module.kind == TRANSFORMER:
+        settings["task"] = adapter
     return json.loads(json.dumps(settings))  # type: ignore[no-any-return]
 
 
@@ -255,8 +293,7 @@ def _record(
         tokenization=dataclasses.replace(encoder.tokenizer.tokenization, pooling_mask=built.pooling_mask),
         variants=(Variant(FLOAT32, files.graph, DATA, operators, devices=(), layout="padded", proof=None),),
         outputs={
-            name: Output("tokens" if feature.per_token else "sentence", feature.width, feature.normalized)
-            for name, feature in outputs.items()
+            name: Output(_KIND_OF_NAME[name], feature.width, feature.normalized) for name, feature in outputs.items()
         },
         parity_texts=files.parity_texts,
         parity_vectors=files.parity_vectors,

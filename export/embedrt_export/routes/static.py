@@ -4,8 +4,9 @@ import hashlib
 from pathlib import Path
 
 from embedrt.errors import ExportError
+from embedrt.types import SENTENCE
 from embedrt_export.graph.builder import GraphBuilder
-from embedrt_export.heads.head import SENTENCE, Feature, Masks
+from embedrt_export.heads.head import Feature, Masks
 from embedrt_export.heads.pooling import pool
 from embedrt_export.layers.inputs import text_inputs
 from embedrt_export.routes.encoder import Encoder

@@ -21,7 +21,7 @@ from embedrt.errors import QualityError, UnsupportedModelError
 from embedrt.run.batches import make_batch
 from embedrt.run.planning import plan
 from embedrt.run.runner import Runner
-from embedrt.tasks.embed import graph_vectors
+from embedrt.tasks.graph_values import graph_values
 from embedrt.verify.parity import measure_quality
 from embedrt_export.dtypes.draft import Draft, Writer
 from embedrt_export.dtypes.float16.graphs import write_graph
@@ -128,7 +128,7 @@ def _proof(draft: Draft, scratch: Path, route: Route, variant: Variant) -> Quali
     )
     _require_range(watched, narrow, texts.calibration)
     method = f"weights and values in {dtype}, computed on a CPU with the rounding of {dtype}; {texts.origin}"
-    expected = graph_vectors(exact, texts.held_back)
+    expected = graph_values(exact, texts.held_back)
     report = measure_quality(narrow, texts.held_back, expected, method, allowed=_ALLOWED[dtype])
     logger.info("%s: mean cosine similarity %.6f, minimum %.6f", dtype, report.mean_cosine, report.min_cosine)
     if not report.is_good:

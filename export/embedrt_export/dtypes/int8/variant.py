@@ -11,7 +11,7 @@ from embedrt.engine import cpu
 from embedrt.engine.int8_saturation import exact_config
 from embedrt.engine.placement import place
 from embedrt.run.runner import Runner
-from embedrt.tasks.embed import graph_vectors
+from embedrt.tasks.graph_values import graph_values
 from embedrt.types import Vectors
 from embedrt.verify.parity import measure_quality
 from embedrt_export.dtypes.draft import Draft, Writer
@@ -30,7 +30,7 @@ def write(draft: Draft) -> Manifest:
             placement = place(folder, route, cpu.DEVICE, FLOAT32)
             exact = Runner(BundleFiles(folder), route, manifest, placement, prepack=False)
             evaluate = partial(
-                _evaluated, folder, manifest, route, texts.held_back, graph_vectors(exact, texts.held_back)
+                _evaluated, folder, manifest, route, texts.held_back, graph_values(exact, texts.held_back)
             )
             variant = quantize(folder, exact, texts, data, evaluate)
             routes[name] = dataclasses.replace(route, variants=(*route.variants, variant))
