@@ -30,9 +30,11 @@ from embedrt.errors import (
     UploadError,
 )
 from embedrt.model import Model
+from embedrt.multi_vector_encoder import MultiVectorEncoder
 from embedrt.tune.result import Tuning
 from embedrt.types import Task, like
 from embedrt.vectors.files import Embeddings, load_embeddings, save_embeddings
+from embedrt.vectors.maxsim import maxsim, maxsim_pairwise, mean_maxsim, mean_maxsim_pairwise
 from embedrt.vectors.quantization import dequantize_embeddings, quantize_embeddings, vector_ranges
 from embedrt.vectors.search import community_detection, paraphrase_mining, paraphrase_mining_embeddings, semantic_search
 from embedrt.vectors.similarity import (
@@ -47,6 +49,7 @@ from embedrt.vectors.similarity import (
     pairwise_manhattan_sim,
     truncate_embeddings,
 )
+from embedrt.vectors.token_pooling import HierarchicalTokenPooling
 
 # The functions `tune` and `verify` below share the names of two rooms. Python sets a room's attribute once, when it is
 # first imported; so both rooms are imported here, and the functions take the names afterwards.
@@ -62,9 +65,11 @@ __all__ = [
     "EmbedrtError",
     "EngineError",
     "ExportError",
+    "HierarchicalTokenPooling",
     "InferenceError",
     "MissingDependencyError",
     "ModelNotFoundError",
+    "MultiVectorEncoder",
     "NonFiniteError",
     "OutOfMemory",
     "ParityError",
@@ -90,6 +95,10 @@ __all__ = [
     "export",
     "load_embeddings",
     "manhattan_sim",
+    "maxsim",
+    "maxsim_pairwise",
+    "mean_maxsim",
+    "mean_maxsim_pairwise",
     "normalize_embeddings",
     "pairwise_cos_sim",
     "pairwise_dot_score",

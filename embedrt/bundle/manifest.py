@@ -274,6 +274,58 @@ class Route:
 
 
 @dataclass(frozen=True)
+class Expansion:
+    """Query expansion of late interaction: tokens that are added to short queries, each with a vector.
+
+    Attributes:
+        strategy: "fixed" also truncates longer queries to `length`; "min" leaves them as they are.
+        length: Tokens of an expanded query, special tokens included.
+        attend: True if the tokens of the query attend to the added ones.
+        token_id: The id of the added token.
+    """
+
+    strategy: Literal["fixed", "min"]
+    length: int
+    attend: bool
+    token_id: int
+
+
+@dataclass(frozen=True)
+class TokenPooling:
+    """Clustering of the vectors of a text; see `embedrt.HierarchicalTokenPooling`."""
+
+    pool_factor: float
+    num_protected_tokens: int
+    normalize_embeddings: bool
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MultiVector:
+    """The tokens of a text that a multi-vector model reads, and those whose vectors count.
+
+    Attributes:
+        query_length: Maximum tokens of a query; null for `max_seq_length`.
+        document_length: Likewise of a document.
+        expansion: The expansion of queries; null for none.
+        skipped_start: Tokens at the start of every text whose vectors do not count.
+        skipped_ids: Tokens whose vectors do not count.
+        skipped_tasks: The tasks of `skipped_ids`; a text without a task counts as "document".
+        kept_ids: The only tokens whose vectors count, except in queries; null for all.
+        pooling: The clustering of the vectors; null for none.
+    """
+
+    query_length: int | None = None
+    document_length: int | None = None
+    expansion: Expansion | None = None
+    skipped_start: int = 0
+    skipped_ids: tuple[int, ...] = ()
+    skipped_tasks: tuple[str, ...] = ()
+    kept_ids: tuple[int, ...] | None = None
+    pooling: TokenPooling | None = None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The contents of `embedrt.json`.
 
@@ -296,6 +348,7 @@ class Manifest:
         vector_ranges: The minimum and maximum of every coordinate, `[2, dim]`, for int8 and uint8 vectors; null until
             `embedrt ranges` measures them.
         made_with: The packages that made the bundle, with versions.
+        multi_vector: The settings of multi-vector embeddings; null for models without these.
     """
 
     format_version: int
@@ -312,6 +365,7 @@ class Manifest:
     fingerprint: str
     vector_ranges: tuple[tuple[float, ...], ...] | None
     made_with: dict[str, str]
+    multi_vector: MultiVector | None = None
 
     def task_of(self, route: str) -> str | None:
         """A task that uses a route, or None; the empty name is for calls without a task."""
@@ -496,6 +550,10 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
         manifest.similarity_fn_name is None or manifest.similarity_fn_name in similarities,
         f"similarity_fn_name: expected {one_of}null, got {manifest.similarity_fn_name!r}",
     )
+    require(
+        manifest.task != "multi-vector" or manifest.multi_vector is not None,
+        "multi_vector: expected an object for the task 'multi-vector', got null",
+    )
     if manifest.vector_ranges is not None:
         _check_ranges(manifest.vector_ranges, manifest.dim, require)
     require(bool(manifest.tasks), "tasks: expected at least one, got none")
@@ -542,6 +600,9 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
 
 def _numbers(manifest: Manifest) -> Iterator[_Number]:
     """The numbers of a manifest whose ranges do not depend on each other."""
+    if manifest.multi_vector is not None:
+        limits = [route.position_limit for route in manifest.routes.values() if route.position_limit is not None]
+        yield from _multi_vector_numbers(manifest.multi_vector, min(limits, default=MOST_TOKENS))
     for name, record in manifest.files.items():
         yield f"files.{name}.size", record.size, 0, _MOST_BYTES
     for name, route in manifest.routes.items():
@@ -559,6 +620,22 @@ def _numbers(manifest: Manifest) -> Iterator[_Number]:
                 yield from _packing_numbers(f"{at}.variants[{i}].packing", variant.packing)
             if variant.proof is not None:
                 yield from _proof_numbers(f"{at}.variants[{i}].proof", variant.proof)
+
+
+def _multi_vector_numbers(settings: MultiVector, most: int) -> Iterator[_Number]:
+    """The numbers of the settings of a multi-vector model, of which no text has more than `most` tokens."""
+    at = "multi_vector"
+    yield f"{at}.query_length", settings.query_length, 1, most
+    yield f"{at}.document_length", settings.document_length, 1, most
+    yield f"{at}.skipped_start", settings.skipped_start, 0, most
+    for name, ids in (("skipped_ids", settings.skipped_ids), ("kept_ids", settings.kept_ids or ())):
+        yield from ((f"{at}.{name}[{i}]", token_id, 0, MOST_TOKENS) for i, token_id in enumerate(ids))
+    if settings.expansion is not None:
+        yield f"{at}.expansion.length", settings.expansion.length, 1, most
+        yield f"{at}.expansion.token_id", settings.expansion.token_id, 0, MOST_TOKENS
+    if settings.pooling is not None:
+        yield f"{at}.pooling.pool_factor", settings.pooling.pool_factor, 1, _LARGEST
+        yield f"{at}.pooling.num_protected_tokens", settings.pooling.num_protected_tokens, 0, MOST_TOKENS
 
 
 def _packing_numbers(at: str, packing: Packing) -> Iterator[_Number]:

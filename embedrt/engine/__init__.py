@@ -25,11 +25,14 @@ class Batch:
         feeds: The inputs by name: int64 `[rows, longest]` if padded; if packed, as `embedrt.inputs.packing` makes them.
         alone: Whether this is the only batch, which may use all threads.
         spans: Start and end of every row in a packed stream of tokens, int64 `[rows, 2]`; None if padded.
+        real: True for every token of a padded batch, `[rows, longest]`; None if these are the ones of the attention
+            mask.
     """
 
     feeds: Mapping[str, NDArray[Any]]
     alone: bool = False
     spans: NDArray[np.int64] | None = None
+    real: NDArray[np.bool_] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -50,14 +53,16 @@ class Batch:
         if self.spans is not None:
             start, end = self.spans[row]
             return array[start:end].copy()
-        real: NDArray[Any] = array[row, self.feeds["attention_mask"][row] == 1]
+        taken = self.feeds["attention_mask"][row] == 1 if self.real is None else self.real[row]
+        real: NDArray[Any] = array[row, taken]
         return real
 
     def part(self, start: int, end: int) -> "Batch":
         """The rows from `start` to `end`; if packed, as spans of the same stream."""
         if self.spans is not None:
             return replace(self, spans=self.spans[start:end])
-        return replace(self, feeds={name: array[start:end] for name, array in self.feeds.items()})
+        feeds = {name: array[start:end] for name, array in self.feeds.items()}
+        return replace(self, feeds=feeds, real=None if self.real is None else self.real[start:end])
 
     def part_of(self, results: Mapping[str, NDArray[Any]], start: int, end: int) -> dict[str, NDArray[Any]]:
         """The outputs of the rows from `start` to `end`, for `part`."""

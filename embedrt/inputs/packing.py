@@ -167,10 +167,12 @@ def pack(
         The graph's inputs by name, int32 and float32, without scratch memory.
 
     Raises:
-        ValueError: A row is longer than `length`.
+        ValueError: A row is longer than `length`, or has tokens that are not attended to.
         BundleError: A token id is outside of the word embedding table, which a GPU would read as zeros; or an input is
             unknown.
     """
+    if tokens.attended is not None:
+        raise ValueError("attended: expected None, as all tokens of a packed text attend to each other")
     before = tokens.offsets[rows]
     counts = tokens.offsets[rows + 1] - before
     if (longest := counts.max(initial=0)) > length:

@@ -14,6 +14,28 @@ def input_names(tokenization: Tokenization) -> tuple[str, ...]:
     return ("input_ids", "attention_mask", *(name for name, taken in optional.items() if taken))
 
 
+def positions_of(lengths: NDArray[np.int64], length: int, tokenization: Tokenization) -> NDArray[np.int64]:
+    """The position of every place of padded texts in its text: below 0, or from the text's length on, for padding.
+
+    Args:
+        lengths: The tokens of each text.
+        length: Padded length in tokens.
+        tokenization: The padding side.
+
+    Returns:
+        int64 `[length]`, or `[texts, length]` for padding on the left.
+    """
+    positions = np.arange(length)
+    return positions - (length - lengths)[:, np.newaxis] if tokenization.padding_side == "left" else positions
+
+
+def real_tokens(tokens: Tokens, rows: NDArray[np.int64], length: int, tokenization: Tokenization) -> NDArray[np.bool_]:
+    """True for the tokens of padded texts, attended or not, `[len(rows), length]`; arguments as for `pad`."""
+    lengths = tokens.offsets[rows + 1] - tokens.offsets[rows]
+    positions = positions_of(lengths, length, tokenization)
+    return (positions >= 0) & (positions < lengths[:, np.newaxis])
+
+
 def pad(
     tokens: Tokens,
     rows: NDArray[np.int64],
@@ -41,12 +63,8 @@ def pad(
     lengths = tokens.offsets[rows + 1] - starts
     if (longest := lengths.max(initial=0)) > length:
         raise ValueError(f"length: expected at least {longest}, the tokens of the longest row, got {length}")
-    positions = np.arange(length)  # of every token in its text
-    if tokenization.padding_side == "left":
-        positions = positions - (length - lengths)[:, np.newaxis]
-        real = positions >= 0
-    else:
-        real = positions < lengths[:, np.newaxis]
+    positions = positions_of(lengths, length, tokenization)
+    real = positions >= 0 if tokenization.padding_side == "left" else positions < lengths[:, np.newaxis]
     index = starts[:, np.newaxis] + positions
 
     def filled(values: NDArray[np.int32], fill: int) -> NDArray[np.int64]:
@@ -54,7 +72,8 @@ def pad(
             return np.full(real.shape, fill, np.int64)
         return np.where(real, values.take(index, mode="clip"), np.int64(fill))
 
-    feeds = {"input_ids": filled(tokens.ids, tokenization.pad_id), "attention_mask": real.astype(np.int64)}
+    attended = real if tokens.attended is None else real & (positions < tokens.attended[rows][:, np.newaxis])
+    feeds = {"input_ids": filled(tokens.ids, tokenization.pad_id), "attention_mask": attended.astype(np.int64)}
     if (largest := feeds["input_ids"].max(initial=0)) >= tokenization.embedding_rows:
         raise BundleError(
             f"token id {largest}: expected less than embedding_rows, {tokenization.embedding_rows}, of {MANIFEST}; "

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from embedrt.bundle.manifest import Packing, Tokenization
 from embedrt.engine import Batch
 from embedrt.inputs.packing import pack, spans
-from embedrt.inputs.padding import pad
+from embedrt.inputs.padding import pad, real_tokens
 from embedrt.inputs.text import Tokens
 
 
@@ -36,7 +36,8 @@ def make_batch(
         BundleError: A token id is outside of the word embedding table.
     """
     if packing is None:
-        return Batch(pad(tokens, rows, length, tokenization, unpooled), alone)
+        real = None if tokens.attended is None else real_tokens(tokens, rows, length, tokenization)
+        return Batch(pad(tokens, rows, length, tokenization, unpooled), alone, real=real)
     return Batch(pack(tokens, rows, length, tokenization, packing, unpooled), alone, spans(tokens, rows))
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.bundle.manifest import KIND_OF_TASK, NAME_OF_KIND
-from embedrt.engine import Batch
+from embedrt.engine import PER_TOKEN, Batch
+from embedrt.inputs.pairs import PairReading
 from embedrt.inputs.text import Tokens
 from embedrt.run.request import Reading, Request
 from embedrt.run.runner import Runner
@@ -43,7 +44,34 @@ class OutputRows:
         values[rows] = results[self.output]
 
 
-_READINGS: dict[Task, Callable[[Runner], Reading | None]] = {}
+@dataclass(frozen=True)
+class TokenRows:
+    """Collector of an output with one vector per token: float32 `[tokens x width]` per item.
+
+    Attributes:
+        output: The output's name.
+    """
+
+    output: str
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """See `Gather`."""
+        return (self.output,)
+
+    def start(self, count: int) -> list[Vectors]:
+        """See `Gather`."""
+        return [np.empty(0, np.float32)] * count
+
+    def keep(
+        self, values: list[Vectors], rows: NDArray[np.int64], batch: Batch, results: Mapping[str, NDArray[np.float32]]
+    ) -> None:
+        """See `Gather`."""
+        for i, row in enumerate(rows.tolist()):
+            values[row] = batch.of_row(results[self.output], i).reshape(-1)
+
+
+_READINGS: dict[Task, Callable[[Runner], Reading | None]] = {"score": lambda _: PairReading()}
 """The way to tokenize the items of tasks whose items are not plain texts."""
 
 
@@ -60,7 +88,9 @@ def width_of(runner: Runner) -> int:
 def request_for(runner: Runner) -> Request:
     """The request that computes graph values."""
     reading = _READINGS[runner.task](runner) if runner.task in _READINGS else None
-    return Request(OutputRows(output_of(runner), width_of(runner)), runner.route.max_seq_length, reading=reading)
+    output = output_of(runner)
+    gather = TokenRows(output) if output in PER_TOKEN else OutputRows(output, width_of(runner))
+    return Request(gather, runner.route.max_seq_length, reading=reading)
 
 
 def graph_tokens(runner: Runner, items: Sequence[Any]) -> Tokens:
@@ -68,7 +98,7 @@ def graph_tokens(runner: Runner, items: Sequence[Any]) -> Tokens:
     return runner.tokens(items, request_for(runner))
 
 
-def graph_values(runner: Runner, items: Sequence[Any]) -> Vectors:
+def graph_values(runner: Runner, items: Sequence[Any]) -> Any:
     """Compute graph values in planned batches.
 
     Args:
@@ -76,13 +106,12 @@ def graph_values(runner: Runner, items: Sequence[Any]) -> Vectors:
         items: Texts; for a model that scores pairs, pairs.
 
     Returns:
-        float32 `[items, n]`: whole vectors, logits, or weights of the whole vocabulary.
+        float32 `[items, n]`: whole vectors, logits, or weights of the whole vocabulary; of a multi-vector model, a list
+        with the vectors of all tokens of each text one after the other, float32 `[n]`.
     """
-    values: Vectors = runner.run(items, request_for(runner)).values
-    return values
+    return runner.run(items, request_for(runner)).values
 
 
-def graph_values_in_one_batch(runner: Runner, items: Sequence[Any]) -> Vectors:
+def graph_values_in_one_batch(runner: Runner, items: Sequence[Any]) -> Any:
     """Compute graph values in one batch, padded to the longest item."""
-    values: Vectors = runner.run_in_one_batch(items, request_for(runner)).values
-    return values
+    return runner.run_in_one_batch(items, request_for(runner)).values

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -19,6 +19,7 @@ from embedrt.bundle.strict_json import LFS_POINTER, decode, parse_json
 from embedrt.errors import OWN, EmbeddingsError, EmbedrtError, MissingDependencyError, is_raised_by
 from embedrt.inputs.check import check_texts
 from embedrt.vectors.arrays import as_array
+from embedrt.vectors.maxsim import as_items
 
 FORMAT_VERSION = 1
 DTYPES = ("float32", "float16", "int8", "uint8")
@@ -47,13 +48,13 @@ class Embeddings:
 
     Attributes:
         texts: The texts.
-        vectors: `[texts, dim]`, in the saved dtype.
+        vectors: `[texts, dim]`, in the saved dtype; multi-vector embeddings are a list of `[vectors, dim]`.
         model: The name of the model that made the vectors, if it was recorded.
         fingerprint: That model's fingerprint, if it was recorded.
     """
 
     texts: list[str]
-    vectors: Matrix
+    vectors: Any
     model: str | None
     fingerprint: str | None
 
@@ -75,6 +76,21 @@ class _Record:
     sha256: str | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class _Content:
+    """The content of a file.
+
+    Attributes:
+        texts: The texts.
+        vectors: One vector per text, or the vectors of all texts one after the other.
+        counts: The number of vectors of each text, int64 `[texts]`; None if each has one.
+    """
+
+    texts: list[str]
+    vectors: Matrix
+    counts: NDArray[np.int64] | None = None
+
+
 @dataclass(frozen=True)
 class _Format:
     """A file format.
@@ -82,12 +98,12 @@ class _Format:
     Attributes:
         write: Function that completes the record and writes new files into a folder, under the name of the target. It
             returns the folders whose files are moved beside the target, one after the other.
-        read: Function that returns texts, vectors and the record, or None if a foreign file has none; it may raise any
+        read: Function that returns the content and the record, or None if a foreign file has none; it may raise any
             exception.
     """
 
-    write: Callable[[Path, Path, _Record, list[str], Matrix], list[Path]]
-    read: Callable[[Path], tuple[list[str], Matrix, _Record | None]]
+    write: Callable[[Path, Path, _Record, _Content], list[Path]]
+    read: Callable[[Path], tuple[_Content, _Record | None]]
 
 
 def save_embeddings(
@@ -98,16 +114,17 @@ def save_embeddings(
     The suffix chooses the format:
 
     - `.safetensors`: the tensors "vectors", "texts" (all texts in UTF-8, uint8) and "offsets" (int64 `[texts + 1]`,
-      the bounds of each text).
+      the bounds of each text). With multi-vector embeddings also "counts", int64 `[texts]`, the vectors of each text.
     - `.npy`: the matrix only, readable by `numpy.load`. The texts are in `NAME.npy.json` beside it, with the SHA-256 of
       the matrix, so that a mismatched pair does not load. Only while the pair is replaced, that file also has the texts
       of the old matrix, so that a killed process leaves a pair that loads: the old or the new one.
-    - `.parquet`: the columns "text" and "embedding", a fixed-size list.
+    - `.parquet`: the columns "text" and "embedding", a fixed-size list; for multi-vector embeddings a list of these.
 
     Args:
         path: The file.
         texts: The texts.
-        vectors: `[texts, dim]`, float32, float16, int8 or uint8, as an array, a tensor or a list of vectors.
+        vectors: `[texts, dim]`, float32, float16, int8 or uint8, as an array, a tensor or a list of vectors; or
+            multi-vector embeddings, a list of `[vectors, dim]`.
         model: The `Embedder` that made the vectors. Its name and fingerprint are recorded, so that `load_embeddings`
             can check that vectors are comparable.
 
@@ -122,13 +139,23 @@ def save_embeddings(
     """
     path, kind, (items, _) = Path(path), _format_of(path), check_texts(texts)
     identity = (None, None) if model is None else _identity(model)
-    matrix = as_array(vectors, "vectors")
-    _check(items, matrix)
-    matrix = np.ascontiguousarray(matrix, matrix.dtype.newbyteorder("="))
+    matrix, counts = _flat(vectors)
+    _check(content := _Content(items, matrix, counts))
+    content = replace(content, vectors=np.ascontiguousarray(matrix, matrix.dtype.newbyteorder("=")))
     size = matrix.nbytes + sum(len(text.encode()) for text in items)
     with explained(path, size, EmbeddingsError), staging(path) as fresh:
-        for folder in kind.write(fresh, path, _Record(FORMAT_VERSION, *identity), items, matrix):
+        for folder in kind.write(fresh, path, _Record(FORMAT_VERSION, *identity), content):
             replace_files(folder, path.parent)
+
+
+def _flat(vectors: ArrayLike) -> tuple[Matrix, NDArray[np.int64] | None]:
+    """The vectors in one matrix, and the number of vectors of each text if there are several."""
+    if not isinstance(vectors, list | tuple) or not vectors or np.ndim(vectors[0]) != 2:
+        return as_array(vectors, "vectors"), None
+    several = as_items(vectors, "vectors")
+    if len(widths := {item.shape[1] for item in several}) > 1:
+        raise ValueError(f"vectors: expected vectors of equal width, got {sorted(widths)} coordinates")
+    return np.concatenate(several), np.fromiter(map(len, several), np.int64, len(several))
 
 
 def save_matrix(path: Path, matrix: Matrix) -> None:
@@ -190,9 +217,9 @@ def load_embeddings(path: str | Path, model: Model | None = None) -> Embeddings:
     wanted = None if model is None else _identity(model)
     _check_file(path)
     try:
-        texts, vectors, record = kind.read(path)
-        check_texts(texts)
-        _check(texts, vectors)
+        content, record = kind.read(path)
+        check_texts(content.texts)
+        _check(content)
     except EmbedrtError:
         raise
     except Exception as error:  # the libraries raise any exception on damaged files
@@ -201,10 +228,19 @@ def load_embeddings(path: str | Path, model: Model | None = None) -> Embeddings:
         raise EmbeddingsError(
             f"{path}: cannot be read as embeddings: {error}; get the file again, or encode the texts again"
         ) from error
-    loaded = Embeddings(texts, vectors, *((record.model, record.fingerprint) if record else (None, None)))
+    identity = (record.model, record.fingerprint) if record else (None, None)
+    loaded = Embeddings(content.texts, _by_text(content), *identity)
     if wanted is not None:
         _check_comparable(path, loaded, *wanted)
     return loaded
+
+
+def _by_text(content: _Content) -> Any:
+    """The vectors of a file as `Embeddings` has them; those of several vectors per text share one array."""
+    if content.counts is None:
+        return content.vectors
+    ends = np.cumsum(content.counts).tolist()
+    return [content.vectors[start:end] for start, end in pairwise([0, *ends])]
 
 
 def _format_of(path: str | Path) -> _Format:
@@ -223,26 +259,46 @@ def _identity(model: Model) -> tuple[str, str]:
     return name, fingerprint
 
 
-def _check(texts: list[str], vectors: Matrix) -> None:
+def _check(content: _Content) -> None:
     """Check the invariants of every file, including foreign ones."""
+    texts, vectors, counts = content.texts, content.vectors, content.counts
     if vectors.ndim != 2 or vectors.shape[1] < 1:
         raise ValueError(f"vectors: expected the shape [texts, dim], got {list(vectors.shape)}")
     if vectors.dtype.name not in DTYPES:
         raise ValueError(
             f"vectors: expected {', '.join(DTYPES)}, got {vectors.dtype.name}; vectors.astype(np.float32) converts them"
         )
-    if len(texts) != len(vectors):
-        raise ValueError(f"vectors: expected {len(texts)}, one per text, got {len(vectors)}")
+    if len(texts) != (items := len(vectors) if counts is None else len(counts)):
+        raise ValueError(f"vectors: expected {len(texts)}, one per text, got {items}")
+    if counts is not None and ((counts < 0).any() or counts.sum() != len(vectors)):
+        raise ValueError(f"counts: expected numbers of vectors that add up to {len(vectors)}, got {counts.sum()}")
     if vectors.dtype.kind == "f":
         for rows in _blocks(vectors):
             if (bad := np.flatnonzero(~np.isfinite(vectors[rows]).all(axis=1))).size:
-                raise ValueError(f"vectors[{rows.start + bad[0]}]: expected finite numbers, got NaN or infinity")
+                row = int(rows.start + bad[0])
+                text = row if counts is None else int(np.searchsorted(np.cumsum(counts), row, side="right"))
+                raise ValueError(f"vectors[{text}]: expected finite numbers, got NaN or infinity")
 
 
 def _blocks(vectors: Matrix) -> Iterable[slice]:
     """Slices of rows of at most `_BLOCK_BYTES` bytes, and at least one row."""
     step = max(1, _BLOCK_BYTES // (vectors.shape[1] * vectors.itemsize))
     return (slice(start, start + step) for start in range(0, len(vectors), step))
+
+
+def _blocks_of_texts(content: _Content) -> Iterable[tuple[slice, slice]]:
+    """Blocks as slices of texts, and as slices of their vectors."""
+    vectors, counts = content.vectors, content.counts
+    if counts is None:
+        yield from ((rows, rows) for rows in _blocks(vectors))
+        return
+    ends = np.cumsum(counts)
+    start, step = 0, max(1, _BLOCK_BYTES // (vectors.shape[1] * vectors.itemsize))
+    while start < len(counts):
+        first = int(ends[start - 1]) if start else 0
+        end = max(start + 1, int(np.searchsorted(ends, first + step, side="right")))
+        yield slice(start, end), slice(first, int(ends[end - 1]))
+        start = end
 
 
 def _check_file(path: Path) -> None:
@@ -280,7 +336,7 @@ def _from_json(raw: Any, where: str) -> _Record:
     return decode(_Record, raw, where)
 
 
-def _write_npy(folder: Path, target: Path, record: _Record, texts: list[str], vectors: Matrix) -> list[Path]:
+def _write_npy(folder: Path, target: Path, record: _Record, content: _Content) -> list[Path]:
     """Write the texts, the matrix, and the texts alone.
 
     Two files cannot be replaced at once. So the file of texts comes first, and has the texts of both the new matrix and
@@ -290,14 +346,16 @@ def _write_npy(folder: Path, target: Path, record: _Record, texts: list[str], ve
     for step in (both, matrix, alone):
         step.mkdir()
     with (matrix / target.name).open("wb") as file:
-        write_matrix(file, vectors)
+        write_matrix(file, content.vectors)
     whole = _Record(record.format_version, record.model, record.fingerprint, _file_digest(matrix / target.name))
-    content = _to_json(whole, texts=texts).encode() + b"\n"
+    counts = {} if content.counts is None else {"counts": content.counts.tolist()}
+    written = _to_json(whole, texts=content.texts, **counts).encode() + b"\n"
     if (previous := _stored_texts(target)) is None:
-        (both / _beside(target).name).write_bytes(content)
+        (both / _beside(target).name).write_bytes(written)
         return [both, matrix]
-    (both / _beside(target).name).write_bytes(_to_json(whole, texts=texts, previous=previous).encode() + b"\n")
-    (alone / _beside(target).name).write_bytes(content)
+    with_previous = _to_json(whole, texts=content.texts, **counts, previous=previous)
+    (both / _beside(target).name).write_bytes(with_previous.encode() + b"\n")
+    (alone / _beside(target).name).write_bytes(written)
     return [both, matrix, alone]
 
 
@@ -317,7 +375,7 @@ def _of_matrix(raw: Any, digest: str) -> Any:
     return previous if isinstance(previous, dict) and previous.get("sha256") == digest else raw
 
 
-def _read_npy(path: Path) -> tuple[list[str], Matrix, _Record]:
+def _read_npy(path: Path) -> tuple[_Content, _Record]:
     beside = _beside(path)
     if not beside.is_file():
         raise EmbeddingsError(
@@ -329,6 +387,9 @@ def _read_npy(path: Path) -> tuple[list[str], Matrix, _Record]:
     texts = raw.pop("texts", None) if isinstance(raw, dict) else None
     if not isinstance(texts, list):
         raise TypeError(f"{beside.name}: expected a list of texts")
+    counts = raw.pop("counts", None)
+    if counts is not None and not (isinstance(counts, list) and all(type(count) is int for count in counts)):
+        raise TypeError(f"{beside.name}: counts: expected a list of integers")
     record = _from_json(raw, beside.name)
     if digest != record.sha256:
         raise EmbeddingsError(
@@ -336,7 +397,8 @@ def _read_npy(path: Path) -> tuple[list[str], Matrix, _Record]:
             "damaged or replaced: copy both again, or encode the texts again"
         )
     with path.open("rb") as file:  # not numpy.load, which would also open archives
-        return texts, np.lib.format.read_array(file, allow_pickle=False), record
+        vectors = np.lib.format.read_array(file, allow_pickle=False)
+    return _Content(texts, vectors, None if counts is None else np.array(counts, np.int64)), record
 
 
 def _beside(path: Path) -> Path:
@@ -348,16 +410,18 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_safetensors(folder: Path, target: Path, record: _Record, texts: list[str], vectors: Matrix) -> list[Path]:
+def _write_safetensors(folder: Path, target: Path, record: _Record, content: _Content) -> list[Path]:
     try:
         from safetensors import SafetensorError
         from safetensors.numpy import save_file
     except ImportError as error:
         raise _missing("safetensors") from error
-    encoded = [text.encode() for text in texts]
-    offsets = np.zeros(len(texts) + 1, np.int64)
+    encoded = [text.encode() for text in content.texts]
+    offsets = np.zeros(len(encoded) + 1, np.int64)
     np.cumsum([len(text) for text in encoded], out=offsets[1:])
-    tensors = {"vectors": vectors, "texts": np.frombuffer(b"".join(encoded), np.uint8), "offsets": offsets}
+    tensors = {"vectors": content.vectors, "texts": np.frombuffer(b"".join(encoded), np.uint8), "offsets": offsets}
+    if content.counts is not None:
+        tensors["counts"] = content.counts
     whole = _Record(record.format_version, record.model, record.fingerprint, _content_digest(record, tensors))
     try:
         save_file(tensors, folder / target.name, metadata={_KEY: _to_json(whole)})
@@ -366,28 +430,34 @@ def _write_safetensors(folder: Path, target: Path, record: _Record, texts: list[
     return [folder]
 
 
-def _read_safetensors(path: Path) -> tuple[list[str], Matrix, _Record]:
+def _read_safetensors(path: Path) -> tuple[_Content, _Record]:
     try:
         from safetensors import safe_open
     except ImportError as error:
         raise _missing("safetensors") from error
-    names = ("vectors", "texts", "offsets")
+    names: tuple[str, ...] = ("vectors", "texts", "offsets")
     with safe_open(path, framework="np") as file:
         metadata = file.metadata() or {}
-        if _KEY not in metadata or set(file.keys()) != set(names):
+        keys = set(file.keys())
+        names = (*names, "counts") if "counts" in keys else names
+        if _KEY not in metadata or keys != set(names):
             raise EmbeddingsError(f"{path}: a safetensors file, but not one that save_embeddings wrote")
         record = _from_json(parse_json(metadata[_KEY].encode(), _KEY), f"metadata {_KEY}")
         tensors = {name: file.get_tensor(name) for name in names}
     if _content_digest(record, tensors) != record.sha256:
         raise ValueError("the SHA-256 of its contents differs from the recorded one")
-    vectors, encoded, offsets = tensors.values()
+    vectors, encoded, offsets = (tensors[name] for name in ("vectors", "texts", "offsets"))
+    counts = tensors.get("counts")
     if (encoded.dtype, encoded.ndim) != (np.uint8, 1) or (offsets.dtype, offsets.ndim) != (np.int64, 1):
         raise ValueError("expected texts uint8 [bytes] and offsets int64 [texts + 1]")
     ends: list[int] = offsets.tolist()
     if not ends or ends[0] != 0 or ends[-1] != len(encoded) or (np.diff(offsets) < 0).any():
         raise ValueError(f"expected text offsets that rise from 0 to {len(encoded)}")
+    if counts is not None and (counts.dtype, counts.ndim) != (np.int64, 1):
+        raise ValueError("expected counts int64 [texts]")
     content = encoded.tobytes()
-    return [content[start:end].decode() for start, end in pairwise(ends)], vectors, record
+    texts = [content[start:end].decode() for start, end in pairwise(ends)]
+    return _Content(texts, vectors, counts), record
 
 
 def _content_digest(record: _Record, tensors: dict[str, Matrix]) -> str:
@@ -399,13 +469,15 @@ def _content_digest(record: _Record, tensors: dict[str, Matrix]) -> str:
     return digest.hexdigest()
 
 
-def _write_parquet(folder: Path, target: Path, record: _Record, texts: list[str], vectors: Matrix) -> list[Path]:
+def _write_parquet(folder: Path, target: Path, record: _Record, content: _Content) -> list[Path]:
     pa, pq = _pyarrow()
-    kind = pa.list_(pa.from_numpy_dtype(vectors.dtype), vectors.shape[1])
+    vectors, counts = content.vectors, content.counts
+    vector = pa.list_(pa.from_numpy_dtype(vectors.dtype), vectors.shape[1])
+    kind = vector if counts is None else pa.list_(vector)
     schema = pa.schema({"text": pa.string(), "embedding": kind}, {_KEY: _to_json(record)})
     # Parquet stores a byte as 4 bytes; a dictionary of its 256 values stores it as one. Floats gain nothing from it.
     packed = vectors.dtype.kind != "f"
-    columns = {"text": True, "embedding.list.element": packed}
+    columns = {"text": True, f"embedding{'.list.element' * (1 if counts is None else 2)}": packed}
     with pq.ParquetWriter(
         folder / target.name,
         schema,
@@ -414,21 +486,26 @@ def _write_parquet(folder: Path, target: Path, record: _Record, texts: list[str]
         write_statistics=False,
         write_page_checksum=True,
     ) as writer:
-        for rows in _blocks(vectors):
-            values = pa.array(vectors[rows].reshape(-1))
-            embedding = pa.FixedSizeListArray.from_arrays(values, type=kind)
-            writer.write_table(pa.table([pa.array(texts[rows], pa.string()), embedding], schema=schema))
+        for rows, taken in _blocks_of_texts(content):
+            values = pa.array(vectors[taken].reshape(-1))
+            embedding = pa.FixedSizeListArray.from_arrays(values, type=vector)
+            if counts is not None:
+                offsets = pa.array(np.cumsum([0, *counts[rows]]), pa.int32())
+                embedding = pa.ListArray.from_arrays(offsets, embedding, type=kind)
+            writer.write_table(pa.table([pa.array(content.texts[rows], pa.string()), embedding], schema=schema))
     return [folder]
 
 
-def _read_parquet(path: Path) -> tuple[list[str], Matrix, _Record | None]:
+def _read_parquet(path: Path) -> tuple[_Content, _Record | None]:
     pa, pq = _pyarrow()
     # Small batches and buffers; otherwise a whole row group is held in memory beside the matrix.
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True) as file:
         schema = file.schema_arrow
-        dtype, dim = _column_types(pa, schema)
+        dtype, dim, has_several = _column_types(pa, schema)
         raw = (schema.metadata or {}).get(_KEY.encode())
         record = None if raw is None else _from_json(parse_json(raw, _KEY), f"metadata {_KEY}")
+        if has_several:
+            return _several(file, dtype, dim), record
         texts: list[str] = []
         vectors = None if dim is None else np.empty((file.metadata.num_rows, dim), dtype)
         for batch in file.iter_batches(1024, columns=["text", "embedding"]):
@@ -438,24 +515,49 @@ def _read_parquet(path: Path) -> tuple[list[str], Matrix, _Record | None]:
                 vectors = np.empty((file.metadata.num_rows, dim), dtype)
             vectors[len(texts) : len(texts) + len(block)] = block
             texts += batch.column("text").to_pylist()
-    return texts, np.empty((0, 0), dtype) if vectors is None else vectors, record
+    return _Content(texts, np.empty((0, 0), dtype) if vectors is None else vectors), record
 
 
-def _column_types(pa: Any, schema: Any) -> tuple[Any, int | None]:
-    """Check the two columns; return the dtype of the vectors, and their width if the column type has it."""
+def _several(file: Any, dtype: Any, dim: int | None) -> _Content:
+    """The content of a Parquet file with several vectors per text."""
+    texts: list[str] = []
+    blocks: list[Matrix] = []
+    counts = [np.empty(0, np.int64)]
+    for batch in file.iter_batches(128, columns=["text", "embedding"]):
+        column = batch.column("embedding")
+        if column.null_count:
+            raise ValueError("column 'embedding': expected vectors without nulls")
+        if len(vectors := column.flatten()):
+            blocks.append(_matrix(vectors, dim).copy())
+            dim = blocks[-1].shape[1]
+        counts.append(column.value_lengths().to_numpy().astype(np.int64))
+        texts += batch.column("text").to_pylist()
+    matrix = np.concatenate(blocks) if blocks else np.empty((0, dim or 1), dtype)
+    return _Content(texts, matrix, np.concatenate(counts))
+
+
+def _column_types(pa: Any, schema: Any) -> tuple[Any, int | None, bool]:
+    """Check the two columns.
+
+    Returns:
+        The dtype of the vectors; their width if the column type has it; and True if a text has several.
+    """
     if {"text", "embedding"} - {name for name in schema.names if schema.names.count(name) == 1}:
         raise ValueError(f"expected the columns 'text' and 'embedding', got {schema.names}")
     text, embedding = schema.field("text").type, schema.field("embedding").type
     words = text.value_type if pa.types.is_dictionary(text) else text
     if str(words) not in {"string", "large_string", "string_view"}:
         raise ValueError(f"column 'text': expected strings, got {text}")
-    fixed = pa.types.is_fixed_size_list(embedding)
-    if not (fixed or pa.types.is_list(embedding) or pa.types.is_large_list(embedding)):
+    is_list = pa.types.is_list(embedding) or pa.types.is_large_list(embedding)
+    has_several = is_list and pa.types.is_nested(embedding.value_type)
+    vector = embedding.value_type if has_several else embedding
+    fixed = pa.types.is_fixed_size_list(vector)
+    if not (fixed or pa.types.is_list(vector) or pa.types.is_large_list(vector)):
         raise ValueError(f"column 'embedding': expected lists of numbers, got {embedding}")
     names = {str(pa.from_numpy_dtype(name)): np.dtype(name) for name in DTYPES}
-    if (dtype := names.get(str(embedding.value_type))) is None:
+    if (dtype := names.get(str(vector.value_type))) is None:
         raise ValueError(f"column 'embedding': expected lists of {', '.join(names)}, got {embedding}; cast the column")
-    return dtype, embedding.list_size if fixed else None
+    return dtype, vector.list_size if fixed else None, has_several
 
 
 def _matrix(column: Any, dim: int | None) -> Matrix:

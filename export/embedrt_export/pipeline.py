@@ -19,6 +19,7 @@ from embedrt.bundle.manifest import (
     FORMAT_VERSION,
     MANIFEST,
     Manifest,
+    MultiVector,
     Route,
     read_manifest,
     record_files,
@@ -35,6 +36,7 @@ from embedrt_export.dtypes.int8.texts import Texts, read_texts
 from embedrt_export.graph.data_file import DataFile
 from embedrt_export.options import ExportOptions, Wanted
 from embedrt_export.proof.reference import ReferenceKind
+from embedrt_export.routes import multi_vector
 from embedrt_export.routes.decide import Decisions, decide
 from embedrt_export.routes.layout import DATA
 from embedrt_export.routes.recognize import recognize
@@ -210,6 +212,9 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, de
             f"config_sentence_transformers.json: truncate_dim {spec.truncate_dim} is not within 1 to {dim}"
         )
     identity: dict[str, Any] = {"routes": {route: one.identity for route, one in built.items()}, "tasks": spec.tasks}
+    several = _multi_vector(spec, built)
+    if several is not None:
+        identity["multi_vector"] = dataclasses.asdict(several)
     return Manifest(
         format_version=FORMAT_VERSION,
         name=name,
@@ -229,7 +234,16 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, de
             "python": platform.python_version(),
             **{package: version(package) for package in ("numpy", "onnx", "safetensors", "tokenizers")},
         },
+        multi_vector=several,
     )
+
+
+def _multi_vector(spec: ModelSpec, built: dict[str, BuiltRoute]) -> MultiVector | None:
+    """The settings of multi-vector embeddings, of the one route that makes them."""
+    if spec.task != "multi-vector":
+        return None
+    ((route, one),) = built.items()
+    return multi_vector.settings_of(spec.chains[route], one.tokenizer, one.record.position_limit)
 
 
 def _common_dim(built: dict[str, BuiltRoute]) -> int:

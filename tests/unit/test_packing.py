@@ -209,6 +209,17 @@ class TestBatch:
         assert found["sentence_embedding"].tolist() == [[1], [2]]
         assert [part.of_row(found["token_embeddings"], i).tolist() for i in range(2)] == rows[1:3]
 
+    def test_tokens_that_are_not_attended_to_are_part_of_their_row(self) -> None:
+        rows = [[2, 3], [4, 5, 6], [7]]
+        tokens = dataclasses.replace(tokens_of(rows, rows), attended=np.array([1, 3, 0]))
+        batch = make_batch(tokens, np.arange(3), 3, HOW, None)
+        assert batch.feeds["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1], [0, 0, 0]]
+        assert [batch.of_row(batch.feeds["input_ids"], i).tolist() for i in range(3)] == rows
+        part = batch.part(1, 3)
+        assert [part.of_row(part.feeds["input_ids"], i).tolist() for i in range(2)] == rows[1:]
+        with pytest.raises(ValueError, match="attended"):
+            make_batch(tokens, np.arange(3), 3, HOW, ALL)
+
     def test_tokens_of_a_batch_to_come(self) -> None:
         tokens, rows = tokens_of([[2, 3], [], [4, 5, 6]]), np.array([2, 1])
         assert batch_tokens(tokens, rows, 3, None) == 6

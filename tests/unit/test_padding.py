@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from embedrt import BundleError
 from embedrt.bundle.manifest import Tokenization
-from embedrt.inputs.padding import input_names, pad
+from embedrt.inputs.padding import input_names, pad, real_tokens
 from embedrt.inputs.text import Tokens, flat, offsets_of
 
 RIGHT = Tokenization(pad_id=9, padding_side="right", token_type_ids=True, pooling_mask=True, embedding_rows=2**31)
@@ -47,6 +47,20 @@ def test_tokens_stay_and_the_rest_is_filling(rows: list[list[int]], extra: int, 
         assert feeds["attention_mask"][i].tolist() == expected([1] * len(row), 0)
         assert feeds["token_type_ids"][i].tolist() == expected(types[i], 0)
         assert feeds["pooling_mask"][i].tolist() == expected([int(at >= unpooled) for at in range(len(row))], 0)
+
+
+@given(ROWS, st.data(), st.booleans())
+def test_tokens_that_are_not_attended_to(rows: list[list[int]], data: st.DataObject, left: bool) -> None:
+    attended = np.array([data.draw(st.integers(0, len(row))) for row in rows], np.int64)
+    length, how = max(map(len, rows)) + 1, LEFT if left else RIGHT
+    tokens, order = tokens_of(rows, rows), np.arange(len(rows))[::-1]
+    part = dataclasses.replace(tokens, attended=attended)
+    feeds, whole = pad(part, order, length, how), pad(tokens, order, length, how)
+    assert all((feeds[name] == whole[name]).all() for name in ("input_ids", "token_type_ids", "pooling_mask"))
+    np.testing.assert_array_equal(real_tokens(part, order, length, how), whole["attention_mask"] == 1)
+    for mask, row in zip(feeds["attention_mask"], order, strict=True):
+        before = length - len(rows[row]) if left else 0
+        assert np.flatnonzero(mask).tolist() == [before + place for place in range(attended[row])]
 
 
 def test_an_id_beyond_the_table() -> None:

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from embedrt import Embedder
 from embedrt.errors import EmbeddingsError, EmbedrtError, MissingDependencyError
-from embedrt.vectors.files import DTYPES, load_embeddings, save_embeddings
+from embedrt.vectors.files import DTYPES, Embeddings, load_embeddings, save_embeddings
 from tests.kit.embedding_files import (
     BADGER,
     OTTER,
@@ -403,3 +403,83 @@ def test_memory_is_at_most_about_twice_that_of_the_vectors(tmp_path: Path, suffi
 
 def test_the_error_is_one_of_embedrt() -> None:
     assert issubclass(EmbeddingsError, EmbedrtError)
+
+
+def several(counts: list[int], dim: int = 3, dtype: str = "float32") -> list[Any]:
+    flat = vectors_of(sum(counts), dim, dtype)
+    ends = np.cumsum(counts).tolist()
+    return [flat[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+
+def assert_several(found: Embeddings, texts: list[str], vectors: list[Any]) -> None:
+    assert found.texts == texts
+    assert [(item.dtype, item.shape) for item in found.vectors] == [(item.dtype, item.shape) for item in vectors]
+    assert [item.tobytes() for item in found.vectors] == [item.tobytes() for item in vectors]
+
+
+class TestSeveralVectorsPerText:
+    """Multi-vector embeddings."""
+
+    @every_format
+    @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+    @pytest.mark.parametrize("counts", [[2, 0, 5, 1], [0, 0, 0, 0], [4, 0, 0, 0]])
+    def test_they_are_loaded_as_they_were(self, tmp_path: Path, suffix: str, dtype: str, counts: list[int]) -> None:
+        path, vectors = tmp_path / f"x{suffix}", several(counts, dtype=dtype)
+        save_embeddings(path, TEXTS, vectors, OTTER)
+        found = load_embeddings(path, OTTER)
+        assert_several(found, TEXTS, vectors)
+        assert (found.model, found.fingerprint) == (OTTER.name, OTTER.fingerprint)
+
+    @every_format
+    def test_lists_of_lists(self, tmp_path: Path, suffix: str) -> None:
+        path = tmp_path / f"x{suffix}"
+        lists: Any = [[[1.0, 2.0]], [[3.0, 4.0], [5.0, 6.0]]]
+        save_embeddings(path, ["a", "b"], lists)
+        found = load_embeddings(path)
+        assert [item.tolist() for item in found.vectors] == [[[1, 2]], [[3, 4], [5, 6]]]
+
+    def test_many_row_groups(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("embedrt.vectors.files._BLOCK_BYTES", 100)
+        counts = np.random.default_rng(0).integers(0, 20, 300).tolist()
+        vectors, texts = several(counts), [str(i) for i in range(300)]
+        save_embeddings(tmp_path / "x.parquet", texts, vectors)
+        assert_several(load_embeddings(tmp_path / "x.parquet"), texts, vectors)
+
+    @every_format
+    def test_one_vector_per_text_may_follow_and_precede(self, tmp_path: Path, suffix: str) -> None:
+        path = tmp_path / f"x{suffix}"
+        save_embeddings(path, TEXTS, several([1, 2, 3, 4]))
+        save_embeddings(path, TEXTS, vectors_of(4))
+        assert_same(load_embeddings(path), TEXTS, vectors_of(4))
+        save_embeddings(path, TEXTS, several([4, 3, 2, 1]))
+        assert_several(load_embeddings(path), TEXTS, several([4, 3, 2, 1]))
+
+    def test_foreign_lists_of_lists_in_parquet(self, tmp_path: Path) -> None:
+        kind = pa.list_(pa.list_(pa.float32()))
+        embedding = pa.array([[[1, 2]], [], [[3, 4], [5, 6]]], kind)
+        pq.write_table(pa.table({"text": ["a", "b", "c"], "embedding": embedding}), tmp_path / "x.parquet")
+        found = load_embeddings(tmp_path / "x.parquet")
+        assert [item.tolist() for item in found.vectors] == [[[1, 2]], [], [[3, 4], [5, 6]]]
+
+    def test_the_text_with_nan_is_named(self, tmp_path: Path) -> None:
+        vectors = several([2, 0, 5, 1])
+        vectors[2] = np.where(np.arange(5)[:, None] == 3, np.float32(np.nan), vectors[2])
+        with pytest.raises(ValueError, match=r"vectors\[2\]: expected finite numbers"):
+            save_embeddings(tmp_path / "x.npy", TEXTS, vectors)
+
+    def test_what_cannot_be_saved(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="vectors: expected 4, one per text, got 3"):
+            save_embeddings(tmp_path / "x.npy", TEXTS, several([1, 2, 3]))
+        with pytest.raises(ValueError, match=r"expected vectors of equal width, got \[3, 4\]"):
+            save_embeddings(tmp_path / "x.npy", TEXTS[:2], several([1]) + several([1], 4))
+
+    def test_counts_that_do_not_fit(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.npy"
+        save_embeddings(path, TEXTS, several([1, 2, 3, 4]))
+        beside = tmp_path / "x.npy.json"
+        for counts, message in [
+            ("[1, 2, 3, 5]", "counts: expected numbers of vectors that add up to 10, got 11"),
+            ('[1, 2, 3, "4"]', "counts: expected a list of integers"),
+        ]:
+            beside.write_text(re.sub(r'"counts": \[[^]]*\]', f'"counts": {counts}', beside.read_text()))
+            assert message in error_of(path)

@@ -1,6 +1,16 @@
 """Heads, the modules after the encoder: pooling, dense layers, norms. One file and one entry each."""
 
-from embedrt_export.heads import classification, dense, dropout, layer_norm, layer_pooling, normalize, pooling
+from embedrt_export.heads import (
+    classification,
+    dense,
+    dropout,
+    layer_norm,
+    layer_pooling,
+    multi_vector_mask,
+    normalize,
+    pooling,
+    token_pooling,
+)
 from embedrt_export.heads.head import Head
 
 __all__ = ["HEADS", "Head"]
@@ -13,5 +23,7 @@ HEADS: dict[str, Head] = {
     "Dropout": dropout.HEAD,
     "WeightedLayerPooling": layer_pooling.HEAD,
     "SequenceClassification": classification.HEAD,
+    "MultiVectorMask": multi_vector_mask.HEAD,
+    "HierarchicalTokenPooling": token_pooling.HEAD,
 }
 """By the last part of a module's type in modules.json; heads of transformers classes have names of their own."""

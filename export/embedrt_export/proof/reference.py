@@ -186,7 +186,31 @@ def _scores(subject: Subject) -> Vectors:
     return np.asarray(rows, np.float32).reshape(len(pairs), -1)
 
 
-_COMPUTED: dict[Task, Callable[[Subject], Vectors]] = {"embed": _sentence_embeddings, "score": _scores}
+def _token_vectors(subject: Subject) -> Vectors:
+    """The vectors of all tokens by `MultiVectorEncoder`, whether they count or not."""
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.multi_vector_encoder.modules import BaseTokenPooling, MultiVectorMask
+
+    options: dict[str, Any] = {"local_files_only": True, "model_kwargs": {"dtype": "float32"}}
+    model = MultiVectorEncoder(str(subject.folder), device="cpu", **options)
+    for module in model:
+        if isinstance(module, MultiVectorMask):
+            module.skiplist_tasks, module.keep_only_token_ids = [], None
+        elif isinstance(module, BaseTokenPooling):
+            module.tasks = []
+    limit, own = subject.runner.route.max_seq_length, model.max_seq_length
+    if limit is not None and own is not None and own > limit:
+        model.max_seq_length = limit  # it fails on texts with more tokens than positions
+    arrays = model.encode(list(subject.texts), prompt="", show_progress_bar=False, convert_to_numpy=True)
+    rows = [array.reshape(-1) for array in arrays]
+    return stacked(rows, max(map(len, rows)))
+
+
+_COMPUTED: dict[Task, Callable[[Subject], Vectors]] = {
+    "embed": _sentence_embeddings,
+    "score": _scores,
+    "multi-vector": _token_vectors,
+}
 """What sentence-transformers computes for a model of each task: values as of `graph_values`."""
 
 

@@ -41,6 +41,33 @@ _OUTPUTS: dict[TransformerTask, tuple[str, str]] = {
 
 
 @dataclass(frozen=True)
+class QueryExpansion:
+    """Mask tokens that late interaction adds to queries; `token` None is the mask token, else the end token."""
+
+    strategy: Literal["fixed", "min"]
+    length: int
+    attend: bool = False
+    token: str | None = None
+
+
+@dataclass(frozen=True)
+class LateInteraction:
+    """Settings of a Transformer module of a multi-vector model.
+
+    Attributes:
+        query_length: Maximum tokens of queries, or None for that of all texts.
+        document_length: Likewise of documents.
+        query_expansion: The expansion of queries, if any.
+        markers: Prompts that start with a token of the vocabulary.
+    """
+
+    query_length: int | None = None
+    document_length: int | None = None
+    query_expansion: QueryExpansion | None = None
+    markers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Transformer:
     """`config.json` and `sentence_bert_config.json`.
 
@@ -52,6 +79,7 @@ class Transformer:
         do_lower_case: True if texts are lowercased first.
         output_hidden_states: True if the config requests the hidden states of all layers, for WeightedLayerPooling.
         transformer_task: The transformers class: the encoder alone, or with a head.
+        late: Settings of a multi-vector model.
     """
 
     architecture: str
@@ -61,6 +89,7 @@ class Transformer:
     do_lower_case: bool = False
     output_hidden_states: bool = False
     transformer_task: TransformerTask = "feature-extraction"
+    late: LateInteraction = LateInteraction()
 
 
 @dataclass(frozen=True)
@@ -106,6 +135,9 @@ class _TransformerConfig:
     modality_config: dict[str, Any] = field(default_factory=dict)
     module_output_name: str | None = None
     unpad_inputs: bool | None = None
+    query_length: int | None = None
+    document_length: int | None = None
+    query_expansion: QueryExpansion | None = None
 
 
 def read_transformer(folder: Path, base: Path) -> Transformer:
@@ -156,4 +188,5 @@ def read_transformer(folder: Path, base: Path) -> Transformer:
         do_lower_case=module.do_lower_case,
         output_hidden_states=passed.get("output_hidden_states", states) is True,
         transformer_task=module.transformer_task,
+        late=LateInteraction(module.query_length, module.document_length, module.query_expansion),
     )

@@ -47,6 +47,7 @@ def build(graph: GraphBuilder, module: ModuleSpec, decisions: Decisions, scratch
         config.vocab_size,
         do_lower_case=settings.do_lower_case,
         pairs=decisions.task == "score",
+        markers=settings.late.markers,
     )
     if not getattr(config, "type_vocab_size", None):  # transformers drops them too
         tokenizer = dataclasses.replace(

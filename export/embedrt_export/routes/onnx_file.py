@@ -78,7 +78,9 @@ def _attached(graph: GraphBuilder, backbone: Backbone, module: ModuleSpec, task:
     model_type, config = settings.architecture, settings.config
     rows = backbone.rows or _size(config, ("vocab_size",), backbone)
     width = backbone.width or _size(config, _WIDTHS, backbone)
-    tokenizer = build_tokenizer(module.folder, model_type, rows, do_lower_case=settings.do_lower_case)
+    tokenizer = build_tokenizer(
+        module.folder, model_type, rows, do_lower_case=settings.do_lower_case, markers=settings.late.markers
+    )
     inputs = text_inputs(graph, token_type_ids=tokenizer.tokenization.token_type_ids)
     attached = attach(graph, backbone, inputs, model_type)
     stated = config.get("max_position_embeddings")

@@ -32,7 +32,7 @@ _BY_MODULE: dict[str, Task] = {
 }
 # Models without modules.json. A masked or causal language model may be the base of any task: it embeds, as in
 # sentence-transformers, unless the user names another task.
-_BY_ARCHITECTURE: dict[str, Task] = {"ForSequenceClassification": "score"}
+_BY_ARCHITECTURE: dict[str, Task] = {"ForSequenceClassification": "score", "HF_ColBERT": "multi-vector"}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt.types import Task
 from embedrt_export.heads import HEADS
 from embedrt_export.heads.pooling import Pooling
+from embedrt_export.routes import multi_vector
 from embedrt_export.routes.modules import (
     HEAD_OF_TRANSFORMER_TASK,
     STATIC,
@@ -29,7 +30,11 @@ from embedrt_export.source.weights import quote
 
 _ROUTER = "Router"
 # Module types of older versions of sentence-transformers or of code from a repo.
-_ALIASES = {"sentence_transformers.models.Asym": _ROUTER, "custom_st.Transformer": TRANSFORMER}
+_ALIASES = {
+    "sentence_transformers.models.Asym": _ROUTER,
+    "custom_st.Transformer": TRANSFORMER,
+    "pylate.models.Dense.Dense": "Dense",
+}
 _TYPE_PREFIX = "sentence_transformers."
 # A module's path, such as "1_Pooling": a valid folder name on every system, as bundles use it too.
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_ .+/-]{0,100}")
@@ -126,21 +131,11 @@ class SparseEncoderTop:
     max_active_dims: int | None = None
 
 
-@dataclass(frozen=True)
-class MultiVectorEncoderTop:
-    """`config_sentence_transformers.json` of a MultiVectorEncoder."""
-
-    model_type: str | None = None
-    prompts: dict[str, str] = field(default_factory=dict)
-    default_prompt_name: str | None = None
-    similarity_fn_name: str | None = None
-
-
 TOPS: dict[Task, type[Any]] = {
     "embed": SentenceTransformerTop,
     "score": CrossEncoderTop,
     "sparse": SparseEncoderTop,
-    "multi-vector": MultiVectorEncoderTop,
+    "multi-vector": multi_vector.MultiVectorEncoderTop,
 }
 """The keys of `config_sentence_transformers.json` by task."""
 
@@ -168,13 +163,20 @@ def read_repo(
         UnsupportedModelError: A module, key or value is not supported; the message names it.
         ExportError: A file is missing or damaged.
     """
-    access = _Access(is_local, token)
+    access, top = _Access(is_local, token), _read_top(folder, task)
     if (folder / MODULES).is_file():
         chains, tasks = _routes(folder, access)
     else:
         chains = {DEFAULT_ROUTE: _DEFAULT_CHAINS[task](folder, access)}
         tasks = dict.fromkeys(("", *_TASKS), DEFAULT_ROUTE)
     chains = {name: _with_transformer_head(chain) for name, chain in chains.items()}
+    prompts, similarity = top.prompts, getattr(top, "similarity_fn_name", None)
+    if task == "multi-vector":
+        chains = {name: multi_vector.complete(chain, top) for name, chain in chains.items()}
+        if list(chains) != [DEFAULT_ROUTE]:
+            raise UnsupportedModelError(f"{MODULES}: a Router is not supported in a multi-vector model")
+        prompts = multi_vector.prompts_of(chains[DEFAULT_ROUTE], top)
+        similarity = multi_vector.similarity_of(top)
     for chain in chains.values():
         if chain[0].kind not in {TRANSFORMER, STATIC}:
             raise UnsupportedModelError(
@@ -182,16 +184,15 @@ def read_repo(
             )
         if later := [module.kind for module in chain[1:] if module.kind not in HEADS]:
             raise UnsupportedModelError(f"{MODULES}: {later[0]} is not supported after the first module")
-    top = _read_top(folder, task)
     return ModelSpec(
         folder=folder,
         task=task,
         chains=chains,
         tasks=tasks,
-        prompts=top.prompts,
+        prompts=prompts,
         default_prompt_name=top.default_prompt_name,
         truncate_dim=getattr(top, "truncate_dim", None),
-        similarity_fn_name=getattr(top, "similarity_fn_name", None),
+        similarity_fn_name=similarity,
         top=top,
     )
 
@@ -241,8 +242,8 @@ def _sparse_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
 
 
 def _multi_vector_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
-    """Chain of a repo without modules.json."""
-    raise UnsupportedModelError("modules.json: missing; multi-vector models without it are not supported")
+    """Chain of a repo without modules.json: a ColBERT checkpoint."""
+    return multi_vector.stanford_chain(folder, _transformer(folder, access))
 
 
 _DEFAULT_CHAINS: dict[Task, Callable[[Path, _Access], tuple[ModuleSpec, ...]]] = {

@@ -13,7 +13,7 @@ import onnx
 
 from embedrt.bundle.manifest import FLOAT32, KIND_OF_TASK, NAME_OF_KIND, Module, Output, Route, Variant
 from embedrt.errors import ExportError, UnsupportedModelError
-from embedrt.types import SENTENCE, TOKENS, Task
+from embedrt.types import MULTI_VECTOR, SENTENCE, TOKENS, Task
 from embedrt_export.families import FAMILIES
 from embedrt_export.graph.builder import GraphBuilder, Layout
 from embedrt_export.graph.data_file import DataFile
@@ -27,6 +27,7 @@ from embedrt_export.routes.decide import Decisions
 from embedrt_export.routes.encoder import Encoder
 from embedrt_export.routes.layout import DATA, RouteFiles, route_files
 from embedrt_export.routes.modules import TRANSFORMER, ModuleSpec, Transformer
+from embedrt_export.tokenizer import BuiltTokenizer
 
 logger = logging.getLogger("embedrt.export")
 
@@ -58,11 +59,13 @@ class BuiltRoute:
         record: Its entry in the manifest, with the float32 graph as its only variant and without a proof.
         dim: Width of its vectors.
         identity: Everything that determines its vectors, for the fingerprint.
+        tokenizer: Its tokenizer.
     """
 
     record: Route
     dim: int
     identity: dict[str, Any]
+    tokenizer: BuiltTokenizer
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def build_route(
         "max_seq_length": built.encoder.max_seq_length,
     }
     record = _record(built, files, modules, outputs, is_portable=graph.is_portable)
-    return BuiltRoute(record, built.features[_output_of(decisions.task)].width, identity)
+    return BuiltRoute(record, built.features[_output_of(decisions.task)].width, identity, tokenizer)
 
 
 def build_draft(
@@ -186,6 +189,8 @@ def _add_modules(graph: GraphBuilder, chain: tuple[ModuleSpec, ...], decisions: 
         digests += [] if outputs.digest is None else [outputs.digest]
         if SENTENCE in features:
             sentences[inputs.where] = features[SENTENCE].value
+    if decisions.task == "multi-vector" and TOKENS in features:
+        features[MULTI_VECTOR] = features[TOKENS]
     if _output_of(decisions.task) not in features:
         raise UnsupportedModelError(_MISSING[decisions.task])
     return _Chain(encoder, features, sentences, digests, pooling_mask)
@@ -266,7 +271,7 @@ def _save(graph: GraphBuilder, path: Path, built: _Chain) -> None:
 
 def _recorded_settings(module: ModuleSpec, adapter: str | None) -> dict[str, Any]:
     """Settings that change the vectors; the manifest has architecture and maximum length elsewhere."""
-    left_out = {"architecture", "base", "config", "max_seq_length", "transformer_task"}
+    left_out = {"architecture", "base", "config", "max_seq_length", "transformer_task", "late"}
     settings = {key: value for key, value in dataclasses.asdict(module.settings).items() if key not in left_out}
     if adapter is not None and module.kind == TRANSFORMER:
         settings["task"] = adapter

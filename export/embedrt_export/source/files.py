@@ -10,7 +10,7 @@ from embedrt.errors import ExportError
 MODULES = "modules.json"
 
 # Suffixes of the files that an export reads, and the depths at which they may be.
-_SUFFIXES = {".json", ".safetensors", ".txt", ".model"}
+_SUFFIXES = {".json", ".safetensors", ".txt", ".model", ".metadata", ".pt"}
 _DEPTHS = ("*", "*/*", "*/*/*")
 # The largest published ones have about 40 MB.
 _MAX_TOKENIZER_BYTES = 256 * 2**20

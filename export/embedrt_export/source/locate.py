@@ -18,6 +18,8 @@ _PACKAGE = "package:"
 _OTHER_RUNTIMES = {"onnx", "openvino"}
 # Read if there is no tokenizer.json, like SentencePiece's *.model files.
 _VOCABULARIES = {"vocab.txt", "merges.txt"}
+# Settings of a ColBERT checkpoint, and the two linear layers of BGE-M3.
+_BESIDE = {"artifact.metadata", "colbert_linear.pt", "sparse_linear.pt"}
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def _is_wanted(path: PurePosixPath, files: Collection[str]) -> bool:
         return path.name.startswith(("model", "adapter_model"))
     if path.suffix == ".model" or path.name in _VOCABULARIES:
         return (path.parent / "tokenizer.json").as_posix() not in files
-    return path.suffix == ".json"
+    return path.suffix == ".json" or path.name in _BESIDE
 
 
 def _in_package(name: str) -> Located:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from embedrt_export.tokenizer.build import build, dump, library_errors, model_te
 from embedrt_export.tokenizer.classes import CLASSES, Options, TokenizerClass
 from embedrt_export.tokenizer.names import BACKEND, tokenizer_class
 from embedrt_export.tokenizer.scores import WrittenScore
-from embedrt_export.tokenizer.special_tokens import read_special_tokens
+from embedrt_export.tokenizer.special_tokens import AddedToken, read_special_tokens
 from embedrt_export.tokenizer.vocabulary import TOKENIZER, Vocabulary, read_vocabulary, stored_vocabulary
 
 _CONFIG = "tokenizer_config.json"
@@ -61,12 +61,14 @@ class BuiltTokenizer:
         model_max_length: The tokenizer's own limit, or None.
         special_tokens: Number of special tokens around a text, or around and between the texts of a pair.
         tokenization: Settings for the runtime.
+        named: Special tokens by role, such as "mask_token".
     """
 
     definition: str
     model_max_length: int | None
     special_tokens: int
     tokenization: Tokenization
+    named: Mapping[str, str] = field(default_factory=dict)
 
 
 def build_tokenizer(
@@ -77,6 +79,7 @@ def build_tokenizer(
     do_lower_case: bool,
     special_tokens: bool = True,
     pairs: bool = False,
+    markers: tuple[str, ...] = (),
 ) -> BuiltTokenizer:
     """Build the tokenizer that transformers builds from the files of a folder.
 
@@ -87,6 +90,7 @@ def build_tokenizer(
         do_lower_case: Lowercase texts first, an option of sentence-transformers.
         special_tokens: False is for static embeddings: `tokenizer.json` as it stands, nothing around a text.
         pairs: True for a model that reads pairs of texts.
+        markers: Prompts that start with a token of the vocabulary, which texts have as this one token.
 
     Raises:
         ExportError: The tokenizer is missing, damaged, or has ids without an embedding.
@@ -100,7 +104,7 @@ def build_tokenizer(
             raise UnsupportedModelError(f"{folder.name}: no {TOKENIZER}, which static embeddings need; save one there")
         config = _TokenizerConfig(model_max_length=truncation.get("max_length"), truncation_side=side)
         definition = stored | {"post_processor": None, "model": model_text(stored["model"])}
-        return _completed(definition, TOKENIZER, config, None, embedding_rows, do_lower_case)
+        return _completed(definition, TOKENIZER, config, {}, embedding_rows, do_lower_case)
     content = _read_object(folder, _CONFIG) or {}
     config = _read_settings(content)
     config = replace(config, truncation_side=config.truncation_side or side)
@@ -119,15 +123,32 @@ def build_tokenizer(
         vocabulary = stored_vocabulary(stored, CLASSES[name].algorithm)
     says_ends = stored is None and not {"add_bos_token", "add_eos_token"}.isdisjoint(content)
     ends = (config.add_bos_token, config.add_eos_token) if says_ends else None
-    definition, pad_token = build(name, tokens, options, vocabulary, stored, ends)
-    return _completed(definition, vocabulary.file, config, pad_token, embedding_rows, do_lower_case, pairs=pairs)
+    definition, named = build(name, tokens, options, vocabulary, stored, ends)
+    if any(markers):
+        definition["added_tokens"] = [*definition["added_tokens"], *_marker_tokens(definition, markers)]
+    return _completed(definition, vocabulary.file, config, named, embedding_rows, do_lower_case, pairs=pairs)
+
+
+def _marker_tokens(definition: dict[str, Any], markers: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The tokens of prompts that the vocabulary has, but that a text with them would be split into pieces of.
+
+    A prompt is one token, such as "[Q] ", or starts with one, such as "[unused0] ". A token that is there already with
+    other properties is there twice, as where transformers adds it once more.
+    """
+    tokenizer, added = parse(dump(definition).encode(), TOKENIZER), []
+    for marker in filter(str.split, markers):
+        known = [text for text in (marker, marker.split(maxsplit=1)[0]) if tokenizer.token_to_id(text) is not None]
+        if known and tokenizer.encode(known[0], add_special_tokens=False).tokens != known[:1]:
+            token = AddedToken(known[0], normalized=False, special=True)
+            added.append({"id": tokenizer.token_to_id(known[0]), **token.definition()})
+    return added
 
 
 def _completed(
     definition: dict[str, Any],
     file: str,
     config: _TokenizerConfig,
-    pad_token: str | None,
+    named: Mapping[str, str],
     embedding_rows: int,
     do_lower_case: bool,
     *,
@@ -155,6 +176,7 @@ def _completed(
     with library_errors(file):
         type_ids = tokenizer.encode("a b", "a b" if pairs else None).type_ids
     uses_types = any(type_ids) and _TYPE_IDS in (config.model_input_names or ())
+    pad_token = named.get("pad_token")
     pad_id = tokenizer.token_to_id(pad_token) if pad_token else None
     return BuiltTokenizer(
         definition=text,
@@ -168,6 +190,7 @@ def _completed(
             pooling_mask=False,
             embedding_rows=embedding_rows,
         ),
+        named=named,
     )
 
 

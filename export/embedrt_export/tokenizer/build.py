@@ -34,7 +34,7 @@ def build(
     vocabulary: Vocabulary,
     stored: dict[str, Any] | None,
     ends: tuple[bool, bool] | None,
-) -> tuple[dict[str, Any], str | None]:
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Build the definition that transformers builds.
 
     Args:
@@ -47,7 +47,7 @@ def build(
             takes precedence.
 
     Returns:
-        The content of a `tokenizer.json`, its model as text, and the padding token.
+        The content of a `tokenizer.json`, its model as text, and the special tokens by role.
 
     Raises:
         ExportError: Vocabulary, tokens and class do not fit.
@@ -61,7 +61,7 @@ def build(
     definition["model"] = model_text(definition["model"])
     definition["added_tokens"] = _added_tokens(kind, tokens, definition, vocabulary.file)
     definition["post_processor"] = _post_processor(kind, tokens, definition, ends)
-    return definition, content_of(tokens.named.get("pad_token"))
+    return definition, {role: content for role, token in tokens.named.items() if (content := content_of(token))}
 
 
 def _with_class_tokens(

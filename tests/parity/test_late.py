@@ -1,0 +1,34 @@
+"""MultiVectorEncoder call by call: embedrt gives what sentence-transformers gave; `make golden` writes that."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from embedrt import HierarchicalTokenPooling, MultiVectorEncoder
+from embedrt.types import Task
+from embedrt_export import export
+from tests.kit.late_calls import CALLS, REFERENCE, TOLERANCE, answer, differences, load, worst
+from tests.kit.late_models import MODELS
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_calls(name: str, tmp_path: Path) -> None:
+    source = MODELS[name](tmp_path / name)
+    made = json.loads((REFERENCE / "made.json").read_bytes())["weights_sha256"][name]
+    assert hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest() == made
+    task: Task | None = "multi-vector" if name == "converted" else None
+    with MultiVectorEncoder(export(source, tmp_path / "bundle", task=task, reference="onnx")) as model:
+        pairs = [
+            (answer(model, call, HierarchicalTokenPooling), wanted)
+            for call, wanted in zip(CALLS, load(name), strict=True)
+        ]
+    wrong = [f"{call}: {text}" for call, pair in zip(CALLS, pairs, strict=True) if (text := differences(*pair))]
+    assert not wrong, "\n".join(wrong)
+    assert 0 < max(worst(*pair) for pair in pairs) <= TOLERANCE
+
+
+def test_the_calls_are_those_that_were_made() -> None:
+    assert json.loads((REFERENCE / "made.json").read_bytes())["calls"] == [str(call) for call in CALLS]
+    assert len(CALLS) * len(MODELS) > 90
