@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedrt._version import __version__
-from embedrt.bundle.reports import ParityReport, QualityReport
+from embedrt.bundle.reports import ParityReport, QualityReport, RankReport
 from embedrt.embedder import Embedder
 from embedrt.errors import (
     BundleError,
@@ -79,6 +79,7 @@ __all__ = [
     "PoolError",
     "QualityError",
     "QualityReport",
+    "RankReport",
     "SparseEncoder",
     "SparseVectors",
     "TruncationError",
@@ -239,7 +240,7 @@ def verify(
     device: str | Sequence[str] | None = None,
     dtype: str | None = None,
     threads: int | None = None,
-) -> Mapping[str, ParityReport | QualityReport]:
+) -> Mapping[str, ParityReport | QualityReport | RankReport]:
     """Check every file of a bundle, and its vectors on this machine against reference vectors.
 
     Args:
@@ -253,7 +254,8 @@ def verify(
 
     Returns:
         A report for every route by name; most bundles have one, "default". A `ParityReport` holds the max absolute
-        error in a coordinate of vectors of length 1, a `QualityReport` the cosine similarity to float32.
+        error in a coordinate of vectors of length 1, a `QualityReport` the cosine similarity to float32,
+        a `RankReport` the order and the errors of scores.
 
     Raises:
         ModelNotFoundError: The bundle, or the model for the reference, cannot be found.

@@ -236,9 +236,17 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, de
             "python": platform.python_version(),
             **{package: version(package) for package in ("numpy", "onnx", "safetensors", "tokenizers")},
         },
-        sparse=_sparse_settings(spec) if spec.task == "sparse" else None,
         multi_vector=several,
+        sparse=_sparse_settings(spec) if spec.task == "sparse" else None,
     )
+
+
+def _multi_vector(spec: ModelSpec, built: dict[str, BuiltRoute]) -> MultiVector | None:
+    """The settings of multi-vector embeddings, of the one route that makes them."""
+    if spec.task != "multi-vector":
+        return None
+    ((route, one),) = built.items()
+    return multi_vector.settings_of(spec.chains[route], one.tokenizer, one.record.position_limit)
 
 
 def _sparse_settings(spec: ModelSpec) -> Sparse:
@@ -251,14 +259,6 @@ def _sparse_settings(spec: ModelSpec) -> Sparse:
     ]
     stated: int | None = spec.top.max_active_dims
     return Sparse(stated if stated is not None else next(iter(kept), None))
-
-
-def _multi_vector(spec: ModelSpec, built: dict[str, BuiltRoute]) -> MultiVector | None:
-    """The settings of multi-vector embeddings, of the one route that makes them."""
-    if spec.task != "multi-vector":
-        return None
-    ((route, one),) = built.items()
-    return multi_vector.settings_of(spec.chains[route], one.tokenizer, one.record.position_limit)
 
 
 def _common_dim(built: dict[str, BuiltRoute]) -> int:

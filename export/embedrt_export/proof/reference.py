@@ -169,26 +169,21 @@ def _sentence_embeddings(subject: Subject) -> Vectors:
     return vectors
 
 
-def _sparse_embeddings(subject: Subject) -> Vectors:
-    """Weights of the whole vocabulary by `SparseEncoder`."""
-    from sentence_transformers import SparseEncoder
+def _scores(subject: Subject) -> Vectors:
+    """Logits by `CrossEncoder`, before its activation function."""
+    from sentence_transformers import CrossEncoder
+    from torch.nn import Identity  # noqa: TID251 - where sentence-transformers is, torch is too
 
     options: dict[str, Any] = {"local_files_only": True, "model_kwargs": {"dtype": "float32"}}
-    model = SparseEncoder(str(subject.folder), device="cpu", **options)
-    model.max_active_dims = None  # the graph returns all weights
+    model = CrossEncoder(str(subject.folder), device="cpu", **options)
+    model.prompts, model.default_prompt_name = {}, None
     limit, own = subject.runner.route.max_seq_length, model.max_seq_length
-    if len(subject.manifest.routes) == 1 and limit is not None and own is not None and own > limit:
-        model.max_seq_length = limit  # it fails on texts with more tokens than positions
-    width = width_of(subject.runner)
-    vectors: Vectors = model.encode(
-        list(subject.texts),
-        prompt="",
-        show_progress_bar=False,
-        convert_to_sparse_tensor=False,
-        max_active_dims=width,
-        task=subject.task or None,
-    ).numpy()
-    return vectors
+    if limit is not None and own is not None and own > limit:
+        model.max_seq_length = limit  # it fails on pairs with more tokens than positions
+    pairs = list(subject.texts)
+    # Alone, as the logits of some architectures depend on the padding of a batch.
+    rows = [model.predict(pair, activation_fn=Identity(), show_progress_bar=False) for pair in pairs]
+    return np.asarray(rows, np.float32).reshape(len(pairs), -1)
 
 
 def _token_vectors(subject: Subject) -> Vectors:
@@ -211,10 +206,33 @@ def _token_vectors(subject: Subject) -> Vectors:
     return stacked(rows, max(map(len, rows)))
 
 
+def _sparse_embeddings(subject: Subject) -> Vectors:
+    """Weights of the whole vocabulary by `SparseEncoder`."""
+    from sentence_transformers import SparseEncoder
+
+    options: dict[str, Any] = {"local_files_only": True, "model_kwargs": {"dtype": "float32"}}
+    model = SparseEncoder(str(subject.folder), device="cpu", **options)
+    model.max_active_dims = None  # the graph returns all weights
+    limit, own = subject.runner.route.max_seq_length, model.max_seq_length
+    if len(subject.manifest.routes) == 1 and limit is not None and own is not None and own > limit:
+        model.max_seq_length = limit  # it fails on texts with more tokens than positions
+    width = width_of(subject.runner)
+    vectors: Vectors = model.encode(
+        list(subject.texts),
+        prompt="",
+        show_progress_bar=False,
+        convert_to_sparse_tensor=False,
+        max_active_dims=width,
+        task=subject.task or None,
+    ).numpy()
+    return vectors
+
+
 _COMPUTED: dict[Task, Callable[[Subject], Vectors]] = {
     "embed": _sentence_embeddings,
-    "sparse": _sparse_embeddings,
+    "score": _scores,
     "multi-vector": _token_vectors,
+    "sparse": _sparse_embeddings,
 }
 """What sentence-transformers computes for a model of each task: values as of `graph_values`."""
 

@@ -122,6 +122,7 @@ class CrossEncoderTop:
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     activation_fn: str | None = None
+    keep_in_fp32_modules: tuple[str, ...] | None = None  # in float32, all are
 
 
 @dataclass(frozen=True)
