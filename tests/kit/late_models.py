@@ -1,6 +1,7 @@
 """Small seeded multi-vector models in every format that loads."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.kit.models import make_model, write_json
 
 PUNCTUATION = list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 WIDTH = 8
+LATE_REFERENCE = Path(__file__).parents[1] / "reference" / "late"
 MASK_TYPE = "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask"
 POOLING_TYPE = "sentence_transformers.multi_vector_encoder.modules.token_pooling.HierarchicalTokenPooling"
 TYPES.update({"MultiVectorMask": MASK_TYPE, "HierarchicalTokenPooling": POOLING_TYPE})
@@ -237,6 +239,15 @@ def converted(folder: Path) -> Path:
     sentence = {key: value for key, value in config.items() if not key.startswith("module_")}
     write_chain(folder, pooling(), ("Dense", sentence, tensors), ("Normalize", None, {}))
     write_json(folder / "config_sentence_transformers.json", {"prompts": {}, "similarity_fn_name": "cosine"})
+    return folder
+
+
+def three_outputs(folder: Path) -> Path:
+    """An XLM-RoBERTa with the layers of BGE-M3 beside it, as `torch.save` wrote them: `make golden`."""
+    family_repo(folder, "xlm-roberta")
+    write_chain(folder, pooling("cls"), ("Normalize", None, {}))
+    for name in ("sparse_linear.pt", "colbert_linear.pt"):
+        shutil.copyfile(LATE_REFERENCE / name, folder / name)
     return folder
 
 

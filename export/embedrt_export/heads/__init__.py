@@ -1,6 +1,7 @@
 """Heads, the modules after the encoder: pooling, dense layers, norms. One file and one entry each."""
 
 from embedrt_export.heads import (
+    bge_m3,
     dense,
     dropout,
     layer_norm,
@@ -23,5 +24,7 @@ HEADS: dict[str, Head] = {
     "WeightedLayerPooling": layer_pooling.HEAD,
     "MultiVectorMask": multi_vector_mask.HEAD,
     "HierarchicalTokenPooling": token_pooling.HEAD,
+    "SparseLinear": bge_m3.SPARSE_HEAD,
+    "ColbertLinear": bge_m3.COLBERT_HEAD,
 }
 """By the last part of a module's type in modules.json."""
