@@ -55,11 +55,11 @@ def add_sparse(inputs: HeadInputs, settings: SparseLinear) -> HeadOutputs:
     else:
         weights = graph.op("Reshape", weights, inputs.shape)
         weights = graph.op("Mul", weights, graph.op("Cast", inputs.masks.attention, to=FLOAT))
-    weights = graph.op("Mul", weights, graph.op("Gather", _counted(graph, base), ids))
+    weights = graph.op("Mul", weights, graph.to_float(graph.op("Gather", _counted(graph, base), ids)))
     rows = graph.op("Shape", ids, end=1)
     vocabulary = base.tokenizer.tokenization.embedding_rows
     zeros = graph.op("Expand", graph.scalar(0.0), graph.op("Concat", rows, graph.ints(vocabulary), axis=0))
-    value = graph.op("ScatterElements", zeros, ids, weights, axis=1, reduction="max")
+    value = graph.op("ScatterElements", graph.to_float(zeros), ids, weights, axis=1, reduction="max")
     return HeadOutputs({SPARSE: Feature(value, vocabulary, per_token=False)}, digest)
 
 

@@ -17,6 +17,7 @@ from embedrt_export.routes.modules import (
     HEAD_OF_TRANSFORMER_TASK,
     STATIC,
     TRANSFORMER,
+    LateInteraction,
     ModuleSpec,
     StaticEmbedding,
     Transformer,
@@ -172,7 +173,9 @@ def read_repo(
     if task == "embed":
         chains = {name: _with_beside(chain) for name, chain in chains.items()}
     prompts, similarity = top.prompts, getattr(top, "similarity_fn_name", None)
-    if task == "multi-vector":
+    if task != "multi-vector":
+        _require_no_lengths(chains)
+    else:
         chains = {name: multi_vector.complete(chain, top) for name, chain in chains.items()}
         if list(chains) != [DEFAULT_ROUTE]:
             raise UnsupportedModelError(f"{MODULES}: a Router is not supported in a multi-vector model")
@@ -207,6 +210,16 @@ def _with_transformer_head(chain: tuple[ModuleSpec, ...]) -> tuple[ModuleSpec, .
     if kind not in HEADS:
         raise UnsupportedModelError(f"{MODULES}: transformer_task {first.settings.transformer_task!r} is not supported")
     return (first, ModuleSpec(kind, first.folder, first.path, HEADS[kind].read(first.settings.base)), *rest)
+
+
+def _require_no_lengths(chains: Mapping[str, tuple[ModuleSpec, ...]]) -> None:
+    """Require that no transformer has settings of multi-vector models, which would change the vectors of a task."""
+    for settings in (chain[0].settings for chain in chains.values()):
+        if isinstance(settings, Transformer) and settings.late != LateInteraction():
+            raise UnsupportedModelError(
+                "sentence_bert_config.json: query_length, document_length and query_expansion are only supported in a "
+                "multi-vector model"
+            )
 
 
 def _with_beside(chain: tuple[ModuleSpec, ...]) -> tuple[ModuleSpec, ...]:
