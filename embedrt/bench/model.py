@@ -73,6 +73,7 @@ def export(
     name: str | None = None,
     revision: str | None = None,
     offline: bool = False,
+    task: str | None = None,
 ) -> dict[str, str]:
     """Export a model in another process: it may import torch, whose memory this one should not hold meanwhile.
 
@@ -83,6 +84,7 @@ def export(
         name: Name of the bundle.
         revision: Revision of a hub repo.
         offline: True to use no network.
+        task: As `embedrt export` takes it; None recognizes it.
 
     Returns:
         Why int8 is missing, by engine.
@@ -93,6 +95,7 @@ def export(
     command = [sys.executable, "-m", "embedrt", "export", source, "--output", str(target)]
     command += ["--name", name] if name is not None else []
     command += ["--revision", revision] if revision is not None else []
+    command += ["--task", task] if task is not None else []
     environment = {**os.environ, **(OFFLINE if offline else {})}
 
     def run(wanted: Sequence[str]) -> str | None:

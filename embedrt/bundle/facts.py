@@ -3,25 +3,40 @@
 from collections.abc import Iterator
 
 from embedrt.bundle.manifest import DEFAULT_ROUTE, Manifest, Route, Source
+from embedrt.types import Task
 
 Fact = tuple[str, str]
+
+# The word for the width of what a model makes.
+_WIDTHS: dict[Task, str] = {
+    "embed": "dimensions",
+    "score": "labels",
+    "sparse": "vocabulary entries",
+    "multi-vector": "dimensions per token",
+}
+# The similarity of models that name none.
+_SIMILARITIES: dict[Task, str] = {"embed": "cosine", "sparse": "dot", "multi-vector": "maxsim"}
 
 
 def facts(manifest: Manifest) -> Iterator[Fact]:
     """Facts about the model: source, modules, dimensions, dtypes, prompts, and the software that made the bundle."""
+    yield "task", manifest.task
     yield "source", source_line(manifest.source)
     for name, route in manifest.routes.items():
         yield of_route("architecture", name), f"{route.architecture}, {route.via} graph"
         yield of_route("modules", name), " > ".join(module.summary for module in route.modules)
-        yield of_route("normalized", name), "yes" if route.normalized else "no"
+        if manifest.task == "embed":
+            yield of_route("normalized", name), "yes" if route.normalized else "no"
         yield of_route("max tokens", name), "no limit" if route.max_seq_length is None else str(route.max_seq_length)
     kept = f", truncated to {manifest.truncate_dim}" if manifest.truncate_dim else ""
-    yield "dimensions", f"{manifest.dim}{kept}"
+    yield _WIDTHS[manifest.task], f"{manifest.dim}{kept}"
     yield "dtypes", ", ".join(manifest.dtypes)
-    yield "similarity", manifest.similarity_fn_name or "cosine"
+    if manifest.task in _SIMILARITIES:
+        yield "similarity", manifest.similarity_fn_name or _SIMILARITIES[manifest.task]
     for name, prompt in manifest.prompts.items():
         yield f"prompt {name}" + (", the default" if name == manifest.default_prompt_name else ""), repr(prompt)
-    yield "int8 ranges", "not measured" if manifest.vector_ranges is None else "measured"
+    if manifest.task == "embed":
+        yield "int8 ranges", "not measured" if manifest.vector_ranges is None else "measured"
     yield "size", f"{size(manifest) / 1e6:.1f} MB in {len(manifest.files) + 1} files"
     yield "fingerprint", manifest.fingerprint
     yield "made with", ", ".join(f"{name} {version}" for name, version in manifest.made_with.items())
@@ -43,7 +58,12 @@ def route_proofs(name: str, route: Route) -> Iterator[Fact]:
 def headline(manifest: Manifest) -> str:
     """Architecture, width and dtypes, such as "bert, 384 dimensions, float32"."""
     architectures = dict.fromkeys(route.architecture for route in manifest.routes.values())
-    return f"{' and '.join(architectures)}, {manifest.dim} dimensions, {', '.join(manifest.dtypes)}"
+    return f"{' and '.join(architectures)}, {width(manifest)}, {', '.join(manifest.dtypes)}"
+
+
+def width(manifest: Manifest) -> str:
+    """The width of what a model makes, such as "384 dimensions" or "1 labels"."""
+    return f"{manifest.dim} {_WIDTHS[manifest.task]}"
 
 
 def size(manifest: Manifest) -> int:

@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from embedrt.bundle.facts import width
 from embedrt.bundle.manifest import Manifest
 from embedrt.cli import options, streams
 from embedrt.hub import local
@@ -18,7 +19,7 @@ def list_bundles() -> None:
         print(f"the store {local.home()} is empty; `embedrt export SOURCE` puts a bundle there", file=sys.stderr)
     for name, manifest in bundles.items():
         if isinstance(manifest, Manifest):
-            print(f"{name:50} {manifest.dim:5} dimensions  {', '.join(manifest.dtypes)}")
+            print(f"{name:50} {width(manifest):>20}  {', '.join(manifest.dtypes)}")
         else:
             print(f"{name:50} damaged: {manifest}")
 

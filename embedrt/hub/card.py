@@ -7,9 +7,10 @@ from typing import Any
 
 from embedrt.bundle.facts import facts
 from embedrt.bundle.manifest import Manifest
-from embedrt.bundle.reports import ParityReport, QualityReport
+from embedrt.bundle.reports import ParityReport, QualityReport, RankReport
+from embedrt.types import Task
 
-_TAGS = ("embedrt", "sentence-transformers", "feature-extraction", "sentence-similarity", "onnx")
+_TAGS = ("embedrt", "sentence-transformers", "onnx")
 _PLAIN = re.compile(r"[a-z0-9 ]+")
 # Hub ids, which have no special characters of YAML or Markdown.
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -17,19 +18,14 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _TEXT = """\
 # {title}
 
-A sentence embedding model as an embedrt bundle: an ONNX graph from token ids to the sentence embedding, the tokenizer,
-and a parity report against the original model. It runs without PyTorch.
+{kind}, the tokenizer, and a parity report against the original model. It runs without PyTorch.
 
 ```sh
 pip install 'embedrt[cpu]'
 ```
 
 ```python
-from embedrt import Embedder
-
-model = Embedder({load})
-vectors = model.encode(["one text", "another"])  # float32 (2, {width})
-model.similarity(vectors, vectors)
+{usage}
 ```
 
 ## The model
@@ -38,12 +34,82 @@ model.similarity(vectors, vectors)
 
 ## Proof
 
-Vectors of each graph against the reference. For float32: max absolute error of a coordinate, over texts from empty to
-longer than the limit, each encoded alone and in batches. For lossy dtypes: cosine similarity to float32 over natural
-texts. `embedrt verify` repeats the comparison on your machine.
+{compared} of each graph against the reference. For float32: max absolute error, over texts from empty to longer than
+the limit, each computed alone and in batches. For lossy dtypes: agreement with float32 over natural texts. `embedrt
+verify` repeats the comparison on your machine.
 
 {proofs}
 """
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What a card says about models of a task.
+
+    Attributes:
+        kind: The first words about the model.
+        usage: Python code, with the fields `load` and `width`.
+        compared: What the proof compares.
+        pipeline: The hub's name of the task.
+        tags: The hub's tags.
+    """
+
+    kind: str
+    usage: str
+    compared: str
+    pipeline: str
+    tags: tuple[str, ...]
+
+
+_WORDS: dict[Task, _Words] = {
+    "embed": _Words(
+        "A sentence embedding model as an embedrt bundle: an ONNX graph from token ids to the sentence embedding",
+        """\
+from embedrt import Embedder
+
+model = Embedder({load})
+vectors = model.encode(["one text", "another"])  # float32 (2, {width})
+model.similarity(vectors, vectors)""",
+        "Vectors",
+        "sentence-similarity",
+        ("feature-extraction", "sentence-similarity"),
+    ),
+    "score": _Words(
+        "A cross-encoder as an embedrt bundle: an ONNX graph from the token ids of two texts to their score",
+        """\
+from embedrt import CrossEncoder
+
+model = CrossEncoder({load})
+model.predict([("a query", "a document"), ("a query", "another")])""",
+        "Scores",
+        "text-ranking",
+        ("cross-encoder", "reranker"),
+    ),
+    "sparse": _Words(
+        "A sparse encoder as an embedrt bundle: an ONNX graph from token ids to weights of the vocabulary",
+        """\
+from embedrt import SparseEncoder
+
+model = SparseEncoder({load})
+weights = model.encode_document(["one text", "another"])  # (2, {width})
+model.similarity(weights, weights)""",
+        "Weights",
+        "feature-extraction",
+        ("sparse-encoder", "sparse", "feature-extraction"),
+    ),
+    "multi-vector": _Words(
+        "A late-interaction model as an embedrt bundle: an ONNX graph from token ids to one vector for each token",
+        """\
+from embedrt import MultiVectorEncoder
+
+model = MultiVectorEncoder({load})
+documents = model.encode_document(["one text", "another"])  # float32 (tokens, {width}) each
+model.similarity(model.encode_query("a query"), documents)""",
+        "Vectors",
+        "sentence-similarity",
+        ("multi-vector", "late-interaction", "feature-extraction"),
+    ),
+}
 
 
 @dataclass
@@ -81,11 +147,14 @@ def model_card(
         repo_id: The hub id of the bundle; None for a folder.
         evaluations: Metrics by name for each evaluator by name.
     """
-    title = manifest.name if repo_id is None else repo_id
+    title, words = manifest.name if repo_id is None else repo_id, _WORDS[manifest.task]
     body = _TEXT.format(
         title=_code(title),
-        load=repr(repo_id or "path/to/this/folder"),
-        width=manifest.truncate_dim or manifest.dim,
+        kind=words.kind,
+        usage=words.usage.format(
+            load=repr(repo_id or "path/to/this/folder"), width=manifest.truncate_dim or manifest.dim
+        ),
+        compared=words.compared,
         facts=_table(("", ""), _facts(manifest)),
         proofs=_table(
             ("route", "dtype", "graph", "texts", "max tokens", "found", "allowed", "reference", "engine"),
@@ -103,7 +172,9 @@ def model_card(
 
 
 def _front_matter(manifest: Manifest) -> str:
-    lines = ["library_name: embedrt", "pipeline_tag: sentence-similarity", "tags:", *(f"- {tag}" for tag in _TAGS)]
+    words = _WORDS[manifest.task]
+    lines = ["library_name: embedrt", f"pipeline_tag: {words.pipeline}", "tags:"]
+    lines += [f"- {tag}" for tag in (*_TAGS, *words.tags)]
     if manifest.source.kind == "hub" and _HUB_ID.fullmatch(manifest.source.id):
         lines.append(f'base_model: "{manifest.source.id}"')
     return "\n".join(["---", *lines, "---", ""])
@@ -128,6 +199,16 @@ def _proofs(manifest: Manifest) -> Iterable[tuple[str, ...]]:
                         f"{report.max_abs_error:.1e}, by batch {report.max_batch_error:.1e}",
                         f"{report.tolerance:.0e}",
                         _cell(report.reference) + ("" if report.independent else ", not independent"),
+                        _cell(report.engine),
+                    )
+                case RankReport() as report:
+                    yield (
+                        *head,
+                        str(report.texts),
+                        str(report.max_tokens),
+                        f"rank correlation {report.mean_agreement:.4f}, score error {report.mean_score_error:.1e}",
+                        f"{report.mean_agreement_allowed} and {report.mean_score_error_allowed}",
+                        _cell(f"float32; {report.method}"),
                         _cell(report.engine),
                     )
                 case QualityReport() as report:

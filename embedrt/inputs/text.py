@@ -3,6 +3,7 @@
 import os
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -212,6 +213,9 @@ class TextTokenizer:
 
     Attributes:
         max_seq_length: See the argument.
+        with_type_ids: See the argument.
+        direction: The side on which texts are truncated: "right" or "left".
+        readings: Tokenizers of items other than texts, made from this one, by their reading.
 
     Raises:
         BundleError: The file is not a tokenizer.
@@ -229,9 +233,18 @@ class TextTokenizer:
             self._tokenizer.enable_truncation(max_seq_length, direction=direction)
         self._process = os.getpid()
         self.max_seq_length = max_seq_length
-        self._with_type_ids = with_type_ids
+        self.with_type_ids = with_type_ids
+        self.direction: str = direction
+        self.readings: dict[Any, Any] = {}
+        self._with_special_tokens = True
         self._head_length = (max_seq_length or 0) * _CHARACTERS_PER_TOKEN
         self._may_cut = max_seq_length is not None and direction == "right"
+
+    def without_special_tokens(self) -> "TextTokenizer":
+        """A tokenizer that adds no special tokens and returns no types; it reads `max_seq_length` tokens of text."""
+        other = copy(self)
+        other.with_type_ids, other.readings, other._with_special_tokens = False, {}, False
+        return other
 
     def __call__(self, texts: Sequence[str], prompt: str = "") -> Tokens:
         """Tokenize texts on all cores.
@@ -324,8 +337,8 @@ class TextTokenizer:
         limit = self.max_seq_length
         full = [i for i, length in enumerate(lengths) if length == limit] if limit in lengths else []
         truncated = [i for i in full if i in known or encodings[i].overflowing]
-        tokens = tokens_of(encodings, truncated, with_type_ids=self._with_type_ids and not self._has_only_type_0)
-        if not self._with_type_ids or tokens.type_ids is not None:
+        tokens = tokens_of(encodings, truncated, with_type_ids=self.with_type_ids and not self._has_only_type_0)
+        if not self.with_type_ids or tokens.type_ids is not None:
             return tokens
         return Tokens(tokens.ids, tokens.offsets, np.zeros(len(tokens.ids), np.int32), tokens.truncated)
 
@@ -360,10 +373,30 @@ class TextTokenizer:
         require_process(self._process)
         encoding = _tokenized(self._tokenizer.encode, text)
         return TokenizedText(
-            tokens_of([encoding], [0] if self._is_truncated(encoding) else [], with_type_ids=self._with_type_ids),
+            tokens_of([encoding], [0] if self._is_truncated(encoding) else [], with_type_ids=self.with_type_ids),
             np.array(encoding.offsets, np.int64).reshape(-1, 2),
             np.array(encoding.special_tokens_mask, bool),
         )
+
+    def count(self, text: str) -> int:
+        """The number of tokens of a text, without truncation."""
+        encoding = self._encode([text])[0]
+        return len(encoding) + sum(len(rest) for rest in encoding.overflowing)
+
+    def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[Any]:
+        """Encode pairs of texts with all special tokens.
+
+        Raises:
+            InferenceError: The tokenizer failed, or it was loaded before the process forked.
+        """
+        require_process(self._process)
+        encodings: list[Any] = _tokenized(self._tokenizer.encode_batch_fast, list(pairs)) if pairs else []
+        return encodings
+
+    @property
+    def head_length(self) -> int | None:
+        """The characters of a long text that are tokenized first; None if texts are always tokenized whole."""
+        return self._head_length if self._may_cut else None
 
     @property
     def backend(self) -> Any:
@@ -389,7 +422,7 @@ class TextTokenizer:
         return len(encoding) == self.max_seq_length and bool(encoding.overflowing)
 
     def _encode(self, texts: list[str]) -> list[Any]:
-        return encode_batch(self._tokenizer, texts)
+        return encode_batch(self._tokenizer, texts, add_special_tokens=self._with_special_tokens)
 
 
 def read_tokenizer(path: Path, opened: Path | None = None) -> Any:

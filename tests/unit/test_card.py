@@ -12,9 +12,10 @@ from markdown_it import MarkdownIt
 
 from embedrt import Embedder
 from embedrt.bundle.facts import size
-from embedrt.bundle.manifest import Manifest, Source, Variant
+from embedrt.bundle.manifest import KIND_OF_TASK, NAME_OF_KIND, Manifest, Output, Source, Variant
 from embedrt.bundle.reports import ParityReport, QualityReport
 from embedrt.hub.card import model_card
+from embedrt.types import Task
 
 
 class Tables(HTMLParser):
@@ -68,7 +69,7 @@ def test_front_matter(manifest: Manifest) -> None:
     assert data == {
         "library_name": "embedrt",
         "pipeline_tag": "sentence-similarity",
-        "tags": ["embedrt", "sentence-transformers", "feature-extraction", "sentence-similarity", "onnx"],
+        "tags": ["embedrt", "sentence-transformers", "onnx", "feature-extraction", "sentence-similarity"],
         "base_model": HUB.id,
     }
 
@@ -100,6 +101,7 @@ def test_what_it_says(manifest: Manifest) -> None:
     assert "# float32 (2, 16)\n" in card
     facts, parity = rendered(card).tables
     assert {row[0]: row[1] for row in facts[1:]} == {
+        "task": "embed",
         "source": f"hub {HUB.id} at abc",
         "architecture": "bert, native graph",
         "modules": "Transformer > Pooling mean > Normalize",
@@ -221,3 +223,23 @@ def test_strings_of_the_manifest_are_only_text(manifest: Manifest, text: str) ->
     shown = "".join(c if c.isprintable() else " " for c in text).strip().replace("\\|", "\\ |") or "(empty)"
     found = next(row[1] for row in page.tables[0] if row[0] == "fingerprint")
     assert found.split() == shown.split()
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "pipeline", "width"),
+    [
+        ("score", "CrossEncoder", "text-ranking", "labels"),
+        ("sparse", "SparseEncoder", "feature-extraction", "vocabulary entries"),
+        ("multi-vector", "MultiVectorEncoder", "sentence-similarity", "dimensions per token"),
+    ],
+)
+def test_other_tasks_have_their_class(manifest: Manifest, task: Task, name: str, pipeline: str, width: str) -> None:
+    (route,) = manifest.routes.values()
+    kind = KIND_OF_TASK[task]
+    routes = {"default": dataclasses.replace(route, outputs={NAME_OF_KIND[kind]: Output(kind, 7, normalized=False)})}
+    card = model_card(dataclasses.replace(manifest, task=task, routes=routes), "org/tiny")
+    assert f"\nfrom embedrt import {name}\n\nmodel = {name}('org/tiny')\n" in card
+    assert front_matter(card)["pipeline_tag"] == pipeline
+    facts = {row[0]: row[1] for row in rendered(card).tables[0][1:]}
+    assert (facts["task"], facts[width]) == (task, "7")
+    assert "int8 ranges" not in facts

@@ -2,13 +2,17 @@
 
 from embedrt_export.heads import (
     bge_m3,
+    classification,
     dense,
     dropout,
+    language_model,
     layer_norm,
     layer_pooling,
     multi_vector_mask,
     normalize,
     pooling,
+    sparse_auto_encoder,
+    splade,
     token_pooling,
 )
 from embedrt_export.heads.head import Head
@@ -22,9 +26,13 @@ HEADS: dict[str, Head] = {
     "Normalize": normalize.HEAD,
     "Dropout": dropout.HEAD,
     "WeightedLayerPooling": layer_pooling.HEAD,
+    "SequenceClassification": classification.HEAD,
     "MultiVectorMask": multi_vector_mask.HEAD,
     "HierarchicalTokenPooling": token_pooling.HEAD,
     "SparseLinear": bge_m3.SPARSE_HEAD,
     "ColbertLinear": bge_m3.COLBERT_HEAD,
+    "MaskedLanguageModel": language_model.HEAD,
+    "SpladePooling": splade.HEAD,
+    sparse_auto_encoder.KIND: sparse_auto_encoder.HEAD,
 }
-"""By the last part of a module's type in modules.json."""
+"""By the last part of a module's type in modules.json; heads of transformers classes have names of their own."""
