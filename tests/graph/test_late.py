@@ -123,6 +123,10 @@ def test_padding_on_the_left_is_refused_with_expansion(tmp_path: Path) -> None:
     refused(folder, "query_expansion: padding on the left")
 
 
+def test_attention_that_is_masked_both_ways(tmp_path: Path) -> None:
+    refused(late_models.expanding(tmp_path / "model", "deberta-v2", attend=False), "attend: false is not supported")
+
+
 def test_stanford_without_its_settings(tmp_path: Path) -> None:
     folder = late_models.stanford(tmp_path / "model")
     (folder / "artifact.metadata").write_text("[]")

@@ -108,6 +108,16 @@ def bare(folder: Path) -> Path:
     return folder
 
 
+def expanding(folder: Path, family: str, *, attend: bool) -> Path:
+    """A model of a family with fixed expansion."""
+    family_repo(folder, family)
+    write_chain(folder, dense(), mask(), NORMALIZE)
+    expansion = {"strategy": "fixed", "length": 14, "attend": attend, "token": "[UNK]"}
+    set_transformer(folder, query_expansion=expansion)
+    write_top(folder, prompts={"query": "", "document": ""})
+    return folder
+
+
 def padded_positions(folder: Path) -> Path:
     """XLM-RoBERTa, whose positions skip the padding id, with fixed expansion."""
     family_repo(folder, "xlm-roberta")

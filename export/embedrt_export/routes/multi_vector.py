@@ -27,6 +27,8 @@ logger = logging.getLogger("embedrt.export")
 
 # Length of expanded queries where a model does not state it, as in ColBERT.
 _EXPANDED_LENGTH = 32
+# Their tokens that others do not attend to attend to nothing either, and get other vectors.
+_MASKED_BOTH_WAYS = {"deberta-v2"}
 _PYLATE = "ColBERT"  # the model type that PyLate writes
 _STANFORD_ARCHITECTURE = "HF_ColBERT"
 
@@ -224,6 +226,11 @@ def settings_of(chain: tuple[ModuleSpec, ...], tokenizer: BuiltTokenizer, limit:
             pooling = TokenPooling(**asdict(module.settings))
     expansion = None
     if late.query_expansion is not None:
+        architecture = chain[0].transformer.architecture
+        if not late.query_expansion.attend and architecture in _MASKED_BOTH_WAYS:
+            raise UnsupportedModelError(
+                f"query_expansion.attend: false is not supported for the architecture {architecture!r}"
+            )
         expansion = _expansion(chain[0].folder, late, tokenizer, backend, limit)
     skipped = _skipped_ids(mask.skiplist_words, tokenizer.named.get("unk_token"), backend)
     return MultiVector(
