@@ -290,7 +290,7 @@ def _torch_target(folder: Path) -> Target:
 
 def _multi_vector_target(folder: Path) -> Target:
     """The settings of multi-vector models in three formats."""
-    files = {}
+    files: dict[Path, tuple[bytes, ...]] = {}
     names = ("config_sentence_transformers.json", "sentence_bert_config.json", "modules.json", "artifact.metadata")
     for name in ("least", "pylate", "stanford"):
         place = late_models.MODELS[name](folder / f"late-{name}")
