@@ -31,6 +31,7 @@ from embedrt.errors import (
 )
 from embedrt.model import Model
 from embedrt.multi_vector_encoder import MultiVectorEncoder
+from embedrt.sparse_encoder import SparseEncoder
 from embedrt.tune.result import Tuning
 from embedrt.types import Task, like
 from embedrt.vectors.files import Embeddings, load_embeddings, save_embeddings
@@ -49,6 +50,7 @@ from embedrt.vectors.similarity import (
     pairwise_manhattan_sim,
     truncate_embeddings,
 )
+from embedrt.vectors.sparse import SparseVectors
 from embedrt.vectors.token_pooling import HierarchicalTokenPooling
 
 # The functions `tune` and `verify` below share the names of two rooms. Python sets a room's attribute once, when it is
@@ -78,6 +80,8 @@ __all__ = [
     "QualityError",
     "QualityReport",
     "RankReport",
+    "SparseEncoder",
+    "SparseVectors",
     "TruncationError",
     "TruncationWarning",
     "Tuning",

@@ -326,6 +326,17 @@ class MultiVector:
 
 
 @dataclass(frozen=True)
+class Sparse:
+    """Settings of a sparse model.
+
+    Attributes:
+        max_active_dims: The number of entries to keep of every vector, the largest; null keeps all.
+    """
+
+    max_active_dims: int | None = None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The contents of `embedrt.json`.
 
@@ -349,6 +360,7 @@ class Manifest:
             `embedrt ranges` measures them.
         made_with: The packages that made the bundle, with versions.
         multi_vector: The settings of multi-vector embeddings; null for models without these.
+        sparse: Settings of a sparse model; null for other tasks.
     """
 
     format_version: int
@@ -366,6 +378,7 @@ class Manifest:
     vector_ranges: tuple[tuple[float, ...], ...] | None
     made_with: dict[str, str]
     multi_vector: MultiVector | None = None
+    sparse: Sparse | None = None
 
     def task_of(self, route: str) -> str | None:
         """A task that uses a route, or None; the empty name is for calls without a task."""
@@ -554,6 +567,8 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
         manifest.task != "multi-vector" or manifest.multi_vector is not None,
         "multi_vector: expected an object for the task 'multi-vector', got null",
     )
+    dims = None if manifest.sparse is None else manifest.sparse.max_active_dims
+    require(dims is None or dims > 0, f"sparse.max_active_dims: expected a positive integer or null, got {dims}")
     if manifest.vector_ranges is not None:
         _check_ranges(manifest.vector_ranges, manifest.dim, require)
     require(bool(manifest.tasks), "tasks: expected at least one, got none")

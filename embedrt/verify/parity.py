@@ -324,11 +324,11 @@ def stacked(rows: Iterable[Vectors], width: int) -> Vectors:
 
 
 def cosines(a: Vectors, b: Vectors) -> NDArray[np.float64]:
-    """Cosine similarities of the rows of two matrices `[n, dim]`, float64 `[n]`."""
+    """Cosine similarities of the rows of two matrices `[n, dim]`, float64 `[n]`; 1 for two rows of zeros."""
     a64, b64 = a.astype(np.float64), b.astype(np.float64)
-    norms = np.linalg.norm(a64, axis=1) * np.linalg.norm(b64, axis=1)
-    cosines: NDArray[np.float64] = (a64 * b64).sum(axis=1) / np.maximum(norms, 1e-30)
-    return cosines
+    norms = np.linalg.norm(a64, axis=1), np.linalg.norm(b64, axis=1)
+    cosines: NDArray[np.float64] = (a64 * b64).sum(axis=1) / np.maximum(norms[0] * norms[1], 1e-30)
+    return np.where((norms[0] == 0) & (norms[1] == 0), 1.0, cosines)
 
 
 def measure_quality(

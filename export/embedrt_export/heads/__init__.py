@@ -4,11 +4,14 @@ from embedrt_export.heads import (
     classification,
     dense,
     dropout,
+    language_model,
     layer_norm,
     layer_pooling,
     multi_vector_mask,
     normalize,
     pooling,
+    sparse_auto_encoder,
+    splade,
     token_pooling,
 )
 from embedrt_export.heads.head import Head
@@ -25,5 +28,8 @@ HEADS: dict[str, Head] = {
     "SequenceClassification": classification.HEAD,
     "MultiVectorMask": multi_vector_mask.HEAD,
     "HierarchicalTokenPooling": token_pooling.HEAD,
+    "MaskedLanguageModel": language_model.HEAD,
+    "SpladePooling": splade.HEAD,
+    sparse_auto_encoder.KIND: sparse_auto_encoder.HEAD,
 }
 """By the last part of a module's type in modules.json; heads of transformers classes have names of their own."""

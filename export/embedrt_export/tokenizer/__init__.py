@@ -144,6 +144,18 @@ def _marker_tokens(definition: dict[str, Any], markers: tuple[str, ...]) -> list
     return added
 
 
+def without_special_tokens(built: BuiltTokenizer) -> BuiltTokenizer:
+    """The same tokenizer with nothing around a text."""
+    definition = json.loads(built.definition, parse_float=WrittenScore) | {"post_processor": None}
+    tokenization = replace(built.tokenization, token_type_ids=False)
+    return replace(built, definition=dump(definition), special_tokens=0, tokenization=tokenization)
+
+
+def parsed(built: BuiltTokenizer) -> Any:
+    """The tokenizer of the library `tokenizers`."""
+    return parse(built.definition.encode(), TOKENIZER)
+
+
 def _completed(
     definition: dict[str, Any],
     file: str,
