@@ -390,7 +390,8 @@ class TextTokenizer:
             InferenceError: The tokenizer failed, or it was loaded before the process forked.
         """
         require_process(self._process)
-        encodings: list[Any] = _tokenized(self._tokenizer.encode_batch_fast, list(pairs)) if pairs else []
+        # `encode_batch_fast` gives the second text type 0 if there is no post-processor.
+        encodings: list[Any] = _tokenized(self._tokenizer.encode_batch, list(pairs)) if pairs else []
         return encodings
 
     @property
