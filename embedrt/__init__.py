@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedrt._version import __version__
-from embedrt.bundle.reports import ParityReport, QualityReport
+from embedrt.bundle.reports import ParityReport, QualityReport, RankReport
 from embedrt.embedder import Embedder
 from embedrt.errors import (
     BundleError,
@@ -31,6 +31,7 @@ from embedrt.errors import (
 )
 from embedrt.model import Model
 from embedrt.multi_vector_encoder import MultiVectorEncoder
+from embedrt.sparse_encoder import SparseEncoder
 from embedrt.tune.result import Tuning
 from embedrt.types import Task, like
 from embedrt.vectors.files import Embeddings, load_embeddings, save_embeddings
@@ -49,6 +50,7 @@ from embedrt.vectors.similarity import (
     pairwise_manhattan_sim,
     truncate_embeddings,
 )
+from embedrt.vectors.sparse import SparseVectors
 from embedrt.vectors.token_pooling import HierarchicalTokenPooling
 
 # The functions `tune` and `verify` below share the names of two rooms. Python sets a room's attribute once, when it is
@@ -77,6 +79,9 @@ __all__ = [
     "PoolError",
     "QualityError",
     "QualityReport",
+    "RankReport",
+    "SparseEncoder",
+    "SparseVectors",
     "TruncationError",
     "TruncationWarning",
     "Tuning",
@@ -235,7 +240,7 @@ def verify(
     device: str | Sequence[str] | None = None,
     dtype: str | None = None,
     threads: int | None = None,
-) -> Mapping[str, ParityReport | QualityReport]:
+) -> Mapping[str, ParityReport | QualityReport | RankReport]:
     """Check every file of a bundle, and its vectors on this machine against reference vectors.
 
     Args:
@@ -249,7 +254,8 @@ def verify(
 
     Returns:
         A report for every route by name; most bundles have one, "default". A `ParityReport` holds the max absolute
-        error in a coordinate of vectors of length 1, a `QualityReport` the cosine similarity to float32.
+        error in a coordinate of vectors of length 1, a `QualityReport` the cosine similarity to float32,
+        a `RankReport` the order and the errors of scores.
 
     Raises:
         ModelNotFoundError: The bundle, or the model for the reference, cannot be found.

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 from embedrt.bundle.check import FileRecord, Verify, plain_file_size, sha256_of
 from embedrt.bundle.opened import TRIES, BundleFiles
-from embedrt.bundle.reports import ParityReport, QualityReport
+from embedrt.bundle.reports import ParityReport, QualityReport, RankReport
 from embedrt.bundle.staging import recover
 from embedrt.bundle.strict_json import RecordError, decode, read_json
 from embedrt.errors import BundleError
@@ -191,7 +191,7 @@ class Variant:
     operators: Literal["portable", "onnxruntime"]
     devices: tuple[str, ...]
     layout: Literal["padded", "packed"]
-    proof: ParityReport | QualityReport | None
+    proof: ParityReport | QualityReport | RankReport | None
     packing: Packing | None = None
     largest_pair: int | None = None
 
@@ -326,6 +326,17 @@ class MultiVector:
 
 
 @dataclass(frozen=True)
+class Sparse:
+    """Settings of a sparse model.
+
+    Attributes:
+        max_active_dims: The number of entries to keep of every vector, the largest; null keeps all.
+    """
+
+    max_active_dims: int | None = None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The contents of `embedrt.json`.
 
@@ -349,6 +360,7 @@ class Manifest:
             `embedrt ranges` measures them.
         made_with: The packages that made the bundle, with versions.
         multi_vector: The settings of multi-vector embeddings; null for models without these.
+        sparse: Settings of a sparse model; null for other tasks.
     """
 
     format_version: int
@@ -366,6 +378,7 @@ class Manifest:
     vector_ranges: tuple[tuple[float, ...], ...] | None
     made_with: dict[str, str]
     multi_vector: MultiVector | None = None
+    sparse: Sparse | None = None
 
     def task_of(self, route: str) -> str | None:
         """A task that uses a route, or None; the empty name is for calls without a task."""
@@ -554,6 +567,8 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
         manifest.task != "multi-vector" or manifest.multi_vector is not None,
         "multi_vector: expected an object for the task 'multi-vector', got null",
     )
+    dims = None if manifest.sparse is None else manifest.sparse.max_active_dims
+    require(dims is None or dims > 0, f"sparse.max_active_dims: expected a positive integer or null, got {dims}")
     if manifest.vector_ranges is not None:
         _check_ranges(manifest.vector_ranges, manifest.dim, require)
     require(bool(manifest.tasks), "tasks: expected at least one, got none")
@@ -646,10 +661,17 @@ def _packing_numbers(at: str, packing: Packing) -> Iterator[_Number]:
         yield f"{at}.scratch.size", packing.scratch.size, 1, _WIDEST
 
 
-def _proof_numbers(at: str, proof: ParityReport | QualityReport) -> Iterator[_Number]:
+def _proof_numbers(at: str, proof: ParityReport | QualityReport | RankReport) -> Iterator[_Number]:
     yield f"{at}.texts", proof.texts, 1, MOST_TOKENS
     yield f"{at}.max_tokens", proof.max_tokens, 0, MOST_TOKENS
     yield f"{at}.max_batch_error", proof.max_batch_error, 0, _LARGEST
+    if isinstance(proof, RankReport):
+        yield f"{at}.parity_max_abs_error", proof.parity_max_abs_error, 0, _LARGEST
+        for name in ("mean_agreement", "mean_agreement_allowed"):
+            yield f"{at}.{name}", getattr(proof, name), -1, 1
+        for name in ("top_agreement", "mean_score_error", "max_score_error", "mean_score_error_allowed"):
+            yield f"{at}.{name}", getattr(proof, name), 0, 1
+        return
     if isinstance(proof, ParityReport):
         yield f"{at}.worst_text", proof.worst_text, 0, proof.texts - 1
         yield f"{at}.tolerance", proof.tolerance, 0, 1

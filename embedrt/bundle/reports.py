@@ -1,10 +1,12 @@
 """Accuracy reports of a bundle's vectors, as stored in the manifest."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 MEAN_COSINE, MIN_COSINE = 0.999, 0.995
 """The lowest acceptable cosine similarity of a lossy dtype to float32: the mean over the texts, and of each text."""
+RANKS_ALLOWED = {"int8": (0.9, 0.02), "float16": (0.99, 0.002), "bfloat16": (0.95, 0.01)}
+"""By dtype, the lowest acceptable rank correlation with float32, and the largest mean score error."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,86 @@ class QualityReport:
         )
 
     @property
+    def accuracy(self) -> str:
+        """Measured values and their bounds, in words."""
+        return (
+            f"the cosine similarity to float32 is {self.mean_cosine:.6f} on average and {self.min_cosine:.6f} at "
+            f"worst; expected at least {self.mean_cosine_allowed} and {self.min_cosine_allowed}"
+        )
+
+    @property
     def is_good(self) -> bool:
         """True if the cosine similarities reach their lower bounds."""
         return self.mean_cosine >= self.mean_cosine_allowed and self.min_cosine >= self.min_cosine_allowed
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """Rank report: the scores of a lossy dtype, and the order that they give, against those in float32.
+
+    With one label, the documents of a query are in order of their scores; with several, the labels of a pair are.
+    Agreement is Kendall's rank correlation: 1 for the same order, 0 for an unrelated one. Score errors are absolute
+    differences of probabilities: of the sigmoid of one label's logit, or of the softmax over several.
+
+    Attributes:
+        kind: The type of report in the manifest.
+        method: The quantization method and its calibration texts.
+        texts: Number of held-out pairs, none of which were calibration pairs.
+        max_tokens: Tokens of the longest pair.
+        mean_agreement: Mean agreement with the order in float32.
+        top_agreement: Share of orders whose first is that in float32.
+        mean_score_error: Mean score error.
+        max_score_error: Max score error.
+        mean_agreement_allowed: Lower bound for `mean_agreement`.
+        mean_score_error_allowed: Upper bound for `mean_score_error`.
+        parity_max_abs_error: Max absolute error of logits to the reference over the parity pairs, divided as in a
+            parity report.
+        max_batch_error: Max absolute error between the logits of a parity pair alone and in a batch, divided likewise.
+        engine: Engine, version and execution provider that computed the scores.
+    """
+
+    kind: Literal["ranks"] = field(default="ranks", kw_only=True)
+    method: str
+    texts: int
+    max_tokens: int
+    mean_agreement: float
+    top_agreement: float
+    mean_score_error: float
+    max_score_error: float
+    mean_agreement_allowed: float
+    mean_score_error_allowed: float
+    parity_max_abs_error: float
+    max_batch_error: float
+    engine: str
+
+    @property
+    def summary(self) -> str:
+        """The report in one line."""
+        return (
+            f"{self.texts} pairs of up to {self.max_tokens} tokens, rank correlation with float32 "
+            f"{self.mean_agreement:.4f} in the mean, the same first in {self.top_agreement:.1%}, score error "
+            f"{self.mean_score_error:.1e} in the mean, {self.max_score_error:.1e} at most; over the pairs of the proof "
+            f"max abs error {self.parity_max_abs_error:.1e}, by batch {self.max_batch_error:.1e}; {self.method}; on "
+            f"{self.engine}"
+        )
+
+    @property
+    def accuracy(self) -> str:
+        """Measured values and their bounds, in words."""
+        return (
+            f"the rank correlation with float32 is {self.mean_agreement:.4f} on average, and the mean score error "
+            f"{self.mean_score_error:.4f}; expected at least {self.mean_agreement_allowed} and at most "
+            f"{self.mean_score_error_allowed}"
+        )
+
+    @property
+    def is_good(self) -> bool:
+        """True if the measured values are within their bounds."""
+        return (
+            self.mean_agreement >= self.mean_agreement_allowed
+            and self.mean_score_error <= self.mean_score_error_allowed
+        )
+
+
+Accuracy: TypeAlias = QualityReport | RankReport
+"""The report of a lossy dtype."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from embedrt.bundle.facts import facts
 from embedrt.bundle.manifest import Manifest
-from embedrt.bundle.reports import ParityReport, QualityReport
+from embedrt.bundle.reports import ParityReport, QualityReport, RankReport
 from embedrt.types import Task
 
 _TAGS = ("embedrt", "sentence-transformers", "onnx")
@@ -199,6 +199,16 @@ def _proofs(manifest: Manifest) -> Iterable[tuple[str, ...]]:
                         f"{report.max_abs_error:.1e}, by batch {report.max_batch_error:.1e}",
                         f"{report.tolerance:.0e}",
                         _cell(report.reference) + ("" if report.independent else ", not independent"),
+                        _cell(report.engine),
+                    )
+                case RankReport() as report:
+                    yield (
+                        *head,
+                        str(report.texts),
+                        str(report.max_tokens),
+                        f"rank correlation {report.mean_agreement:.4f}, score error {report.mean_score_error:.1e}",
+                        f"{report.mean_agreement_allowed} and {report.mean_score_error_allowed}",
+                        _cell(f"float32; {report.method}"),
                         _cell(report.engine),
                     )
                 case QualityReport() as report:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from embedrt.bundle.reports import ParityReport, QualityReport
+from embedrt.bundle.reports import Accuracy, ParityReport
 from embedrt.embedder import Embedder
 from embedrt.engine.int8_weights import require_pairs
 from embedrt.hub.resolve import exporter
@@ -28,7 +28,7 @@ def bundled_texts(embedder: Embedder) -> list[str]:
 
 def verify(
     model: Model, reference: ReferenceKind = "bundle", source: str | Path | None = None
-) -> Mapping[str, ParityReport | QualityReport]:
+) -> Mapping[str, ParityReport | Accuracy]:
     """Verify a loaded bundle; see `embedrt.verify`."""
     check_reference(reference, source)
     model.loaded.bundle.files.check(model.manifest.files, "always")

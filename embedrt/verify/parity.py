@@ -1,6 +1,7 @@
 """Parity: a bundle's vectors against reference vectors, by max absolute error and norm.
 
-Lossy dtypes are measured by cosine similarity to float32 instead, over held-out texts.
+Lossy dtypes are measured by cosine similarity to float32 instead, over held-out texts; those of models that score
+pairs, by the order of the scores.
 """
 
 import dataclasses
@@ -20,13 +21,22 @@ from numpy.typing import NDArray
 
 from embedrt.bundle.manifest import Route, Variant
 from embedrt.bundle.opened import BundleFiles
-from embedrt.bundle.reports import MEAN_COSINE, MIN_COSINE, ParityReport, QualityReport
+from embedrt.bundle.reports import (
+    MEAN_COSINE,
+    MIN_COSINE,
+    RANKS_ALLOWED,
+    Accuracy,
+    ParityReport,
+    QualityReport,
+    RankReport,
+)
 from embedrt.bundle.strict_json import RecordError, decode, parse_json
 from embedrt.errors import BundleError, ParityError, QualityError
 from embedrt.run.runner import Runner
 from embedrt.tasks.graph_values import graph_tokens, graph_values, graph_values_in_one_batch, width_of
 from embedrt.types import Task, Vectors
 from embedrt.vectors.files import write_matrix
+from embedrt.verify.ranks import agreement, orders, probabilities
 
 TOLERANCE = 1e-5
 """Upper bound for the error of float32 vectors, per coordinate of a vector of length 1."""
@@ -34,6 +44,8 @@ TOLERANCE = 1e-5
 # Allowed loss of cosine similarity on another machine, whose float32 kernels round differently; at most as much as the
 # dtype may lose in the mean.
 _SLACK = 0.001
+# Allowed growth of the error of logits there, as a factor and beyond it.
+_GROWTH, _ADDED = 1.5, 0.001
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,7 @@ def save_reference(folder: Path, route: Route, items: Sequence[Item], values: Ve
             write_matrix(file, values.astype(np.float32))
 
 
-def verify_route(runner: Runner) -> ParityReport | QualityReport:
+def verify_route(runner: Runner) -> ParityReport | Accuracy:
     """Encode the parity texts on this machine, and compare the vectors with the reference vectors in the bundle.
 
     Raises:
@@ -103,6 +115,8 @@ def verify_route(runner: Runner) -> ParityReport | QualityReport:
     made = runner.placement.variant.proof
     if isinstance(made, QualityReport):
         return _verify_quality(runner, made)
+    if isinstance(made, RankReport):
+        return _verify_ranks(runner, made)
     if made is None:
         raise BundleError(f"{runner.folder}: {runner.placement.variant.file} has no proof; export the model again")
     bound = bound_of(runner.placement.variant, runner.placement.dtype)
@@ -125,6 +139,8 @@ def bound_of(variant: Variant, dtype: str) -> Bound:
     if isinstance(variant.proof, QualityReport):
         cosine = variant.proof.parity_min_cosine - _SLACK
         return Bound(sqrt(2 * (1 - cosine)), cosine)  # the distance of two vectors of length 1
+    if isinstance(variant.proof, RankReport):
+        return Bound(_allowed_error(variant.proof))
     return Bound(TOLERANCE if variant.proof is None else variant.proof.tolerance)
 
 
@@ -308,11 +324,11 @@ def stacked(rows: Iterable[Vectors], width: int) -> Vectors:
 
 
 def cosines(a: Vectors, b: Vectors) -> NDArray[np.float64]:
-    """Cosine similarities of the rows of two matrices `[n, dim]`, float64 `[n]`."""
+    """Cosine similarities of the rows of two matrices `[n, dim]`, float64 `[n]`; 1 for two rows of zeros."""
     a64, b64 = a.astype(np.float64), b.astype(np.float64)
-    norms = np.linalg.norm(a64, axis=1) * np.linalg.norm(b64, axis=1)
-    cosines: NDArray[np.float64] = (a64 * b64).sum(axis=1) / np.maximum(norms, 1e-30)
-    return cosines
+    norms = np.linalg.norm(a64, axis=1), np.linalg.norm(b64, axis=1)
+    cosines: NDArray[np.float64] = (a64 * b64).sum(axis=1) / np.maximum(norms[0] * norms[1], 1e-30)
+    return np.where((norms[0] == 0) & (norms[1] == 0), 1.0, cosines)
 
 
 def measure_quality(
@@ -347,6 +363,86 @@ def measure_quality(
         max_batch_error=batch_error,
         engine=lossy.engine.description,
     )
+
+
+def measure_ranks(lossy: Runner, items: Sequence[Item], expected: Vectors, method: str) -> RankReport:
+    """Compare the scores of a lossy dtype, and their order, with those in float32.
+
+    Args:
+        lossy: A route in the lossy dtype, with reference values in its bundle.
+        items: Held-out pairs, several for each query.
+        expected: The float32 logits of the pairs, `[items, labels]`.
+        method: The quantization method, for the report.
+    """
+    found = graph_values(lossy, items)
+    chosen = list(orders(items, expected))
+    by_order = [(expected.reshape(-1)[rows], found.reshape(-1)[rows]) for rows in chosen]
+    errors = np.abs(probabilities(found) - probabilities(expected))
+    least_agreement, largest_error = RANKS_ALLOWED[lossy.placement.dtype]
+    parity_error, batch_error = _parity_errors(lossy)
+    return RankReport(
+        method=method,
+        texts=len(items),
+        max_tokens=int(graph_tokens(lossy, items).lengths.max()),
+        mean_agreement=float(np.mean([agreement(ours, theirs) for ours, theirs in by_order])),
+        top_agreement=float(np.mean([ours.argmax() == theirs.argmax() for ours, theirs in by_order])),
+        mean_score_error=float(errors.mean()),
+        max_score_error=float(errors.max()),
+        mean_agreement_allowed=least_agreement,
+        mean_score_error_allowed=largest_error,
+        parity_max_abs_error=parity_error,
+        max_batch_error=batch_error,
+        engine=lossy.engine.description,
+    )
+
+
+def measure(
+    lossy: Runner,
+    items: Sequence[Item],
+    expected: Vectors,
+    method: str,
+    allowed: tuple[float, float] | None = None,
+) -> Accuracy:
+    """Compare what a lossy dtype computes with float32: scores by their order, all else by cosine similarity."""
+    if lossy.task == "score":
+        return measure_ranks(lossy, items, expected, method)
+    return measure_quality(lossy, items, expected, method, allowed)
+
+
+def _verify_ranks(runner: Runner, made: RankReport) -> RankReport:
+    """Score the parity pairs on this machine, and compare the errors with those at export.
+
+    Returns:
+        The report of the export, with the errors measured here.
+
+    Raises:
+        QualityError: The scores are worse here.
+    """
+    error, batch_error = _parity_errors(runner)
+    if not error <= _allowed_error(made):
+        raise QualityError(
+            f"the scores of {runner.name} are worse here than where they were exported: max absolute error to the "
+            f"reference {error:.1e}, at export {made.parity_max_abs_error:.1e}; use dtype='float32' on this machine"
+        )
+    return dataclasses.replace(
+        made, parity_max_abs_error=error, max_batch_error=batch_error, engine=runner.engine.description
+    )
+
+
+def _allowed_error(made: RankReport) -> float:
+    return _GROWTH * made.parity_max_abs_error + _ADDED
+
+
+def _parity_errors(runner: Runner) -> tuple[float, float]:
+    """Compute the parity items alone and in batches.
+
+    Returns:
+        The max absolute error to the reference values, and between the two; divided by the largest norm above 1.
+    """
+    reference, planned, alone = _parity_values(runner)
+    scale = _scale(reference, width_of(runner))
+    error = max(np.abs(planned - reference).max(), np.abs(alone - reference).max())
+    return float(error) / scale, float(np.abs(planned - alone).max()) / scale
 
 
 def _verify_quality(runner: Runner, made: QualityReport) -> QualityReport:
@@ -386,12 +482,18 @@ def _edge_cases(runner: Runner) -> tuple[NDArray[np.float64], float]:
         The lower cosine similarity of each text to the reference vectors in the bundle, float64 `[texts]`, and the max
         absolute difference between the two.
     """
-    items = read_parity_items(runner.files, runner.route, runner.task)
-    reference = _read_parity_vectors(runner, len(items))
-    planned = stacked(graph_values(runner, items), reference.shape[1])
-    alone = stacked([graph_values(runner, [item])[0] for item in items], reference.shape[1])
+    reference, planned, alone = _parity_values(runner)
     similar = np.minimum(cosines(planned, reference), cosines(alone, reference))
     return similar, float(np.abs(planned - alone).max()) / _scale(reference, width_of(runner))
+
+
+def _parity_values(runner: Runner) -> tuple[Vectors, Vectors, Vectors]:
+    """Reference values of the parity items, and the values here in batches and alone."""
+    items = read_parity_items(runner.files, runner.route, runner.task)
+    reference = _read_parity_vectors(runner, len(items))
+    width = reference.shape[1]
+    planned = stacked(graph_values(runner, items), width)
+    return reference, planned, stacked([graph_values(runner, [item])[0] for item in items], width)
 
 
 def _scale(values: Vectors, width: int) -> float:

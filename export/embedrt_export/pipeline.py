@@ -21,6 +21,7 @@ from embedrt.bundle.manifest import (
     Manifest,
     MultiVector,
     Route,
+    Sparse,
     read_manifest,
     record_files,
     write_manifest,
@@ -34,6 +35,7 @@ from embedrt.types import Task, dtype_name
 from embedrt_export.dtypes import WRITERS, Draft
 from embedrt_export.dtypes.int8.texts import Texts, read_texts
 from embedrt_export.graph.data_file import DataFile
+from embedrt_export.heads import sparse_auto_encoder
 from embedrt_export.options import ExportOptions, Wanted
 from embedrt_export.proof.reference import ReferenceKind
 from embedrt_export.routes import multi_vector
@@ -235,6 +237,7 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, de
             **{package: version(package) for package in ("numpy", "onnx", "safetensors", "tokenizers")},
         },
         multi_vector=several,
+        sparse=_sparse_settings(spec) if spec.task == "sparse" else None,
     )
 
 
@@ -244,6 +247,18 @@ def _multi_vector(spec: ModelSpec, built: dict[str, BuiltRoute]) -> MultiVector 
         return None
     ((route, one),) = built.items()
     return multi_vector.settings_of(spec.chains[route], one.tokenizer, one.record.position_limit)
+
+
+def _sparse_settings(spec: ModelSpec) -> Sparse:
+    """The number of entries to keep: the model's, or that of its SparseAutoEncoder."""
+    kept = [
+        module.settings.k
+        for chain in spec.chains.values()
+        for module in chain
+        if module.kind == sparse_auto_encoder.KIND
+    ]
+    stated: int | None = spec.top.max_active_dims
+    return Sparse(stated if stated is not None else next(iter(kept), None))
 
 
 def _common_dim(built: dict[str, BuiltRoute]) -> int:

@@ -19,7 +19,7 @@ from embedrt_export.graph.fuse_cpu import OnCpu, fuse
 from embedrt_export.graph.fuse_linear import convolve
 from embedrt_export.graph.opsets import STANDARD
 from embedrt_export.proof.reference import Subject, find_reference
-from embedrt_export.proof.texts import parity_texts
+from embedrt_export.proof.texts import parity_items
 from embedrt_export.routes.modules import Transformer
 
 logger = logging.getLogger("embedrt.export")
@@ -77,7 +77,7 @@ def _proved(draft: Draft, name: str, route: Route, variants: list[Variant]) -> R
         placement = place(draft.folder, only, cpu.DEVICE, FLOAT32)
         return Runner(BundleFiles(draft.folder), only, draft.manifest, placement, prepack=False)
 
-    texts = parity_texts(route.max_seq_length)
+    texts = parity_items(draft.manifest.task, route.max_seq_length)
     first = draft.spec.chains[name][0].settings
     native = not isinstance(first, Transformer) or is_native(first.config, first.architecture)
     subject = Subject(

@@ -139,6 +139,15 @@ class GraphBuilder:
         self._tensors[name] = self._data.tensor(name, values, identity)
         return name
 
+    def rows(self, name: str, values: NDArray[Any], size: int) -> list[str]:
+        """Add a matrix as tensors of so many rows each; returns their names. The data file has an equal matrix once."""
+        values = np.asarray(values, order="C")
+        tensors = self._data.rows(name, values, size, identity_of(values))
+        if any(tensor.name in self._tensors for tensor in tensors):
+            raise ValueError(f"graph: two tensors named {name!r}")
+        self._tensors |= {tensor.name: tensor for tensor in tensors}
+        return [tensor.name for tensor in tensors]
+
     def once(self, key: Hashable, make: Callable[[], str]) -> str:
         """Return the value that `make` adds; it is called once per key, so that shared parameters are read once."""
         if key not in self._made:

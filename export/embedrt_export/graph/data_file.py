@@ -70,6 +70,30 @@ class DataFile:
             tensor.external_data.add(key=key, value=value)
         return tensor
 
+    def rows(self, name: str, values: NDArray[Any], size: int, identity: bytes | None = None) -> list[TensorProto]:
+        """Make tensors of consecutive rows of a matrix, which is stored once, also if another tensor is equal to it.
+
+        Args:
+            name: Its name; every tensor adds the number of its first row.
+            values: The matrix.
+            size: Number of rows of a tensor; the last one has the rest.
+            identity: See `tensor`.
+        """
+        whole, tensors = self.tensor(name, values, identity), []
+        offset = next((int(entry.value) for entry in whole.external_data if entry.key == "offset"), None)
+        for start in range(0, len(values), size):
+            part = values[start : start + size]
+            if offset is None:
+                tensors.append(numpy_helper.from_array(part, f"{name}.{start}"))
+                continue
+            tensor = TensorProto(name=f"{name}.{start}", data_type=whole.data_type, dims=part.shape)
+            tensor.data_location = TensorProto.EXTERNAL
+            begin = offset + start * values.strides[0]
+            for key, value in {"location": self.name, "offset": str(begin), "length": str(part.nbytes)}.items():
+                tensor.external_data.add(key=key, value=value)
+            tensors.append(tensor)
+        return tensors
+
     def _place(self, values: NDArray[Any], identity: bytes) -> int:
         """Write a tensor, unless the file has an equal one; returns its offset."""
         if identity in self._offsets:

@@ -1,13 +1,17 @@
 """Heads, the modules after the encoder: pooling, dense layers, norms. One file and one entry each."""
 
 from embedrt_export.heads import (
+    classification,
     dense,
     dropout,
+    language_model,
     layer_norm,
     layer_pooling,
     multi_vector_mask,
     normalize,
     pooling,
+    sparse_auto_encoder,
+    splade,
     token_pooling,
 )
 from embedrt_export.heads.head import Head
@@ -21,7 +25,11 @@ HEADS: dict[str, Head] = {
     "Normalize": normalize.HEAD,
     "Dropout": dropout.HEAD,
     "WeightedLayerPooling": layer_pooling.HEAD,
+    "SequenceClassification": classification.HEAD,
     "MultiVectorMask": multi_vector_mask.HEAD,
     "HierarchicalTokenPooling": token_pooling.HEAD,
+    "MaskedLanguageModel": language_model.HEAD,
+    "SpladePooling": splade.HEAD,
+    sparse_auto_encoder.KIND: sparse_auto_encoder.HEAD,
 }
-"""By the last part of a module's type in modules.json."""
+"""By the last part of a module's type in modules.json; heads of transformers classes have names of their own."""

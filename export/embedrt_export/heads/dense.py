@@ -6,7 +6,7 @@ from pathlib import Path
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt.types import SENTENCE
 from embedrt_export.graph.builder import GraphBuilder
-from embedrt_export.heads.head import Feature, Head, HeadInputs, HeadOutputs, config_name
+from embedrt_export.heads.head import Feature, Head, HeadInputs, HeadOutputs, config_name, feature_name
 from embedrt_export.layers.activations import ACTIVATIONS, Activation
 from embedrt_export.layers.inputs import flatten, unflatten
 from embedrt_export.layers.linear import Linear, project
@@ -75,7 +75,7 @@ def read(folder: Path) -> Dense:
 
 def add(inputs: HeadInputs, settings: Dense) -> HeadOutputs:
     """Add the layer, for a sentence embedding or for every token."""
-    graph, x = inputs.graph, inputs.feature(settings.module_input_name)
+    graph, x = inputs.graph, inputs.feature(feature_name(settings.module_input_name))
     inputs.require_width(settings.in_features, x.width)
     sizes = settings.out_features, settings.in_features
     flat = flatten(graph, x.value, x.width) if x.per_token else x.value
@@ -90,7 +90,7 @@ def add(inputs: HeadInputs, settings: Dense) -> HeadOutputs:
         digest = weights.digest()
     if x.per_token:
         y = unflatten(graph, y, inputs.shape, settings.out_features)
-    name = settings.module_output_name or settings.module_input_name
+    name = feature_name(settings.module_output_name or settings.module_input_name)
     return HeadOutputs({name: Feature(y, settings.out_features, x.per_token)}, digest)
 
 

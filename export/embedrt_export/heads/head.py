@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from embedrt.errors import ExportError
+from embedrt.types import LOGITS
 from embedrt_export.graph.builder import GraphBuilder
 from embedrt_export.layers.inputs import TextInputs
 from embedrt_export.source.configs import read_config, strict
 from embedrt_export.tokenizer import BuiltTokenizer
 
 Settings = TypeVar("Settings")
+
+# Features whose name in sentence-transformers is not that of the graph's output.
+_OUTPUTS = {"scores": LOGITS}
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,11 @@ class Head:
 
     read: Callable[[Path], Any]
     add: Callable[[HeadInputs, Any], HeadOutputs]
+
+
+def feature_name(name: str) -> str:
+    """Name of a feature, for the name that configs of sentence-transformers use."""
+    return _OUTPUTS.get(name, name)
 
 
 def config_name(folder: Path) -> str:

@@ -80,14 +80,14 @@ def pool(graph: GraphBuilder, modes: tuple[str, ...], token_embeddings: str, mas
     return pooled[0] if len(pooled) == 1 else graph.op("Concat", *pooled, axis=-1)
 
 
-def _first(graph: GraphBuilder, mask: str) -> str:
+def first_position(graph: GraphBuilder, mask: str) -> str:
     """Add the position of the first 1 in each row, or 0 without any: int64 `[batch, 1]`."""
     return graph.op("ArgMax", graph.op("Cast", mask, to=INT32), axis=1, keepdims=1)
 
 
 def _cls(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> str:
     """The first token of each row."""
-    return graph.op("GatherND", token_embeddings, _first(graph, masks.pooling), batch_dims=1)
+    return graph.op("GatherND", token_embeddings, first_position(graph, masks.pooling), batch_dims=1)
 
 
 def _max(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> str:
@@ -100,13 +100,13 @@ def _max(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> str:
 def _mean(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> str:
     """The sum over the tokens, divided by their number."""
     weights = graph.op("Cast", masks.pooling, to=FLOAT)
-    return graph.op("Div", _total(graph, token_embeddings, weights, masks), _count(graph, weights))
+    return graph.op("Div", sum_tokens(graph, token_embeddings, weights, masks), _count(graph, weights))
 
 
 def _mean_sqrt_len(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> str:
     """The sum over the tokens, divided by the square root of their number."""
     weights = graph.op("Cast", masks.pooling, to=FLOAT)
-    total = _total(graph, token_embeddings, weights, masks)
+    total = sum_tokens(graph, token_embeddings, weights, masks)
     return graph.op("Div", total, graph.op("Sqrt", _count(graph, weights)))
 
 
@@ -114,9 +114,9 @@ def _weighted_mean(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> 
     """The mean with weights 1, 2, 3, ... that count every token, also those that the pooling skips."""
     length = graph.op("Squeeze", graph.op("Shape", masks.attention, start=1), graph.ints(0))
     position = graph.op("Range", graph.index(0), length, graph.index(1))
-    position = graph.op("Add", graph.op("Sub", position, _first(graph, masks.attention)), graph.index(1))
+    position = graph.op("Add", graph.op("Sub", position, first_position(graph, masks.attention)), graph.index(1))
     weights = graph.op("Cast", graph.op("Mul", position, masks.pooling), to=FLOAT)
-    return graph.op("Div", _total(graph, token_embeddings, weights, masks), _count(graph, weights))
+    return graph.op("Div", sum_tokens(graph, token_embeddings, weights, masks), _count(graph, weights))
 
 
 def _last_token(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> str:
@@ -124,13 +124,13 @@ def _last_token(graph: GraphBuilder, token_embeddings: str, masks: Masks) -> str
     width = graph.op("Shape", masks.pooling, start=1)
     last = graph.op("Sub", width, graph.index(1))
     backwards = graph.op("Slice", masks.pooling, last, graph.ints(-(2**31)), graph.ints(1), graph.ints(-1))
-    position = graph.op("Sub", last, _first(graph, backwards))
+    position = graph.op("Sub", last, first_position(graph, backwards))
     counts = graph.op("Cast", graph.op("GatherND", masks.pooling, position, batch_dims=1), to=FLOAT)
     found = graph.op("GatherND", token_embeddings, position, batch_dims=1)
     return graph.op("Mul", found, graph.op("Unsqueeze", counts, graph.ints(1)))
 
 
-def _total(graph: GraphBuilder, token_embeddings: str, weights: str, masks: Masks) -> str:
+def sum_tokens(graph: GraphBuilder, token_embeddings: str, weights: str, masks: Masks) -> str:
     """Add the weighted sum over tokens, as one matmul, or as the sum over blocks of tokens."""
     if not masks.long:
         total = graph.op("MatMul", graph.op("Unsqueeze", weights, graph.ints(1)), token_embeddings)

@@ -23,7 +23,7 @@ from embedrt.engine.session import onnxruntime, plain_session
 from embedrt.errors import ExportError
 from embedrt.model import Model
 from embedrt.run.runner import Runner
-from embedrt.tasks.graph_values import graph_tokens, output_of
+from embedrt.tasks.graph_values import graph_tokens, output_of, width_of
 from embedrt.types import Task, Vectors
 from embedrt.verify.parity import Item, bound_of, compare, read_parity_items, stacked
 from embedrt_export.source.locate import model_folder
@@ -169,6 +169,23 @@ def _sentence_embeddings(subject: Subject) -> Vectors:
     return vectors
 
 
+def _scores(subject: Subject) -> Vectors:
+    """Logits by `CrossEncoder`, before its activation function."""
+    from sentence_transformers import CrossEncoder
+    from torch.nn import Identity  # noqa: TID251 - where sentence-transformers is, torch is too
+
+    options: dict[str, Any] = {"local_files_only": True, "model_kwargs": {"dtype": "float32"}}
+    model = CrossEncoder(str(subject.folder), device="cpu", **options)
+    model.prompts, model.default_prompt_name = {}, None
+    limit, own = subject.runner.route.max_seq_length, model.max_seq_length
+    if limit is not None and own is not None and own > limit:
+        model.max_seq_length = limit  # it fails on pairs with more tokens than positions
+    pairs = list(subject.texts)
+    # Alone, as the logits of some architectures depend on the padding of a batch.
+    rows = [model.predict(pair, activation_fn=Identity(), show_progress_bar=False) for pair in pairs]
+    return np.asarray(rows, np.float32).reshape(len(pairs), -1)
+
+
 def _token_vectors(subject: Subject) -> Vectors:
     """The vectors of all tokens by `MultiVectorEncoder`, whether they count or not."""
     from sentence_transformers import MultiVectorEncoder
@@ -189,9 +206,33 @@ def _token_vectors(subject: Subject) -> Vectors:
     return stacked(rows, max(map(len, rows)))
 
 
+def _sparse_embeddings(subject: Subject) -> Vectors:
+    """Weights of the whole vocabulary by `SparseEncoder`."""
+    from sentence_transformers import SparseEncoder
+
+    options: dict[str, Any] = {"local_files_only": True, "model_kwargs": {"dtype": "float32"}}
+    model = SparseEncoder(str(subject.folder), device="cpu", **options)
+    model.max_active_dims = None  # the graph returns all weights
+    limit, own = subject.runner.route.max_seq_length, model.max_seq_length
+    if len(subject.manifest.routes) == 1 and limit is not None and own is not None and own > limit:
+        model.max_seq_length = limit  # it fails on texts with more tokens than positions
+    width = width_of(subject.runner)
+    vectors: Vectors = model.encode(
+        list(subject.texts),
+        prompt="",
+        show_progress_bar=False,
+        convert_to_sparse_tensor=False,
+        max_active_dims=width,
+        task=subject.task or None,
+    ).numpy()
+    return vectors
+
+
 _COMPUTED: dict[Task, Callable[[Subject], Vectors]] = {
     "embed": _sentence_embeddings,
+    "score": _scores,
     "multi-vector": _token_vectors,
+    "sparse": _sparse_embeddings,
 }
 """What sentence-transformers computes for a model of each task: values as of `graph_values`."""
 

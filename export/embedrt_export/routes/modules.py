@@ -11,7 +11,9 @@ from typing import Any, Literal
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt_export.source.configs import pick, read_config, strict
 
-TRANSFORMER, STATIC = "Transformer", "StaticEmbedding"
+TRANSFORMER, STATIC, SPARSE_STATIC = "Transformer", "StaticEmbedding", "SparseStaticEmbedding"
+FIRST = (TRANSFORMER, STATIC, SPARSE_STATIC)
+"""The kinds of modules that a chain can start with."""
 TRANSFORMER_CONFIGS = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")

@@ -42,8 +42,17 @@ def build(graph: GraphBuilder, module: ModuleSpec, decisions: Decisions, scratch
     family = FAMILIES[model_type]
     config = choose_task(family, family.read_config(settings.config), decisions.adapter)
     tokenizer = build_tokenizer(
-        folder, model_type, config.vocab_size, do_lower_case=settings.do_lower_case, markers=settings.late.markers
+        folder,
+        model_type,
+        config.vocab_size,
+        do_lower_case=settings.do_lower_case,
+        pairs=decisions.task == "score",
+        markers=settings.late.markers,
     )
+    if not getattr(config, "type_vocab_size", None):  # transformers drops them too
+        tokenizer = dataclasses.replace(
+            tokenizer, tokenization=dataclasses.replace(tokenizer.tokenization, token_type_ids=False)
+        )
     inputs = text_inputs(graph, token_type_ids=tokenizer.tokenization.token_type_ids)
     adapter = Adapter(folder, family.prefixes) if (folder / ADAPTER_CONFIG).is_file() else None
     with Weights(settings.base, family.prefixes, family.renames, adapter) as weights:

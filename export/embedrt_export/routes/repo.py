@@ -12,9 +12,12 @@ from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt.types import Task
 from embedrt_export.heads import HEADS
 from embedrt_export.heads.pooling import Pooling
-from embedrt_export.routes import multi_vector
+from embedrt_export.heads.splade import SpladePooling
+from embedrt_export.routes import multi_vector, sparse_static
 from embedrt_export.routes.modules import (
+    FIRST,
     HEAD_OF_TRANSFORMER_TASK,
+    SPARSE_STATIC,
     STATIC,
     TRANSFORMER,
     ModuleSpec,
@@ -35,6 +38,8 @@ _ALIASES = {
     "custom_st.Transformer": TRANSFORMER,
     "pylate.models.Dense.Dense": "Dense",
 }
+# A Transformer with the head of a masked language model, in older versions.
+_MASKED = "MLMTransformer"
 _TYPE_PREFIX = "sentence_transformers."
 # A module's path, such as "1_Pooling": a valid folder name on every system, as bundles use it too.
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_ .+/-]{0,100}")
@@ -117,6 +122,7 @@ class CrossEncoderTop:
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     activation_fn: str | None = None
+    keep_in_fp32_modules: tuple[str, ...] | None = None  # in float32, all are
 
 
 @dataclass(frozen=True)
@@ -177,9 +183,9 @@ def read_repo(
         prompts = multi_vector.prompts_of(chains[DEFAULT_ROUTE], top)
         similarity = multi_vector.similarity_of(top)
     for chain in chains.values():
-        if chain[0].kind not in {TRANSFORMER, STATIC}:
+        if chain[0].kind not in FIRST:
             raise UnsupportedModelError(
-                f"{MODULES}: expected {TRANSFORMER} or {STATIC} as the first module, got {chain[0].kind}"
+                f"{MODULES}: expected {', '.join(FIRST)} as the first module, got {chain[0].kind}"
             )
         if later := [module.kind for module in chain[1:] if module.kind not in HEADS]:
             raise UnsupportedModelError(f"{MODULES}: {later[0]} is not supported after the first module")
@@ -237,7 +243,8 @@ def _score_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
 
 def _sparse_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
     """Chain of a repo without modules.json: the language model's head, and the maximum over the tokens."""
-    raise UnsupportedModelError("modules.json: missing; sparse models without it are not supported")
+    transformer = replace(_transformer(folder, access), transformer_task="fill-mask")
+    return (ModuleSpec(TRANSFORMER, folder, "", transformer), ModuleSpec("SpladePooling", folder, "", SpladePooling()))
 
 
 def _multi_vector_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
@@ -288,7 +295,7 @@ def _check_count(count: int, where: str) -> None:
 
 def _kind(module_type: str, where: str) -> str:
     kind = _ALIASES.get(module_type, module_type.rpartition(".")[2])
-    known = (TRANSFORMER, STATIC, *HEADS, _ROUTER)
+    known = (*FIRST, _MASKED, *HEADS, _ROUTER)
     if kind not in known or not (module_type.startswith(_TYPE_PREFIX) or module_type in _ALIASES):
         raise UnsupportedModelError(f"{where}: module {module_type!r} is not supported; supported: {', '.join(known)}")
     return kind
@@ -296,8 +303,13 @@ def _kind(module_type: str, where: str) -> str:
 
 def _module(module_type: str, folder: Path, path: str, where: str, access: _Access) -> ModuleSpec:
     kind, place = _kind(module_type, where), _inside(folder, path, where)
+    if kind == _MASKED:
+        settings = replace(_transformer(place, access), transformer_task="fill-mask")
+        return ModuleSpec(TRANSFORMER, place, path, settings)
     if kind == TRANSFORMER:
         return ModuleSpec(kind, place, path, _transformer(place, access))
+    if kind == SPARSE_STATIC:
+        return ModuleSpec(kind, place, path, sparse_static.read(place))
     return ModuleSpec(kind, place, path, StaticEmbedding() if kind == STATIC else HEADS[kind].read(place))
 
 

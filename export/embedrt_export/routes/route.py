@@ -22,11 +22,12 @@ from embedrt_export.heads.head import Base, Feature, HeadInputs, Masks
 from embedrt_export.heads.pooling import Pooling
 from embedrt_export.onnx_backbone.attach import Sample, require_agreement, require_runs
 from embedrt_export.options import Via
-from embedrt_export.routes import native, onnx_file, static
+from embedrt_export.routes import native, onnx_file, sparse_static, static
 from embedrt_export.routes.decide import Decisions
 from embedrt_export.routes.encoder import Encoder
 from embedrt_export.routes.layout import DATA, RouteFiles, route_files
 from embedrt_export.routes.modules import TRANSFORMER, ModuleSpec, Transformer
+from embedrt_export.routes.sparse_static import SparseStaticEmbedding
 from embedrt_export.tokenizer import BuiltTokenizer
 
 logger = logging.getLogger("embedrt.export")
@@ -226,6 +227,8 @@ def _encoder(graph: GraphBuilder, module: ModuleSpec, decisions: Decisions, scra
         return METHODS[choice.via](graph, module, decisions, scratch)
     if decisions.adapter is not None:
         raise ExportError(f"adapter {decisions.adapter!r}: the model has no task adapters; leave the adapter out")
+    if isinstance(module.settings, SparseStaticEmbedding):
+        return sparse_static.build(graph, module.folder, module.settings)
     return static.build(graph, module.folder)
 
 

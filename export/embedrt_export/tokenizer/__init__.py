@@ -25,6 +25,9 @@ _UNSUPPORTED = {
     *("_json_truncation", "_json_padding"),
 }
 _NO_LIMIT = 1 << 20
+_TYPE_IDS = "token_type_ids"
+# Names of a class that gives models token types which do not.
+_WITHOUT_TYPES = {"DistilBertTokenizer", "DistilBertTokenizerFast"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class _TokenizerConfig:
     model_max_length: int | None = None
     max_len: int | None = None
     truncation_side: Literal["left", "right"] | None = None
-    model_input_names: tuple[str, ...] = ("input_ids", "attention_mask")  # where a class adds type ids, all are 0
+    model_input_names: tuple[str, ...] | None = None
     add_bos_token: bool = False
     add_eos_token: bool = False
     fast_tokenizer_files: tuple[str, ...] = ()
@@ -56,7 +59,7 @@ class BuiltTokenizer:
     Attributes:
         definition: The text of `tokenizer.json`.
         model_max_length: The tokenizer's own limit, or None.
-        special_tokens: Number of special tokens around a text.
+        special_tokens: Number of special tokens around a text, or around and between the texts of a pair.
         tokenization: Settings for the runtime.
         named: Special tokens by role, such as "mask_token".
     """
@@ -75,6 +78,7 @@ def build_tokenizer(
     *,
     do_lower_case: bool,
     special_tokens: bool = True,
+    pairs: bool = False,
     markers: tuple[str, ...] = (),
 ) -> BuiltTokenizer:
     """Build the tokenizer that transformers builds from the files of a folder.
@@ -85,6 +89,7 @@ def build_tokenizer(
         embedding_rows: Rows of the word embedding table.
         do_lower_case: Lowercase texts first, an option of sentence-transformers.
         special_tokens: False is for static embeddings: `tokenizer.json` as it stands, nothing around a text.
+        pairs: True for a model that reads pairs of texts.
         markers: Prompts that start with a token of the vocabulary, which texts have as this one token.
 
     Raises:
@@ -104,6 +109,8 @@ def build_tokenizer(
     config = _read_settings(content)
     config = replace(config, truncation_side=config.truncation_side or side)
     name = _class_name(folder, architecture, config, content, is_byte_level=is_byte_level)
+    if config.model_input_names is None and CLASSES[name].type_ids and config.tokenizer_class not in _WITHOUT_TYPES:
+        config = replace(config, model_input_names=("input_ids", _TYPE_IDS, "attention_mask"))
     tokens = read_special_tokens(
         content, lambda file: _read_object(folder, file), None if stored is None else stored.get("added_tokens")
     )
@@ -119,7 +126,7 @@ def build_tokenizer(
     definition, named = build(name, tokens, options, vocabulary, stored, ends)
     if any(markers):
         definition["added_tokens"] = [*definition["added_tokens"], *_marker_tokens(definition, markers)]
-    return _completed(definition, vocabulary.file, config, named, embedding_rows, do_lower_case)
+    return _completed(definition, vocabulary.file, config, named, embedding_rows, do_lower_case, pairs=pairs)
 
 
 def _marker_tokens(definition: dict[str, Any], markers: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -137,6 +144,18 @@ def _marker_tokens(definition: dict[str, Any], markers: tuple[str, ...]) -> list
     return added
 
 
+def without_special_tokens(built: BuiltTokenizer) -> BuiltTokenizer:
+    """The same tokenizer with nothing around a text."""
+    definition = json.loads(built.definition, parse_float=WrittenScore) | {"post_processor": None}
+    tokenization = replace(built.tokenization, token_type_ids=False)
+    return replace(built, definition=dump(definition), special_tokens=0, tokenization=tokenization)
+
+
+def parsed(built: BuiltTokenizer) -> Any:
+    """The tokenizer of the library `tokenizers`."""
+    return parse(built.definition.encode(), TOKENIZER)
+
+
 def _completed(
     definition: dict[str, Any],
     file: str,
@@ -144,6 +163,8 @@ def _completed(
     named: Mapping[str, str],
     embedding_rows: int,
     do_lower_case: bool,
+    *,
+    pairs: bool = False,
 ) -> BuiltTokenizer:
     """Complete a definition with the settings that all tokenizers share."""
     if do_lower_case:
@@ -165,14 +186,14 @@ def _completed(
             f"but the model has only {embedding_rows} word embeddings"
         )
     with library_errors(file):
-        type_ids = tokenizer.encode("a b").type_ids
-    uses_types = any(type_ids) and "token_type_ids" in config.model_input_names
+        type_ids = tokenizer.encode("a b", "a b" if pairs else None).type_ids
+    uses_types = any(type_ids) and _TYPE_IDS in (config.model_input_names or ())
     pad_token = named.get("pad_token")
     pad_id = tokenizer.token_to_id(pad_token) if pad_token else None
     return BuiltTokenizer(
         definition=text,
         model_max_length=config.model_max_length if config.model_max_length is not None else config.max_len,
-        special_tokens=tokenizer.num_special_tokens_to_add(is_pair=False),
+        special_tokens=tokenizer.num_special_tokens_to_add(is_pair=pairs),
         tokenization=Tokenization(
             pad_id=0 if pad_id is None else pad_id,
             # Positions count from the left, so only right padding leaves the vectors unchanged.

@@ -53,6 +53,7 @@ class TokenizerClass:
         required: Roles of the tokens that the vocabulary itself must have.
         mask_strips: A mask token that is named without properties matches with the white space before it.
         adds_plain: All special tokens are added once more at the end, without their other properties.
+        type_ids: Models get token types, unless the config names their inputs.
     """
 
     algorithm: str | None
@@ -67,6 +68,7 @@ class TokenizerClass:
     required: tuple[str, ...] = ()
     mask_strips: bool = False
     adds_plain: bool = False
+    type_ids: bool = False
 
 
 def _wordpiece(vocabulary: Vocabulary, options: Options, unk: str) -> Component:
@@ -254,6 +256,7 @@ CLASSES = {
         _BERT_TOKENS,
         ("cls_token", "sep_token"),
         required=("unk_token",),
+        type_ids=True,
     ),
     "MPNetTokenizer": TokenizerClass(
         "WordPiece",
@@ -301,6 +304,7 @@ CLASSES = {
         _BERT_TOKENS | {"bos_token": "[CLS]", "eos_token": "[SEP]"},
         ("cls_token", "sep_token"),
         add_prefix_space=True,
+        type_ids=True,
     ),
     "AlbertTokenizer": TokenizerClass(
         "Unigram",

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -13,7 +14,7 @@ from tqdm.auto import tqdm
 
 from embedrt.bundle.manifest import DEFAULT_ROUTE, FLOAT32, Manifest, Route, Variant, record_files
 from embedrt.bundle.opened import BundleFiles
-from embedrt.bundle.reports import QualityReport
+from embedrt.bundle.reports import Accuracy
 from embedrt.engine import cpu
 from embedrt.engine.placement import place
 from embedrt.engine.session import plain_session
@@ -21,13 +22,13 @@ from embedrt.errors import QualityError, UnsupportedModelError
 from embedrt.run.batches import make_batch
 from embedrt.run.planning import plan
 from embedrt.run.runner import Runner
-from embedrt.tasks.graph_values import graph_values
-from embedrt.verify.parity import measure_quality
+from embedrt.tasks.graph_values import graph_tokens, graph_values
+from embedrt.verify.parity import Item, measure
 from embedrt_export.dtypes.draft import Draft, Writer
 from embedrt_export.dtypes.float16.graphs import write_graph
 from embedrt_export.dtypes.float16.on_cpu import LARGEST, on_cpu
 from embedrt_export.dtypes.float16.write import NUMPY
-from embedrt_export.dtypes.int8.texts import read_texts
+from embedrt_export.dtypes.int8.texts import items_of, read_texts
 from embedrt_export.families import FAMILIES
 from embedrt_export.graph.builder import Layout
 from embedrt_export.graph.data_file import DataFile
@@ -101,14 +102,14 @@ def _file(route: Route, name: str, dtype: str) -> str:
     return str(path.with_name(f"{path.stem}{'_' if name == DEFAULT_ROUTE else '.'}{dtype}.onnx"))
 
 
-def _proof(draft: Draft, scratch: Path, route: Route, variant: Variant) -> QualityReport:
+def _proof(draft: Draft, scratch: Path, route: Route, variant: Variant) -> Accuracy:
     """Measure the graph, in operators that have CPU kernels, on texts that are held back.
 
     Raises:
         QualityError: Its vectors differ too much from float32, or a value exceeds the dtype's range.
     """
     folder, manifest, dtype = draft.folder, draft.manifest, variant.dtype
-    texts = read_texts(None) if draft.texts is None else draft.texts
+    texts = items_of(read_texts(None) if draft.texts is None else draft.texts, manifest.task)
     graph, watched, weights = (scratch / file for file in ("cpu.onnx", "watched.onnx", "cpu.onnx_data"))
     with DataFile(weights) as data:
         on_cpu(folder / variant.file, watched, data, dtype, watched=True)
@@ -129,14 +130,10 @@ def _proof(draft: Draft, scratch: Path, route: Route, variant: Variant) -> Quali
     _require_range(watched, narrow, texts.calibration)
     method = f"weights and values in {dtype}, computed on a CPU with the rounding of {dtype}; {texts.origin}"
     expected = graph_values(exact, texts.held_back)
-    report = measure_quality(narrow, texts.held_back, expected, method, allowed=_ALLOWED[dtype])
-    logger.info("%s: mean cosine similarity %.6f, minimum %.6f", dtype, report.mean_cosine, report.min_cosine)
+    report = measure(narrow, texts.held_back, expected, method, allowed=_ALLOWED[dtype])
+    logger.info("%s: %s", dtype, report.accuracy)
     if not report.is_good:
-        raise QualityError(
-            f"{dtype}: the cosine similarity of {exact.name} to float32 is {report.mean_cosine:.6f} on average and "
-            f"{report.min_cosine:.6f} at worst; expected at least {report.mean_cosine_allowed} and "
-            f"{report.min_cosine_allowed}; {_remedy(dtype)}"
-        )
+        raise QualityError(f"{dtype}: {exact.name}: {report.accuracy}; {_remedy(dtype)}")
     return report
 
 
@@ -145,7 +142,7 @@ def _runner(folder: Path, manifest: Manifest, route: Route, dtype: str) -> Runne
     return Runner(BundleFiles(folder), route, manifest, placement, prepack=False)
 
 
-def _require_range(watched: Path, runner: Runner, texts: list[str]) -> None:
+def _require_range(watched: Path, runner: Runner, texts: Sequence[Item]) -> None:
     """Compute texts, and require that no value comes near the end of the dtype's range.
 
     Args:
@@ -161,7 +158,7 @@ def _require_range(watched: Path, runner: Runner, texts: list[str]) -> None:
     limit = float(ml_dtypes.finfo(NUMPY[dtype]).max) / _HEADROOM
     session = plain_session(watched)
     names = [value.name for value in session.get_outputs() if value.name not in route.outputs]
-    tokens = runner.tokenize(texts)
+    tokens = graph_tokens(runner, texts)
     largest = dict.fromkeys(names, 0.0)
     batches = plan(tokens.lengths, token_budget=_WATCHED_TOKENS, max_rows=len(texts))
     for planned in tqdm(batches, desc=f"{dtype}: range of values", unit=" batches", leave=False, disable=None):

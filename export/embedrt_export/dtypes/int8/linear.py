@@ -14,6 +14,8 @@ from embedrt.engine.session import SessionEngine
 from embedrt.inputs.padding import pad
 from embedrt.run.planning import plan
 from embedrt.run.runner import Runner
+from embedrt.tasks.graph_values import graph_tokens
+from embedrt.verify.parity import Item
 from embedrt_export.dtypes.int8.absorb import absorb, find_sources
 from embedrt_export.dtypes.int8.activations import Floats, Scheme
 from embedrt_export.dtypes.int8.layer import Constant, LinearLayer, QuantizedLayer
@@ -43,7 +45,7 @@ def find_layers(model: onnx.ModelProto) -> list[LinearLayer]:
 
 
 def observe(
-    model: onnx.ModelProto, path: Path, runner: Runner, texts: Sequence[str], values: Sequence[str]
+    model: onnx.ModelProto, path: Path, runner: Runner, texts: Sequence[Item], values: Sequence[str]
 ) -> dict[str, Floats]:
     """Run a graph over texts and return some of its values.
 
@@ -70,7 +72,7 @@ def observe(
     onnx.save_model(part, path)
     try:
         engine = SessionEngine(path, find_device("cpu"))
-        tokens = runner.tokenize(texts)
+        tokens = graph_tokens(runner, texts)
         rows: dict[str, list[Floats]] = {name: [] for name in values}
         for planned in plan(tokens.lengths, token_budget=_BUDGET, max_rows=_BUDGET):
             batch = Batch(pad(tokens, planned.rows, planned.length, runner.route.tokenization), alone=True)

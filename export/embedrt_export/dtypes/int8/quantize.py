@@ -13,9 +13,11 @@ from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_t
 from tqdm.auto import tqdm
 
 from embedrt.bundle.manifest import FLOAT32, Variant
-from embedrt.bundle.reports import QualityReport
+from embedrt.bundle.reports import Accuracy
 from embedrt.errors import QualityError, UnsupportedModelError
 from embedrt.run.runner import Runner
+from embedrt.tasks.graph_values import graph_tokens
+from embedrt.verify.parity import Item
 from embedrt_export.dtypes.int8.absorb import find_sources
 from embedrt_export.dtypes.int8.activations import Floats, choose
 from embedrt_export.dtypes.int8.embeddings import quantize_embeddings
@@ -23,7 +25,7 @@ from embedrt_export.dtypes.int8.gptq import round_weights
 from embedrt_export.dtypes.int8.layer import LinearLayer, QuantizedLayer
 from embedrt_export.dtypes.int8.levels import EXACT_PAIR, FULL_PAIR, largest_pair
 from embedrt_export.dtypes.int8.linear import find_layers, observe, replace_layers
-from embedrt_export.dtypes.int8.texts import Texts
+from embedrt_export.dtypes.int8.texts import Items
 from embedrt_export.graph.data_file import DataFile
 from embedrt_export.graph.fuse_cpu import OnCpu, fuse
 
@@ -39,11 +41,11 @@ _KEPT_SHARES = (0.0, 0.03, 0.06, 0.12, 0.25, 0.4)
 _PAIR_BOUNDS = {EXACT_PAIR: "", FULL_PAIR: ", with slower kernels on CPUs without VNNI"}
 
 
-Evaluate = Callable[[Variant, str], QualityReport]
+Evaluate = Callable[[Variant, str], Accuracy]
 """Function that encodes texts with a new variant and reports; the string describes the quantization."""
 
 
-def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, evaluate: Evaluate) -> Variant:
+def quantize(folder: Path, runner: Runner, texts: Items, data: DataFile, evaluate: Evaluate) -> Variant:
     """Write the int8 graph of a route into a bundle.
 
     Pairs of weights are bounded, so that every CPU's fastest kernels are exact. If the vectors are not accurate enough
@@ -52,7 +54,7 @@ def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, evaluat
     Args:
         folder: The bundle.
         runner: The route in float32.
-        texts: Calibration texts.
+        texts: Calibration texts, or pairs.
         data: File for all weights, also those that stay in float32.
         evaluate: Evaluates the new variant.
 
@@ -71,16 +73,14 @@ def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, evaluat
             return dataclasses.replace(variant, proof=report)
         logger.info("int8: not accurate enough with pairs of weights up to %d", bound)
     raise QualityError(
-        f"int8: with {report.method}, the cosine similarity of {runner.name} to float32 is "
-        f"{report.mean_cosine:.5f} on average and {report.min_cosine:.5f} at worst; "
-        f"expected at least {report.mean_cosine_allowed} and {report.min_cosine_allowed}; "
+        f"int8: {runner.name} with {report.method}: {report.accuracy}; "
         "calibrate with texts like yours (`--calibration-texts FILE`), or leave int8 out"
     )
 
 
 def _quantize_under(
-    bound: int, folder: Path, runner: Runner, texts: Texts, data: DataFile, evaluate: Evaluate
-) -> tuple[Variant, QualityReport]:
+    bound: int, folder: Path, runner: Runner, texts: Items, data: DataFile, evaluate: Evaluate
+) -> tuple[Variant, Accuracy]:
     """Write the int8 graph with a bound for pairs of weights: the first one that is good, or else the last one."""
     source = folder / runner.route.variants_in(FLOAT32)[-1].file
     path = source.with_name(f"{source.stem}_int8.onnx")
@@ -117,9 +117,7 @@ def _quantize_under(
         layers = f"{len(chosen)} of {len(found)} linear layers"
         words = " and the word embeddings" if tables else ""
         report = evaluate(variant, f"{layers}{words} in 8 bits by {texts.origin}{_PAIR_BOUNDS[bound]}")
-        logger.info(
-            "int8: %s: mean cosine similarity %.5f, minimum %.5f", report.method, report.mean_cosine, report.min_cosine
-        )
+        logger.info("int8: %s: %s", report.method, report.accuracy)
         if report.is_good:
             break
     return variant, report
@@ -133,21 +131,22 @@ def _move_weights(model: onnx.ModelProto, folder: Path, data: DataFile) -> None:
             tensor.CopyFrom(data.tensor(tensor.name, numpy_helper.to_array(tensor)))
 
 
-def _calibration_sample(runner: Runner, texts: Sequence[str]) -> list[str]:
+def _calibration_sample(runner: Runner, texts: Sequence[Item]) -> list[Item]:
     """Choose texts across the whole list, up to the number of tokens to calibrate on."""
-    chosen, tokens = [], 0
+    chosen: list[Item] = []
+    tokens = 0
     step = next(step for step in range(len(texts) // 2 + 1, 2 * len(texts) + 2) if gcd(step, len(texts)) == 1)
     for i in range(len(texts)):
         text = texts[i * step % len(texts)]
         chosen.append(text)
-        tokens += len(runner.tokenize([text]).ids)
+        tokens += len(graph_tokens(runner, [text]).ids)
         if tokens >= _TOKENS:
             break
     return chosen
 
 
 def _quantized(
-    source: Path, scratch: Path, runner: Runner, texts: Sequence[str], bound: int
+    source: Path, scratch: Path, runner: Runner, texts: Sequence[Item], bound: int
 ) -> Iterator[tuple[LinearLayer, QuantizedLayer]]:
     """Quantize every linear layer, with as many activations at a time as memory allows."""
     model = onnx.load(source, load_external_data=False)
@@ -159,7 +158,7 @@ def _quantized(
     for layer in layers:
         readers.setdefault(layer.x, []).append(layer)
 
-    tokens = len(runner.tokenize(texts).ids)
+    tokens = len(graph_tokens(runner, texts).ids)
     portions: list[list[str]] = []
     held = _HELD
     for x, (first, *_) in readers.items():

@@ -1,29 +1,30 @@
 """The dtype int8 as a writer: an int8 graph for every route, quantized from its float32 graph and evaluated."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from embedrt.bundle.manifest import FLOAT32, Manifest, Route, Variant, record_files
 from embedrt.bundle.opened import BundleFiles
-from embedrt.bundle.reports import QualityReport
+from embedrt.bundle.reports import Accuracy
 from embedrt.engine import cpu
 from embedrt.engine.int8_saturation import exact_config
 from embedrt.engine.placement import place
 from embedrt.run.runner import Runner
 from embedrt.tasks.graph_values import graph_values
 from embedrt.types import Vectors
-from embedrt.verify.parity import measure_quality
+from embedrt.verify.parity import Item, measure
 from embedrt_export.dtypes.draft import Draft, Writer
 from embedrt_export.dtypes.int8.quantize import DATA, DTYPE, quantize
-from embedrt_export.dtypes.int8.texts import read_texts
+from embedrt_export.dtypes.int8.texts import items_of, read_texts
 from embedrt_export.graph.data_file import DataFile
 
 
 def write(draft: Draft) -> Manifest:
     """Add an int8 variant to every route. All share one data file with their weights."""
     folder, manifest = draft.folder, draft.manifest
-    texts = read_texts(None) if draft.texts is None else draft.texts
+    texts = items_of(read_texts(None) if draft.texts is None else draft.texts, manifest.task)
     routes = {}
     with DataFile(folder / DATA) as data:
         for name, route in manifest.routes.items():
@@ -39,14 +40,20 @@ def write(draft: Draft) -> Manifest:
 
 
 def _evaluated(
-    folder: Path, manifest: Manifest, route: Route, texts: list[str], expected: Vectors, variant: Variant, method: str
-) -> QualityReport:
+    folder: Path,
+    manifest: Manifest,
+    route: Route,
+    texts: Sequence[Item],
+    expected: Vectors,
+    variant: Variant,
+    method: str,
+) -> Accuracy:
     """Encode texts with a new variant of a route and compare the vectors with those in float32."""
     files = manifest.files | record_files(folder, variant.files)
     only = dataclasses.replace(route, variants=(variant,))
     placement = place(folder, only, cpu.DEVICE, DTYPE)
     runner = Runner(BundleFiles(folder), only, dataclasses.replace(manifest, files=files), placement)
-    return measure_quality(runner, texts, expected, method)
+    return measure(runner, texts, expected, method)
 
 
 def require() -> None:
