@@ -76,18 +76,12 @@ def _checked(item: Any, name: str) -> Pair:
 
 @dataclass(frozen=True)
 class PairReading:
-    """Reading of pairs of texts.
-
-    Attributes:
-        types: True if the token types tell the first text from the second; False if all tokens have type 0.
-    """
-
-    types: bool = True
+    """Reading of pairs of texts."""
 
     def of(self, tokenizer: TextTokenizer) -> "PairTokenizer":
         """The tokenizer of pairs; it is made once for each tokenizer of texts."""
         if (found := tokenizer.readings.get(self)) is None:
-            found = tokenizer.readings[self] = PairTokenizer(tokenizer, types=self.types)
+            found = tokenizer.readings[self] = PairTokenizer(tokenizer)
         return found
 
 
@@ -128,7 +122,6 @@ class PairTokenizer:
 
     Args:
         tokenizer: The tokenizer of texts.
-        types: See `PairReading`.
 
     Attributes:
         layout: The layout of a pair; None if the tokenizer has to encode every pair itself.
@@ -138,9 +131,9 @@ class PairTokenizer:
         BundleError: The maximum number of tokens leaves no room for text.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, *, types: bool = True) -> None:
+    def __init__(self, tokenizer: TextTokenizer) -> None:
         self._texts = tokenizer.without_special_tokens()
-        self._with_type_ids, self._types = tokenizer.with_type_ids, types
+        self._with_type_ids = tokenizer.with_type_ids
         self.max_seq_length = tokenizer.max_seq_length
         self._from_left = tokenizer.direction == "left"
         self.special_tokens: int = tokenizer.backend.num_special_tokens_to_add(is_pair=True)
@@ -215,14 +208,9 @@ class PairTokenizer:
         if self.layout is None:
             (whole,) = encoded.texts
             truncated = [i for i, encoding in enumerate(whole.encodings) if encoding.overflowing]
-            tokens = tokens_of(whole.encodings, truncated, with_type_ids=self._with_type_ids)
-        else:
-            tokens = self._assembled(
-                self.layout, Tokens.joined([self._texts.tokens(part) for part in encoded.texts]), encoded
-            )
-        if tokens.type_ids is not None and not self._types:
-            tokens.type_ids[:] = 0
-        return tokens
+            return tokens_of(whole.encodings, truncated, with_type_ids=self._with_type_ids)
+        texts = Tokens.joined([self._texts.tokens(part) for part in encoded.texts])
+        return self._assembled(self.layout, texts, encoded)
 
     def _empty(self) -> Tokens:
         return Tokens(

@@ -70,13 +70,9 @@ def test_pairs_are_those_of_the_tokenizer(tmp_path: Path, processor: str, direct
     assert tokens.truncated == [i for i, encoding in enumerate(expected) if encoding.overflowing]
 
 
-def test_types_of_models_without_them(tmp_path: Path) -> None:
-    """Albert's class passes no types, though its post-processor gives type 1 to the second text."""
+def test_a_tokenizer_of_pairs_is_made_once(tmp_path: Path) -> None:
     tokenizer = _tokenizer(tmp_path / "tokenizer.json", 12)
-    assert PairReading().of(tokenizer)([("a", "b")]).type_ids is not None
-    assert np.any(PairReading().of(tokenizer)([("a", "b")]).type_ids)
-    assert not np.any(PairReading(types=False).of(tokenizer)([("a", "b")]).type_ids)
-    assert PairReading(types=False).of(tokenizer) is PairReading(types=False).of(tokenizer)
+    assert PairReading().of(tokenizer) is PairReading().of(tokenizer)
 
 
 def test_each_different_query_is_tokenized_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
