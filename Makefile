@@ -20,7 +20,7 @@ RUN := $(VENV)/$(BIN)/python -m
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEW_PIP := "pip>=25.1" # knows dependency groups
 
-.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 fuzz endurance kills soak audit lint fix bench bench-gpu docs docs-serve golden table build clean
+.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 fuzz endurance kills soak audit lint fix bench bench-tasks bench-gpu docs docs-serve golden table build clean
 
 help:  ## show this
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -36,7 +36,7 @@ coverage: $(VENV)/.develop  ## the same tests, with the lines of embedrt/ and ex
 	$(RUN) pytest -n auto --dist worksteal --cov
 
 test-lowest: $(LOWEST)/.ready  ## unit tests and parity, with the oldest supported version of every runtime dependency
-	$(LOWEST)/$(BIN)/python -m pytest -n auto --dist worksteal tests/unit tests/parity tests/faults/test_hub.py
+	$(LOWEST)/$(BIN)/python -m pytest -n auto --dist worksteal tests/unit tests/parity tests/faults/test_hub.py $(ARGS)
 
 fuzz: $(VENV)/.develop  ## damaged files through every reader; ARGS="--inputs 10000 --seed 7"
 	$(RUN) tests.endurance.fuzz $(ARGS)
@@ -91,6 +91,10 @@ bench: export EMBEDRT_ST_ONNX_PYTHON := $(if $(wildcard $(BENCH_ONNX)/.ready),$(
 bench: $(BENCH)/.ready  ## compare with the peers, write benchmarks/results and the docs; ARGS="--texts 200" for a short run
 	$(BENCH)/$(BIN)/python -m benchmarks.compare --keep $(BENCH)/kept --output benchmarks/results $(ARGS); \
 	status=$$?; $(BENCH)/$(BIN)/python -m benchmarks.render && exit $$status # 1 if an engine failed; the others count
+
+bench-tasks: $(BENCH)/.ready  ## compare reranking and sparse encoding with the peers, write benchmarks/results and the docs
+	$(BENCH)/$(BIN)/python -m benchmarks.tasks --keep $(BENCH)/kept --output benchmarks/results $(ARGS)
+	$(BENCH)/$(BIN)/python -m benchmarks.render
 
 # With the package flash-attn in its environment, also with flash attention in torch.
 bench-gpu: $(BENCH_GPU)/.ready  ## compare with sentence-transformers on a GPU in 10 minutes, write benchmarks/results and the docs

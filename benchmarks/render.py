@@ -8,9 +8,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from benchmarks import tasks
 from benchmarks.gpu.record import KIND, gpu_tables
 from benchmarks.repository import ROOT
 from benchmarks.targets import target_table
+from benchmarks.tasks import task_tables
 from embedrt.bench.engines import OWN, OWN_INT8, REFERENCE, role
 from embedrt.bench.plot import cosine, draw
 from embedrt.bench.record import read_record
@@ -38,6 +40,15 @@ def newest_gpus(folder: Path = RESULTS) -> list[dict[str, Any]]:
     return _newest(folder, KIND, lambda record: record["machine"]["gpu"])
 
 
+def newest_tasks(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """The newest record of rerankers and sparse encoders on each machine, by the machine's name.
+
+    Raises:
+        ValueError: A file has another format version.
+    """
+    return _newest(folder, tasks.KIND, lambda record: record["machine"]["name"])
+
+
 def _newest(folder: Path, kind: str | None, name_of: Callable[[dict[str, Any]], str]) -> list[dict[str, Any]]:
     records: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.json")):  # the date comes first in the name
@@ -47,12 +58,16 @@ def _newest(folder: Path, kind: str | None, name_of: Callable[[dict[str, Any]], 
     return [records[name] for name in sorted(records)]
 
 
-def pages(records: Sequence[Mapping[str, Any]], gpus: Sequence[Mapping[str, Any]]) -> dict[Path, str]:
+def pages(
+    records: Sequence[Mapping[str, Any]], gpus: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
+) -> dict[Path, str]:
     """Contents of every file that shows measured numbers, by path."""
     readme, measured = ROOT / "README.md", ROOT / "docs" / "measured.md"
     return {
         readme: between(readme.read_text(encoding="utf-8"), readme_table(records)),
-        measured: between(measured.read_text(encoding="utf-8"), chain(machine_tables(records), gpu_tables(gpus))),
+        measured: between(
+            measured.read_text(encoding="utf-8"), chain(machine_tables(records), task_tables(others), gpu_tables(gpus))
+        ),
         ROOT / "docs" / "speed.svg": draw(records),
     }
 
@@ -234,7 +249,7 @@ def _cell(text: str) -> str:
 
 def main() -> None:
     """Write the files."""
-    for path, text in pages(newest(), newest_gpus()).items():
+    for path, text in pages(newest(), newest_gpus(), newest_tasks()).items():
         path.write_text(text, encoding="utf-8")
 
 

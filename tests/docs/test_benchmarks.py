@@ -14,7 +14,17 @@ from benchmarks.corpus import dictionary
 from benchmarks.gemm import Gemm, products
 from benchmarks.long_text import LongText, long_text, time_ratio, vocabulary_texts
 from benchmarks.models import Shape
-from benchmarks.render import BEGIN, END, between, machine_tables, newest, newest_gpus, pages, readme_table
+from benchmarks.render import (
+    BEGIN,
+    END,
+    between,
+    machine_tables,
+    newest,
+    newest_gpus,
+    newest_tasks,
+    pages,
+    readme_table,
+)
 from benchmarks.retrieval import definition, ndcg_at_10, search
 from benchmarks.targets import Measured, Verdict, at_least, at_most, verdict_lines, verdicts
 from embedrt.bench.engines import OPENVINO_BFLOAT16, OWN, OWN_INT8, REFERENCE
@@ -353,5 +363,5 @@ def test_the_row_of_the_readme() -> None:
 def test_readme_docs_and_plot_are_those_of_the_committed_files() -> None:
     records = newest()
     assert records
-    for path, text in pages(records, newest_gpus()).items():
+    for path, text in pages(records, newest_gpus(), newest_tasks()).items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `python -m benchmarks.render`"

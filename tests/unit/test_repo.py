@@ -223,7 +223,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[ExportError], str]] = {
     "pooling first": (
         lambda model: edit_modules(model, lambda entries: entries.reverse()),
         UnsupportedModelError,
-        "expected Transformer or StaticEmbedding as the first module, got Normalize",
+        "expected Transformer, StaticEmbedding, SparseStaticEmbedding as the first module, got Normalize",
     ),
     "transformer after pooling": (
         lambda model: edit_modules(model, lambda entries: entries.append({**entries[0], "idx": 3, "name": "3"})),
