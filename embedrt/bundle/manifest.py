@@ -323,7 +323,14 @@ class Expansion:
 
 @dataclass(frozen=True)
 class TokenPooling:
-    """Clustering of the vectors of a text; see `embedrt.HierarchicalTokenPooling`."""
+    """Clustering of the vectors of a text; see `embedrt.HierarchicalTokenPooling`.
+
+    Attributes:
+        pool_factor: The number of vectors for each cluster, on average.
+        num_protected_tokens: The number of vectors at the start of a text that stay as they are.
+        normalize_embeddings: True to scale the mean of each cluster to length 1.
+        tasks: The tasks whose vectors are clustered.
+    """
 
     pool_factor: float
     num_protected_tokens: int
