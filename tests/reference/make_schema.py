@@ -24,11 +24,10 @@ SCHEMA, PAGE = DOCS / "embedrt.schema.json", DOCS / "bundle.md"
 
 def _reachable(kind: Any, found: list[Any]) -> list[Any]:
     """Append the dataclasses of a type, each before those in its fields."""
-    if dataclasses.is_dataclass(kind):
-        if kind not in found:
-            found.append(kind)
-            for inner in get_type_hints(kind).values():
-                _reachable(inner, found)
+    if dataclasses.is_dataclass(kind) and kind not in found:
+        found.append(kind)
+        for inner in get_type_hints(kind).values():
+            _reachable(inner, found)
     for inner in get_args(kind):
         _reachable(inner, found)
     return found
