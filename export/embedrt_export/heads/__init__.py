@@ -1,6 +1,7 @@
 """Heads, the modules after the encoder: pooling, dense layers, norms. One file and one entry each."""
 
 from embedrt_export.heads import (
+    causal,
     classification,
     dense,
     dropout,
@@ -26,6 +27,8 @@ HEADS: dict[str, Head] = {
     "Dropout": dropout.HEAD,
     "WeightedLayerPooling": layer_pooling.HEAD,
     "SequenceClassification": classification.HEAD,
+    "CausalLanguageModel": causal.LANGUAGE_MODEL,
+    "LogitScore": causal.HEAD,
     "MultiVectorMask": multi_vector_mask.HEAD,
     "HierarchicalTokenPooling": token_pooling.HEAD,
     "MaskedLanguageModel": language_model.HEAD,
