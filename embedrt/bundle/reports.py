@@ -99,7 +99,7 @@ class QualityReport:
 
     @property
     def accuracy(self) -> str:
-        """What was measured, and its bounds."""
+        """Measured values and their bounds, in words."""
         return (
             f"the cosine similarity to float32 is {self.mean_cosine:.6f} on average and {self.min_cosine:.6f} at "
             f"worst; expected at least {self.mean_cosine_allowed} and {self.min_cosine_allowed}"
@@ -163,7 +163,7 @@ class RankReport:
 
     @property
     def accuracy(self) -> str:
-        """What was measured, and its bounds."""
+        """Measured values and their bounds, in words."""
         return (
             f"the rank correlation with float32 is {self.mean_agreement:.4f} on average, and the mean score error "
             f"{self.mean_score_error:.4f}; expected at least {self.mean_agreement_allowed} and at most "
