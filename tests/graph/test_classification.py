@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -86,6 +87,9 @@ def test_golden_logits(name: str, tmp_path: Path, brief_proof: None) -> None:
     assert (types is not None) == route.tokenization.token_type_ids
     if route.tokenization.token_type_ids:
         assert case.token_types
+    graph = onnx.load(bundle / route.variants[-1].file, load_external_data=False).graph
+    picks_one = not re.search("mean|late", name)
+    assert picks_one == any(node.name.startswith("early_rows") for node in graph.node), "the last layer has few rows"
 
 
 @pytest.mark.parametrize("name", CHAINS)
