@@ -277,10 +277,8 @@ class CrossEncoder(Model):
         with self._place(call.call.route, len(call.items), device, pool, chunk_size, show_progress_bar) as run:
             result = run(call.items, call.request)
         call.call.report(result.truncated, len(call.items))
-        if not call.items:
-            values = np.array([], np.float32 if tensor else np.float64)
-        else:
-            values = scores_of(call, result)
+        nothing = np.array([], np.float32 if tensor else np.float64)  # as in sentence-transformers
+        values = scores_of(call, result) if call.items else nothing
         if tensor or not array:
             tensors = to_tensors(np.ascontiguousarray(values))
             if call.single:
@@ -376,7 +374,7 @@ class CrossEncoder(Model):
     def _settings(self, name: str | None) -> Manifest:
         """The bundle's manifest with what was set on this model."""
         if not isinstance(self._activation, NamedActivation):
-            raise ValueError(
+            raise ValueError(  # noqa: TRY004 - not of a type
                 f"activation_fn: expected one with a name, such as 'Sigmoid', for a bundle to save, got "
                 f"{shown(self._activation)}"
             )

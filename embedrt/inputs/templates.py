@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,8 +134,9 @@ class TemplateTokenizer:
         shorter = min(len(first), len(second))
         same = first[len(first) - shorter :] == second[len(second) - shorter :]
         count = shorter if same.all() else int(np.argmin(same[::-1]))
-        return first[len(first) - count :] if 0 < count < shorter else first[:0]
+        kept = count if 0 < count < shorter else 0
+        return first[len(first) - kept :]
 
-    def _whole(self, text: str) -> Any:
+    def _whole(self, text: str) -> NDArray[np.int32]:
         """All tokens of a text, without truncation."""
         return np.array(self._texts.whole(text), np.int32)

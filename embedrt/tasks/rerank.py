@@ -2,20 +2,32 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from embedrt.bundle.manifest import Manifest
 from embedrt.inputs.check import check_texts
 from embedrt.inputs.pairs import check_pairs
 from embedrt.inputs.templates import reading_of
 from embedrt.inputs.values import integer, one_of, positive, shown, truth
-from embedrt.model import Model
 from embedrt.run.request import Reading, Request, Result
 from embedrt.tasks.activations import Activation, Scores, activate, softmax
 from embedrt.tasks.call import Call, prompt_for, route_for
 from embedrt.tasks.graph_values import OutputRows
 from embedrt.types import LOGITS, OnTruncation
+
+
+class Settings(Protocol):
+    """The settings of a model that a call reads."""
+
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    lengths: dict[str, int | None]
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,7 @@ class ScoreCall:
 
 
 def score_call(
-    model: Model,
+    model: Settings,
     inputs: Any,
     *,
     prompt_name: str | None,
@@ -57,7 +69,7 @@ def score_call(
     reading: Reading | None = reading_of(route)
     if isinstance(inputs, str):  # sentence-transformers scores a lone text as well
         if route.tokenization.template is not None:
-            raise ValueError("inputs: expected a pair of texts, got one str, which the model's template has no place for")
+            raise ValueError("inputs: expected a pair of texts, got one str; the model's template needs both")
         items, single, reading = check_texts(inputs, "inputs")[0], True, None
     else:
         items, single = check_pairs(inputs)  # type: ignore[assignment]
@@ -120,5 +132,3 @@ def ranked(scores: Scores, top_k: int | None, documents: Sequence[str] | None) -
     return [
         {"corpus_id": i, "score": values[i], **({} if documents is None else {"text": documents[i]})} for i in order
     ]
-
-

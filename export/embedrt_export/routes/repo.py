@@ -10,7 +10,8 @@ from embedrt.bundle.manifest import DEFAULT_ROUTE
 from embedrt.bundle.strict_json import RecordError, read_json
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt.types import Task
-from embedrt_export.heads import HEADS
+from embedrt_export.heads import HEADS, bge_m3
+from embedrt_export.heads.causal import LogitScore
 from embedrt_export.heads.pooling import Pooling
 from embedrt_export.heads.splade import SpladePooling
 from embedrt_export.routes import multi_vector, sparse_static
@@ -20,6 +21,7 @@ from embedrt_export.routes.modules import (
     SPARSE_STATIC,
     STATIC,
     TRANSFORMER,
+    LateInteraction,
     ModuleSpec,
     StaticEmbedding,
     Transformer,
@@ -175,8 +177,12 @@ def read_repo(
         chains = {DEFAULT_ROUTE: _DEFAULT_CHAINS[task](folder, access)}
         tasks = dict.fromkeys(("", *_TASKS), DEFAULT_ROUTE)
     chains = {name: _with_transformer_head(chain) for name, chain in chains.items()}
+    if task == "embed":
+        chains = {name: _with_beside(chain) for name, chain in chains.items()}
     prompts, similarity = top.prompts, getattr(top, "similarity_fn_name", None)
-    if task == "multi-vector":
+    if task != "multi-vector":
+        _require_no_lengths(chains)
+    else:
         chains = {name: multi_vector.complete(chain, top) for name, chain in chains.items()}
         if list(chains) != [DEFAULT_ROUTE]:
             raise UnsupportedModelError(f"{MODULES}: a Router is not supported in a multi-vector model")
@@ -213,15 +219,38 @@ def _with_transformer_head(chain: tuple[ModuleSpec, ...]) -> tuple[ModuleSpec, .
     return (first, ModuleSpec(kind, first.folder, first.path, HEADS[kind].read(first.settings.base)), *rest)
 
 
+def _require_no_lengths(chains: Mapping[str, tuple[ModuleSpec, ...]]) -> None:
+    """Require that no transformer has settings of multi-vector models, which would change the vectors of a task."""
+    for settings in (chain[0].settings for chain in chains.values()):
+        if isinstance(settings, Transformer) and settings.late != LateInteraction():
+            raise UnsupportedModelError(
+                "sentence_bert_config.json: query_length, document_length and query_expansion are only supported in a "
+                "multi-vector model"
+            )
+
+
+def _with_beside(chain: tuple[ModuleSpec, ...]) -> tuple[ModuleSpec, ...]:
+    """Append the heads of BGE-M3, whose layers are beside the encoder and not in modules.json."""
+    first = chain[0]
+    files = {"SparseLinear": bge_m3.SPARSE_FILE, "ColbertLinear": bge_m3.MULTI_VECTOR_FILE}
+    if first.kind != TRANSFORMER or not all((first.folder / file).is_file() for file in files.values()):
+        return chain
+    return (*chain, *(ModuleSpec(kind, first.folder, first.path, HEADS[kind].read(first.folder)) for kind in files))
+
+
 def transformers(spec: ModelSpec) -> list[ModuleSpec]:
     """List the Transformer module of every route that has one."""
     return [chain[0] for chain in spec.chains.values() if isinstance(chain[0].settings, Transformer)]
 
 
 def _is_causal(config: Mapping[str, Any]) -> bool:
+    return _is_causal_architecture(config) and config.get("is_causal", True) is not False
+
+
+def _is_causal_architecture(config: Mapping[str, Any]) -> bool:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    return isinstance(name, str) and name.endswith("ForCausalLM") and config.get("is_causal", True) is not False
+    return isinstance(name, str) and name.endswith("ForCausalLM")
 
 
 def _embed_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
@@ -234,11 +263,12 @@ def _embed_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
 
 def _score_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
     """Chain of a repo without modules.json: the classification head, or two rows of a causal model's language head."""
-    transformer = _transformer(folder, access)
-    if not _is_causal(transformer.config):
-        transformer = replace(transformer, transformer_task="sequence-classification")
-        return (ModuleSpec(TRANSFORMER, folder, "", transformer),)
-    raise UnsupportedModelError("config.json: causal language models are not supported as rerankers")
+    transformer = replace(_transformer(folder, access), messages=None)
+    if _is_causal_architecture(transformer.config):
+        transformer = replace(transformer, transformer_task="text-generation")
+        return (ModuleSpec(TRANSFORMER, folder, "", transformer), ModuleSpec("LogitScore", folder, "", LogitScore()))
+    transformer = replace(transformer, transformer_task="sequence-classification")
+    return (ModuleSpec(TRANSFORMER, folder, "", transformer),)
 
 
 def _sparse_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
