@@ -13,6 +13,7 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from embedrt.bundle import reports
 from embedrt.bundle.manifest import Manifest, read_manifest
 from embedrt.bundle.opened import BundleFiles
 from embedrt.bundle.reports import ParityReport, RankReport
@@ -22,7 +23,6 @@ from embedrt.errors import BundleError, ExportError, QualityError, UnsupportedMo
 from embedrt.run.runner import Runner
 from embedrt.tasks.graph_values import graph_values, graph_values_in_one_batch
 from embedrt.types import LOGITS
-from embedrt.verify import parity
 from embedrt.verify.parity import verify_route
 from embedrt_export import export
 from embedrt_export.dtypes import float32
@@ -209,7 +209,7 @@ class TestInt8:
     def test_below_the_bounds_there_is_no_bundle(
         self, int8_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(parity.RANKS_ALLOWED, "int8", (0.99999, 0.02))
+        monkeypatch.setitem(reports.RANKS_ALLOWED, "int8", (0.99999, 0.02))
         monkeypatch.setattr(float32, "parity_items", lambda *_: pairs_for(HeadCase())[4:40:12])
         monkeypatch.setattr(quantize, "_KEPT_SHARES", (0.0,))
         with pytest.raises(QualityError, match=r"rank correlation with float32 is 0\.9.*at least 0\.99999.*--calib"):
