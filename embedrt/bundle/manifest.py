@@ -323,7 +323,14 @@ class Expansion:
 
 @dataclass(frozen=True)
 class TokenPooling:
-    """Clustering of the vectors of a text; see `embedrt.HierarchicalTokenPooling`."""
+    """Clustering of the vectors of a text; see `embedrt.HierarchicalTokenPooling`.
+
+    Attributes:
+        pool_factor: Vectors of a text for each cluster.
+        num_protected_tokens: Vectors at the start of a text that stay as they are.
+        normalize_embeddings: True if the vectors of clusters are scaled to length 1.
+        tasks: The tasks of the texts that are clustered.
+    """
 
     pool_factor: float
     num_protected_tokens: int
@@ -773,9 +780,10 @@ def _check_scoring(manifest: Manifest, require: _Require) -> None:
                 continue
             found = {piece.place for piece in pieces if piece.place is not None}
             allowed = {"query", "document", *(["prompt"] if form == "prompted" else [])}
+            shown = ", ".join(sorted(found)) or "none"
             require(
                 {"query", "document"} <= found <= allowed,
-                f"{at}.{form}: expected places of the query and of the document, got {', '.join(sorted(found)) or 'none'}",
+                f"{at}.{form}: expected places of query and document, got {shown}",
             )
 
 
