@@ -116,6 +116,7 @@ golden: $(REFERENCE)/.ready  ## make the golden vectors and token ids again
 	$(REFERENCE)/$(BIN)/python tests/reference/make_api.py
 	$(REFERENCE)/$(BIN)/python tests/reference/make_late.py
 	$(REFERENCE)/$(BIN)/python tests/reference/make_score_calls.py
+	$(REFERENCE)/$(BIN)/python tests/reference/make_sparse.py
 
 table: $(REFERENCE)/.ready  ## measure every architecture and module again, and write docs/models.md
 	EMBEDRT_ERRORS=$(REFERENCE)/errors.json $(REFERENCE)/$(BIN)/python -m pytest tests/live/test_families.py tests/live/test_modules.py

@@ -1,5 +1,6 @@
 """`MultiVectorEncoder`: a late interaction model (ColBERT) with the methods of sentence-transformers' class."""
 
+import dataclasses
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from embedrt.bundle.check import Verify
+from embedrt.bundle.manifest import Manifest
 from embedrt.inputs.check import check_texts
 from embedrt.inputs.values import positive, truth
 from embedrt.model import Model
@@ -21,6 +23,9 @@ from embedrt.vectors.torch_tensors import to_tensors, torch
 
 if TYPE_CHECKING:
     from embedrt.run.processes import ProcessPool
+
+
+_SIMILARITY = "maxsim"
 
 
 class MultiVectorEncoder(Model):
@@ -124,9 +129,17 @@ class MultiVectorEncoder(Model):
 
     @similarity_fn_name.setter
     def similarity_fn_name(self, value: str | Enum | None) -> None:
-        value = "maxsim" if value is None else value
+        value = _SIMILARITY if value is None else value
         self._similarity = find_multi_vector_similarity(value)
         self._similarity_fn_name = str(value.value if isinstance(value, Enum) else value)
+
+    def _settings(self, name: str | None) -> Manifest:
+        """The bundle's manifest with what was set on this model."""
+        made = super()._settings(name)
+        if made.task != "multi-vector":
+            return made
+        implied = made.similarity_fn_name is None and self.similarity_fn_name == _SIMILARITY
+        return dataclasses.replace(made, similarity_fn_name=None if implied else self.similarity_fn_name)
 
     def get_embedding_dimension(self) -> int:
         """Coordinates of the vector of a token."""

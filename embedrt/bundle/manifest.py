@@ -326,10 +326,10 @@ class TokenPooling:
     """Clustering of the vectors of a text; see `embedrt.HierarchicalTokenPooling`.
 
     Attributes:
-        pool_factor: Vectors of a text for each cluster.
-        num_protected_tokens: Vectors at the start of a text that stay as they are.
-        normalize_embeddings: True if the vectors of clusters are scaled to length 1.
-        tasks: The tasks of the texts that are clustered.
+        pool_factor: The number of vectors for each cluster, on average.
+        num_protected_tokens: The number of vectors at the start of a text that stay as they are.
+        normalize_embeddings: True to scale the mean of each cluster to length 1.
+        tasks: The tasks whose vectors are clustered.
     """
 
     pool_factor: float

@@ -3,15 +3,18 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
 import embedrt
+from embedrt.bundle.manifest import read_manifest
 from embedrt.cli import options, streams
+from embedrt.hub.resolve import resolve
 from embedrt.inputs.lines import read_lines
-from embedrt.vectors.files import is_stream, save_matrix
+from embedrt.vectors.files import SUFFIXES, is_stream, save_embeddings, save_matrix
 
 _STDOUT = {"/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}
 
@@ -21,6 +24,7 @@ _STDOUT = {"/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}
         'embedrt encode "a text" "another"',
         "embedrt encode - --output vectors.npy < lines.txt",
         'embedrt encode --model ./bundle --normalize "a text"',
+        "embedrt encode - --model ./colbert --task document --output vectors.safetensors < lines.txt",
     )
 )
 @click.argument("texts", metavar="TEXT...", nargs=-1, required=True)
@@ -29,7 +33,14 @@ _STDOUT = {"/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}
 @options.dtype
 @options.threads
 @options.gpu_mem_limit
-@click.option("--output", type=options.FILE, metavar="FILE.npy", help="Write float32 [texts, dim] in NumPy's format.")
+@options.task
+@click.option(
+    "--output",
+    type=options.FILE,
+    metavar="FILE.npy",
+    help="Write float32 [texts, dim] in NumPy's format. With a multi-vector model, write texts and vectors, as "
+    ".safetensors, .npy or .parquet.",
+)
 @options.prompt_name
 @click.option("--prompt", metavar="TEXT", help="Another prompt to put before every text.")
 @click.option("--normalize", is_flag=True, help="Scale vectors to length 1.")
@@ -48,6 +59,7 @@ def encode(
     dtype: str | None,
     threads: int | None,
     gpu_mem_limit: str | None,
+    task: str | None,
     output: Path | None,
     prompt_name: str | None,
     prompt: str | None,
@@ -55,10 +67,10 @@ def encode(
     truncate_dim: int | None,
     on_truncation: Literal["ignore", "warn", "error"],
 ) -> None:
-    """Turn texts into vectors.
+    """Turn texts into vectors, or into one vector for every token with a multi-vector model.
 
-    Without --output, each vector is printed as one line of JSON. A single - reads one text per line from standard
-    input, in UTF-8.
+    Without --output, each text's vector or vectors are printed as one line of JSON. A single - reads one text per line
+    from standard input, in UTF-8.
     """
     if output is None or str(output) in _STDOUT:
         streams.require_output()
@@ -68,25 +80,50 @@ def encode(
         streams.decoded(value or "", name)
     arguments = [streams.decoded(text, f"TEXT {i}") for i, text in enumerate(texts, start=1)]
     items = read_lines(None) if arguments == ["-"] else arguments
-    embedder = embedrt.Embedder(
-        model or embedrt.default_model(), device, dtype=dtype, threads=threads, gpu_mem_limit=gpu_mem_limit
+    folder = resolve(model or embedrt.default_model())
+    kind = read_manifest(folder).task
+    is_late = kind == "multi-vector"
+    if is_late and truncate_dim is not None:
+        raise ValueError("--truncate-dim: a multi-vector model has no vectors to truncate; leave it out")
+    if is_late and output is not None and output.suffix not in SUFFIXES:
+        raise ValueError(f"--output: expected a file that ends with {', '.join(SUFFIXES)}, got {str(output)!r}")
+    opened = (embedrt.MultiVectorEncoder if is_late else embedrt.Embedder)(
+        folder, device, dtype=dtype, threads=threads, gpu_mem_limit=gpu_mem_limit
     )
-    vectors = embedder.encode(
+    call, chosen = _method(opened, task)
+    given = {} if is_late else {"truncate_dim": truncate_dim}
+    vectors = call(
         items,
         prompt_name,
         prompt,
         show_progress_bar=output is not None and sys.stderr.isatty(),
         normalize_embeddings=normalize,
-        truncate_dim=truncate_dim,
         on_truncation=on_truncation,
+        **chosen,
+        **given,
     )
     if output is None:
         for vector in vectors:
-            # str() of a float32 is its shortest decimal; a float64 would print extra digits.
-            print(json.dumps([float(str(x)) for x in vector]))
+            print(json.dumps(_decimals(vector)))
+    elif is_late:
+        save_embeddings(output, items, vectors, opened)
+        shape = f"{sum(map(len, vectors))} x {opened.manifest.dim}"
+        print(f"{output}: float32 {shape} of {len(items)} texts", file=sys.stderr)
     else:
         save_matrix(output, vectors)
         print(f"{output}: float32 {vectors.shape[0]} x {vectors.shape[1]}", file=sys.stderr)
+
+
+def _method(opened: Any, task: str | None) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The encode method for a kind of texts, and more arguments for it."""
+    if task in {"query", "document"}:
+        return getattr(opened, f"encode_{task}"), {}
+    return opened.encode, {} if task is None else {"task": task}
+
+
+def _decimals(values: Any) -> Any:
+    """The numbers of an array for JSON; str() of a float32 is its shortest decimal."""
+    return [_decimals(row) for row in values] if values.ndim > 1 else [float(str(x)) for x in values]
 
 
 def _check(output: Path) -> None:

@@ -53,6 +53,8 @@ class Call:
         precision: The number format of the stored vectors.
         ranges: `[2, dim]` for int8 and uint8; None takes the ranges of the vectors themselves.
         on_truncation: The action for truncated texts.
+        more: Other outputs of the graph than embeddings of sentences and tokens.
+        skipped: Tokens at the start of a text whose vectors do not count as multi-vector embeddings.
     """
 
     route: str
@@ -65,6 +67,8 @@ class Call:
     precision: Precision
     ranges: NDArray[Any] | None
     on_truncation: OnTruncation
+    more: tuple[str, ...] = ()
+    skipped: int = 0
 
     def report(self, truncated: list[int], texts: int) -> None:
         """Log the number of truncated texts; warn the caller's caller if the call has `on_truncation="warn"`."""
@@ -123,6 +127,8 @@ def call_for(
         precision=stored,
         ranges=ranges,
         on_truncation=on_truncation,
+        more=tuple(name for name in manifest.routes[route].outputs if name not in {SENTENCE, TOKENS}),
+        skipped=0 if manifest.multi_vector is None else manifest.multi_vector.skipped_start,
     )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from embedrt.engine import Batch
 from embedrt.run.request import Request, Result, Run
 from embedrt.tasks.call import Call
-from embedrt.types import SENTENCE, TOKENS, Features, Vectors
+from embedrt.types import MULTI_VECTOR, SENTENCE, SPARSE, TOKENS, Features, Vectors
 from embedrt.vectors.arrays import SMALLEST_NORM
 from embedrt.vectors.quantization import quantize_embeddings, require_enough
 
@@ -68,14 +68,18 @@ class AllFeatures:
 
     Attributes:
         dim: Coordinates of the sentence embedding to keep.
+        more: Other outputs of the graph.
+        skipped: Tokens at the start whose vectors of multi-vector embeddings do not count.
     """
 
     dim: int
+    more: tuple[str, ...] = ()
+    skipped: int = 0
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """See `Gather`."""
-        return (TOKENS, SENTENCE)
+        return (TOKENS, SENTENCE, *self.more)
 
     def start(self, count: int) -> list[Features]:
         """See `Gather`."""
@@ -87,6 +91,10 @@ class AllFeatures:
         for i, row in enumerate(rows):
             values[row].update({name: batch.of_row(array, i) for name, array in by_token.items()})
             values[row][SENTENCE] = results[SENTENCE][i, : self.dim].copy()
+            if SPARSE in self.more:
+                values[row][SPARSE] = results[SPARSE][i].copy()
+            if MULTI_VECTOR in self.more:
+                values[row][MULTI_VECTOR] = batch.of_row(results[MULTI_VECTOR], i)[self.skipped :]
 
 
 def _token_inputs(batch: Batch) -> Mapping[str, NDArray[np.int64]]:
@@ -120,7 +128,7 @@ def embed(run: Run, texts: list[str], call: Call) -> Result:
 
 def request_of(call: Call) -> Request:
     """The request that computes a call's embeddings in float32."""
-    gather: SentenceVectors | TokenVectors | AllFeatures = AllFeatures(call.dim)
+    gather: SentenceVectors | TokenVectors | AllFeatures = AllFeatures(call.dim, call.more, call.skipped)
     if call.output_value == SENTENCE:
         gather = SentenceVectors(call.dim, call.normalize)
     elif call.output_value == TOKENS:

@@ -98,7 +98,7 @@ def graph_tokens(runner: Runner, items: Sequence[Any]) -> Tokens:
     return runner.tokens(items, request_for(runner))
 
 
-def graph_values(runner: Runner, items: Sequence[Any]) -> Any:
+def graph_values(runner: Runner, items: Sequence[Any]) -> Vectors:
     """Compute graph values in planned batches.
 
     Args:
@@ -106,12 +106,21 @@ def graph_values(runner: Runner, items: Sequence[Any]) -> Any:
         items: Texts; for a model that scores pairs, pairs.
 
     Returns:
-        float32 `[items, n]`: whole vectors, logits, or weights of the whole vocabulary; of a multi-vector model, a list
-        with the vectors of all tokens of each text one after the other, float32 `[n]`.
+        float32 `[items, n]`: whole vectors, logits, or weights of the whole vocabulary; of a multi-vector model, the
+        vectors of all tokens of each text one after the other, with zeros behind those of shorter texts.
     """
-    return runner.run(items, request_for(runner)).values
+    return _matrix(runner.run(items, request_for(runner)).values)
 
 
-def graph_values_in_one_batch(runner: Runner, items: Sequence[Any]) -> Any:
+def graph_values_in_one_batch(runner: Runner, items: Sequence[Any]) -> Vectors:
     """Compute graph values in one batch, padded to the longest item."""
-    return runner.run_in_one_batch(items, request_for(runner)).values
+    return _matrix(runner.run_in_one_batch(items, request_for(runner)).values)
+
+
+def _matrix(rows: Vectors | list[Vectors]) -> Vectors:
+    if not isinstance(rows, list):
+        return rows
+    matrix = np.zeros((len(rows), max(map(len, rows), default=0)), np.float32)
+    for values, row in zip(matrix, rows, strict=True):
+        values[: len(row)] = row
+    return matrix

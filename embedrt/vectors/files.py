@@ -593,3 +593,5 @@ _FORMATS = {
     ".npy": _Format(_write_npy, _read_npy),
     ".parquet": _Format(_write_parquet, _read_parquet),
 }
+SUFFIXES = tuple(_FORMATS)
+"""The endings of files of embeddings."""

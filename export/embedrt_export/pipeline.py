@@ -247,7 +247,8 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, de
 def _multi_vector(spec: ModelSpec, built: dict[str, BuiltRoute]) -> MultiVector | None:
     """The settings of multi-vector embeddings, of the one route that makes them."""
     if spec.task != "multi-vector":
-        return None
+        several = any(module.kind == "ColbertLinear" for chain in spec.chains.values() for module in chain)
+        return MultiVector(skipped_start=1) if several else None
     ((route, one),) = built.items()
     return multi_vector.settings_of(spec.chains[route], one.tokenizer, one.record.position_limit)
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +24,20 @@ from embedrt_export.families import FAMILIES, choose_task, family_name
 from embedrt_export.graph.data_file import DataFile
 from embedrt_export.options import ExportOptions
 from embedrt_export.routes.decide import decide
+from embedrt_export.routes.multi_vector import settings_of
+from embedrt_export.routes.recognize import recognize
 from embedrt_export.routes.repo import read_repo, transformers
 from embedrt_export.routes.route import build_route
 from embedrt_export.source.files import check_files as check_model_files
 from embedrt_export.source.locate import Located
 from embedrt_export.source.unsupported import check_supported
-from embedrt_export.source.weights import Weights
+from embedrt_export.source.weights import Weights, open_tensors
 from embedrt_export.tokenizer import build_tokenizer
 from tests.endurance.mutate import mutate
+from tests.kit import late_models
 from tests.kit.bundles import copy_bundle, read_raw, rehash, write_raw
 from tests.kit.embedding_files import Model, vectors_of
+from tests.kit.late_models import LATE_REFERENCE
 from tests.kit.models import make_model
 
 TEXTS = ["the cat", "", "a river 漢字 🙂 " * 9]
@@ -247,6 +252,8 @@ def _model_targets(model: Path, folder: Path) -> list[Target]:
             90,
             damage_header,
         ),
+        _torch_target(folder),
+        _multi_vector_target(folder),
         Target("shards", {shards / "model.safetensors.index.json": (json.dumps(index).encode(),)}, read_weights, 20),
         Target(
             "build-tokenizer",
@@ -261,6 +268,43 @@ def _model_targets(model: Path, folder: Path) -> list[Target]:
             "export", {places["export"] / name: ((places["export"] / name).read_bytes(),) for name in every}, build, 20
         ),
     ]
+
+
+def _torch_target(folder: Path) -> Target:
+    """The description of tensors in a file of torch.save."""
+    place = folder / "torch"
+    place.mkdir()
+    with zipfile.ZipFile(LATE_REFERENCE / "sparse_linear.pt") as archive:
+        members = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    pickled = members.pop("data.pkl")
+
+    def read(path: Path) -> None:
+        with zipfile.ZipFile(place / "x.pt", "w") as archive:
+            for name, content in {**members, "data.pkl": path.read_bytes()}.items():
+                archive.writestr(f"x/{name}", content)
+        for tensor in open_tensors(place / "x.pt"):
+            tensor.read()
+
+    return Target("torch-file", {place / "data.pkl": (pickled,)}, read, 20)
+
+
+def _multi_vector_target(folder: Path) -> Target:
+    """The settings of multi-vector models in three formats."""
+    files: dict[Path, tuple[bytes, ...]] = {}
+    names = ("config_sentence_transformers.json", "sentence_bert_config.json", "modules.json", "artifact.metadata")
+    for name in ("least", "pylate", "stanford"):
+        place = late_models.MODELS[name](folder / f"late-{name}")
+        files.update({place / file: ((place / file).read_bytes(),) for file in names if (place / file).is_file()})
+
+    def read(path: Path) -> None:
+        check_model_files(path.parent)
+        spec = read_repo(path.parent, recognize(path.parent).task)
+        if spec.task == "multi-vector":
+            late = spec.chains["default"][0].transformer.late
+            tokenizer = build_tokenizer(path.parent, "bert", 200, do_lower_case=False, markers=late.markers)
+            settings_of(spec.chains["default"], tokenizer, 64)
+
+    return Target("multi-vector", files, read, 20)
 
 
 def _configs(model: Path) -> tuple[bytes, ...]:
@@ -292,6 +336,10 @@ def _vector_targets(folder: Path) -> list[Target]:
     for suffix in (".npy", ".safetensors", ".parquet"):
         files[suffix] = folder / "vectors" / f"v{suffix}"
         save_embeddings(files[suffix], TEXTS, vectors_of(len(TEXTS)), model)
+    several = {}
+    for suffix in (".safetensors", ".parquet"):
+        several[suffix] = folder / "vectors" / f"several{suffix}"
+        save_embeddings(several[suffix], TEXTS, [vectors_of(count) for count in (2, 0, 3)], model)
     beside = folder / "vectors" / "v.npy.json"
     foreign = folder / "vectors" / "foreign.parquet"
     _write_foreign(foreign)
@@ -312,12 +360,12 @@ def _vector_targets(folder: Path) -> list[Target]:
         Target("npy", one(files[".npy"], beside), read_npy, 50),
         Target(
             "vectors-safetensors",
-            one(files[".safetensors"]),
+            one(files[".safetensors"], several[".safetensors"]),
             lambda path: load_embeddings(path, model),
             30,
             damage_header,
         ),
-        Target("parquet", one(files[".parquet"], foreign), load_embeddings, 20),
+        Target("parquet", one(files[".parquet"], foreign, several[".parquet"]), load_embeddings, 20),
     ]
 
 

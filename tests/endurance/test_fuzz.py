@@ -24,6 +24,8 @@ NAMES = (
     "config",
     "modules",
     "safetensors",
+    "torch-file",
+    "multi-vector",
     "shards",
     "build-tokenizer",
     "export",

@@ -1,6 +1,7 @@
 """Small seeded multi-vector models in every format that loads."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.kit.models import make_model, write_json
 
 PUNCTUATION = list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 WIDTH = 8
+LATE_REFERENCE = Path(__file__).parents[1] / "reference" / "late"
 MASK_TYPE = "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask"
 POOLING_TYPE = "sentence_transformers.multi_vector_encoder.modules.token_pooling.HierarchicalTokenPooling"
 TYPES.update({"MultiVectorMask": MASK_TYPE, "HierarchicalTokenPooling": POOLING_TYPE})
@@ -103,6 +105,16 @@ def bare(folder: Path) -> Path:
     write_chain(folder, dense(), mask(keep_only_token_ids=list(range(5, 60))))
     set_transformer(folder, query_length=11, document_length=30)
     write_top(folder, prompts={"query": "", "document": ""}, default_prompt_name=None)
+    return folder
+
+
+def expanding(folder: Path, family: str, *, attend: bool) -> Path:
+    """A model of a family with fixed expansion."""
+    family_repo(folder, family)
+    write_chain(folder, dense(), mask(), NORMALIZE)
+    expansion = {"strategy": "fixed", "length": 14, "attend": attend, "token": "[UNK]"}
+    set_transformer(folder, query_expansion=expansion)
+    write_top(folder, prompts={"query": "", "document": ""})
     return folder
 
 
@@ -237,6 +249,15 @@ def converted(folder: Path) -> Path:
     sentence = {key: value for key, value in config.items() if not key.startswith("module_")}
     write_chain(folder, pooling(), ("Dense", sentence, tensors), ("Normalize", None, {}))
     write_json(folder / "config_sentence_transformers.json", {"prompts": {}, "similarity_fn_name": "cosine"})
+    return folder
+
+
+def three_outputs(folder: Path) -> Path:
+    """An XLM-RoBERTa with the layers of BGE-M3 beside it, as `torch.save` wrote them: `make golden`."""
+    family_repo(folder, "xlm-roberta")
+    write_chain(folder, pooling("cls"), ("Normalize", None, {}))
+    for name in ("sparse_linear.pt", "colbert_linear.pt"):
+        shutil.copyfile(LATE_REFERENCE / name, folder / name)
     return folder
 
 

@@ -167,10 +167,8 @@ def load() -> dict[str, list[tuple[str, Answer]]]:
     for model, of_model in content["answers"].items():
         found[model] = []
         for entry, length in zip(of_model, content["lengths"][model], strict=True):
-            one = Answer(
-                **{key: value for key, value in entry.items() if key != "call"}, values=values[start:][:length]
-            )
-            found[model].append((entry["call"], one))
+            call = entry.pop("call")
+            found[model].append((call, Answer(**entry, values=values[start : start + length])))
             start += length
     return found
 

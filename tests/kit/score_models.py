@@ -14,8 +14,8 @@ from tests.kit.models import write_json, write_tokenizer
 from tests.kit.scoring_heads import CHAINS, REFERENCE, config_of, head_cases, write_chain_repo, write_head_repo
 
 TORCH = "torch.nn.modules"
-FLAT = """{%- set instruction = messages | selectattr("role", "eq", "system") | map(attribute="content") | first | default(
- "the cat is one token") -%}
+FLAT = """{%- set instruction = messages | selectattr("role", "eq", "system") | map(attribute="content") | first -%}
+{%- set instruction = instruction | default("the cat is one token") -%}
 two {{ instruction }} three
 <Query>: {{ messages | selectattr("role", "eq", "query") | map(attribute="content") | first | trim }}
 <Document>: {{ messages | selectattr("role", "eq", "document") | map(attribute="content") | first }} and
@@ -140,7 +140,7 @@ def _write_modules(
     )
 
 
-_PROMPTS = {"prompts": {"query": "the cat "}, "activation_fn": f"{TORCH}.linear.Identity"}
+_PROMPTS: dict[str, Any] = {"prompts": {"query": "the cat "}, "activation_fn": f"{TORCH}.linear.Identity"}
 MODELS: dict[str, Callable[[Path], Path]] = {
     "sigmoid": partial(_head, name="bert: one label"),
     "identity": partial(

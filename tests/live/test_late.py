@@ -10,7 +10,8 @@ from sentence_transformers.multi_vector_encoder.modules import HierarchicalToken
 from embedrt import HierarchicalTokenPooling, MultiVectorEncoder, ParityReport
 from embedrt.types import Task
 from embedrt_export import export
-from tests.kit.late_calls import CALLS, TOLERANCE, answer, differences, worst
+from tests.kit import late_models
+from tests.kit.late_calls import CALLS, TEXTS, TOLERANCE, answer, differences, worst
 from tests.kit.late_models import MODELS
 
 
@@ -33,6 +34,26 @@ def test_model(name: str, tmp_path: Path, record_error: Callable[[str, str, floa
     error = max([proof.max_abs_error, *(worst(*pair) for pair in pairs)])
     assert error <= TOLERANCE
     record_error("multi-vector", name, error, proof.max_batch_error)
+
+
+@pytest.mark.parametrize(
+    ("family", "attend"),
+    [
+        ("modernbert", False),
+        ("gte", False),
+        ("mpnet", False),
+        ("distilbert", False),
+        ("qwen3", False),
+        ("deberta-v2", True),
+    ],
+)
+def test_expansion_of_a_family(family: str, attend: bool, tmp_path: Path) -> None:
+    """Tokens that others do not attend to have the same vectors, whatever the kind of attention."""
+    source = late_models.expanding(tmp_path / "model", family, attend=attend)
+    theirs = Reference(str(source), device="cpu", model_kwargs={"dtype": "float32"})
+    with MultiVectorEncoder(export(source, tmp_path / "bundle", reference="onnx")) as ours:
+        found, wanted = ours.encode_query(TEXTS), theirs.encode_query(TEXTS, convert_to_numpy=True)
+    assert not differences(found, wanted)
 
 
 def test_tensors(tmp_path: Path) -> None:

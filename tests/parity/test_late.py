@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from embedrt import HierarchicalTokenPooling, MultiVectorEncoder
+from embedrt import Embedder, HierarchicalTokenPooling, MultiVectorEncoder
 from embedrt.types import Task
 from embedrt_export import export
-from tests.kit.late_calls import CALLS, REFERENCE, TOLERANCE, answer, differences, load, worst
-from tests.kit.late_models import MODELS
+from tests.kit.late_calls import CALLS, REFERENCE, TEXTS, TOLERANCE, answer, differences, load, worst
+from tests.kit.late_models import MODELS, three_outputs
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -27,6 +27,21 @@ def test_calls(name: str, tmp_path: Path) -> None:
     wrong = [f"{call}: {text}" for call, pair in zip(CALLS, pairs, strict=True) if (text := differences(*pair))]
     assert not wrong, "\n".join(wrong)
     assert 0 < max(worst(*pair) for pair in pairs) <= TOLERANCE
+
+
+def test_three_outputs_in_one_pass(tmp_path: Path) -> None:
+    bundle = export(three_outputs(tmp_path / "model"), tmp_path / "bundle", reference="onnx")
+    with Embedder(bundle) as embedder, MultiVectorEncoder(bundle) as late:
+        assert embedder.manifest.task == "embed"
+        names = ("sentence_embedding", "sparse_embedding", "multi_vector_embedding")
+        features = embedder.encode(TEXTS, output_value=None)
+        found = [[one[name] for name in names] for one in features]
+        vectors = late.encode(TEXTS)
+        assert late.similarity_fn_name == "maxsim"
+    wanted = load("three_outputs")
+    assert [differences(*pair) for pair in zip(found, wanted, strict=True)] == [""] * len(TEXTS)
+    assert [differences([one], answer[2:]) for one, answer in zip(vectors, wanted, strict=True)] == [""] * len(TEXTS)
+    assert sum((answer[1] > 0).sum() for answer in wanted) > 15
 
 
 def test_the_calls_are_those_that_were_made() -> None:

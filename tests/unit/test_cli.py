@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import embedrt
-from embedrt import Embedder
+from embedrt import Embedder, MultiVectorEncoder, load_embeddings
 from embedrt.bundle.manifest import MANIFEST, read_bundle
 from embedrt.bundle.staging import staging
 from embedrt.cli import doctor
@@ -24,6 +24,7 @@ from embedrt.cli.streams import CLOSED
 from embedrt.engine import numa
 from embedrt.hub import local as store
 from embedrt_export import export
+from tests.kit import late_models
 from tests.kit.bundles import change, copy_bundle, rehash
 from tests.kit.models import make_model
 
@@ -194,6 +195,34 @@ class TestEncode:
         stdin("")
         assert run("encode", "-m", tiny_bundle, "-", "--output", tmp_path / "x.npy")[0] == 0
         assert np.load(tmp_path / "x.npy").shape == (0, 32)
+
+    def test_the_kind_of_texts(self, run: Run, tmp_path: Path) -> None:
+        prompts = {"query": "cat ", "document": "dog "}
+        bundle = export(make_model(tmp_path / "model", prompts=prompts), tmp_path / "bundle", reference="onnx")
+        with Embedder(bundle) as model:
+            for task in ("query", "document"):
+                status, out, _ = run("encode", "-m", bundle, "--task", task, "one")
+                assert status == 0
+                wanted = model.encode("one", prompt_name=task)
+                np.testing.assert_array_equal(np.array(json.loads(out), np.float32), wanted)
+
+    def test_a_multi_vector_model(self, run: Run, tmp_path: Path) -> None:
+        bundle = export(late_models.fixed(tmp_path / "model"), tmp_path / "bundle", reference="onnx")
+        with MultiVectorEncoder(bundle) as model:
+            status, out, err = run("encode", "-m", bundle, "--task", "query", "one cat", "a dog")
+            assert (status, err) == (0, "")
+            found = [np.array(json.loads(line), np.float32) for line in out.splitlines()]
+            np.testing.assert_array_equal(np.stack(found), np.stack(model.encode_query(["one cat", "a dog"])))
+            path = tmp_path / "x.safetensors"
+            status, out, err = run("encode", "-m", bundle, "--task", "document", "one cat", "a dog.", "--output", path)
+            loaded = load_embeddings(path, model)
+            wanted = model.encode_document(["one cat", "a dog."])
+            count = sum(map(len, wanted))
+            assert (status, out, err) == (0, "", f"{path}: float32 {count} x 8 of 2 texts\n")
+            assert loaded.texts == ["one cat", "a dog."]
+            assert [a.tolist() for a in loaded.vectors] == [a.tolist() for a in wanted]
+        for arguments, part in ((["--truncate-dim", "3"], "--truncate-dim"), (["--output", "x.bin"], ".safetensors")):
+            assert_one_line_error(run("encode", "-m", bundle, "a", *arguments), part)
 
     def test_a_dash_among_texts_is_a_text(self, run: Run, tiny_bundle: Path) -> None:
         status, out, _ = run("encode", "-m", tiny_bundle, "a", "-")

@@ -1,6 +1,7 @@
 """Heads, the modules after the encoder: pooling, dense layers, norms. One file and one entry each."""
 
 from embedrt_export.heads import (
+    bge_m3,
     causal,
     classification,
     dense,
@@ -31,6 +32,8 @@ HEADS: dict[str, Head] = {
     "LogitScore": causal.HEAD,
     "MultiVectorMask": multi_vector_mask.HEAD,
     "HierarchicalTokenPooling": token_pooling.HEAD,
+    "SparseLinear": bge_m3.SPARSE_HEAD,
+    "ColbertLinear": bge_m3.COLBERT_HEAD,
     "MaskedLanguageModel": language_model.HEAD,
     "SpladePooling": splade.HEAD,
     sparse_auto_encoder.KIND: sparse_auto_encoder.HEAD,

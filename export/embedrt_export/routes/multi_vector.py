@@ -8,7 +8,7 @@ from typing import Any
 
 import tokenizers
 
-from embedrt.bundle.manifest import Expansion, MultiVector, TokenPooling
+from embedrt.bundle.manifest import MOST_TOKENS, Expansion, MultiVector, TokenPooling
 from embedrt.bundle.strict_json import RecordError, read_json
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt.types import MULTI_VECTOR_SIMILARITIES, SENTENCE, TOKENS
@@ -27,6 +27,8 @@ logger = logging.getLogger("embedrt.export")
 
 # Length of expanded queries where a model does not state it, as in ColBERT.
 _EXPANDED_LENGTH = 32
+# Their tokens that others do not attend to attend to nothing either, and get other vectors.
+_MASKED_BOTH_WAYS = {"deberta-v2"}
 _PYLATE = "ColBERT"  # the model type that PyLate writes
 _STANFORD_ARCHITECTURE = "HF_ColBERT"
 
@@ -149,8 +151,8 @@ def _late(saved: LateInteraction, top: MultiVectorEncoderTop) -> LateInteraction
         attend = top.attend_to_mask_tokens if attend is None else attend
         expansion, query_length = QueryExpansion("fixed", query_length or _EXPANDED_LENGTH, bool(attend)), None
     return LateInteraction(
-        query_length=saved.query_length or query_length,
-        document_length=saved.document_length or top.document_length,
+        query_length=query_length if saved.query_length is None else saved.query_length,
+        document_length=top.document_length if saved.document_length is None else saved.document_length,
         query_expansion=saved.query_expansion or expansion,
         markers=(*saved.markers, *(prefix for prefix in (top.query_prefix, top.document_prefix) if prefix)),
     )
@@ -224,11 +226,16 @@ def settings_of(chain: tuple[ModuleSpec, ...], tokenizer: BuiltTokenizer, limit:
             pooling = TokenPooling(**asdict(module.settings))
     expansion = None
     if late.query_expansion is not None:
+        architecture = chain[0].transformer.architecture
+        if not late.query_expansion.attend and architecture in _MASKED_BOTH_WAYS:
+            raise UnsupportedModelError(
+                f"query_expansion.attend: false is not supported for the architecture {architecture!r}"
+            )
         expansion = _expansion(chain[0].folder, late, tokenizer, backend, limit)
     skipped = _skipped_ids(mask.skiplist_words, tokenizer.named.get("unk_token"), backend)
     return MultiVector(
-        query_length=_capped("query_length", late.query_length, limit),
-        document_length=_capped("document_length", late.document_length, limit),
+        query_length=_capped("query_length", late.query_length, tokenizer, limit),
+        document_length=_capped("document_length", late.document_length, tokenizer, limit),
         expansion=expansion,
         skipped_ids=skipped,
         skipped_tasks=mask.skiplist_tasks if skipped else (),
@@ -237,9 +244,11 @@ def settings_of(chain: tuple[ModuleSpec, ...], tokenizer: BuiltTokenizer, limit:
     )
 
 
-def _capped(name: str, length: int | None, limit: int | None) -> int | None:
-    if length is not None and length < 1:
-        raise UnsupportedModelError(f"{name}: expected a positive integer, got {length}")
+def _capped(name: str, length: int | None, tokenizer: BuiltTokenizer, limit: int | None) -> int | None:
+    if length is not None and length <= tokenizer.special_tokens:
+        raise UnsupportedModelError(
+            f"{name}: expected more than the {tokenizer.special_tokens} special tokens, got {length}"
+        )
     if length is None or limit is None or length <= limit:
         return length
     logger.warning("%s %d exceeds the %d positions of the model; using %d", name, length, limit, limit)
@@ -251,8 +260,11 @@ def _expansion(
 ) -> Expansion:
     found = late.query_expansion
     assert found is not None  # noqa: S101 - the caller has checked
-    if found.length < 1 or (limit is not None and found.length > limit):
-        raise UnsupportedModelError(f"query_expansion.length: expected 1 to {limit or 'any'}, got {found.length}")
+    least = tokenizer.special_tokens + 1
+    if found.length < least or (limit is not None and found.length > limit):
+        raise UnsupportedModelError(
+            f"query_expansion.length: expected {least} to {limit or MOST_TOKENS}, got {found.length}"
+        )
     if late.query_length is not None and late.query_length < found.length:
         raise UnsupportedModelError(
             f"query_length: expected at least query_expansion.length, {found.length}, got {late.query_length}"

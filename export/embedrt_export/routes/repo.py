@@ -10,7 +10,7 @@ from embedrt.bundle.manifest import DEFAULT_ROUTE
 from embedrt.bundle.strict_json import RecordError, read_json
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt.types import Task
-from embedrt_export.heads import HEADS
+from embedrt_export.heads import HEADS, bge_m3
 from embedrt_export.heads.causal import LogitScore
 from embedrt_export.heads.pooling import Pooling
 from embedrt_export.heads.splade import SpladePooling
@@ -21,6 +21,7 @@ from embedrt_export.routes.modules import (
     SPARSE_STATIC,
     STATIC,
     TRANSFORMER,
+    LateInteraction,
     ModuleSpec,
     StaticEmbedding,
     Transformer,
@@ -176,8 +177,12 @@ def read_repo(
         chains = {DEFAULT_ROUTE: _DEFAULT_CHAINS[task](folder, access)}
         tasks = dict.fromkeys(("", *_TASKS), DEFAULT_ROUTE)
     chains = {name: _with_transformer_head(chain) for name, chain in chains.items()}
+    if task == "embed":
+        chains = {name: _with_beside(chain) for name, chain in chains.items()}
     prompts, similarity = top.prompts, getattr(top, "similarity_fn_name", None)
-    if task == "multi-vector":
+    if task != "multi-vector":
+        _require_no_lengths(chains)
+    else:
         chains = {name: multi_vector.complete(chain, top) for name, chain in chains.items()}
         if list(chains) != [DEFAULT_ROUTE]:
             raise UnsupportedModelError(f"{MODULES}: a Router is not supported in a multi-vector model")
@@ -212,6 +217,25 @@ def _with_transformer_head(chain: tuple[ModuleSpec, ...]) -> tuple[ModuleSpec, .
     if kind not in HEADS:
         raise UnsupportedModelError(f"{MODULES}: transformer_task {first.settings.transformer_task!r} is not supported")
     return (first, ModuleSpec(kind, first.folder, first.path, HEADS[kind].read(first.settings.base)), *rest)
+
+
+def _require_no_lengths(chains: Mapping[str, tuple[ModuleSpec, ...]]) -> None:
+    """Require that no transformer has settings of multi-vector models, which would change the vectors of a task."""
+    for settings in (chain[0].settings for chain in chains.values()):
+        if isinstance(settings, Transformer) and settings.late != LateInteraction():
+            raise UnsupportedModelError(
+                "sentence_bert_config.json: query_length, document_length and query_expansion are only supported in a "
+                "multi-vector model"
+            )
+
+
+def _with_beside(chain: tuple[ModuleSpec, ...]) -> tuple[ModuleSpec, ...]:
+    """Append the heads of BGE-M3, whose layers are beside the encoder and not in modules.json."""
+    first = chain[0]
+    files = {"SparseLinear": bge_m3.SPARSE_FILE, "ColbertLinear": bge_m3.MULTI_VECTOR_FILE}
+    if first.kind != TRANSFORMER or not all((first.folder / file).is_file() for file in files.values()):
+        return chain
+    return (*chain, *(ModuleSpec(kind, first.folder, first.path, HEADS[kind].read(first.folder)) for kind in files))
 
 
 def transformers(spec: ModelSpec) -> list[ModuleSpec]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from tqdm.auto import tqdm
 
 from embedrt.bundle.strict_json import MAX_BYTES, RecordError, is_lfs_pointer, read_json
 from embedrt.errors import ExportError, UnsupportedModelError
+from embedrt_export.source.torch_file import TorchFileError, read_state_dict
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -103,6 +105,7 @@ class Weights:
         prefixes: Prefixes to try, such as "bert."; the first that any tensor has is stripped.
         renames: Patterns of whole names without prefix, with their replacements.
         adapter: An adapter to merge into each tensor as it is read.
+        files: Other files than those of the model, in safetensors or of `torch.save`.
 
     Raises:
         ExportError: The files are missing or damaged.
@@ -114,11 +117,12 @@ class Weights:
         prefixes: tuple[str, ...] = (),
         renames: tuple[tuple[str, str], ...] = (),
         adapter: Merges | None = None,
+        files: Sequence[Path] | None = None,
     ) -> None:
         self._adapter = adapter
         self._tensors: dict[str, Tensor] = {}
         self._digests: dict[str, str] = {}
-        found = [tensor for file in _files(folder) for tensor in open_tensors(file)]
+        found = [tensor for file in (_files(folder) if files is None else files) for tensor in open_tensors(file)]
         if quantized := next((tensor for tensor in found if tensor.name.endswith(_QUANTIZED)), None):
             raise UnsupportedModelError(
                 f"{quantized} belongs to quantized weights (GPTQ, AWQ, bitsandbytes, FP8, ...); expected floats; "
@@ -236,7 +240,9 @@ class Weights:
 
 
 def open_tensors(path: Path) -> list[Tensor]:
-    """Map the tensors of one safetensors file. The library checks the header; no values are read.
+    """Map the tensors of one safetensors file, or read those of a small file of `torch.save`.
+
+    The library checks the header of safetensors; no values are read.
 
     `safe_open(...).get_tensor` would copy every tensor into memory.
 
@@ -245,6 +251,8 @@ def open_tensors(path: Path) -> list[Tensor]:
     """
     if is_lfs_pointer(path):
         raise _damaged(path, "it is a Git LFS pointer", "run `git lfs pull`")
+    if path.suffix == ".pt":
+        return _open_torch_tensors(path)
     with path.open("rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
     if start > MAX_BYTES:
@@ -266,6 +274,17 @@ def open_tensors(path: Path) -> list[Tensor]:
         raw: NDArray[np.uint8] = np.asarray(mapped)[start + begin : start + end]
         tensors.append(Tensor(path.name, name, entry["dtype"], shape, raw))
     return tensors
+
+
+def _open_torch_tensors(path: Path) -> list[Tensor]:
+    try:
+        found = read_state_dict(path)
+    except TorchFileError as error:
+        raise ExportError(
+            f"{path.name}: not a state dict of torch.save: {error}; get the file again, or save it with "
+            "`torch.save(module.state_dict(), FILE)`"
+        ) from error
+    return [Tensor(path.name, name, one.dtype, one.shape, one.raw) for name, one in found.items()]
 
 
 def _damaged(path: Path, reason: str, remedy: str = "get the file again") -> ExportError:

@@ -146,7 +146,8 @@ def _marker_tokens(definition: dict[str, Any], markers: tuple[str, ...]) -> list
 
 def without_special_tokens(built: BuiltTokenizer) -> BuiltTokenizer:
     """The same tokenizer with nothing around a text."""
-    definition = json.loads(built.definition, parse_float=WrittenScore) | {"post_processor": None}
+    stored = json.loads(built.definition, parse_float=WrittenScore)
+    definition = stored | {"post_processor": None, "model": model_text(stored["model"])}
     tokenization = replace(built.tokenization, token_type_ids=False)
     return replace(built, definition=dump(definition), special_tokens=0, tokenization=tokenization)
 

@@ -50,13 +50,15 @@ def write(draft: Draft, dtype: str) -> Manifest:
     folder, manifest = draft.folder, draft.manifest
     routes = {}
     data_name = f"onnx/model_{dtype}.onnx_data"
+    expansion = None if manifest.multi_vector is None else manifest.multi_vector.expansion
+    attends = expansion is None or expansion.attend  # all tokens of a packed text attend to each other
     with DataFile(folder / data_name) as data, tempfile.TemporaryDirectory(dir=folder, prefix="draft-") as scratch:
         for name, route in manifest.routes.items():
-            family = _family(draft, name, dtype)
+            packs = FAMILIES[_family(draft, name, dtype)].packs and attends
             file = _file(route, name, dtype)
             build = partial(_build, draft, name)
             try:
-                written = write_graph(folder / file, data, build, Path(scratch), dtype, packs=FAMILIES[family].packs)
+                written = write_graph(folder / file, data, build, Path(scratch), dtype, packs=packs)
             except OverflowError as error:
                 raise QualityError(f"{dtype}: {error}; {_remedy(dtype)}") from error
             variant = Variant(
