@@ -33,7 +33,7 @@ _STDIN = "-"
 @click.option(
     "--activation",
     metavar="NAME",
-    help="Function after the logits, such as Sigmoid or Identity.  [default: the model's]",
+    help="Function after the logits: Sigmoid, Identity, ...  [default: the model's]",
 )
 @click.option(
     "--on-truncation",

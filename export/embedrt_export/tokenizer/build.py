@@ -34,6 +34,8 @@ def build(
     vocabulary: Vocabulary,
     stored: dict[str, Any] | None,
     ends: tuple[bool, bool] | None,
+    *,
+    pairs: bool = False,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Build the definition that transformers builds.
 
@@ -45,6 +47,8 @@ def build(
         stored: The parsed `tokenizer.json`, or None.
         ends: True for `bos_token` before and `eos_token` after a text, if the config has these keys; a `tokenizer.json`
             takes precedence.
+        pairs: True for the class's own tokens around and between the texts of a pair; models that read single texts
+            have another definition, whose hash is part of their fingerprint.
 
     Returns:
         The content of a `tokenizer.json`, its model as text, and the special tokens by role.
@@ -60,7 +64,7 @@ def build(
         definition = _class_definition(name, tokens, options, vocabulary, stored or {})
     definition["model"] = model_text(definition["model"])
     definition["added_tokens"] = _added_tokens(kind, tokens, definition, vocabulary.file)
-    definition["post_processor"] = _post_processor(kind, tokens, definition, ends)
+    definition["post_processor"] = _post_processor(kind, tokens, definition, ends, pairs=pairs)
     return definition, {role: content for role, token in tokens.named.items() if (content := content_of(token))}
 
 
@@ -143,13 +147,19 @@ def _added_tokens(
 
 
 def _post_processor(
-    kind: TokenizerClass, tokens: SpecialTokens, definition: Mapping[str, Any], ends: tuple[bool, bool] | None
+    kind: TokenizerClass,
+    tokens: SpecialTokens,
+    definition: Mapping[str, Any],
+    ends: tuple[bool, bool] | None,
+    *,
+    pairs: bool,
 ) -> Any:
     """Post-processor: the class's own, that of `tokenizer.json`, or the config's special tokens around a text."""
     stored = definition["post_processor"]
     first: str | None
     last: str | None
-    if kind.frame is not None and not (kind.frame_is_default and (ends or stored)):
+    has_frame = kind.frame is not None and not (kind.frame_is_default and (ends or stored))
+    if kind.frame is not None and has_frame:
         first, last = kind.frame
     elif ends or stored is None:
         add_first, add_last = ends or (False, False)
@@ -161,14 +171,29 @@ def _post_processor(
     ids = {entry["content"]: entry["id"] for entry in definition["added_tokens"]}
     if missing := [t for t in around if t is not None and t not in ids]:  # the library adds no empty token
         raise ExportError(f"{_CONFIG}: special token {missing[0]!r} has no id; correct it")
-    before, after = ([] if t is None else [{"SpecialToken": {"id": t, "type_id": 0}}] for t in around)
-    single = [*before, {"Sequence": {"id": "A", "type_id": 0}}, *after]
+    single = [*_special(around[0], 0), _text("A", 0), *_special(around[1], 0)]
     return {
         "type": "TemplateProcessing",
         "single": single,
-        "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],  # never used, but the format has it
+        "pair": [*single, *(_second(kind, *around, has_frame=has_frame) if pairs else [_text("B", 1)])],
         "special_tokens": {t: {"id": t, "ids": [ids[t]], "tokens": [t]} for t in around if t is not None},
     }
+
+
+def _second(kind: TokenizerClass, first: str | None, last: str | None, *, has_frame: bool) -> list[dict[str, Any]]:
+    """The part of a pair after its first text and the tokens around that; a frame of the config has the first twice."""
+    if not has_frame:
+        return [*_special(first, 1), _text("B", 1), *_special(last, 1)]
+    between = _special(last, 0) * (kind.between - 1)
+    return [*between, _text("B", kind.second_type), *_special(last, kind.second_type)]
+
+
+def _special(token: str | None, type_id: int) -> list[dict[str, Any]]:
+    return [] if token is None else [{"SpecialToken": {"id": token, "type_id": type_id}}]
+
+
+def _text(name: str, type_id: int) -> dict[str, Any]:
+    return {"Sequence": {"id": name, "type_id": type_id}}
 
 
 def dump(definition: dict[str, Any]) -> str:

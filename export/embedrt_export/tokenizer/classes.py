@@ -48,6 +48,8 @@ class TokenizerClass:
         named: The default special tokens, by role.
         frame: Roles of the tokens before and after a text; None leaves that to `tokenizer.json` or the config.
         frame_is_default: A post-processor of `tokenizer.json` wins over `frame`.
+        between: The number of tokens between the texts of a pair, which have the last token's id.
+        second_type: The token type of the second text of a pair and of the token after it.
         add_prefix_space: Default if the config lacks the key.
         null_prefix_space: Value if the config has null; None is an error.
         required: Roles of the tokens that the vocabulary itself must have.
@@ -63,6 +65,8 @@ class TokenizerClass:
     named: dict[str, NamedToken] = field(default_factory=dict)
     frame: tuple[str | None, str] | None = None
     frame_is_default: bool = False
+    between: int = 1
+    second_type: int = 1
     add_prefix_space: bool = False
     null_prefix_space: bool | None = False
     required: tuple[str, ...] = ()
@@ -267,6 +271,8 @@ CLASSES = {
         ("cls_token", "sep_token"),
         required=("unk_token",),
         mask_strips=True,
+        between=2,
+        second_type=0,
     ),
     "RobertaTokenizer": TokenizerClass(
         "BPE",
@@ -276,6 +282,8 @@ CLASSES = {
         _ROBERTA_TOKENS,
         ("cls_token", "sep_token"),
         null_prefix_space=None,
+        between=2,
+        second_type=0,
     ),
     "XLMRobertaTokenizer": TokenizerClass(
         "Unigram",
@@ -285,6 +293,8 @@ CLASSES = {
         _ROBERTA_TOKENS,
         ("bos_token", "eos_token"),
         add_prefix_space=True,
+        between=2,
+        second_type=0,
     ),
     "CamembertTokenizer": TokenizerClass(
         None,
@@ -295,6 +305,8 @@ CLASSES = {
         ("bos_token", "eos_token"),
         add_prefix_space=True,
         mask_strips=True,
+        between=2,
+        second_type=0,
     ),
     "DebertaV2Tokenizer": TokenizerClass(
         "Unigram",
@@ -324,6 +336,7 @@ CLASSES = {
         _t5_words,
         {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
         (None, "eos_token"),
+        second_type=0,
     ),
     "GPT2Tokenizer": TokenizerClass(
         "BPE",
