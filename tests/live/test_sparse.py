@@ -67,7 +67,7 @@ def test_tensors(tmp_path: Path) -> None:
         assert (model.similarity(sparse, dense) == model.similarity(plain, plain)).all()
         assert (
             np.abs(model.similarity(plain, plain) - Reference.similarity(_Dot(), sparse, sparse).numpy()).max() < 1e-3
-        )  # type: ignore[arg-type]
+        )
 
 
 class _Dot:
