@@ -24,7 +24,7 @@ def rerank_embedrt(model: str, bundle: str, dtype: str | None = None) -> Score:
     from embedrt import CrossEncoder
 
     del model
-    encoder = CrossEncoder(bundle, "cpu", dtype=dtype)
+    encoder = CrossEncoder(bundle, device="cpu", dtype=dtype)
 
     def score(query: str, documents: list[str]) -> NDArray[np.float32]:
         scores: NDArray[np.float32] = encoder.predict(
@@ -95,7 +95,7 @@ def sparse_embedrt(model: str, bundle: str) -> Encode:
     from embedrt import SparseEncoder
 
     del model
-    return SparseEncoder(bundle, "cpu").encode_document
+    return SparseEncoder(bundle, device="cpu").encode_document
 
 
 def sparse_sentence_transformers(model: str, bundle: str) -> Encode:

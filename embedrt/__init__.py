@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from embedrt._version import __version__
 from embedrt.bundle.reports import ParityReport, QualityReport, RankReport
+from embedrt.cross_encoder import CrossEncoder
 from embedrt.embedder import Embedder
 from embedrt.errors import (
     BundleError,
@@ -59,6 +60,7 @@ from embedrt.verify.difference import Difference
 
 __all__ = [
     "BundleError",
+    "CrossEncoder",
     "DeviceError",
     "Difference",
     "Embedder",

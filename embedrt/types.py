@@ -31,6 +31,10 @@ SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 """The names of the similarity functions of vectors."""
 MULTI_VECTOR_SIMILARITIES = ("maxsim", "meanmaxsim")
 """The names of the similarity functions of texts with one vector for each token."""
+ACTIVATIONS = (
+    "Identity", "Sigmoid", "Tanh", "Softmax", "LogSoftmax", "LogSigmoid", "ReLU", "GELU", "SiLU", "Softplus",
+)  # fmt: skip
+"""The names of the functions that may follow the logits of a model that scores pairs, as torch has them."""
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 """The number formats of a model's weights and arithmetic."""
 CUDA_DTYPES = ("float16", "bfloat16")

@@ -20,6 +20,7 @@ from embedrt.bundle.staging import recover
 from embedrt.bundle.strict_json import RecordError, decode, read_json
 from embedrt.errors import BundleError
 from embedrt.types import (
+    ACTIVATIONS,
     DTYPES,
     LOGITS,
     MULTI_VECTOR,
@@ -113,8 +114,36 @@ class Module:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A part of the text that a model reads for a pair: a fixed text, or the place of one that differs.
+
+    Attributes:
+        text: The fixed text.
+        place: The text that goes here instead: the first of the pair, the second, or the prompt.
+        strip: True if white space around that text is removed.
+    """
+
+    text: str = ""
+    place: Literal["query", "document", "prompt"] | None = None
+    strip: bool = False
+
+
+@dataclass(frozen=True)
+class Template:
+    """The text that a model reads for a pair, as the chat template of a language model renders it.
+
+    Attributes:
+        plain: Its parts without a prompt.
+        prompted: Its parts with a prompt, which some templates leave out; null if the template fails for prompts.
+    """
+
+    plain: tuple[Piece, ...]
+    prompted: tuple[Piece, ...] | None
+
+
+@dataclass(frozen=True)
 class Tokenization:
-    """Conversion of token ids to the inputs of the graphs.
+    """Conversion of texts to the inputs of the graphs.
 
     Attributes:
         pad_id: The padding token id; it does not affect the vectors, because the attention mask excludes padding.
@@ -122,6 +151,7 @@ class Tokenization:
         token_type_ids: True if the graphs take token type ids as an input.
         pooling_mask: True if the graphs take a mask of the tokens to pool, because prompt tokens are not pooled.
         embedding_rows: Rows of the word embedding table; every token id is smaller.
+        template: The text that stands for a pair; null for pairs that the tokenizer joins, and for single texts.
     """
 
     pad_id: int
@@ -129,6 +159,7 @@ class Tokenization:
     token_type_ids: bool
     pooling_mask: bool
     embedding_rows: int
+    template: Template | None = None
 
 
 @dataclass(frozen=True)
@@ -292,7 +323,14 @@ class Expansion:
 
 @dataclass(frozen=True)
 class TokenPooling:
-    """Clustering of the vectors of a text; see `embedrt.HierarchicalTokenPooling`."""
+    """Clustering of the vectors of a text; see `embedrt.HierarchicalTokenPooling`.
+
+    Attributes:
+        pool_factor: The number of vectors for each cluster, on average.
+        num_protected_tokens: The number of vectors at the start of a text that stay as they are.
+        normalize_embeddings: True to scale the mean of each cluster to length 1.
+        tasks: The tasks whose vectors are clustered.
+    """
 
     pool_factor: float
     num_protected_tokens: int
@@ -323,6 +361,17 @@ class MultiVector:
     skipped_tasks: tuple[str, ...] = ()
     kept_ids: tuple[int, ...] | None = None
     pooling: TokenPooling | None = None
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Settings of a model that scores pairs.
+
+    Attributes:
+        activation: The function that follows the logits, by torch's name, such as "Sigmoid".
+    """
+
+    activation: str
 
 
 @dataclass(frozen=True)
@@ -361,6 +410,7 @@ class Manifest:
         made_with: The packages that made the bundle, with versions.
         multi_vector: The settings of multi-vector embeddings; null for models without these.
         sparse: Settings of a sparse model; null for other tasks.
+        scoring: Settings of a model that scores pairs; null for other tasks.
     """
 
     format_version: int
@@ -379,6 +429,7 @@ class Manifest:
     made_with: dict[str, str]
     multi_vector: MultiVector | None = None
     sparse: Sparse | None = None
+    scoring: Scoring | None = None
 
     def task_of(self, route: str) -> str | None:
         """A task that uses a route, or None; the empty name is for calls without a task."""
@@ -567,6 +618,7 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
         manifest.task != "multi-vector" or manifest.multi_vector is not None,
         "multi_vector: expected an object for the task 'multi-vector', got null",
     )
+    _check_scoring(manifest, require)
     dims = None if manifest.sparse is None else manifest.sparse.max_active_dims
     require(dims is None or dims > 0, f"sparse.max_active_dims: expected a positive integer or null, got {dims}")
     if manifest.vector_ranges is not None:
@@ -713,6 +765,26 @@ def _check_outputs(at: str, manifest: Manifest, route: Route, require: _Require)
     for name, output in route.outputs.items():
         expected = NAME_OF_KIND[output.kind]
         require(name == expected, f"{at}.outputs.{name}: expected the name {expected!r} for the kind {output.kind!r}")
+
+
+def _check_scoring(manifest: Manifest, require: _Require) -> None:
+    """Check the settings of a model that scores pairs."""
+    if manifest.scoring is not None:
+        name = manifest.scoring.activation
+        require(name in ACTIVATIONS, f"scoring.activation: expected one of {', '.join(ACTIVATIONS)}, got {name!r}")
+    for name, route in manifest.routes.items():
+        at, template = f"routes.{name}.tokenization.template", route.tokenization.template
+        forms = {} if template is None else {"plain": template.plain, "prompted": template.prompted}
+        for form, pieces in forms.items():
+            if pieces is None:
+                continue
+            found = {piece.place for piece in pieces if piece.place is not None}
+            allowed = {"query", "document", *(["prompt"] if form == "prompted" else [])}
+            shown = ", ".join(sorted(found)) or "none"
+            require(
+                {"query", "document"} <= found <= allowed,
+                f"{at}.{form}: expected places of query and document, got {shown}",
+            )
 
 
 def _check_ranges(ranges: tuple[tuple[float, ...], ...], dim: int, require: _Require) -> None:

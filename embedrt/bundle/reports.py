@@ -5,6 +5,8 @@ from typing import Literal, TypeAlias
 
 MEAN_COSINE, MIN_COSINE = 0.999, 0.995
 """The lowest acceptable cosine similarity of a lossy dtype to float32: the mean over the texts, and of each text."""
+MULTI_VECTOR_MEAN_COSINE, MULTI_VECTOR_MIN_COSINE = 0.998, 0.99
+"""The same for the vectors of all tokens of a text. MaxSim adds up over tokens, so that their errors average out."""
 RANKS_ALLOWED = {"int8": (0.9, 0.02), "float16": (0.99, 0.002), "bfloat16": (0.95, 0.01)}
 """By dtype, the lowest acceptable rank correlation with float32, and the largest mean score error."""
 
@@ -97,7 +99,7 @@ class QualityReport:
 
     @property
     def accuracy(self) -> str:
-        """What was measured, and its bounds."""
+        """Measured values and their bounds, in words."""
         return (
             f"the cosine similarity to float32 is {self.mean_cosine:.6f} on average and {self.min_cosine:.6f} at "
             f"worst; expected at least {self.mean_cosine_allowed} and {self.min_cosine_allowed}"
@@ -161,7 +163,7 @@ class RankReport:
 
     @property
     def accuracy(self) -> str:
-        """What was measured, and its bounds."""
+        """Measured values and their bounds, in words."""
         return (
             f"the rank correlation with float32 is {self.mean_agreement:.4f} on average, and the mean score error "
             f"{self.mean_score_error:.4f}; expected at least {self.mean_agreement_allowed} and at most "

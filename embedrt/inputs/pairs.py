@@ -6,6 +6,7 @@ truncation, special tokens and token types are added to whole arrays, as the tok
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ Pair = tuple[str, str]
 
 _FIRST, _SECOND = 0, 1
 # Ids that no vocabulary has, for the tokens of two probes.
-_IDS = {"a": 2**32 - 1, "b": 2**32 - 2}
+_WORD = "a"
+_IDS = {_WORD: 2**32 - 1, "b": 2**32 - 2}
 _PROBES: list[Pair] = [("a a a", "b b"), ("a", ""), ("", "b b b"), ("", "")]
 # Pairs to compare with the tokenizer: every combination of empty, short and truncated texts, for limits up to this one.
 _TEXTS, _LONGEST_PROBE = ("", "a b 1", "c 2 "), 1024
@@ -74,18 +76,12 @@ def _checked(item: Any, name: str) -> Pair:
 
 @dataclass(frozen=True)
 class PairReading:
-    """Reading of pairs of texts.
-
-    Attributes:
-        types: True if the token types tell the first text from the second; False if all tokens have type 0.
-    """
-
-    types: bool = True
+    """Reading of pairs of texts."""
 
     def of(self, tokenizer: TextTokenizer) -> "PairTokenizer":
         """The tokenizer of pairs; it is made once for each tokenizer of texts."""
         if (found := tokenizer.readings.get(self)) is None:
-            found = tokenizer.readings[self] = PairTokenizer(tokenizer, types=self.types)
+            found = tokenizer.readings[self] = PairTokenizer(tokenizer)
         return found
 
 
@@ -126,7 +122,6 @@ class PairTokenizer:
 
     Args:
         tokenizer: The tokenizer of texts.
-        types: See `PairReading`.
 
     Attributes:
         layout: The layout of a pair; None if the tokenizer has to encode every pair itself.
@@ -136,9 +131,9 @@ class PairTokenizer:
         BundleError: The maximum number of tokens leaves no room for text.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, *, types: bool = True) -> None:
+    def __init__(self, tokenizer: TextTokenizer) -> None:
         self._texts = tokenizer.without_special_tokens()
-        self._with_type_ids, self._types = tokenizer.with_type_ids, types
+        self._with_type_ids = tokenizer.with_type_ids
         self.max_seq_length = tokenizer.max_seq_length
         self._from_left = tokenizer.direction == "left"
         self.special_tokens: int = tokenizer.backend.num_special_tokens_to_add(is_pair=True)
@@ -149,7 +144,7 @@ class PairTokenizer:
                 f"of a pair, got {self.max_seq_length}"
             )
         self.layout = _layout_of(tokenizer.backend)
-        if self.layout is not None and not self._agrees():
+        if self.layout is not None and not self._agrees(self.layout):
             self.layout = None
 
     def __call__(self, pairs: Sequence[Pair], prompt: str = "") -> Tokens:
@@ -178,7 +173,7 @@ class PairTokenizer:
         seconds = np.fromiter((len(second) for _, second in pairs), np.int64, len(pairs))
         if (longest := self._texts.head_length) is not None:
             firsts, seconds = np.minimum(firsts, longest), np.minimum(seconds, longest)
-        same = [False, *(pair[0] == before[0] for before, pair in zip(pairs, pairs[1:], strict=False))]
+        same = [False, *(pair[0] == before[0] for before, pair in pairwise(pairs))]
         return np.where(same, 0, firsts) + seconds
 
     def _portion(self, pairs: Sequence[Pair], prompt: str, size: int) -> PairPortion:
@@ -213,38 +208,27 @@ class PairTokenizer:
         if self.layout is None:
             (whole,) = encoded.texts
             truncated = [i for i, encoding in enumerate(whole.encodings) if encoding.overflowing]
-            tokens = tokens_of(whole.encodings, truncated, with_type_ids=self._with_type_ids)
-        else:
-            tokens = self._assembled(Tokens.joined([self._texts.tokens(part) for part in encoded.texts]), encoded)
-        if tokens.type_ids is not None and not self._types:
-            tokens.type_ids[:] = 0
-        return tokens
+            return tokens_of(whole.encodings, truncated, with_type_ids=self._with_type_ids)
+        texts = Tokens.joined([self._texts.tokens(part) for part in encoded.texts])
+        return self._assembled(self.layout, texts, encoded)
 
     def _empty(self) -> Tokens:
         return Tokens(
             np.empty(0, np.int32), np.zeros(1, np.int64), np.empty(0, np.int32) if self._with_type_ids else None, []
         )
 
-    def _assembled(self, texts: Tokens, encoded: EncodedPairs) -> Tokens:
+    def _assembled(self, layout: "Layout", texts: Tokens, encoded: EncodedPairs) -> Tokens:
         """Truncate the texts of pairs and put them into their layout."""
-        layout = self.layout
-        assert layout is not None
         rows = (encoded.firsts, np.arange(len(texts) - len(encoded.firsts), len(texts)))
-        lengths = texts.lengths
-        full = (lengths[rows[_FIRST]], lengths[rows[_SECOND]])
-        kept = full
-        truncated: list[int] = []
-        if self._room is not None:
-            truncated = np.flatnonzero(full[_FIRST] + full[_SECOND] > self._room).tolist()
-        if self._room is not None and truncated:
-            kept = _longest_first(full, self._is_first_longer(texts, rows, encoded.pairs, self._room), self._room)
+        lengths = (texts.lengths[rows[_FIRST]], texts.lengths[rows[_SECOND]])
+        kept, truncated = self._kept(texts, rows, encoded.pairs) if self._room is not None else (lengths, [])
         starts = [texts.offsets[rows[which]] for which in (_FIRST, _SECOND)]
         if self._from_left:
-            starts = [starts[which] + full[which] - kept[which] for which in (_FIRST, _SECOND)]
+            starts = [starts[which] + lengths[which] - kept[which] for which in (_FIRST, _SECOND)]
         offsets = offsets_of(kept[_FIRST] + kept[_SECOND] + layout.special_tokens)
         ids = np.empty(int(offsets[-1]), np.int32)
         types = np.empty(int(offsets[-1]), np.int32) if self._with_type_ids else None
-        at = offsets[:-1].copy()
+        at = offsets[:-1]
         for part in layout.parts:
             if part.text is None:
                 where, count = at, np.ones_like(at)
@@ -259,21 +243,25 @@ class PairTokenizer:
             at = at + count
         return Tokens(ids, offsets, types, truncated)
 
-    def _is_first_longer(
-        self, texts: Tokens, rows: tuple[NDArray[np.int64], NDArray[np.int64]], pairs: list[Pair], room: int
-    ) -> NDArray[np.bool_]:
-        """The pairs whose first text has more tokens, bool `[pairs]`; texts may be truncated already."""
+    def _kept(
+        self, texts: Tokens, rows: tuple[NDArray[np.int64], NDArray[np.int64]], pairs: list[Pair]
+    ) -> tuple[tuple[NDArray[np.int64], NDArray[np.int64]], list[int]]:
+        """The tokens that stay of the two texts of each pair, and the truncated pairs."""
+        room = self._room or 0
         is_cut = np.zeros(len(texts), bool)
         is_cut[texts.truncated] = True
-        lengths = texts.lengths + is_cut
-        first_is_longer: NDArray[np.bool_] = lengths[rows[_FIRST]] > lengths[rows[_SECOND]]
+        lengths = texts.lengths + is_cut  # of a text that is truncated already, one that is too long as well
+        first, second = lengths[rows[_FIRST]], lengths[rows[_SECOND]]
+        truncated: list[int] = np.flatnonzero(first + second > room).tolist()
+        if not truncated:
+            return (first, second), []
+        first_is_longer = first > second
         if room % 2 == 1:  # the longer text keeps one token more
             for i in np.flatnonzero(is_cut[rows[_FIRST]] & is_cut[rows[_SECOND]]).tolist():
-                first, second = pairs[i]
-                first_is_longer[i] = self._texts.count(first) > self._texts.count(second)
-        return first_is_longer
+                first_is_longer[i] = self._texts.count(pairs[i][_FIRST]) > self._texts.count(pairs[i][_SECOND])
+        return _longest_first((first, second), first_is_longer, room), truncated
 
-    def _agrees(self) -> bool:
+    def _agrees(self, layout: "Layout") -> bool:
         """Compare the layout with what the tokenizer itself makes of some pairs."""
         texts = list(_TEXTS)
         if self.max_seq_length is not None and self.max_seq_length <= _LONGEST_PROBE:
@@ -282,6 +270,7 @@ class PairTokenizer:
         expected = tokens_of(self._texts.encode_pairs(pairs), [], with_type_ids=self._with_type_ids)
         (portion,) = self.portions(pairs, size=1 << 30)
         found = self._assembled(
+            layout,
             Tokens.joined([self._texts.tokens(self._texts.encode(part)) for part in portion.texts]),
             EncodedPairs([], portion.firsts, pairs),
         )
@@ -355,7 +344,7 @@ def _layout_of(tokenizer: Any) -> Layout | None:
     import tokenizers
 
     try:
-        probe = tokenizers.Tokenizer(tokenizers.models.WordLevel(_IDS, unk_token="a"))
+        probe = tokenizers.Tokenizer(tokenizers.models.WordLevel(_IDS, unk_token=_WORD))
         probe.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
         if tokenizer.post_processor is not None:
             probe.post_processor = tokenizer.post_processor
@@ -364,7 +353,7 @@ def _layout_of(tokenizer: Any) -> Layout | None:
         return None
     parts: list[_Part] = []
     first = encodings[0]
-    texts = {number: _FIRST if word == "a" else _SECOND for word, number in _IDS.items()}
+    texts = {number: _FIRST if word == _WORD else _SECOND for word, number in _IDS.items()}
     for number, type_id in zip(first.ids, first.type_ids, strict=True):
         part = _Part(texts[number], 0, type_id) if number in texts else _Part(None, number, type_id)
         if part.text is None or part not in parts:

@@ -383,6 +383,13 @@ class TextTokenizer:
         encoding = self._encode([text])[0]
         return len(encoding) + sum(len(rest) for rest in encoding.overflowing)
 
+    def whole(self, text: str) -> list[int]:
+        """The ids of all tokens of a text, without truncation and special tokens."""
+        encoding = _tokenized(self._tokenizer.encode, text, add_special_tokens=False)
+        rest = encoding.overflowing if self.direction == "right" else encoding.overflowing[::-1]
+        parts = [encoding, *rest] if self.direction == "right" else [*rest, encoding]
+        return [token_id for part in parts for token_id in part.ids]
+
     def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[Any]:
         """Encode pairs of texts with all special tokens.
 
@@ -390,7 +397,8 @@ class TextTokenizer:
             InferenceError: The tokenizer failed, or it was loaded before the process forked.
         """
         require_process(self._process)
-        encodings: list[Any] = _tokenized(self._tokenizer.encode_batch_fast, list(pairs)) if pairs else []
+        # `encode_batch_fast` gives the second text type 0 if there is no post-processor.
+        encodings: list[Any] = _tokenized(self._tokenizer.encode_batch, list(pairs)) if pairs else []
         return encodings
 
     @property

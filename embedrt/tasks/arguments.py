@@ -17,6 +17,7 @@ _INSTEAD = {
     "processor_kwargs": "the tokenizer is fixed by the export; set max_seq_length on the model instead",
     "tokenizer_kwargs": "the tokenizer is fixed by the export; set max_seq_length on the model instead",
     "config_kwargs": "the config is fixed by the export; change it in the repo and export again",
+    "keep_in_fp32_modules": "dtype= chooses among the bundle's dtypes",
     "model_card_data": "push_to_hub writes the card from the bundle",
     "convert_to_tensor": "multi-vector embeddings differ in length, so that no tensor holds them; leave it out, or "
     "pass convert_to_numpy=False for a list of tensors",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from embedrt.bundle.manifest import KIND_OF_TASK, NAME_OF_KIND
 from embedrt.engine import PER_TOKEN, Batch
-from embedrt.inputs.pairs import PairReading
+from embedrt.inputs.templates import reading_of
 from embedrt.inputs.text import Tokens
 from embedrt.run.request import Reading, Request
 from embedrt.run.runner import Runner
@@ -71,7 +71,7 @@ class TokenRows:
             values[row] = batch.of_row(results[self.output], i).reshape(-1)
 
 
-_READINGS: dict[Task, Callable[[Runner], Reading | None]] = {"score": lambda _: PairReading()}
+_READINGS: dict[Task, Callable[[Runner], Reading | None]] = {"score": lambda runner: reading_of(runner.route)}
 """The way to tokenize the items of tasks whose items are not plain texts."""
 
 

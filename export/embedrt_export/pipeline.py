@@ -21,6 +21,7 @@ from embedrt.bundle.manifest import (
     Manifest,
     MultiVector,
     Route,
+    Scoring,
     Sparse,
     read_manifest,
     record_files,
@@ -42,8 +43,9 @@ from embedrt_export.routes import multi_vector
 from embedrt_export.routes.decide import Decisions, decide
 from embedrt_export.routes.layout import DATA
 from embedrt_export.routes.recognize import recognize
-from embedrt_export.routes.repo import ModelSpec, read_repo
+from embedrt_export.routes.repo import ModelSpec, read_repo, transformers
 from embedrt_export.routes.route import BuiltRoute, build_route
+from embedrt_export.routes.scoring import scoring_of
 from embedrt_export.source.files import check_files, copy_config
 from embedrt_export.source.locate import Located, locate
 
@@ -238,6 +240,7 @@ def _write_bundle(folder: Path, located: Located, spec: ModelSpec, name: str, de
         },
         multi_vector=several,
         sparse=_sparse_settings(spec) if spec.task == "sparse" else None,
+        scoring=_scoring(spec, dim) if spec.task == "score" else None,
     )
 
 
@@ -248,6 +251,12 @@ def _multi_vector(spec: ModelSpec, built: dict[str, BuiltRoute]) -> MultiVector 
         return MultiVector(skipped_start=1) if several else None
     ((route, one),) = built.items()
     return multi_vector.settings_of(spec.chains[route], one.tokenizer, one.record.position_limit)
+
+
+def _scoring(spec: ModelSpec, labels: int) -> Scoring:
+    """The settings of a model that scores pairs."""
+    config = next((module.transformer.config for module in transformers(spec)), {})
+    return scoring_of(spec.top.activation_fn, config, labels)
 
 
 def _sparse_settings(spec: ModelSpec) -> Sparse:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,15 +13,18 @@ import onnx
 
 from embedrt.bundle.manifest import Packing, Route
 from embedrt.engine.session import plain_session
+from embedrt.inputs.pairs import PairReading
 from embedrt.inputs.text import TextTokenizer
 from embedrt.run.batches import make_batch
-from embedrt.types import SENTENCE, Vectors
+from embedrt.types import LOGITS, SENTENCE, Vectors
+from embedrt.verify.parity import Item
 from embedrt_export.dtypes.float16.graphs import Written, write_graph
 from embedrt_export.dtypes.float16.on_cpu import on_cpu
 from embedrt_export.families import FAMILIES
 from embedrt_export.graph.data_file import DataFile
 from embedrt_export.options import ExportOptions
 from embedrt_export.routes.decide import decide
+from embedrt_export.routes.recognize import recognize
 from embedrt_export.routes.repo import read_repo
 from embedrt_export.routes.route import build_draft, build_route
 from embedrt_export.source.locate import locate
@@ -53,28 +57,29 @@ class Narrow:
         """The number of nodes by operator."""
         return Counter(node.op_type for node in onnx.load(self.graph, load_external_data=False).graph.node)
 
-    def vectors(self, texts: list[str]) -> Vectors:
-        """The vectors in the dtype, of texts in one batch, from CPU operators with its rounding."""
+    def vectors(self, texts: Sequence[Item]) -> Vectors:
+        """The vectors or logits in the dtype, of texts or pairs in one batch, from CPU operators with its rounding."""
         packing = self.written.packing
         if packing is not None:
             packing = dataclasses.replace(packing, inputs=self.inputs, scratch=None)
         return self._run(self.on_cpu, texts, packing)
 
-    def portable_vectors(self, texts: list[str]) -> Vectors:
-        """The vectors in float32, from the portable graph."""
+    def portable_vectors(self, texts: Sequence[Item]) -> Vectors:
+        """The vectors or logits in float32, from the portable graph."""
         return self._run(self.folder / self.route.variants[0].file, texts, None)
 
-    def _run(self, graph: Path, texts: list[str], packing: Packing | None) -> Vectors:
+    def _run(self, graph: Path, texts: Sequence[Item], packing: Packing | None) -> Vectors:
         tokenization = self.route.tokenization
         tokenize = TextTokenizer(
             self.folder / self.route.tokenizer,
             max_seq_length=self.route.max_seq_length,
             with_type_ids=tokenization.token_type_ids,
         )
-        tokens = tokenize(texts)
+        pairs = [text for text in texts if isinstance(text, tuple)]
+        tokens = PairReading().of(tokenize)(pairs) if pairs else tokenize([str(text) for text in texts])
         unpooled = 1 if tokenization.pooling_mask else 0
         batch = make_batch(tokens, np.arange(len(tokens)), int(tokens.lengths.max()), tokenization, packing, unpooled)
-        vectors: Any = plain_session(graph).run([SENTENCE], dict(batch.feeds))[0]
+        vectors: Any = plain_session(graph).run([LOGITS if pairs else SENTENCE], dict(batch.feeds))[0]
         return vectors  # type: ignore[no-any-return]
 
 
@@ -82,7 +87,7 @@ def write_narrow(source: Path, folder: Path, dtype: str) -> Narrow:
     """Write a model's portable graph, and its graph in a dtype."""
     (folder / "onnx").mkdir(parents=True)
     located = locate(source, None, None, defer_weights=True)
-    spec = read_repo(located.folder, is_local=True, token=None)
+    spec = read_repo(located.folder, recognize(located.folder).task, is_local=True, token=None)
     decisions = decide(spec, located, ExportOptions(), None)
     chain = spec.chains["default"]
     with DataFile(folder / "onnx" / "model.onnx_data") as data:

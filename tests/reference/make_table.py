@@ -20,6 +20,11 @@ left and on the right. "By batch" is the difference between a text encoded alone
 1e-5 for architectures and 2e-6 for modules. `make table` writes this file.
 """
 
+SCORES = """\
+Classification heads as transformers saves them, by `model_type`, and chains of modules that end in scores. The error is
+that of a logit, over pairs of texts of many lengths and scripts, divided by the largest norm of a pair's logits if that
+is above 1; the tolerance is 1e-5."""
+
 
 def rows(errors: dict[str, dict[str, float]]) -> list[str]:
     """The lines of a table's body."""
@@ -29,7 +34,7 @@ def rows(errors: dict[str, dict[str, float]]) -> list[str]:
 def main(path: Path) -> None:
     """Reads what was measured and writes the page."""
     errors = json.loads(path.read_bytes())
-    modules = errors.pop("module")
+    modules, heads = errors.pop("module"), errors.pop("head")
     packages = ("sentence-transformers", "transformers", "torch")
     lines = [HEAD.format(versions=", ".join(f"{name} {version(name)}" for name in packages))]
     lines += ["## Architectures", "", "| `model_type` | models | worst error | by batch |", "|---|---|---|---|"]
@@ -44,6 +49,7 @@ def main(path: Path) -> None:
         "| chain after the transformer | error | by batch |",
     ]
     lines += ["|---|---|---|", *rows(modules)]
+    lines += ["", "## Scores of pairs", "", SCORES, "", "| model | error | by batch |", "|---|---|---|", *rows(heads)]
     TARGET.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

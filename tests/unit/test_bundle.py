@@ -160,7 +160,7 @@ class TestManifest:
             ),
             (
                 lambda raw: raw["routes"]["default"]["variants"][0]["proof"].update(kind="hope"),
-                "variants[0].proof.kind: expected one of 'parity', 'quality', got str 'hope'",
+                "variants[0].proof.kind: expected one of 'parity', 'quality', 'ranks', got str 'hope'",
             ),
             (
                 lambda raw: raw["routes"]["default"]["variants"][0]["proof"].pop("kind"),

@@ -2,6 +2,7 @@
 
 from embedrt_export.heads import (
     bge_m3,
+    causal,
     classification,
     dense,
     dropout,
@@ -27,6 +28,8 @@ HEADS: dict[str, Head] = {
     "Dropout": dropout.HEAD,
     "WeightedLayerPooling": layer_pooling.HEAD,
     "SequenceClassification": classification.HEAD,
+    "CausalLanguageModel": causal.LANGUAGE_MODEL,
+    "LogitScore": causal.HEAD,
     "MultiVectorMask": multi_vector_mask.HEAD,
     "HierarchicalTokenPooling": token_pooling.HEAD,
     "SparseLinear": bge_m3.SPARSE_HEAD,

@@ -4,6 +4,7 @@ Configs of sentence-transformers are read in both generations of the format. An 
 it is an error.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ _PASSED_ON = {
     ("model_args", "model_kwargs"): {"dtype", "torch_dtype", "attn_implementation", "add_pooling_layer", "use_cache"},
     ("tokenizer_args", "processor_kwargs"): {"model_max_length", "padding_side", "use_fast"},
     ("config_args", "config_kwargs"): {"output_hidden_states", "use_cache"},
-    ("processing_kwargs",): set(),
+    ("processing_kwargs",): {"chat_template"},
 }
 TransformerTask = Literal["feature-extraction", "sequence-classification", "fill-mask", "text-generation"]
 HEAD_OF_TRANSFORMER_TASK: dict[TransformerTask, str] = {
@@ -50,6 +51,22 @@ class QueryExpansion:
     length: int
     attend: bool = False
     token: str | None = None
+
+
+# Keys beside the variables of a chat template.
+_NO_VARIABLES = {
+    "chat_template", "continue_final_message", "documents", "max_length", "messages", "padding", "restore_suffix",
+    "return_dict", "return_tensors", "tokenize", "tools", "truncation",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _MessageModality:
+    """The entry of `modality_config` for messages."""
+
+    method: Literal["forward"]
+    method_output_name: str
+    format: Literal["flat", "structured"] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +99,9 @@ class Transformer:
         output_hidden_states: True if the config requests the hidden states of all layers, for WeightedLayerPooling.
         transformer_task: The transformers class: the encoder alone, or with a head.
         late: Settings of a multi-vector model.
+        messages: True if texts go through the chat template of the tokenizer; None if they do where it has one.
+        message_form: The form of messages, or None to guess it by the template.
+        template_variables: Variables for the chat template.
     """
 
     architecture: str
@@ -92,6 +112,9 @@ class Transformer:
     output_hidden_states: bool = False
     transformer_task: TransformerTask = "feature-extraction"
     late: LateInteraction = LateInteraction()
+    messages: bool | None = False
+    message_form: Literal["flat", "structured"] | None = None
+    template_variables: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -182,6 +205,7 @@ def read_transformer(folder: Path, base: Path) -> Transformer:
     limit = passed.get("model_max_length", module.max_seq_length)
     if limit is not None and (type(limit) is not int or limit < 1):
         raise ExportError(f"{name}: max_seq_length: expected a positive integer, got {limit!r}")
+    message = module.modality_config.get("message")
     return Transformer(
         architecture=architecture,
         config=config,
@@ -191,4 +215,21 @@ def read_transformer(folder: Path, base: Path) -> Transformer:
         output_hidden_states=passed.get("output_hidden_states", states) is True,
         transformer_task=module.transformer_task,
         late=LateInteraction(module.query_length, module.document_length, module.query_expansion),
+        messages=message is not None,
+        message_form=None if message is None else strict(_MessageModality, message, f"{name}.modality_config").format,
+        template_variables=_template_variables(passed, module.transformer_task, name),
     )
+
+
+def _template_variables(passed: Mapping[str, Any], task: TransformerTask, name: str) -> dict[str, Any]:
+    """The variables of the chat template of a model that scores pairs.
+
+    Raises:
+        UnsupportedModelError: The model embeds, or a key is not a variable of the template.
+    """
+    given = strict(dict[str, Any], passed.get("chat_template") or {}, f"{name}.processing_kwargs.chat_template")
+    if given and task not in {"sequence-classification", "text-generation"}:
+        raise UnsupportedModelError(f"{name}: processing_kwargs.chat_template is not supported for {task}")
+    if refused := sorted(_NO_VARIABLES & set(given)):
+        raise UnsupportedModelError(f"{name}: processing_kwargs.chat_template.{refused[0]} is not supported")
+    return given

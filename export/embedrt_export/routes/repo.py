@@ -11,6 +11,7 @@ from embedrt.bundle.strict_json import RecordError, read_json
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt.types import Task
 from embedrt_export.heads import HEADS, bge_m3
+from embedrt_export.heads.causal import LogitScore
 from embedrt_export.heads.pooling import Pooling
 from embedrt_export.heads.splade import SpladePooling
 from embedrt_export.routes import multi_vector, sparse_static
@@ -243,9 +244,13 @@ def transformers(spec: ModelSpec) -> list[ModuleSpec]:
 
 
 def _is_causal(config: Mapping[str, Any]) -> bool:
+    return _is_causal_architecture(config) and config.get("is_causal", True) is not False
+
+
+def _is_causal_architecture(config: Mapping[str, Any]) -> bool:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    return isinstance(name, str) and name.endswith("ForCausalLM") and config.get("is_causal", True) is not False
+    return isinstance(name, str) and name.endswith("ForCausalLM")
 
 
 def _embed_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
@@ -258,11 +263,12 @@ def _embed_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
 
 def _score_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:
     """Chain of a repo without modules.json: the classification head, or two rows of a causal model's language head."""
-    transformer = _transformer(folder, access)
-    if not _is_causal(transformer.config):
-        transformer = replace(transformer, transformer_task="sequence-classification")
-        return (ModuleSpec(TRANSFORMER, folder, "", transformer),)
-    raise UnsupportedModelError("config.json: causal language models are not supported as rerankers")
+    transformer = replace(_transformer(folder, access), messages=None)
+    if _is_causal_architecture(transformer.config):
+        transformer = replace(transformer, transformer_task="text-generation")
+        return (ModuleSpec(TRANSFORMER, folder, "", transformer), ModuleSpec("LogitScore", folder, "", LogitScore()))
+    transformer = replace(transformer, transformer_task="sequence-classification")
+    return (ModuleSpec(TRANSFORMER, folder, "", transformer),)
 
 
 def _sparse_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]:

@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 import onnx
 
-from embedrt.bundle.manifest import FLOAT32, KIND_OF_TASK, NAME_OF_KIND, Module, Output, Route, Variant
+from embedrt.bundle.manifest import FLOAT32, KIND_OF_TASK, NAME_OF_KIND, Module, Output, Route, Template, Variant
 from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt.types import MULTI_VECTOR, SENTENCE, TOKENS, Task
 from embedrt_export.families import FAMILIES
 from embedrt_export.graph.builder import GraphBuilder, Layout
 from embedrt_export.graph.data_file import DataFile
+from embedrt_export.graph.early_rows import pick_early
 from embedrt_export.heads import HEADS
 from embedrt_export.heads.head import Base, Feature, HeadInputs, Masks
 from embedrt_export.heads.pooling import Pooling
@@ -27,6 +28,7 @@ from embedrt_export.routes.decide import Decisions
 from embedrt_export.routes.encoder import Encoder
 from embedrt_export.routes.layout import DATA, RouteFiles, route_files
 from embedrt_export.routes.modules import TRANSFORMER, ModuleSpec, Transformer
+from embedrt_export.routes.scoring import template_of
 from embedrt_export.routes.sparse_static import SparseStaticEmbedding
 from embedrt_export.tokenizer import BuiltTokenizer
 
@@ -126,6 +128,8 @@ def build_route(
     (folder / files.tokenizer).parent.mkdir(exist_ok=True)
     (folder / files.tokenizer).write_bytes(tokenizer.definition.encode())
     _save(graph, folder / files.graph, built)
+    if decisions.task == "score" and built.encoder.backbone is None:
+        _pick_early(folder / files.graph)
     modules = tuple(Module(module.kind, _recorded_settings(module, decisions.adapter)) for module in chain)
     identity = {
         "architecture": built.encoder.identity,
@@ -134,7 +138,12 @@ def build_route(
         "modules": [dataclasses.asdict(module) for module in modules],
         "max_seq_length": built.encoder.max_seq_length,
     }
-    record = _record(built, files, modules, outputs, is_portable=graph.is_portable)
+    template = None
+    if decisions.task == "score" and isinstance(chain[0].settings, Transformer):
+        template = template_of(chain[0], tokenizer)
+    if template is not None:
+        identity["template"] = dataclasses.asdict(template)
+    record = _record(built, files, modules, outputs, template, is_portable=graph.is_portable)
     return BuiltRoute(record, built.features[_output_of(decisions.task)].width, identity, tokenizer)
 
 
@@ -272,9 +281,18 @@ def _save(graph: GraphBuilder, path: Path, built: _Chain) -> None:
         logger.info("%s: its own sentence embeddings agree with those after %s", backbone.name, agreed)
 
 
+def _pick_early(path: Path) -> None:
+    """Compute the last layer of a graph that returns nothing for each token only for the tokens that are pooled."""
+    model = onnx.load(path, load_external_data=False)
+    if pick_early(model):
+        onnx.save_model(model, path)
+        onnx.checker.check_model(path, full_check=True)
+
+
 def _recorded_settings(module: ModuleSpec, adapter: str | None) -> dict[str, Any]:
     """Settings that change the vectors; the manifest has architecture and maximum length elsewhere."""
     left_out = {"architecture", "base", "config", "max_seq_length", "transformer_task", "late"}
+    left_out |= {"messages", "message_form", "template_variables"}  # which the template shows
     settings = {key: value for key, value in dataclasses.asdict(module.settings).items() if key not in left_out}
     if adapter is not None and module.kind == TRANSFORMER:
         settings["task"] = adapter
@@ -282,7 +300,13 @@ def _recorded_settings(module: ModuleSpec, adapter: str | None) -> dict[str, Any
 
 
 def _record(
-    built: _Chain, files: RouteFiles, modules: tuple[Module, ...], outputs: dict[str, Feature], *, is_portable: bool
+    built: _Chain,
+    files: RouteFiles,
+    modules: tuple[Module, ...],
+    outputs: dict[str, Feature],
+    template: Template | None,
+    *,
+    is_portable: bool,
 ) -> Route:
     operators: Literal["portable", "onnxruntime"] = "portable" if is_portable else "onnxruntime"
     encoder = built.encoder
@@ -293,7 +317,9 @@ def _record(
         max_seq_length=encoder.max_seq_length,
         position_limit=encoder.position_limit,
         tokenizer=files.tokenizer,
-        tokenization=dataclasses.replace(encoder.tokenizer.tokenization, pooling_mask=built.pooling_mask),
+        tokenization=dataclasses.replace(
+            encoder.tokenizer.tokenization, pooling_mask=built.pooling_mask, template=template
+        ),
         variants=(Variant(FLOAT32, files.graph, DATA, operators, devices=(), layout="padded", proof=None),),
         outputs={
             name: Output(_KIND_OF_NAME[name], feature.width, feature.normalized) for name, feature in outputs.items()

@@ -25,7 +25,7 @@ from embedrt_export.dtypes.int8.gptq import round_weights
 from embedrt_export.dtypes.int8.layer import LinearLayer, QuantizedLayer
 from embedrt_export.dtypes.int8.levels import EXACT_PAIR, FULL_PAIR, largest_pair
 from embedrt_export.dtypes.int8.linear import find_layers, observe, replace_layers
-from embedrt_export.dtypes.int8.texts import Texts
+from embedrt_export.dtypes.int8.texts import Items
 from embedrt_export.graph.data_file import DataFile
 from embedrt_export.graph.fuse_cpu import OnCpu, fuse
 
@@ -45,7 +45,7 @@ Evaluate = Callable[[Variant, str], Accuracy]
 """Function that encodes texts with a new variant and reports; the string describes the quantization."""
 
 
-def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, evaluate: Evaluate) -> Variant:
+def quantize(folder: Path, runner: Runner, texts: Items, data: DataFile, evaluate: Evaluate) -> Variant:
     """Write the int8 graph of a route into a bundle.
 
     Pairs of weights are bounded, so that every CPU's fastest kernels are exact. If the vectors are not accurate enough
@@ -54,7 +54,7 @@ def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, evaluat
     Args:
         folder: The bundle.
         runner: The route in float32.
-        texts: Calibration texts.
+        texts: Calibration texts, or pairs.
         data: File for all weights, also those that stay in float32.
         evaluate: Evaluates the new variant.
 
@@ -79,7 +79,7 @@ def quantize(folder: Path, runner: Runner, texts: Texts, data: DataFile, evaluat
 
 
 def _quantize_under(
-    bound: int, folder: Path, runner: Runner, texts: Texts, data: DataFile, evaluate: Evaluate
+    bound: int, folder: Path, runner: Runner, texts: Items, data: DataFile, evaluate: Evaluate
 ) -> tuple[Variant, Accuracy]:
     """Write the int8 graph with a bound for pairs of weights: the first one that is good, or else the last one."""
     source = folder / runner.route.variants_in(FLOAT32)[-1].file

@@ -35,8 +35,23 @@ class Texts:
 
     Attributes:
         origin: Their source, for the report.
-        calibration: Texts, or pairs, to calibrate on.
-        held_back: Texts, or pairs, to evaluate the vectors on; they share no line with the others.
+        calibration: Texts to calibrate on.
+        held_back: Texts to evaluate the vectors on; they share no line with the others.
+    """
+
+    origin: str
+    calibration: list[str]
+    held_back: list[str]
+
+
+@dataclass(frozen=True)
+class Items:
+    """The same as the items of a task: texts, or pairs of a query and a document.
+
+    Attributes:
+        origin: See `Texts`.
+        calibration: Items to calibrate on.
+        held_back: Items to evaluate on.
     """
 
     origin: str
@@ -69,14 +84,14 @@ def read_texts(file: Path | None) -> Texts:
     return Texts(f"{len(lines)} lines of {origin}", [*others, *_joined(others)], [*held_back, *_joined(held_back)])
 
 
-def items_of(texts: Texts, task: Task) -> Texts:
+def items_of(texts: Texts, task: Task) -> Items:
     """The texts as the items of a task: pairs of a query and a document for a model that scores pairs.
 
     A query is the start of a text. Its documents are that text, and others that have nothing to do with it.
     """
     if task != "score":
-        return texts
-    known, unknown = ([str(text) for text in part] for part in (texts.calibration, texts.held_back))
+        return Items(texts.origin, texts.calibration, texts.held_back)
+    known, unknown = texts.calibration, texts.held_back
     calibration = [(_query(known[i - i % 2]), text) for i, text in enumerate(known)]
     step = -(-len(unknown) // _QUERIES)
     held_back = [
@@ -84,7 +99,7 @@ def items_of(texts: Texts, task: Task) -> Texts:
         for i, text in enumerate(unknown[::step])
         for j in range(_DOCUMENTS)
     ]
-    return Texts(texts.origin, calibration, list(dict.fromkeys(held_back)))
+    return Items(texts.origin, calibration, list(dict.fromkeys(held_back)))
 
 
 def _query(text: str) -> str:
