@@ -28,6 +28,7 @@ from embedrt_export.dtypes.int8.linear import find_layers, observe, replace_laye
 from embedrt_export.dtypes.int8.texts import Items
 from embedrt_export.graph.data_file import DataFile
 from embedrt_export.graph.fuse_cpu import OnCpu, fuse
+from embedrt_export.routes import sparse_static
 
 logger = logging.getLogger("embedrt.export")
 
@@ -65,6 +66,8 @@ def quantize(folder: Path, runner: Runner, texts: Items, data: DataFile, evaluat
         UnsupportedModelError: The graph has no linear layers to quantize.
         QualityError: The vectors are not accurate enough, even with many linear layers in float32.
     """
+    if runner.route.architecture == sparse_static.ARCHITECTURE:
+        return _unchanged(folder, runner, data, evaluate)
     start = data.mark()
     for bound in _PAIR_BOUNDS:
         data.rewind(start)
@@ -121,6 +124,19 @@ def _quantize_under(
         if report.is_good:
             break
     return variant, report
+
+
+def _unchanged(folder: Path, runner: Runner, data: DataFile, evaluate: Evaluate) -> Variant:
+    """The float32 graph of a route without linear layers, beside one that has some."""
+    (portable,) = runner.route.variants_in(FLOAT32)
+    model = onnx.load(folder / portable.file, load_external_data=False)
+    path = (folder / portable.file).with_name(f"{Path(portable.file).stem}_int8.onnx")
+    _move_weights(model, path.parent, data)
+    data.flush()
+    onnx.save_model(model, path)
+    file = path.relative_to(folder).as_posix()
+    variant = dataclasses.replace(portable, dtype=DTYPE, file=file, data=DATA, devices=("cpu",), proof=None)
+    return dataclasses.replace(variant, proof=evaluate(variant, "the weights of tokens in float32"))
 
 
 def _move_weights(model: onnx.ModelProto, folder: Path, data: DataFile) -> None:
