@@ -183,6 +183,19 @@ def test_manifests_that_are_refused(tmp_path: Path, change: Any, message: str) -
         read_manifest(bundle)
 
 
+def test_a_packed_variant_attends_to_everything(tmp_path: Path) -> None:
+    source = late_models.pylate_attending(tmp_path / "model")
+    bundle = export(source, tmp_path / "bundle", dtype=["float32", "float16"], reference="onnx")
+    manifest = read_manifest(bundle)
+    assert manifest.multi_vector is not None
+    assert manifest.multi_vector.expansion is not None
+    expansion = dataclasses.replace(manifest.multi_vector.expansion, attend=False)
+    several = dataclasses.replace(manifest.multi_vector, expansion=expansion)
+    write_manifest(bundle, dataclasses.replace(manifest, multi_vector=several))
+    with pytest.raises(BundleError, match=r"multi_vector\.expansion\.attend: expected true beside a packed variant"):
+        read_manifest(bundle)
+
+
 def test_the_layers_of_three_outputs_must_fit(tmp_path: Path) -> None:
     folder = late_models.three_outputs(tmp_path / "model")
     (folder / "sparse_linear.pt").write_bytes((folder / "colbert_linear.pt").read_bytes())
