@@ -187,7 +187,7 @@ class _Picker:
         return self._op("Reshape", attended, width)
 
     def _query(self, name: str) -> str:
-        """The picked rows of queries `[batch, sequence, heads, size]`: of the linear layer itself, if nothing follows."""
+        """The picked rows of queries `[batch, sequence, heads, size]`: of their linear layer, if nothing follows it."""
         values = self._values
         split = values.split_of(name)
         try:
