@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
+import numpy as np
 
 import embedrt
 from embedrt.bundle.manifest import read_manifest
@@ -39,7 +40,7 @@ _STDOUT = {"/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}
     type=options.FILE,
     metavar="FILE.npy",
     help="Write float32 [texts, dim] in NumPy's format. With a multi-vector model, write texts and vectors, as "
-    ".safetensors, .npy or .parquet.",
+    ".safetensors, .npy or .parquet; with a sparse model as .safetensors.",
 )
 @options.prompt_name
 @click.option("--prompt", metavar="TEXT", help="Another prompt to put before every text.")
@@ -67,10 +68,10 @@ def encode(
     truncate_dim: int | None,
     on_truncation: Literal["ignore", "warn", "error"],
 ) -> None:
-    """Turn texts into vectors, or into one vector for every token with a multi-vector model.
+    """Turn texts into vectors: one a text, or with a multi-vector model one a token, or sparse ones.
 
-    Without --output, each text's vector or vectors are printed as one line of JSON. A single - reads one text per line
-    from standard input, in UTF-8.
+    Without --output, each text is printed as one line of JSON: its vector, its vectors, or its weights by token. A
+    single - reads one text per line from standard input, in UTF-8.
     """
     if output is None or str(output) in _STDOUT:
         streams.require_output()
@@ -82,6 +83,17 @@ def encode(
     items = read_lines(None) if arguments == ["-"] else arguments
     folder = resolve(model or embedrt.default_model())
     kind = read_manifest(folder).task
+    if kind == "sparse":
+        if normalize or truncate_dim is not None:
+            raise ValueError("--normalize and --truncate-dim: a sparse model has neither; leave them out")
+        if output is not None and output.suffix != ".safetensors":
+            raise ValueError(f"--output: expected a file that ends with .safetensors, got {str(output)!r}")
+        sparse = embedrt.SparseEncoder(folder, device, dtype=dtype, threads=threads, gpu_mem_limit=gpu_mem_limit)
+        call, chosen = _method(sparse, task)
+        shown = output is not None and sys.stderr.isatty()
+        found = call(items, prompt_name, prompt, show_progress_bar=shown, on_truncation=on_truncation, **chosen)
+        _write_sparse(sparse, items, found, output)
+        return
     is_late = kind == "multi-vector"
     if is_late and truncate_dim is not None:
         raise ValueError("--truncate-dim: a multi-vector model has no vectors to truncate; leave it out")
@@ -112,6 +124,20 @@ def encode(
     else:
         save_matrix(output, vectors)
         print(f"{output}: float32 {vectors.shape[0]} x {vectors.shape[1]}", file=sys.stderr)
+
+
+def _write_sparse(
+    model: embedrt.SparseEncoder, texts: list[str], vectors: embedrt.SparseVectors, output: Path | None
+) -> None:
+    """Print the weights of tokens, the largest first, or write texts and sparse vectors to a file."""
+    if output is not None:
+        save_embeddings(output, texts, vectors, model)
+        print(f"{output}: {len(vectors.values)} weights of {vectors.rows} texts", file=sys.stderr)
+        return
+    for row in vectors:
+        order = np.argsort(-row.values, kind="stable")
+        weights = {model.vocabulary[row.indices[i]]: float(str(row.values[i])) for i in order}
+        print(json.dumps(weights, ensure_ascii=False))
 
 
 def _method(opened: Any, task: str | None) -> tuple[Callable[..., Any], dict[str, Any]]:

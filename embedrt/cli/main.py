@@ -18,6 +18,7 @@ from embedrt.errors import EmbedrtError
 COMMANDS = {
     "export": "embedrt.cli.export:export",
     "encode": "embedrt.cli.encode:encode",
+    "rerank": "embedrt.cli.rerank:rerank",
     "info": "embedrt.cli.info:info",
     "verify": "embedrt.cli.verify:verify",
     "diff": "embedrt.cli.diff:diff",

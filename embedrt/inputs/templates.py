@@ -103,12 +103,12 @@ class TemplateTokenizer:
         """The parts of the template for calls with or without a prompt.
 
         Raises:
-            ValueError: The template has no place for a prompt.
+            ValueError: The template fails for prompts.
         """
         if not prompt:
             return self._template.plain
         if self._template.prompted is None:
-            raise ValueError("prompt: the model's template has no place for a prompt; leave it out")
+            raise ValueError("prompt: the model's chat template takes no prompt; leave it out")
         return self._template.prompted
 
     def encode(self, portion: RenderedPortion) -> EncodedTexts:

@@ -101,7 +101,7 @@ def test_wheel_metadata(built: Path) -> None:
     assert names("extra == 'gpu'") == {"onnxruntime-gpu", *libraries}
     for library in (*LIBRARIES, CUDNN):  # errors name the same packages and versions
         assert f"{library.package}{library.requirement}; extra == 'gpu'" in needed
-    assert names("extra == 'export'") == {"onnx", "safetensors", "ml-dtypes", "protobuf"}
+    assert names("extra == 'export'") == {"onnx", "safetensors", "ml-dtypes", "protobuf", "jinja2"}
     assert names("extra == 'storage'") == {"safetensors", "pyarrow"}
     assert not [line for line in needed if "torch" in line or "transformers" in line]
 

@@ -12,6 +12,7 @@ from tests.kit.models import LETTERS, WORDS, write_json
 
 VOCABULARIES = Path(__file__).parents[1] / "reference" / "tokenizers"
 GOLDEN = VOCABULARIES / "ids.json"
+PAIRS = [("A quick brown fox", "the Café"), ("", "two spaces"), ("two spaces", ""), ("", "")]
 TEXTS = [
     "",
     "A quick brown fox, the Café's Ångström",

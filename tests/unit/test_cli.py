@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import embedrt
-from embedrt import Embedder, MultiVectorEncoder, load_embeddings
+from embedrt import CrossEncoder, Embedder, MultiVectorEncoder, load_embeddings
 from embedrt.bundle.manifest import MANIFEST, read_bundle
 from embedrt.bundle.staging import staging
 from embedrt.cli import doctor
@@ -27,8 +27,11 @@ from embedrt_export import export
 from tests.kit import late_models
 from tests.kit.bundles import change, copy_bundle, rehash
 from tests.kit.models import make_model
+from tests.kit.score_models import MODELS as RERANKERS
 
-COMMANDS = ("export", "encode", "info", "verify", "diff", "ranges", "tune", "bench", "list", "remove", "doctor")
+COMMANDS = (
+    "export", "encode", "rerank", "info", "verify", "diff", "ranges", "tune", "bench", "list", "remove", "doctor",
+)  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -44,6 +47,13 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         return status, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture(scope="module")
+def reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that scores pairs."""
+    folder = tmp_path_factory.mktemp("reranker")
+    return export(RERANKERS["prompts"](folder / "model"), folder / "bundle", reference="onnx")
 
 
 def shell(command: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -85,6 +95,46 @@ def stored_bundle(tiny_bundle: Path) -> Path:
     target = store.stored_path("org/tiny")
     target.parent.mkdir(parents=True)
     return copy_bundle(tiny_bundle, target)
+
+
+class TestRerank:
+    def test_a_file(self, run: Run, reranker: Path, tmp_path: Path) -> None:
+        documents = ["the river bank", "a dog", "", "b\u00f6at \U0001f642"]
+        (tmp_path / "lines.txt").write_text("\n".join(documents) + "\n", encoding="utf-8")
+        status, out, err = run("rerank", reranker, tmp_path / "lines.txt", "--query", "a cat", "--top-k", 3)
+        assert (status, err) == (0, "")
+        with CrossEncoder(reranker) as model:
+            expected = model.rank("a cat", documents, 3, return_documents=True)
+        found = [json.loads(line) for line in out.splitlines()]
+        assert [list(entry) for entry in found] == [["corpus_id", "score", "text"]] * 3
+        assert [(entry["corpus_id"], entry["text"]) for entry in found] == [
+            (entry["corpus_id"], entry["text"]) for entry in expected
+        ]
+        assert [entry["score"] for entry in found] == pytest.approx([entry["score"] for entry in expected], abs=1e-6)
+
+    @pytest.mark.subprocess
+    def test_standard_input_prompt_and_activation(self, reranker: Path) -> None:
+        line = "printf 'one\\ntwo\\n' | $EMBEDRT rerank $1 --query q --prompt-name query --activation Sigmoid"
+        done = shell(line, reranker)
+        assert (done.returncode, done.stderr) == (0, "")
+        with CrossEncoder(reranker, activation_fn="sigmoid") as model:
+            expected = model.rank("q", ["one", "two"], prompt="the cat ")
+        scores = [json.loads(line)["score"] for line in done.stdout.splitlines()]
+        assert scores == pytest.approx([entry["score"] for entry in expected], abs=1e-6)
+
+    def test_errors(self, run: Run, reranker: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+        (tmp_path / "lines.txt").write_text("text\n")
+        line = ("rerank", reranker, tmp_path / "lines.txt")
+        assert run(*line)[0] == 2
+        status, out, err = run(*line, "--query", "q", "--activation", "Mish")
+        assert (status, out) == (1, "")
+        assert err.startswith("embedrt: activation_fn: expected one of Identity, Sigmoid")
+        status, out, err = run("rerank", tiny_bundle, tmp_path / "lines.txt", "--query", "q")
+        assert (status, out) == (1, "")
+        assert "expected a bundle of the task 'score', got 'embed'; open it with embedrt.Embedder" in err
+        status, out, err = run(*line, "--query", "long " * 50, "--on-truncation", "error")
+        assert (status, out) == (1, "")
+        assert err == "embedrt: texts[0]: longer than the 48 tokens that the model reads\n"
 
 
 class TestUsage:
@@ -337,6 +387,7 @@ LINES = {
     "encode --output /dev/stdout": ("encode -m $1 'a text' --output /dev/stdout", True),
     "info": ("info $1", True),
     "verify": ("verify $1", True),
+    "rerank": ("rerank $6 $3 --query text", True),
     "diff": ("diff $1 $1 --texts $3", True),
     "ranges": ("ranges $2 --texts $3", False),
     "tune": ("tune $2 --texts $3 --seconds 0.01", False),
@@ -364,12 +415,12 @@ class TestStreams:
 
     @pytest.fixture
     def arguments(
-        self, tiny_bundle: Path, tiny_source: Path, stored_bundle: Path, tmp_path: Path
+        self, tiny_bundle: Path, tiny_source: Path, stored_bundle: Path, reranker: Path, tmp_path: Path
     ) -> tuple[object, ...]:
         (tmp_path / "lines.txt").write_text("\n".join(f"text {i}" for i in range(100)))
         bundle = copy_bundle(tiny_bundle, tmp_path / "bundle")
         assert stored_bundle.is_dir()
-        return tiny_bundle, bundle, tmp_path / "lines.txt", tiny_source, tmp_path / "new"
+        return tiny_bundle, bundle, tmp_path / "lines.txt", tiny_source, tmp_path / "new", reranker
 
     def test_every_command_is_here(self) -> None:
         assert {line.split()[0] for line, _ in LINES.values()} - {"--help", "--version"} == set(COMMANDS)

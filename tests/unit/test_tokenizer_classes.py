@@ -21,7 +21,7 @@ from embedrt_export.tokenizer.scores import score_text
 from embedrt_export.tokenizer.sentencepiece import merges_of, read_sentencepiece
 from tests.kit.edits import edit_json
 from tests.kit.models import write_json
-from tests.kit.tokenizer_cases import CASES, GOLDEN, TEXTS, VOCABULARIES, plain, token, typed, write_case
+from tests.kit.tokenizer_cases import CASES, GOLDEN, PAIRS, TEXTS, VOCABULARIES, plain, token, typed, write_case
 
 CONFIG = "tokenizer_config.json"
 ROWS = 10_000
@@ -49,7 +49,7 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
 
 def test_the_stored_ids_are_of_these_cases() -> None:
     assert STORED["texts"] == TEXTS
-    assert set(STORED["cases"]) == set(CASES)
+    assert set(STORED["cases"]) == set(STORED["pairs"]) == set(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -57,6 +57,17 @@ def test_ids_are_those_of_transformers(name: str, write: Callable[[str], Path]) 
     tokenizer = encoder(settle(write(name), CASES[name].architecture))
     expected = [STORED["ids"][i] for i in STORED["cases"][name]]
     assert [tokenizer.encode(text).ids for text in TEXTS] == expected
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_pairs_are_those_of_transformers(name: str, write: Callable[[str], Path]) -> None:
+    settled = settle(write(name), CASES[name].architecture, pairs=True)
+    encodings = [encoder(settled).encode(*pair) for pair in PAIRS]
+    assert [encoding.ids for encoding in encodings] == [STORED["ids"][i] for i in STORED["pairs"][name]]
+    if settled.tokenization.token_type_ids:
+        assert [encoding.type_ids for encoding in encodings] == STORED["types"][name]
+    else:
+        assert not any(map(any, STORED["types"][name] or []))
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.endswith("-plain")])

@@ -98,9 +98,11 @@ def resolve(template: ChatTemplate) -> Template:
                 f"chat template: the text of the role {role!r} does not reach the rendered text; a model that scores "
                 "pairs needs a template with the roles 'query' and 'document'"
             )
-    prompted = _pieces(rendered, with_prompt=True)
-    has_place = "prompt" in {piece.place for piece in prompted}
-    return Template(plain, prompted if has_place else None)
+    try:
+        prompted = _pieces(rendered, with_prompt=True)
+    except UnsupportedModelError:  # many templates fail for a system message
+        return Template(plain, None)
+    return Template(plain, prompted)
 
 
 def _renderer(template: ChatTemplate) -> Callable[[str, str, str | None], str]:

@@ -123,7 +123,7 @@ def build_tokenizer(
         vocabulary = stored_vocabulary(stored, CLASSES[name].algorithm)
     says_ends = stored is None and not {"add_bos_token", "add_eos_token"}.isdisjoint(content)
     ends = (config.add_bos_token, config.add_eos_token) if says_ends else None
-    definition, named = build(name, tokens, options, vocabulary, stored, ends)
+    definition, named = build(name, tokens, options, vocabulary, stored, ends, pairs=pairs)
     if any(markers):
         definition["added_tokens"] = [*definition["added_tokens"], *_marker_tokens(definition, markers)]
     return _completed(definition, vocabulary.file, config, named, embedding_rows, do_lower_case, pairs=pairs)

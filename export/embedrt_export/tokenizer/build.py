@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 
 from embedrt.errors import ExportError
-from embedrt_export.tokenizer.classes import CLASSES, Options, TokenizerClass
+from embedrt_export.tokenizer.classes import CLASSES, Options, Pair, TokenizerClass
 from embedrt_export.tokenizer.names import BACKEND
 from embedrt_export.tokenizer.scores import score_text
 from embedrt_export.tokenizer.special_tokens import (
@@ -34,6 +34,8 @@ def build(
     vocabulary: Vocabulary,
     stored: dict[str, Any] | None,
     ends: tuple[bool, bool] | None,
+    *,
+    pairs: bool = False,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Build the definition that transformers builds.
 
@@ -45,6 +47,7 @@ def build(
         stored: The parsed `tokenizer.json`, or None.
         ends: True for `bos_token` before and `eos_token` after a text, if the config has these keys; a `tokenizer.json`
             takes precedence.
+        pairs: True for a model that reads pairs of texts.
 
     Returns:
         The content of a `tokenizer.json`, its model as text, and the special tokens by role.
@@ -60,7 +63,7 @@ def build(
         definition = _class_definition(name, tokens, options, vocabulary, stored or {})
     definition["model"] = model_text(definition["model"])
     definition["added_tokens"] = _added_tokens(kind, tokens, definition, vocabulary.file)
-    definition["post_processor"] = _post_processor(kind, tokens, definition, ends)
+    definition["post_processor"] = _post_processor(kind, tokens, definition, ends, pairs=pairs)
     return definition, {role: content for role, token in tokens.named.items() if (content := content_of(token))}
 
 
@@ -143,14 +146,20 @@ def _added_tokens(
 
 
 def _post_processor(
-    kind: TokenizerClass, tokens: SpecialTokens, definition: Mapping[str, Any], ends: tuple[bool, bool] | None
+    kind: TokenizerClass,
+    tokens: SpecialTokens,
+    definition: Mapping[str, Any],
+    ends: tuple[bool, bool] | None,
+    *,
+    pairs: bool,
 ) -> Any:
     """Post-processor: the class's own, that of `tokenizer.json`, or the config's special tokens around a text."""
     stored = definition["post_processor"]
     first: str | None
     last: str | None
+    pair: Pair = "apart"
     if kind.frame is not None and not (kind.frame_is_default and (ends or stored)):
-        first, last = kind.frame
+        (first, last), pair = kind.frame, kind.pair
     elif ends or stored is None:
         add_first, add_last = ends or (False, False)
         first = "bos_token" if add_first and tokens.named.get("bos_token") else None
@@ -161,14 +170,29 @@ def _post_processor(
     ids = {entry["content"]: entry["id"] for entry in definition["added_tokens"]}
     if missing := [t for t in around if t is not None and t not in ids]:  # the library adds no empty token
         raise ExportError(f"{_CONFIG}: special token {missing[0]!r} has no id; correct it")
-    before, after = ([] if t is None else [{"SpecialToken": {"id": t, "type_id": 0}}] for t in around)
-    single = [*before, {"Sequence": {"id": "A", "type_id": 0}}, *after]
+    single = _framed("A", 0, *around)
     return {
         "type": "TemplateProcessing",
         "single": single,
-        "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],  # never used, but the format has it
+        # Models of single texts never use the form of pairs, but it is part of their fingerprint.
+        "pair": [*single, *(_second(pair, *around) if pairs else [{"Sequence": {"id": "B", "type_id": 1}}])],
         "special_tokens": {t: {"id": t, "ids": [ids[t]], "tokens": [t]} for t in around if t is not None},
     }
+
+
+def _framed(sequence: str, type_id: int, first: str | None, last: str | None) -> list[dict[str, Any]]:
+    """Template of a text with special tokens around it."""
+    before, after = ([] if t is None else [{"SpecialToken": {"id": t, "type_id": type_id}}] for t in (first, last))
+    return [*before, {"Sequence": {"id": sequence, "type_id": type_id}}, *after]
+
+
+def _second(pair: Pair, first: str | None, last: str | None) -> list[dict[str, Any]]:
+    """Template of the second text of a pair, behind that of the first."""
+    if pair == "doubled":
+        return _framed("B", 0, last, last)
+    if pair == "apart":
+        return _framed("B", 1, first, last)
+    return _framed("B", 1 if pair == "typed" else 0, None, last)
 
 
 def dump(definition: dict[str, Any]) -> str:
