@@ -95,7 +95,7 @@ def sparse_embedrt(model: str, bundle: str) -> Encode:
     from embedrt import SparseEncoder
 
     del model
-    return SparseEncoder(bundle, "cpu").encode_document
+    return SparseEncoder(bundle, device="cpu").encode_document
 
 
 def sparse_sentence_transformers(model: str, bundle: str) -> Encode:

@@ -32,7 +32,7 @@ from benchmarks.targets import Verdict, at_least, at_most, target_table
 from embedrt.bench import environment
 from embedrt.bench.model import export
 from embedrt.bench.process import Worker, WorkerError
-from embedrt.bench.record import FORMAT, spread
+from embedrt.bench.record import FORMAT, machine_name, machine_title, spread
 from embedrt.inputs.text import read_tokenizer
 
 KIND = "tasks"
@@ -323,7 +323,8 @@ def main() -> None:
         kept.mkdir(parents=True, exist_ok=True)
         todo = jobs(kept, options.rounds)
         found = {name: as_record(measure(job), job) for name, job in todo.items()}
-    machine = environment.machine()
+    found_machine = environment.machine()
+    machine = {"name": machine_name(found_machine), "title": machine_title(found_machine), **found_machine}
     record = {
         "format": FORMAT,
         "kind": KIND,

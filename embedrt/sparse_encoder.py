@@ -119,8 +119,8 @@ class SparseEncoder(Model):
     def __init__(
         self,
         model_name_or_path: str | Path,
-        *,
         device: str | Sequence[str] | None = None,
+        *,
         prompts: dict[str, str] | None = None,
         default_prompt_name: str | None = None,
         cache_folder: str | Path | None = None,

@@ -5,6 +5,8 @@ from typing import Literal, TypeAlias
 
 MEAN_COSINE, MIN_COSINE = 0.999, 0.995
 """The lowest acceptable cosine similarity of a lossy dtype to float32: the mean over the texts, and of each text."""
+MULTI_VECTOR_MEAN_COSINE, MULTI_VECTOR_MIN_COSINE = 0.998, 0.99
+"""The same for the vectors of all tokens of a text. MaxSim adds up over tokens, so that their errors average out."""
 RANKS_ALLOWED = {"int8": (0.9, 0.02), "float16": (0.99, 0.002), "bfloat16": (0.95, 0.01)}
 """By dtype, the lowest acceptable rank correlation with float32, and the largest mean score error."""
 

@@ -44,7 +44,7 @@ verify` repeats the comparison on your machine.
 
 @dataclass(frozen=True)
 class _Words:
-    """What a card says about models of a task.
+    """Words about models of a task.
 
     Attributes:
         kind: The first words about the model.

@@ -20,6 +20,7 @@ from embedrt.errors import OWN, EmbeddingsError, EmbedrtError, MissingDependency
 from embedrt.inputs.check import check_texts
 from embedrt.vectors.arrays import as_array
 from embedrt.vectors.maxsim import as_items
+from embedrt.vectors.sparse import SparseVectors
 
 FORMAT_VERSION = 1
 DTYPES = ("float32", "float16", "int8", "uint8")
@@ -29,6 +30,9 @@ _KEY = "embedrt"  # of the record in the metadata of safetensors and Parquet fil
 _STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
 _READERS = OWN | {"numpy", "pyarrow", "safetensors", "safetensors_rust"}
 _BLOCK_BYTES = 1 << 25  # of a Parquet row group, and of the rows that are checked at a time
+
+_SPARSE = ".safetensors"  # the ending of files of sparse vectors
+_SPARSE_TENSORS = ("indices", "values", "indptr", "width")
 
 Matrix = NDArray[Any]
 
@@ -48,7 +52,8 @@ class Embeddings:
 
     Attributes:
         texts: The texts.
-        vectors: `[texts, dim]`, in the saved dtype; multi-vector embeddings are a list of `[vectors, dim]`.
+        vectors: `[texts, dim]`, in the saved dtype; multi-vector embeddings are a list of `[vectors, dim]`, and sparse
+            ones `SparseVectors`.
         model: The name of the model that made the vectors, if it was recorded.
         fingerprint: That model's fingerprint, if it was recorded.
     """
@@ -82,12 +87,12 @@ class _Content:
 
     Attributes:
         texts: The texts.
-        vectors: One vector per text, or the vectors of all texts one after the other.
+        vectors: One vector per text, or the vectors of all texts one after the other; or one sparse vector per text.
         counts: The number of vectors of each text, int64 `[texts]`; None if each has one.
     """
 
     texts: list[str]
-    vectors: Matrix
+    vectors: Any
     counts: NDArray[np.int64] | None = None
 
 
@@ -107,7 +112,7 @@ class _Format:
 
 
 def save_embeddings(
-    path: str | Path, texts: str | Iterable[str], vectors: ArrayLike, model: Model | None = None
+    path: str | Path, texts: str | Iterable[str], vectors: ArrayLike | SparseVectors, model: Model | None = None
 ) -> None:
     """Write texts and vectors to a file atomically, replacing an existing one.
 
@@ -115,6 +120,7 @@ def save_embeddings(
 
     - `.safetensors`: the tensors "vectors", "texts" (all texts in UTF-8, uint8) and "offsets" (int64 `[texts + 1]`,
       the bounds of each text). With multi-vector embeddings also "counts", int64 `[texts]`, the vectors of each text.
+      Instead of "vectors", sparse embeddings have "indices", "values", "indptr" and "width", as in `SparseVectors`.
     - `.npy`: the matrix only, readable by `numpy.load`. The texts are in `NAME.npy.json` beside it, with the SHA-256 of
       the matrix, so that a mismatched pair does not load. Only while the pair is replaced, that file also has the texts
       of the old matrix, so that a killed process leaves a pair that loads: the old or the new one.
@@ -124,8 +130,8 @@ def save_embeddings(
         path: The file.
         texts: The texts.
         vectors: `[texts, dim]`, float32, float16, int8 or uint8, as an array, a tensor or a list of vectors; or
-            multi-vector embeddings, a list of `[vectors, dim]`.
-        model: The `Embedder` that made the vectors. Its name and fingerprint are recorded, so that `load_embeddings`
+            multi-vector embeddings, a list of `[vectors, dim]`; or `SparseVectors`, in a `.safetensors` file.
+        model: The model that made the vectors. Its name and fingerprint are recorded, so that `load_embeddings`
             can check that vectors are comparable.
 
     Raises:
@@ -139,10 +145,15 @@ def save_embeddings(
     """
     path, kind, (items, _) = Path(path), _format_of(path), check_texts(texts)
     identity = (None, None) if model is None else _identity(model)
-    matrix, counts = _flat(vectors)
+    matrix, counts = (vectors.matrix, None) if isinstance(vectors, SparseVectors) else _flat(vectors)
     _check(content := _Content(items, matrix, counts))
-    content = replace(content, vectors=np.ascontiguousarray(matrix, matrix.dtype.newbyteorder("=")))
-    size = matrix.nbytes + sum(len(text.encode()) for text in items)
+    if isinstance(matrix, SparseVectors):
+        if path.suffix != _SPARSE:
+            raise ValueError(f"path: expected the suffix {_SPARSE} for sparse vectors, got {path.suffix!r}")
+    else:
+        content = replace(content, vectors=np.ascontiguousarray(matrix, matrix.dtype.newbyteorder("=")))
+    tensors = _vector_tensors(content.vectors).values()
+    size = sum(tensor.nbytes for tensor in tensors) + sum(len(text.encode()) for text in items)
     with explained(path, size, EmbeddingsError), staging(path) as fresh:
         for folder in kind.write(fresh, path, _Record(FORMAT_VERSION, *identity), content):
             replace_files(folder, path.parent)
@@ -262,6 +273,10 @@ def _identity(model: Model) -> tuple[str, str]:
 def _check(content: _Content) -> None:
     """Check the invariants of every file, including foreign ones."""
     texts, vectors, counts = content.texts, content.vectors, content.counts
+    if isinstance(vectors, SparseVectors):  # which has checked everything else
+        if len(texts) != vectors.rows:
+            raise ValueError(f"vectors: expected {len(texts)}, one per text, got {vectors.rows}")
+        return
     if vectors.ndim != 2 or vectors.shape[1] < 1:
         raise ValueError(f"vectors: expected the shape [texts, dim], got {list(vectors.shape)}")
     if vectors.dtype.name not in DTYPES:
@@ -419,7 +434,11 @@ def _write_safetensors(folder: Path, target: Path, record: _Record, content: _Co
     encoded = [text.encode() for text in content.texts]
     offsets = np.zeros(len(encoded) + 1, np.int64)
     np.cumsum([len(text) for text in encoded], out=offsets[1:])
-    tensors = {"vectors": content.vectors, "texts": np.frombuffer(b"".join(encoded), np.uint8), "offsets": offsets}
+    tensors = {
+        **_vector_tensors(content.vectors),
+        "texts": np.frombuffer(b"".join(encoded), np.uint8),
+        "offsets": offsets,
+    }
     if content.counts is not None:
         tensors["counts"] = content.counts
     whole = _Record(record.format_version, record.model, record.fingerprint, _content_digest(record, tensors))
@@ -440,14 +459,15 @@ def _read_safetensors(path: Path) -> tuple[_Content, _Record]:
         metadata = file.metadata() or {}
         keys = set(file.keys())
         names = (*names, "counts") if "counts" in keys else names
+        names = (*_SPARSE_TENSORS, "texts", "offsets") if "indptr" in keys else names
         if _KEY not in metadata or keys != set(names):
             raise EmbeddingsError(f"{path}: a safetensors file, but not one that save_embeddings wrote")
         record = _from_json(parse_json(metadata[_KEY].encode(), _KEY), f"metadata {_KEY}")
         tensors = {name: file.get_tensor(name) for name in names}
     if _content_digest(record, tensors) != record.sha256:
         raise ValueError("the SHA-256 of its contents differs from the recorded one")
-    vectors, encoded, offsets = (tensors[name] for name in ("vectors", "texts", "offsets"))
-    counts = tensors.get("counts")
+    encoded, offsets, counts = tensors["texts"], tensors["offsets"], tensors.get("counts")
+    vectors = tensors["vectors"] if "vectors" in tensors else _sparse_of(tensors)
     if (encoded.dtype, encoded.ndim) != (np.uint8, 1) or (offsets.dtype, offsets.ndim) != (np.int64, 1):
         raise ValueError("expected texts uint8 [bytes] and offsets int64 [texts + 1]")
     ends: list[int] = offsets.tolist()
@@ -458,6 +478,23 @@ def _read_safetensors(path: Path) -> tuple[_Content, _Record]:
     content = encoded.tobytes()
     texts = [content[start:end].decode() for start, end in pairwise(ends)]
     return _Content(texts, vectors, counts), record
+
+
+def _vector_tensors(vectors: Any) -> dict[str, Matrix]:
+    """The tensors of the vectors of a file."""
+    if not isinstance(vectors, SparseVectors):
+        return {"vectors": vectors}
+    arrays = vectors.indices, vectors.values, vectors.indptr, np.array([vectors.width], np.int64)
+    return dict(zip(_SPARSE_TENSORS, map(np.ascontiguousarray, arrays), strict=True))
+
+
+def _sparse_of(tensors: dict[str, Matrix]) -> SparseVectors:
+    """The sparse vectors of a file; `SparseVectors` checks that its arrays fit each other."""
+    indices, values, indptr, width = (tensors[name] for name in _SPARSE_TENSORS)
+    dtypes = [tensor.dtype.name for tensor in (indices, values, indptr, width)]
+    if dtypes != ["int32", "float32", "int64", "int64"] or indptr.ndim != 1 or not indptr.size or width.shape != (1,):
+        raise ValueError("expected indices int32, values float32, indptr int64 [texts + 1] and width int64 [1]")
+    return SparseVectors(indices, values, indptr, (len(indptr) - 1, int(width[0])))
 
 
 def _content_digest(record: _Record, tensors: dict[str, Matrix]) -> str:

@@ -3,7 +3,7 @@
 Results are exact and do not depend on chunk sizes. Ties are in corpus order.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +16,8 @@ from embedrt.vectors.arrays import AT_ONCE, Floats, as_floats, as_matrix, by_pai
 from embedrt.vectors.nearest import QUERIES_AT_ONCE, Indices, Matches, ScoreFunction, nearest, nearest_bits
 from embedrt.vectors.quantization import PRECISIONS, dequantize_embeddings
 from embedrt.vectors.similarity import SIMILARITIES, cos_sim
+from embedrt.vectors.sparse import is_sparse
+from embedrt.vectors.sparse_search import search
 
 _CODES = {np.dtype(np.int8), np.dtype(np.uint8)}
 # Maximum size of the adjacency matrix that is held at a time.
@@ -48,8 +50,9 @@ def semantic_search(
     rescore_multiplier` candidates are found by Hamming distance first, and only those are scored.
 
     Args:
-        query_embeddings: `[queries, dim]` or one `[dim]`: floats, or quantized in the same way as the corpus.
-        corpus_embeddings: `[n, dim]`, or codes from `quantize_embeddings`.
+        query_embeddings: `[queries, dim]` or one `[dim]`: floats, or quantized in the same way as the corpus; or
+            `SparseVectors`, tensors or SciPy's matrices that are sparse.
+        corpus_embeddings: `[n, dim]`, or codes from `quantize_embeddings`, or sparse vectors.
         query_chunk_size: Maximum number of queries to compare at a time; affects memory and speed, not results.
         corpus_chunk_size: Maximum number of corpus vectors to compare at a time; affects memory and speed, not results.
         top_k: Number of results per query.
@@ -76,6 +79,16 @@ def semantic_search(
     chunks = positive(query_chunk_size, "query_chunk_size"), positive(corpus_chunk_size, "corpus_chunk_size")
     top_k = positive(top_k, "top_k")
     multiplier = positive(rescore_multiplier, "rescore_multiplier") if truth(rescore, "rescore") else 1
+    if is_sparse(query_embeddings) or is_sparse(corpus_embeddings):
+        if corpus_precision not in {None, "float32"}:
+            raise ValueError(f"corpus_precision: expected None for sparse vectors, got {shown(corpus_precision)}")
+        measure = next((name for name, one in SIMILARITIES.items() if one.matrix is score_function), None)
+        if measure is None:
+            raise ValueError(
+                "score_function: expected cos_sim, dot_score, euclidean_sim or manhattan_sim for sparse vectors, got "
+                f"{score_function!r}"
+            )
+        return _hits(search(query_embeddings, corpus_embeddings, top_k, measure, chunks[1]))
     queries = as_matrix(query_embeddings, "query_embeddings")
     corpus = as_matrix(corpus_embeddings, "corpus_embeddings")
     if not len(queries) or not len(corpus):
@@ -106,9 +119,14 @@ def semantic_search(
             return as_floats(block, "corpus_embeddings", queries.dtype)
 
         found = nearest(queries, read, len(corpus), top_k, score_function, chunks)
+    return _hits((found.scores.tolist(), found.ids.tolist()))
+
+
+def _hits(found: tuple[Sequence[Any], Sequence[Any]]) -> list[list[dict[str, int | float]]]:
+    """Scores and corpus indexes of every query as dicts."""
     return [
-        [{"corpus_id": index, "score": score} for index, score in zip(*row, strict=True)]
-        for row in zip(found.ids.tolist(), found.scores.tolist(), strict=True)
+        [{"corpus_id": int(index), "score": float(score)} for score, index in zip(scores, ids, strict=True)]
+        for scores, ids in zip(*found, strict=True)
     ]
 
 

@@ -24,6 +24,8 @@ from embedrt.bundle.opened import BundleFiles
 from embedrt.bundle.reports import (
     MEAN_COSINE,
     MIN_COSINE,
+    MULTI_VECTOR_MEAN_COSINE,
+    MULTI_VECTOR_MIN_COSINE,
     RANKS_ALLOWED,
     Accuracy,
     ParityReport,
@@ -406,6 +408,8 @@ def measure(
     """Compare what a lossy dtype computes with float32: scores by their order, all else by cosine similarity."""
     if lossy.task == "score":
         return measure_ranks(lossy, items, expected, method)
+    if lossy.task == "multi-vector" and allowed is None:
+        allowed = (MULTI_VECTOR_MEAN_COSINE, MULTI_VECTOR_MIN_COSINE)
     return measure_quality(lossy, items, expected, method, allowed)
 
 

@@ -1,5 +1,6 @@
 """Classification heads of every architecture against golden logits of sentence-transformers."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -8,21 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from embedrt.bundle import reports
 from embedrt.bundle.manifest import Manifest, read_manifest
 from embedrt.bundle.opened import BundleFiles
 from embedrt.bundle.reports import ParityReport, RankReport
 from embedrt.engine import cpu
 from embedrt.engine.placement import place
-from embedrt.errors import ExportError, UnsupportedModelError
+from embedrt.errors import BundleError, ExportError, QualityError, UnsupportedModelError
 from embedrt.run.runner import Runner
 from embedrt.tasks.graph_values import graph_values, graph_values_in_one_batch
 from embedrt.types import LOGITS
+from embedrt.verify.parity import verify_route
 from embedrt_export import export
 from embedrt_export.dtypes import float32
+from embedrt_export.dtypes.int8 import quantize
 from embedrt_export.heads.classification import CLASSIFIERS
+from tests.kit.bundles import change, copy_bundle
 from tests.kit.narrow import write_narrow
 from tests.kit.scoring_heads import (
     CHAINS,
@@ -86,6 +92,9 @@ def test_golden_logits(name: str, tmp_path: Path, brief_proof: None) -> None:
     assert (types is not None) == route.tokenization.token_type_ids
     if route.tokenization.token_type_ids:
         assert case.token_types
+    graph = onnx.load(bundle / route.variants[-1].file, load_external_data=False).graph
+    picks_one = not re.search("mean|late", name)
+    assert picks_one == any(node.name.startswith("early_rows") for node in graph.node), "the last layer has few rows"
 
 
 @pytest.mark.parametrize("name", CHAINS)
@@ -143,6 +152,81 @@ def test_narrow_dtypes(tmp_path: Path, brief_proof: None) -> None:
     assert 0.99 <= report.mean_agreement <= 1
     assert 0 < report.max_score_error < 0.01
     assert report.parity_max_abs_error < 0.01
+
+
+@pytest.fixture(scope="module")
+def int8_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle in float32 and int8, of a model that is twice as wide as the other ones."""
+    folder = tmp_path_factory.mktemp("int8")
+    wider = {32: 64, 64: 128}
+    case = HEADS["bert: one label"]
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 128}
+    plain = RECORD["tensors"]["bert: one label"]
+    shapes = {name: [wider.get(size, size) for size in shape] for name, shape in plain.items()}
+    source = write_head_repo(folder / "model", dataclasses.replace(case, config={**case.config, **sizes}), shapes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(float32, "parity_items", lambda *_: pairs_for(HeadCase())[4:40:12])
+        return export(source, folder / "bundle", dtype=("float32", "int8"))
+
+
+class TestInt8:
+    def test_the_report_is_on_the_order_of_scores(self, int8_bundle: Path) -> None:
+        report = rank_report(int8_bundle)
+        assert report.method.startswith("9 of 9 linear layers"), "in float32: those of the last layer after attention"
+        assert report.is_good
+        assert report.texts > 300
+        assert 0.9 <= report.mean_agreement < 1
+        assert 0.9 <= report.top_agreement <= 1
+        assert 0 < report.mean_score_error <= report.max_score_error < 0.05
+        assert 0 < report.parity_max_abs_error < 0.1
+
+    def test_the_scores_are_those_that_were_measured(self, int8_bundle: Path) -> None:
+        _, exact = runner_of(int8_bundle)
+        _, lossy = runner_of(int8_bundle, "int8")
+        pairs = pairs_for(HeadCase())
+        errors = np.abs(graph_values(exact, pairs) - graph_values(lossy, pairs))
+        assert 0 < errors.max() < 0.1
+
+    def test_another_machine_finds_what_the_export_found(self, int8_bundle: Path) -> None:
+        _, runner = runner_of(int8_bundle, "int8")
+        found, made = verify_route(runner), rank_report(int8_bundle)
+        assert isinstance(found, RankReport)
+        assert found.parity_max_abs_error == pytest.approx(made.parity_max_abs_error, rel=0.5)
+        assert found.mean_agreement == made.mean_agreement
+
+    def test_worse_scores_than_at_export_are_an_error(self, int8_bundle: Path, tmp_path: Path) -> None:
+        folder = copy_bundle(int8_bundle, tmp_path / "bundle")
+
+        def better(raw: Any) -> None:
+            for variant in raw["routes"]["default"]["variants"]:
+                if variant["dtype"] == "int8":
+                    variant["proof"]["parity_max_abs_error"] = 0.0
+
+        change(folder, better)
+        with pytest.raises(QualityError, match=r"scores of .* are worse here than where .*use dtype='float32'"):
+            verify_route(runner_of(folder, "int8")[1])
+
+    def test_below_the_bounds_there_is_no_bundle(
+        self, int8_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(reports.RANKS_ALLOWED, "int8", (0.99999, 0.02))
+        monkeypatch.setattr(float32, "parity_items", lambda *_: pairs_for(HeadCase())[4:40:12])
+        monkeypatch.setattr(quantize, "_KEPT_SHARES", (0.0,))
+        with pytest.raises(QualityError, match=r"rank correlation with float32 is 0\.9.*at least 0\.99999.*--calib"):
+            export(int8_bundle.with_name("model"), tmp_path / "bundle", dtype="int8")
+
+    @pytest.mark.parametrize(("field", "number"), [("mean_agreement", 1.5), ("max_score_error", -0.1)])
+    def test_numbers_out_of_range(self, field: str, number: float, int8_bundle: Path, tmp_path: Path) -> None:
+        folder = copy_bundle(int8_bundle, tmp_path / "bundle")
+        change(folder, lambda raw: raw["routes"]["default"]["variants"][-1]["proof"].update({field: number}))
+        with pytest.raises(BundleError, match=rf"proof\.{field}: expected"):
+            read_manifest(folder)
+
+
+def rank_report(bundle: Path) -> RankReport:
+    (variant,) = read_manifest(bundle).routes["default"].variants_in("int8")
+    assert isinstance(variant.proof, RankReport)
+    return variant.proof
 
 
 def with_config(source: Path, **keys: Any) -> Path:

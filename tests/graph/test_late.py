@@ -127,6 +127,26 @@ def test_attention_that_is_masked_both_ways(tmp_path: Path) -> None:
     refused(late_models.expanding(tmp_path / "model", "deberta-v2", attend=False), "attend: false is not supported")
 
 
+def test_a_router_is_refused(tmp_path: Path) -> None:
+    folder = late_models.fixed(tmp_path / "model")
+    (folder / "router").mkdir()
+    config = {"types": {}, "structure": {"query": [], "document": []}, "parameters": {"default_route": "document"}}
+    write_json(folder / "router" / "router_config.json", config)
+    modules = json.loads((folder / "modules.json").read_bytes())
+    router = {"idx": 4, "name": "4", "path": "router", "type": "sentence_transformers.models.Router"}
+    write_json(folder / "modules.json", [*modules, router])
+    refused(folder, "a Router is not supported in a multi-vector model")
+
+
+def test_an_older_pylate_model_has_no_model_type(tmp_path: Path) -> None:
+    folder = late_models.pylate(tmp_path / "model")
+    top = json.loads((folder / "config_sentence_transformers.json").read_bytes())
+    wanted = read_manifest(export(folder, tmp_path / "wanted", reference="onnx"))
+    write_json(folder / "config_sentence_transformers.json", {**top, "model_type": None})
+    found = read_manifest(export(folder, tmp_path / "found", reference="onnx"))
+    assert (found.task, found.prompts, found.multi_vector) == (wanted.task, wanted.prompts, wanted.multi_vector)
+
+
 def test_stanford_without_its_settings(tmp_path: Path) -> None:
     folder = late_models.stanford(tmp_path / "model")
     (folder / "artifact.metadata").write_text("[]")

@@ -11,7 +11,8 @@ from embedrt_export.tokenizer.sentencepiece import merges_of, read_sentencepiece
 from tests.kit.models import LETTERS, WORDS, write_json
 
 VOCABULARIES = Path(__file__).parents[1] / "reference" / "tokenizers"
-GOLDEN, GOLDEN_PAIRS = VOCABULARIES / "ids.json", VOCABULARIES / "pairs.json"
+GOLDEN = VOCABULARIES / "ids.json"
+PAIRS = [("A quick brown fox", "the Café"), ("", "two spaces"), ("two spaces", ""), ("", "")]
 TEXTS = [
     "",
     "A quick brown fox, the Café's Ångström",
@@ -22,10 +23,6 @@ TEXTS = [
     "Чем дальше в лес. العلم नहीं",
     "Supercalifragilisticexpialidocious",
 ]
-
-PAIRS = [(TEXTS[1], TEXTS[4]), (TEXTS[5], ""), ("", TEXTS[2])]
-LIMIT = 12
-"""Tokens of a truncated pair."""
 
 BERT = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>", "[UNK]", "<mask>")

@@ -116,6 +116,12 @@ def compare(folder: Path, architecture: str, texts: list[str]) -> None:
             assert encoding.type_ids == cut["token_type_ids"]
         else:
             assert not any(cut.get("token_type_ids", []))
+    of_pairs = build_tokenizer(folder, architecture, ROWS, do_lower_case=False, pairs=True)
+    tokenizer = tokenizers.Tokenizer.from_str(of_pairs.definition)
+    tokenizer.enable_truncation(CUT, direction=side)
+    for first, second in zip(texts[::7], texts[3::7], strict=False):
+        (expected,) = reference([first], [second], truncation="longest_first", max_length=CUT)["input_ids"]
+        assert tokenizer.encode(first, second).ids == expected
 
 
 @pytest.mark.parametrize("name", CASES)

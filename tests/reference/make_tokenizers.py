@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from embedrt_export.proof.texts import parity_texts  # noqa: E402
-from tests.kit.tokenizer_cases import CASES, GOLDEN, GOLDEN_PAIRS, LIMIT, PAIRS, TEXTS, VOCABULARIES, write_case  # noqa: E402
+from tests.kit.tokenizer_cases import CASES, GOLDEN, PAIRS, TEXTS, VOCABULARIES, write_case  # noqa: E402
 
 RULES = "FB01\t66 69\nFF21\t41\n2160\t49\nA0\t20\n3000\t20\n9\t20\nA\t20\nD\t20\nAD\t\n2126\t3A9\n"
 SENTENCEPIECE: dict[str, dict[str, Any]] = {
@@ -72,34 +72,28 @@ def make_ids() -> None:
     from transformers import AutoTokenizer
 
     pool: dict[str, int] = {}  # many cases agree on a text, so ids are stored once
-    pair_pool: dict[str, int] = {}
-    cases, pairs = {}, {}
+    cases, pairs, types = {}, {}, {}
     for name in CASES:
         with tempfile.TemporaryDirectory() as folder:
             write_case(Path(folder), name)
             tokenizer = AutoTokenizer.from_pretrained(folder)
             found = [json.dumps(tokenizer(text)["input_ids"], separators=(",", ":")) for text in TEXTS]
-            options: list[dict[str, Any]] = [{}, {"truncation": "longest_first", "max_length": LIMIT}]
-            read = [_of_batch(tokenizer([pair], **more)) for pair in PAIRS for more in options]
-            pairs[name] = [pair_pool.setdefault(_pair_text(one), len(pair_pool)) for one in read]
+            found_pairs = tokenizer(*map(list, zip(*PAIRS, strict=True)))  # alone, an empty second text is none
+            of_pairs = [json.dumps(ids, separators=(",", ":")) for ids in found_pairs["input_ids"]]
+            types[name] = found_pairs.get("token_type_ids")
         cases[name] = [pool.setdefault(ids, len(pool)) for ids in found]
-    both = {"pairs": PAIRS, "limit": LIMIT, "cases": pairs, "read": [json.loads(one) for one in pair_pool]}
-    GOLDEN_PAIRS.write_text(json.dumps(both, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+        pairs[name] = [pool.setdefault(ids, len(pool)) for ids in of_pairs]
     made_with = {package: version(package) for package in ("transformers", "tokenizers", "sentencepiece")}
-    content = {"made_with": made_with, "texts": TEXTS, "cases": cases, "ids": [json.loads(ids) for ids in pool]}
+    content = {
+        "made_with": made_with,
+        "texts": TEXTS,
+        "cases": cases,
+        "pairs": pairs,
+        "types": types,
+        "ids": [json.loads(ids) for ids in pool],
+    }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     GOLDEN.write_text(text.replace("],", "],\n") + "\n", encoding="utf-8")
-
-
-def _of_batch(read: Any) -> dict[str, Any]:
-    """What a tokenizer returns for a batch of one; an empty second text is one only there."""
-    return {name: rows[0] for name, rows in read.items()}
-
-
-def _pair_text(read: dict[str, Any]) -> str:
-    """The ids of a pair, and its token types if there are any but 0."""
-    types = read.get("token_type_ids", [])
-    return json.dumps([read["input_ids"], types if any(types) else []], separators=(",", ":"))
 
 
 if __name__ == "__main__":

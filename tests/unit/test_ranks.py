@@ -74,14 +74,16 @@ class TestPairs:
         items = items_of(texts, "score")
         for part, of in ((items.calibration, texts.calibration), (items.held_back, texts.held_back)):
             assert part
-            for query, document in part:
+            for item in part:
+                assert isinstance(item, tuple)
+                query, document = item
                 assert document in of
                 assert any(text.startswith(query) for text in of)
                 assert query.strip()
         assert len(set(items.held_back)) == len(items.held_back)
         by_query: dict[str, list[str]] = {}
-        for query, document in items.held_back:
-            by_query.setdefault(query, []).append(document)
+        for item in items.held_back:
+            by_query.setdefault(item[0], []).append(item[1])
         assert min(map(len, by_query.values())) >= 9
         assert all(documents[0].startswith(query) for query, documents in by_query.items()), "one that fits each query"
 

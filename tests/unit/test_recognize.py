@@ -44,6 +44,14 @@ CASES: dict[str, tuple[dict[str, Any], Recognized]] = {
         {MODULES: modules("Transformer"), "config.json": {"architectures": ["BertForSequenceClassification"]}},
         Recognized("embed", f"by the modules in {MODULES}"),
     ),
+    "PyLate's modules": (
+        {MODULES: [*modules("Transformer"), {"type": "pylate.models.Dense.Dense"}]},
+        Recognized("multi-vector", f"by the module pylate.models.Dense.Dense in {MODULES}"),
+    ),
+    "ColBERT": (
+        {"config.json": {"architectures": ["HF_ColBERT"]}},
+        Recognized("multi-vector", "by the architecture HF_ColBERT in config.json"),
+    ),
     "Stanford": (
         {STANFORD: {}, "config.json": {"architectures": ["HF_ColBERT"]}},
         Recognized("multi-vector", f"by {STANFORD}"),

@@ -15,32 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedrt import EmbedrtError, ExportError, UnsupportedModelError
-from embedrt.inputs.pairs import PairReading
-from embedrt.inputs.text import TextTokenizer
 from embedrt_export.tokenizer import BuiltTokenizer, build_tokenizer
 from embedrt_export.tokenizer.names import tokenizer_class
 from embedrt_export.tokenizer.scores import score_text
 from embedrt_export.tokenizer.sentencepiece import merges_of, read_sentencepiece
 from tests.kit.edits import edit_json
 from tests.kit.models import write_json
-from tests.kit.tokenizer_cases import (
-    CASES,
-    GOLDEN,
-    GOLDEN_PAIRS,
-    LIMIT,
-    PAIRS,
-    TEXTS,
-    VOCABULARIES,
-    plain,
-    token,
-    typed,
-    write_case,
-)
+from tests.kit.tokenizer_cases import CASES, GOLDEN, PAIRS, TEXTS, VOCABULARIES, plain, token, typed, write_case
 
 CONFIG = "tokenizer_config.json"
 ROWS = 10_000
 STORED = json.loads(GOLDEN.read_text(encoding="utf-8"))
-STORED_PAIRS = json.loads(GOLDEN_PAIRS.read_text(encoding="utf-8"))
 
 
 def settle(folder: Path, architecture: str = "llama", **keywords: Any) -> BuiltTokenizer:
@@ -64,7 +49,7 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
 
 def test_the_stored_ids_are_of_these_cases() -> None:
     assert STORED["texts"] == TEXTS
-    assert set(STORED["cases"]) == set(CASES)
+    assert set(STORED["cases"]) == set(STORED["pairs"]) == set(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -75,27 +60,14 @@ def test_ids_are_those_of_transformers(name: str, write: Callable[[str], Path]) 
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_pairs_are_those_of_transformers(name: str, write: Callable[[str], Path], tmp_path: Path) -> None:
+def test_pairs_are_those_of_transformers(name: str, write: Callable[[str], Path]) -> None:
     settled = settle(write(name), CASES[name].architecture, pairs=True)
-    path = tmp_path / "settled.json"
-    path.write_text(settled.definition, encoding="utf-8")
-    expected = [STORED_PAIRS["read"][i] for i in STORED_PAIRS["cases"][name]]
-    for k, limit in enumerate((None, LIMIT)):
-        texts = TextTokenizer(path, max_seq_length=limit, with_type_ids=settled.tokenization.token_type_ids)
-        tokens = PairReading().of(texts)(PAIRS)
-        rows = [slice(*tokens.offsets[i : i + 2]) for i in range(len(PAIRS))]
-        assert [tokens.ids[row].tolist() for row in rows] == [ids for ids, _ in expected[k::2]]
-        types = [[] if tokens.type_ids is None else tokens.type_ids[row].tolist() for row in rows]
-        assert [one if any(one) else [] for one in types] == [wanted for _, wanted in expected[k::2]]
-
-
-def test_texts_keep_the_definition_that_their_fingerprints_have(write: Callable[[str], Path]) -> None:
-    folder = write("BertTokenizer-plain")
-    assert '"pair":[{"SpecialToken":{"id":"[CLS]","type_id":0}},{"Sequence":{"id":"A","type_id":0}},' in (
-        text := settle(folder, "bert").definition
-    )
-    assert text.count('"SpecialToken"') == 4
-    assert settle(folder, "bert", pairs=True).definition.count('"SpecialToken"') == 5
+    encodings = [encoder(settled).encode(*pair) for pair in PAIRS]
+    assert [encoding.ids for encoding in encodings] == [STORED["ids"][i] for i in STORED["pairs"][name]]
+    if settled.tokenization.token_type_ids:
+        assert [encoding.type_ids for encoding in encodings] == STORED["types"][name]
+    else:
+        assert not any(map(any, STORED["types"][name] or []))
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.endswith("-plain")])

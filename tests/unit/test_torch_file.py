@@ -117,3 +117,9 @@ def test_any_instructions_are_errors_or_nothing(instructions: bytes) -> None:
         archive.writestr("x/data.pkl", b"\x80\x02}" + instructions + b".")
     with contextlib.suppress(TorchFileError):
         read_state_dict(file)  # type: ignore[arg-type]
+
+
+def test_a_name_with_a_backslash(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.pt", b"\x80\x02c\\collections\nOrdered\\Dict\n)R.")
+    with pytest.raises(TorchFileError, match="not allowed"):
+        read_state_dict(path)

@@ -30,6 +30,7 @@ _BY_MODULE: dict[str, Task] = {
     "SparseAutoEncoder": "sparse",
     "MultiVectorMask": "multi-vector",
 }
+_PYLATE = "pylate."  # the package of modules that only multi-vector models have
 # Models without modules.json. A masked or causal language model may be the base of any task: it embeds, as in
 # sentence-transformers, unless the user names another task.
 _BY_ARCHITECTURE: dict[str, Task] = {"ForSequenceClassification": "score", "HF_ColBERT": "multi-vector"}
@@ -89,7 +90,10 @@ def _by_modules(folder: Path) -> Recognized:
         raise ExportError(str(error)) from error
     entries = content if isinstance(content, list) else []
     types = [str(entry.get("type", "")) for entry in entries if isinstance(entry, dict)]
-    for kind in (name.rpartition(".")[2] for name in types):
+    for name in types:
+        kind = name.rpartition(".")[2]
+        if name.startswith(_PYLATE):
+            return Recognized("multi-vector", f"by the module {name[:80]} in {MODULES}")
         if kind in _BY_MODULE:
             return Recognized(_BY_MODULE[kind], f"by the module {kind} in {MODULES}")
     return Recognized("embed", f"by the modules in {MODULES}")

@@ -17,6 +17,7 @@ from embedrt.types import MULTI_VECTOR, SENTENCE, TOKENS, Task
 from embedrt_export.families import FAMILIES
 from embedrt_export.graph.builder import GraphBuilder, Layout
 from embedrt_export.graph.data_file import DataFile
+from embedrt_export.graph.early_rows import pick_early
 from embedrt_export.heads import HEADS
 from embedrt_export.heads.head import Base, Feature, HeadInputs, Masks
 from embedrt_export.heads.pooling import Pooling
@@ -127,6 +128,8 @@ def build_route(
     (folder / files.tokenizer).parent.mkdir(exist_ok=True)
     (folder / files.tokenizer).write_bytes(tokenizer.definition.encode())
     _save(graph, folder / files.graph, built)
+    if decisions.task == "score" and built.encoder.backbone is None:
+        _pick_early(folder / files.graph)
     modules = tuple(Module(module.kind, _recorded_settings(module, decisions.adapter)) for module in chain)
     identity = {
         "architecture": built.encoder.identity,
@@ -276,6 +279,14 @@ def _save(graph: GraphBuilder, path: Path, built: _Chain) -> None:
     if encoder.pooled is not None:
         agreed = require_agreement(graph, backbone, encoder.pooled, built.sentences, path.parent, sample)
         logger.info("%s: its own sentence embeddings agree with those after %s", backbone.name, agreed)
+
+
+def _pick_early(path: Path) -> None:
+    """Compute the last layer of a graph that returns nothing for each token only for the tokens that are pooled."""
+    model = onnx.load(path, load_external_data=False)
+    if pick_early(model):
+        onnx.save_model(model, path)
+        onnx.checker.check_model(path, full_check=True)
 
 
 def _recorded_settings(module: ModuleSpec, adapter: str | None) -> dict[str, Any]:

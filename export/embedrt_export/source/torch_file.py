@@ -8,9 +8,10 @@ numbers and descriptions of tensors are known; names of functions stay names.
 import math
 import pickletools
 import struct
+import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,10 +126,8 @@ def _follow(pickled: bytes) -> dict[str, _Described]:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     try:
-        for opcode, argument, _ in pickletools.genops(pickled):
-            if opcode.name == "STOP":
-                break
-            _INSTRUCTIONS.get(opcode.name, _refuse)(stack, memo, argument)
+        for name, argument in _instructions(pickled):
+            _INSTRUCTIONS.get(name, _refuse)(stack, memo, argument)
         (found,) = stack
     except TorchFileError:
         raise
@@ -139,6 +138,13 @@ def _follow(pickled: bytes) -> dict[str, _Described]:
     ):
         raise TorchFileError("expected a dict of tensors")
     return found
+
+
+def _instructions(pickled: bytes) -> Iterator[tuple[str, Any]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of backslashes in names
+        found = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(pickled)]
+    yield from (one for one in found if one[0] != "STOP")
 
 
 def _since_mark(stack: list[Any]) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 
 from embedrt.errors import ExportError
-from embedrt_export.tokenizer.classes import CLASSES, Options, TokenizerClass
+from embedrt_export.tokenizer.classes import CLASSES, Options, Pair, TokenizerClass
 from embedrt_export.tokenizer.names import BACKEND
 from embedrt_export.tokenizer.scores import score_text
 from embedrt_export.tokenizer.special_tokens import (
@@ -47,8 +47,7 @@ def build(
         stored: The parsed `tokenizer.json`, or None.
         ends: True for `bos_token` before and `eos_token` after a text, if the config has these keys; a `tokenizer.json`
             takes precedence.
-        pairs: True for the class's own tokens around and between the texts of a pair; models that read single texts
-            have another definition, whose hash is part of their fingerprint.
+        pairs: True for a model that reads pairs of texts.
 
     Returns:
         The content of a `tokenizer.json`, its model as text, and the special tokens by role.
@@ -158,9 +157,9 @@ def _post_processor(
     stored = definition["post_processor"]
     first: str | None
     last: str | None
-    has_frame = kind.frame is not None and not (kind.frame_is_default and (ends or stored))
-    if kind.frame is not None and has_frame:
-        first, last = kind.frame
+    pair: Pair = "apart"
+    if kind.frame is not None and not (kind.frame_is_default and (ends or stored)):
+        (first, last), pair = kind.frame, kind.pair
     elif ends or stored is None:
         add_first, add_last = ends or (False, False)
         first = "bos_token" if add_first and tokens.named.get("bos_token") else None
@@ -171,29 +170,29 @@ def _post_processor(
     ids = {entry["content"]: entry["id"] for entry in definition["added_tokens"]}
     if missing := [t for t in around if t is not None and t not in ids]:  # the library adds no empty token
         raise ExportError(f"{_CONFIG}: special token {missing[0]!r} has no id; correct it")
-    single = [*_special(around[0], 0), _text("A", 0), *_special(around[1], 0)]
+    single = _framed("A", 0, *around)
     return {
         "type": "TemplateProcessing",
         "single": single,
-        "pair": [*single, *(_second(kind, *around, has_frame=has_frame) if pairs else [_text("B", 1)])],
+        # Models of single texts never use the form of pairs, but it is part of their fingerprint.
+        "pair": [*single, *(_second(pair, *around) if pairs else [{"Sequence": {"id": "B", "type_id": 1}}])],
         "special_tokens": {t: {"id": t, "ids": [ids[t]], "tokens": [t]} for t in around if t is not None},
     }
 
 
-def _second(kind: TokenizerClass, first: str | None, last: str | None, *, has_frame: bool) -> list[dict[str, Any]]:
-    """The part of a pair after its first text and the tokens around that; a frame of the config has the first twice."""
-    if not has_frame:
-        return [*_special(first, 1), _text("B", 1), *_special(last, 1)]
-    between = _special(last, 0) * (kind.between - 1)
-    return [*between, _text("B", kind.second_type), *_special(last, kind.second_type)]
+def _framed(sequence: str, type_id: int, first: str | None, last: str | None) -> list[dict[str, Any]]:
+    """Template of a text with special tokens around it."""
+    before, after = ([] if t is None else [{"SpecialToken": {"id": t, "type_id": type_id}}] for t in (first, last))
+    return [*before, {"Sequence": {"id": sequence, "type_id": type_id}}, *after]
 
 
-def _special(token: str | None, type_id: int) -> list[dict[str, Any]]:
-    return [] if token is None else [{"SpecialToken": {"id": token, "type_id": type_id}}]
-
-
-def _text(name: str, type_id: int) -> dict[str, Any]:
-    return {"Sequence": {"id": name, "type_id": type_id}}
+def _second(pair: Pair, first: str | None, last: str | None) -> list[dict[str, Any]]:
+    """Template of the second text of a pair, behind that of the first."""
+    if pair == "doubled":
+        return _framed("B", 0, last, last)
+    if pair == "apart":
+        return _framed("B", 1, first, last)
+    return _framed("B", 1 if pair == "typed" else 0, None, last)
 
 
 def dump(definition: dict[str, Any]) -> str:

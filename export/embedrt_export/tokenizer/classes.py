@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from embedrt_export.tokenizer.names import BACKEND
 from embedrt_export.tokenizer.special_tokens import NamedToken
@@ -36,6 +36,12 @@ class Options:
     extra_ids: int = 100
 
 
+Pair = Literal["typed", "doubled", "plain", "apart"]
+"""The form of a pair behind its first text with its frame: the second text and the token after it, with type 1
+("typed") or type 0 ("plain"); likewise, after one more end token ("doubled"); or the second text with a frame of its
+own, of type 1 ("apart")."""
+
+
 @dataclass(frozen=True)
 class TokenizerClass:
     """Parts of the tokenizer that a class builds.
@@ -47,9 +53,8 @@ class TokenizerClass:
         pre_tokenizer: The pre-tokenizer, from options.
         named: The default special tokens, by role.
         frame: Roles of the tokens before and after a text; None leaves that to `tokenizer.json` or the config.
+        pair: The form of pairs of texts, with `frame`.
         frame_is_default: A post-processor of `tokenizer.json` wins over `frame`.
-        between: The number of tokens between the texts of a pair, which have the last token's id.
-        second_type: The token type of the second text of a pair and of the token after it.
         add_prefix_space: Default if the config lacks the key.
         null_prefix_space: Value if the config has null; None is an error.
         required: Roles of the tokens that the vocabulary itself must have.
@@ -64,9 +69,8 @@ class TokenizerClass:
     pre_tokenizer: Callable[[Options], Component | None]
     named: dict[str, NamedToken] = field(default_factory=dict)
     frame: tuple[str | None, str] | None = None
+    pair: Pair = "typed"
     frame_is_default: bool = False
-    between: int = 1
-    second_type: int = 1
     add_prefix_space: bool = False
     null_prefix_space: bool | None = False
     required: tuple[str, ...] = ()
@@ -269,10 +273,9 @@ CLASSES = {
         _bert_words,
         _ROBERTA_TOKENS | {"unk_token": "[UNK]"},
         ("cls_token", "sep_token"),
+        "doubled",
         required=("unk_token",),
         mask_strips=True,
-        between=2,
-        second_type=0,
     ),
     "RobertaTokenizer": TokenizerClass(
         "BPE",
@@ -281,9 +284,8 @@ CLASSES = {
         _byte_words,
         _ROBERTA_TOKENS,
         ("cls_token", "sep_token"),
+        "doubled",
         null_prefix_space=None,
-        between=2,
-        second_type=0,
     ),
     "XLMRobertaTokenizer": TokenizerClass(
         "Unigram",
@@ -292,9 +294,8 @@ CLASSES = {
         _space_words,
         _ROBERTA_TOKENS,
         ("bos_token", "eos_token"),
+        "doubled",
         add_prefix_space=True,
-        between=2,
-        second_type=0,
     ),
     "CamembertTokenizer": TokenizerClass(
         None,
@@ -303,10 +304,9 @@ CLASSES = {
         _space_words,
         _ROBERTA_TOKENS,
         ("bos_token", "eos_token"),
+        "doubled",
         add_prefix_space=True,
         mask_strips=True,
-        between=2,
-        second_type=0,
     ),
     "DebertaV2Tokenizer": TokenizerClass(
         "Unigram",
@@ -336,7 +336,7 @@ CLASSES = {
         _t5_words,
         {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
         (None, "eos_token"),
-        second_type=0,
+        "plain",
     ),
     "GPT2Tokenizer": TokenizerClass(
         "BPE",
