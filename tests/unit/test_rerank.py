@@ -243,9 +243,7 @@ def test_bundles_of_other_tasks(bundles: dict[str, Path], tiny_bundle: Path) -> 
         ValueError, match=r"expected a bundle of the task 'score', got 'embed'; open it with embedrt\.E"
     ):
         CrossEncoder(tiny_bundle)
-    with pytest.raises(
-        ValueError, match=r"expected a bundle of the task 'embed', got 'score'; .*embedrt\.Cross"
-    ):
+    with pytest.raises(ValueError, match=r"expected a bundle of the task 'embed', got 'score'; .*embedrt\.Cross"):
         Embedder(bundles["three"])
 
 
