@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from embedrt.bundle.manifest import read_manifest
 from embedrt.cli import options, streams
 from embedrt.hub.resolve import resolve
 from embedrt.inputs.lines import read_lines
+from embedrt.types import Task
 from embedrt.vectors.files import SUFFIXES, is_stream, save_embeddings, save_matrix
 
 _STDOUT = {"/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}
@@ -82,62 +84,104 @@ def encode(
     arguments = [streams.decoded(text, f"TEXT {i}") for i, text in enumerate(texts, start=1)]
     items = read_lines(None) if arguments == ["-"] else arguments
     folder = resolve(model or embedrt.default_model())
-    kind = read_manifest(folder).task
-    if kind == "sparse":
-        if normalize or truncate_dim is not None:
-            raise ValueError("--normalize and --truncate-dim: a sparse model has neither; leave them out")
-        if output is not None and output.suffix != ".safetensors":
-            raise ValueError(f"--output: expected a file that ends with .safetensors, got {str(output)!r}")
-        sparse = embedrt.SparseEncoder(folder, device, dtype=dtype, threads=threads, gpu_mem_limit=gpu_mem_limit)
-        call, chosen = _method(sparse, task)
-        shown = output is not None and sys.stderr.isatty()
-        found = call(items, prompt_name, prompt, show_progress_bar=shown, on_truncation=on_truncation, **chosen)
-        _write_sparse(sparse, items, found, output)
-        return
-    is_late = kind == "multi-vector"
-    if is_late and truncate_dim is not None:
-        raise ValueError("--truncate-dim: a multi-vector model has no vectors to truncate; leave it out")
-    if is_late and output is not None and output.suffix not in SUFFIXES:
-        raise ValueError(f"--output: expected a file that ends with {', '.join(SUFFIXES)}, got {str(output)!r}")
-    opened = (embedrt.MultiVectorEncoder if is_late else embedrt.Embedder)(
-        folder, device, dtype=dtype, threads=threads, gpu_mem_limit=gpu_mem_limit
-    )
+    form = _form(folder)
+    wanted = {"normalize_embeddings": normalize or None, "truncate_dim": truncate_dim}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    if refused := [name for name in given if name not in form.takes]:
+        raise ValueError(f"--{_NAMES[refused[0]]}: a {form.title} has no such option; leave it out")
+    if output is not None and form.suffixes and output.suffix not in form.suffixes:
+        raise ValueError(f"--output: expected a file that ends with {', '.join(form.suffixes)}, got {str(output)!r}")
+    opened = form.open(folder, device, dtype=dtype, threads=threads, gpu_mem_limit=gpu_mem_limit)
     call, chosen = _method(opened, task)
-    given = {} if is_late else {"truncate_dim": truncate_dim}
     vectors = call(
         items,
         prompt_name,
         prompt,
         show_progress_bar=output is not None and sys.stderr.isatty(),
-        normalize_embeddings=normalize,
         on_truncation=on_truncation,
         **chosen,
         **given,
     )
-    if output is None:
-        for vector in vectors:
-            print(json.dumps(_decimals(vector)))
-    elif is_late:
-        save_embeddings(output, items, vectors, opened)
-        shape = f"{sum(map(len, vectors))} x {opened.manifest.dim}"
-        print(f"{output}: float32 {shape} of {len(items)} texts", file=sys.stderr)
-    else:
-        save_matrix(output, vectors)
-        print(f"{output}: float32 {vectors.shape[0]} x {vectors.shape[1]}", file=sys.stderr)
-
-
-def _write_sparse(
-    model: embedrt.SparseEncoder, texts: list[str], vectors: embedrt.SparseVectors, output: Path | None
-) -> None:
-    """Print the weights of tokens, the largest first, or write texts and sparse vectors to a file."""
     if output is not None:
-        save_embeddings(output, texts, vectors, model)
-        print(f"{output}: {len(vectors.values)} weights of {vectors.rows} texts", file=sys.stderr)
+        print(f"{output}: {form.write(output, items, vectors, opened)}", file=sys.stderr)
         return
-    for row in vectors:
-        order = np.argsort(-row.values, kind="stable")
-        weights = {model.vocabulary[row.indices[i]]: float(str(row.values[i])) for i in order}
-        print(json.dumps(weights, ensure_ascii=False))
+    for vector in vectors:
+        print(json.dumps(form.shown(vector, opened), ensure_ascii=False))
+
+
+@dataclass(frozen=True)
+class _Form:
+    """The form of the vectors that models of a task make.
+
+    Attributes:
+        title: The kind of model, for messages.
+        open: The public class.
+        takes: Arguments of its `encode` that some classes lack.
+        suffixes: Endings of the files that the vectors are written to; empty for any.
+        shown: The vector of a text as JSON.
+        write: Writes texts and vectors to a file, and returns what is there.
+    """
+
+    title: str
+    open: Callable[..., Any]
+    takes: frozenset[str]
+    suffixes: tuple[str, ...]
+    shown: Callable[[Any, Any], Any]
+    write: Callable[[Path, list[str], Any, Any], str]
+
+
+def _form(folder: Path) -> _Form:
+    """The form of a bundle.
+
+    Raises:
+        ValueError: Its model makes no vectors.
+    """
+    task = read_manifest(folder).task
+    if task not in _FORMS:
+        raise ValueError(f"{folder}: the model scores pairs of texts; use `embedrt rerank`")
+    return _FORMS[task]
+
+
+def _decimals(values: Any, _: Any) -> Any:
+    """The numbers of an array for JSON; str() of a float32 is its shortest decimal."""
+    return [_decimals(row, _) for row in values] if values.ndim > 1 else [float(str(x)) for x in values]
+
+
+def _weights(row: embedrt.SparseVectors, model: embedrt.SparseEncoder) -> dict[str, float]:
+    """Weights by token, the largest first."""
+    order = np.argsort(-row.values, kind="stable")
+    return {model.vocabulary[row.indices[i]]: float(str(row.values[i])) for i in order}
+
+
+def _write_matrix(output: Path, _: list[str], vectors: Any, __: Any) -> str:
+    save_matrix(output, vectors)
+    return f"float32 {vectors.shape[0]} x {vectors.shape[1]}"
+
+
+def _write_sparse(output: Path, texts: list[str], vectors: Any, model: Any) -> str:
+    save_embeddings(output, texts, vectors, model)
+    return f"{len(vectors.values)} weights of {vectors.rows} texts"
+
+
+def _write_several(output: Path, texts: list[str], vectors: Any, model: Any) -> str:
+    save_embeddings(output, texts, vectors, model)
+    return f"float32 {sum(map(len, vectors))} x {model.manifest.dim} of {len(texts)} texts"
+
+
+_NAMES = {"normalize_embeddings": "normalize", "truncate_dim": "truncate-dim"}
+_FORMS: dict[Task, _Form] = {
+    "embed": _Form("model of sentence embeddings", embedrt.Embedder, frozenset(_NAMES), (), _decimals, _write_matrix),
+    "sparse": _Form("sparse model", embedrt.SparseEncoder, frozenset(), (".safetensors",), _weights, _write_sparse),
+    "multi-vector": _Form(
+        "multi-vector model",
+        embedrt.MultiVectorEncoder,
+        frozenset({"normalize_embeddings"}),
+        SUFFIXES,
+        _decimals,
+        _write_several,
+    ),
+}
+"""By task."""
 
 
 def _method(opened: Any, task: str | None) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -145,11 +189,6 @@ def _method(opened: Any, task: str | None) -> tuple[Callable[..., Any], dict[str
     if task in {"query", "document"}:
         return getattr(opened, f"encode_{task}"), {}
     return opened.encode, {} if task is None else {"task": task}
-
-
-def _decimals(values: Any) -> Any:
-    """The numbers of an array for JSON; str() of a float32 is its shortest decimal."""
-    return [_decimals(row) for row in values] if values.ndim > 1 else [float(str(x)) for x in values]
 
 
 def _check(output: Path) -> None:

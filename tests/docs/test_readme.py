@@ -13,6 +13,8 @@ from textwrap import indent
 import pytest
 
 from docs.hooks import command_help, commands
+from embedrt_export import export
+from tests.kit import late_models, score_models, sparse_models
 from tests.kit.pages import (
     INT8_EXPORT,
     PAGES,
@@ -25,8 +27,10 @@ from tests.kit.pages import (
     text,
     titled_blocks,
 )
+from tests.kit.shared_folders import shared_folder
 
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+HUB_EXPORT = re.compile(r"embedrt export [\w-]+/[\w.-]+( |$)")
 FRAMEWORKS = ROOT / "docs" / "guides" / "frameworks.md"
 MAKEFILE = text(ROOT / "Makefile")
 # Base classes of the frameworks, with what an adapter inherits from them.
@@ -58,11 +62,11 @@ def shorter(code: str) -> str:
 
 
 def first_seen() -> dict[str, Path]:
-    """The page that each command line stands in first, without those that need the hub."""
+    """The page that each command line stands in first, without exports of hub repos."""
     seen: dict[str, Path] = {}
     for page in PAGES:
         for line in shell_lines(page):
-            if line.startswith("embedrt ") and line != f"embedrt export {HUB_ID}":
+            if line.startswith("embedrt ") and not HUB_EXPORT.match(line):
                 seen.setdefault(line, page)
     return seen
 
@@ -71,11 +75,28 @@ COMMANDS = first_seen()
 RUNNABLE = [page for page in PAGES if blocks("python", page) or page in COMMANDS.values()]
 
 
+@pytest.fixture(scope="session")
+def task_bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small models of the other tasks, by the names in the guides."""
+
+    def make(folder: Path) -> None:
+        for name, write in {
+            "reranker": score_models.MODELS["sigmoid"],
+            "splade": sparse_models.splade,
+            "colbert": late_models.fixed,
+        }.items():
+            export(write(folder / "models" / name), folder / name)
+
+    return shared_folder(tmp_path_factory, "guides", make)
+
+
 @pytest.fixture
-def workplace(tmp_path: Path, own_store: Path, minilm_bundle: Path, minilm_source: Path) -> Path:
+def workplace(tmp_path: Path, own_store: Path, minilm_bundle: Path, minilm_source: Path, task_bundles: Path) -> Path:
     """A folder with the files that the pages name. Weights are linked, not copied."""
     for folder in (own_store / "bundles" / HUB_ID.replace("/", "--"), tmp_path / "bundle"):
         shutil.copytree(minilm_bundle, folder, copy_function=os.link)
+    for name in ("reranker", "splade", "colbert"):
+        shutil.copytree(task_bundles / name, tmp_path / name, copy_function=os.link)
     (tmp_path / "my-model").symlink_to(minilm_source)
     (tmp_path / "lines.txt").write_text("one\ntwo\n", encoding="utf-8")
     (tmp_path / "sample.txt").write_text("".join(f"sentence {i}\n" for i in range(120)), encoding="utf-8")

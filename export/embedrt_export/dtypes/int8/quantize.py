@@ -16,7 +16,7 @@ from embedrt.bundle.manifest import FLOAT32, Variant
 from embedrt.bundle.reports import Accuracy
 from embedrt.errors import QualityError, UnsupportedModelError
 from embedrt.run.runner import Runner
-from embedrt.tasks.graph_values import graph_tokens
+from embedrt.tasks.graph_values import graph_tokens, output_of
 from embedrt.verify.parity import Item
 from embedrt_export.dtypes.int8.absorb import find_sources
 from embedrt_export.dtypes.int8.activations import Floats, choose
@@ -26,6 +26,7 @@ from embedrt_export.dtypes.int8.layer import LinearLayer, QuantizedLayer
 from embedrt_export.dtypes.int8.levels import EXACT_PAIR, FULL_PAIR, largest_pair
 from embedrt_export.dtypes.int8.linear import find_layers, observe, replace_layers
 from embedrt_export.dtypes.int8.texts import Items
+from embedrt_export.graph.builder import needed
 from embedrt_export.graph.data_file import DataFile
 from embedrt_export.graph.fuse_cpu import OnCpu, fuse
 from embedrt_export.routes import sparse_static
@@ -166,7 +167,9 @@ def _quantized(
 ) -> Iterator[tuple[LinearLayer, QuantizedLayer]]:
     """Quantize every linear layer, with as many activations at a time as memory allows."""
     model = onnx.load(source, load_external_data=False)
-    layers = find_layers(model)
+    # The report is about one output. Nothing would tell if a layer that only others need lost too much.
+    measured = {node.name for node in needed(list(model.graph.node), [output_of(runner)])}
+    layers = [layer for layer in find_layers(model) if layer.node in measured]
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     read = _reader(model, source.parent)
     sources = find_sources(model, layers)
