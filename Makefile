@@ -115,11 +115,12 @@ golden: $(REFERENCE)/.ready  ## make the golden vectors and token ids again
 	$(REFERENCE)/$(BIN)/python tests/reference/make_tokenizers.py ids
 	$(REFERENCE)/$(BIN)/python tests/reference/make_api.py
 	$(REFERENCE)/$(BIN)/python tests/reference/make_late.py
+	$(REFERENCE)/$(BIN)/python tests/reference/make_scoring.py
 	$(REFERENCE)/$(BIN)/python tests/reference/make_score_calls.py
 	$(REFERENCE)/$(BIN)/python tests/reference/make_sparse.py
 
 table: $(REFERENCE)/.ready  ## measure every architecture and module again, and write docs/models.md
-	EMBEDRT_ERRORS=$(REFERENCE)/errors.json $(REFERENCE)/$(BIN)/python -m pytest tests/live/test_families.py tests/live/test_modules.py
+	EMBEDRT_ERRORS=$(REFERENCE)/errors.json $(REFERENCE)/$(BIN)/python -m pytest tests/live/test_families.py tests/live/test_modules.py tests/live/test_scoring.py
 	$(REFERENCE)/$(BIN)/python tests/reference/make_table.py $(REFERENCE)/errors.json
 
 build: $(VENV)/.develop  ## wheel and sdist into dist/
