@@ -618,6 +618,12 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
         manifest.task != "multi-vector" or manifest.multi_vector is not None,
         "multi_vector: expected an object for the task 'multi-vector', got null",
     )
+    expansion = None if manifest.multi_vector is None else manifest.multi_vector.expansion
+    packed = any(variant.packing is not None for route in manifest.routes.values() for variant in route.variants)
+    require(
+        expansion is None or expansion.attend or not packed,
+        "multi_vector.expansion.attend: expected true beside a packed variant, whose tokens attend to all others",
+    )
     _check_scoring(manifest, require)
     dims = None if manifest.sparse is None else manifest.sparse.max_active_dims
     require(dims is None or dims > 0, f"sparse.max_active_dims: expected a positive integer or null, got {dims}")

@@ -20,6 +20,9 @@ FILE = "chat_template.jinja"
 _CONFIG = "tokenizer_config.json"
 _LARGEST = 1 << 20
 _MOST_CHARACTERS = 1 << 16
+_LARGEST_FACTOR, _LARGEST_EXPONENT = 1 << 16, 16
+_FAILURES = (TypeError, ValueError, ArithmeticError, LookupError, RecursionError, MemoryError)
+_PADDING = {"center", "expandtabs", "format", "format_map", "ljust", "rjust", "zfill"}
 MessageFormat = Literal["flat", "structured"]
 # Architectures for which sentence-transformers knows the form of messages, and signs in a template that content is a
 # list of parts.
@@ -111,11 +114,30 @@ def _renderer(template: ChatTemplate) -> Callable[[str, str, str | None], str]:
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+    class Sandbox(ImmutableSandboxedEnvironment):
+        """The sandbox of Jinja, which bounds no memory, without short ways to huge texts and numbers."""
+
+        intercepted_binops = frozenset(["*", "**"])
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            """Multiply small numbers only."""
+            if any(not isinstance(value, int | float) or abs(value) > _LARGEST_FACTOR for value in (left, right)):
+                raise jinja2.exceptions.SecurityError(f"{operator}: expected numbers up to {_LARGEST_FACTOR}")
+            if operator == "**" and abs(right) > _LARGEST_EXPONENT:
+                raise jinja2.exceptions.SecurityError(f"**: expected an exponent up to {_LARGEST_EXPONENT}")
+            return super().call_binop(context, operator, left, right)
+
+        def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+            """Leave out the methods that pad a text."""
+            return attr not in _PADDING and super().is_safe_attribute(obj, attr, value)
+
     def fail(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = _to_json
+    for name in _PADDING & set(environment.filters):
+        del environment.filters[name]
     environment.globals["raise_exception"] = fail
     environment.globals["strftime_now"] = lambda form: datetime.now(UTC).strftime(form)
     try:
@@ -132,7 +154,15 @@ def _renderer(template: ChatTemplate) -> Callable[[str, str, str | None], str]:
         variables = {"add_generation_prompt": False, **template.variables}
         try:
             text: str = compiled.render(messages=messages, tools=None, documents=None, **variables)
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        except (
+            jinja2.TemplateError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            LookupError,
+            RecursionError,
+            MemoryError,
+        ) as error:
             failure = f"{type(error).__name__}: {error}"
             raise UnsupportedModelError(f"chat template: it fails for a pair: {failure}") from error
         if len(text) > _MOST_CHARACTERS:
