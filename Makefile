@@ -119,7 +119,7 @@ golden: $(REFERENCE)/.ready  ## make the golden vectors and token ids again
 	$(REFERENCE)/$(BIN)/python tests/reference/make_sparse.py
 
 table: $(REFERENCE)/.ready  ## measure every architecture and module again, and write docs/models.md
-	EMBEDRT_ERRORS=$(REFERENCE)/errors.json $(REFERENCE)/$(BIN)/python -m pytest tests/live/test_families.py tests/live/test_modules.py
+	EMBEDRT_ERRORS=$(REFERENCE)/errors.json $(REFERENCE)/$(BIN)/python -m pytest tests/live/test_families.py tests/live/test_modules.py tests/live/test_scoring.py tests/live/test_sparse.py tests/live/test_late.py
 	$(REFERENCE)/$(BIN)/python tests/reference/make_table.py $(REFERENCE)/errors.json
 
 build: $(VENV)/.develop  ## wheel and sdist into dist/

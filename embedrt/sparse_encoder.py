@@ -215,11 +215,8 @@ class SparseEncoder(Model):
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
         """The token of every coordinate; a coordinate without a token has its number, as "[30521]"."""
-        return tuple(f"[{i}]" if token is None else token for i, token in enumerate(self._tokens))
-
-    @property
-    def _tokens(self) -> list[str | None]:
-        return self.tokenizer.convert_ids_to_tokens(range(self.get_embedding_dimension()))
+        tokens = self.tokenizer.convert_ids_to_tokens(range(self.get_embedding_dimension()))
+        return tuple(f"[{i}]" if token is None else token for i, token in enumerate(tokens))
 
     @_typed
     def encode(
@@ -423,7 +420,7 @@ class SparseEncoder(Model):
         Returns:
             A list of pairs (token, weight) for every vector, or one list for one vector.
         """
-        return sparse.decode(embeddings, self._tokens, top_k)
+        return sparse.decode(embeddings, self.get_embedding_dimension(), self.tokenizer.convert_ids_to_tokens, top_k)
 
     def _settings(self, name: str | None) -> Manifest:
         """The bundle's manifest with what was set on this model."""

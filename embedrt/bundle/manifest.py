@@ -208,8 +208,8 @@ class Variant:
             ONNX Runtime's own operators (com.microsoft).
         devices: The kinds of device that run it, such as "cpu", or "cpu-x86" for CPUs of x86-64; empty for every kind.
         layout: "padded" takes inputs `[batch, sequence]`; "packed" takes all tokens of a batch in one stream.
-        proof: The accuracy of this file, measured at export: a parity report, or for lossy dtypes a quality report.
-            Null only during an export.
+        proof: The accuracy of this file, measured at export: a parity report, or for lossy dtypes a quality report;
+            for scores in these, a rank report. Null only during an export.
         packing: The inputs of a packed graph; null for a padded one.
         largest_pair: For int8: in rows `2k` and `2k + 1` of the weight of a linear layer, `[channels, outputs]`, the
             positive weights of a column add up to at most this number, and the negative ones to at least its negative.
@@ -617,6 +617,12 @@ def _check_consistency(folder: Path, manifest: Manifest) -> None:
     require(
         manifest.task != "multi-vector" or manifest.multi_vector is not None,
         "multi_vector: expected an object for the task 'multi-vector', got null",
+    )
+    expansion = None if manifest.multi_vector is None else manifest.multi_vector.expansion
+    packed = any(variant.packing is not None for route in manifest.routes.values() for variant in route.variants)
+    require(
+        expansion is None or expansion.attend or not packed,
+        "multi_vector.expansion.attend: expected true beside a packed variant, whose tokens attend to all others",
     )
     _check_scoring(manifest, require)
     dims = None if manifest.sparse is None else manifest.sparse.max_active_dims

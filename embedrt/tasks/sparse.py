@@ -1,6 +1,6 @@
 """Sparse embeddings: graph outputs to the sparse vectors that a call returns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,12 +85,13 @@ def sparsity(embeddings: Any) -> dict[str, float]:
     return {"active_dims": active, "sparsity_ratio": 1.0 - active / vectors.width}
 
 
-def decode(embeddings: Any, tokens: Sequence[str | None], top_k: int | None) -> Any:
+def decode(embeddings: Any, width: int, tokens: Callable[[Sequence[int]], list[str | None]], top_k: int | None) -> Any:
     """The tokens of sparse embeddings with their weights, the largest first; ties keep the order of the vocabulary.
 
     Args:
         embeddings: One vector, or rows of vectors.
-        tokens: The token of every coordinate.
+        width: The number of coordinates of the model's vectors.
+        tokens: Function from coordinates to tokens.
         top_k: The number of tokens; None gives all.
 
     Returns:
@@ -98,11 +99,11 @@ def decode(embeddings: Any, tokens: Sequence[str | None], top_k: int | None) -> 
     """
     vectors = as_sparse(embeddings, "embeddings")
     count = None if top_k is None else positive(top_k, "top_k")
-    if vectors.width > len(tokens) and vectors.rows:
-        raise ValueError(f"embeddings: expected vectors of width {len(tokens)}, got {vectors.width}")
+    if vectors.width > width and vectors.rows:
+        raise ValueError(f"embeddings: expected vectors of width {width}, got {vectors.width}")
     found = []
     for one in vectors.matrix:
         order = np.argsort(-one.values, kind="stable")[:count]
         weights: list[float] = one.values[order].tolist()
-        found.append([(tokens[i], weight) for i, weight in zip(one.indices[order].tolist(), weights, strict=True)])
+        found.append(list(zip(tokens(one.indices[order].tolist()), weights, strict=True)))
     return found if vectors.ndim == 2 else found[0]

@@ -124,7 +124,8 @@ def ward_merges(distances: NDArray[np.float64]) -> Merges:
     """
     count = len(distances)
     pairs, heights = np.empty((count - 1, 2), np.int64), np.empty(count - 1)
-    np.fill_diagonal(distances, np.inf)
+    squares = np.multiply(distances, distances, out=distances)
+    np.fill_diagonal(squares, np.inf)
     sizes = np.ones(count)
     chain: list[int] = []
     for step in range(count - 1):
@@ -132,30 +133,26 @@ def ward_merges(distances: NDArray[np.float64]) -> Merges:
             chain.append(int(np.argmax(sizes > 0)))
         while True:
             last = chain[-1]
-            row = distances[last]
+            row = squares[last]
             nearest = int(np.argmin(row))
             if len(chain) > 1 and row[chain[-2]] <= row[nearest]:
                 break
             chain.append(nearest)
         kept, gone = max(chain[-2:]), min(chain[-2:])
         del chain[-2:]
-        height = distances[kept, gone]
+        height = squares[kept, gone]
         pairs[step], heights[step] = (gone, kept), height
-        total = sizes + sizes[kept] + sizes[gone]
-        with np.errstate(invalid="ignore"):  # infinity is the distance of what is gone
-            squares = (
-                (sizes + sizes[kept]) * distances[kept] ** 2
-                + (sizes + sizes[gone]) * distances[gone] ** 2
-                - sizes * height**2
-            ) / total
-        row = np.where(sizes > 0, np.sqrt(np.maximum(squares, 0)), np.inf)
-        row[[kept, gone]] = np.inf
-        distances[kept], distances[:, kept] = row, row
-        distances[gone], distances[:, gone] = np.inf, np.inf
+        row = (sizes + sizes[kept]) * squares[kept]  # infinity, the distance of what is gone, stays
+        row += (sizes + sizes[gone]) * squares[gone]
+        row -= sizes * height
+        row /= sizes + (sizes[kept] + sizes[gone])
+        row[kept] = row[gone] = np.inf
+        squares[kept], squares[:, kept] = row, row
+        squares[gone], squares[:, gone] = np.inf, np.inf
         sizes[kept] += sizes[gone]
         sizes[gone] = 0
     order = np.argsort(heights, kind="stable")
-    return Merges(_numbered(pairs[order], count), heights[order])
+    return Merges(_numbered(pairs[order], count), np.sqrt(heights[order]))
 
 
 def _numbered(pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:

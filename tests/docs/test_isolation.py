@@ -32,6 +32,7 @@ ALLOWED = {"numpy", "tokenizers", "onnxruntime", "huggingface_hub", "tqdm", "cli
 OPTIONAL = {
     "safetensors": "files",
     "pyarrow": "files",
+    "scipy": "sparse",
     "onnxruntime_ep_openvino": "openvino",
 }  # by the one module that imports it
 # Files that `embedrt bench` loads in the process of each engine, never beside embedrt.

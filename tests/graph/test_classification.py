@@ -13,6 +13,7 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from embedrt import tune
 from embedrt.bundle import reports
 from embedrt.bundle.manifest import Manifest, read_manifest
 from embedrt.bundle.opened import BundleFiles
@@ -172,7 +173,7 @@ def int8_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestInt8:
     def test_the_report_is_on_the_order_of_scores(self, int8_bundle: Path) -> None:
         report = rank_report(int8_bundle)
-        assert report.method.startswith("9 of 9 linear layers"), "in float32: those of the last layer after attention"
+        assert report.method.startswith("8 of 8 linear layers"), "in float32: those of the picked rows"
         assert report.is_good
         assert report.texts > 300
         assert 0.9 <= report.mean_agreement < 1
@@ -214,6 +215,11 @@ class TestInt8:
         monkeypatch.setattr(quantize, "_KEPT_SHARES", (0.0,))
         with pytest.raises(QualityError, match=r"rank correlation with float32 is 0\.9.*at least 0\.99999.*--calib"):
             export(int8_bundle.with_name("model"), tmp_path / "bundle", dtype="int8")
+
+    def test_it_can_be_tuned(self, int8_bundle: Path, tmp_path: Path) -> None:
+        setting = tune(copy_bundle(int8_bundle, tmp_path / "bundle"), seconds=0.1).setting("int8", "cpu")
+        assert setting is not None
+        assert setting.mean_cosine == 1, "the cosine of single numbers says nothing"
 
     @pytest.mark.parametrize(("field", "number"), [("mean_agreement", 1.5), ("max_score_error", -0.1)])
     def test_numbers_out_of_range(self, field: str, number: float, int8_bundle: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from embedrt import BundleError, Embedder, MultiVectorEncoder, QualityReport, verify
@@ -17,14 +18,19 @@ from embedrt_export import export
 from embedrt_export.dtypes.float16.on_cpu import on_cpu
 from embedrt_export.graph.data_file import DataFile
 from tests.kit import late_models
-from tests.kit.chains import Entry, pooling, write_chain
+from tests.kit.chains import Entry, draw, pooling, write_chain
 from tests.kit.late_calls import TEXTS
 from tests.kit.late_models import NORMALIZE, dense, mask, set_transformer, write_top
 from tests.kit.models import make_model, write_json
+from tests.kit.torch_files import save_state_dict
+
+
+def variants(bundle: Path) -> tuple[Variant, ...]:
+    return read_manifest(bundle).routes["default"].variants
 
 
 def last_variant(bundle: Path) -> Variant:
-    return read_manifest(bundle).routes["default"].variants[-1]
+    return variants(bundle)[-1]
 
 
 @pytest.mark.parametrize(("name", "layout"), [("pylate_attending", "packed"), ("fixed", "padded")])
@@ -71,6 +77,24 @@ def test_int8(tmp_path: Path) -> None:
     with MultiVectorEncoder(bundle) as model:
         assert model.dtype == "int8"
         assert model.encode_query("a dog").shape == (12, 8)
+
+
+def test_int8_leaves_layers_in_float32_that_no_report_measures(tmp_path: Path) -> None:
+    """The report of three outputs is about the dense one."""
+    source = make_model(tmp_path / "model", hidden_size=64, intermediate_size=256, pooling="cls")
+    for name, outputs in (("sparse_linear", 1), ("colbert_linear", 64)):
+        tensors = {"weight": draw(outputs, 64, seed=outputs), "bias": draw(outputs)}
+        save_state_dict(source / f"{name}.pt", tensors)
+    bundle = export(source, tmp_path / "bundle", dtype=["float32", "int8"], reference="onnx")
+    names = [{tensor.name for tensor in _graph(bundle, variant).initializer} for variant in variants(bundle)]
+    assert all({"colbert_linear.weight", "sparse_linear.weight"} <= found for found in names)
+    with MultiVectorEncoder(bundle) as exact, MultiVectorEncoder(bundle, dtype="int8") as lossy:
+        for a, b in zip(exact.encode(TEXTS), lossy.encode(TEXTS), strict=True):
+            assert ((a * b).sum(axis=1) > 0.98).all()
+
+
+def _graph(bundle: Path, variant: Variant) -> Any:
+    return onnx.load(bundle / variant.file, load_external_data=False).graph
 
 
 def refused(folder: Path, message: str, error: type[Exception] = UnsupportedModelError) -> None:
@@ -180,6 +204,19 @@ def test_manifests_that_are_refused(tmp_path: Path, change: Any, message: str) -
     bundle = export(late_models.fixed(tmp_path / "model"), tmp_path / "bundle", reference="onnx")
     write_manifest(bundle, change(read_manifest(bundle)))
     with pytest.raises(BundleError, match=message):
+        read_manifest(bundle)
+
+
+def test_a_packed_variant_attends_to_everything(tmp_path: Path) -> None:
+    source = late_models.pylate_attending(tmp_path / "model")
+    bundle = export(source, tmp_path / "bundle", dtype=["float32", "float16"], reference="onnx")
+    manifest = read_manifest(bundle)
+    assert manifest.multi_vector is not None
+    assert manifest.multi_vector.expansion is not None
+    expansion = dataclasses.replace(manifest.multi_vector.expansion, attend=False)
+    several = dataclasses.replace(manifest.multi_vector, expansion=expansion)
+    write_manifest(bundle, dataclasses.replace(manifest, multi_vector=several))
+    with pytest.raises(BundleError, match=r"multi_vector\.expansion\.attend: expected true beside a packed variant"):
         read_manifest(bundle)
 
 

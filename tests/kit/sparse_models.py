@@ -211,6 +211,16 @@ def router(folder: Path) -> Path:
     return _router(folder, query)
 
 
+def static(folder: Path) -> Path:
+    """Static weights alone."""
+    write_tokenizer(folder, "bert")
+    rows = without_gaps(folder)
+    save_file({"weight": np.abs(draw("idf", rows)) + np.float32(0.1)}, folder / "model.safetensors")
+    write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": STATIC}])
+    write_top(folder)
+    return folder
+
+
 def router_of_json(folder: Path) -> Path:
     """Weights of queries by token, in a JSON file."""
 

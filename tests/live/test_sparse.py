@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from sentence_transformers import SparseEncoder as Reference
 
@@ -11,7 +10,7 @@ from embedrt import ParityReport, SparseEncoder
 from embedrt.types import Task
 from embedrt.vectors.sparse import as_sparse
 from embedrt_export import export
-from tests.kit.sparse_calls import CALLS, TEXTS, TOLERANCE, answer, described, differences, worst
+from tests.kit.sparse_calls import CALLS, TEXTS, TOLERANCE, answer, differences, worst
 from tests.kit.sparse_models import FAMILIES, MODELS, family_model, splade
 
 Record = Callable[[str, str, float, float], None]
@@ -39,13 +38,11 @@ def test_model(name: str, tmp_path: Path, record_error: Record) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_family(family: str, tmp_path: Path, record_error: Record) -> None:
     source = family_model(tmp_path / "model", family)
-    theirs = Reference(str(source), device="cpu", model_kwargs={"dtype": "float32"})
-    with SparseEncoder(export(source, tmp_path / "bundle", reference="sentence-transformers")) as ours:
-        proof = ours.manifest.routes["default"].variants[0].proof
-        pair = described(ours.encode(TEXTS)), described(theirs.encode(TEXTS))
+    with SparseEncoder(export(source, tmp_path / "bundle", reference="sentence-transformers")) as model:
+        proof = model.manifest.routes["default"].variants[0].proof
     assert isinstance(proof, ParityReport)
-    assert not differences(*pair)
-    record_error("sparse head", family, max(proof.max_abs_error, worst(*pair)), proof.max_batch_error)
+    assert proof.independent
+    record_error("sparse head", family, proof.max_abs_error, proof.max_batch_error)
 
 
 def test_tensors(tmp_path: Path) -> None:
@@ -65,15 +62,3 @@ def test_tensors(tmp_path: Path) -> None:
         for kind in (sparse, dense, list(sparse), list(dense), sparse.to_sparse_csr(), plain.to_scipy()):
             assert (as_sparse(kind, "vectors").to_dense() == plain.to_dense()).all()
         assert (model.similarity(sparse, dense) == model.similarity(plain, plain)).all()
-        assert (
-            np.abs(model.similarity(plain, plain) - Reference.similarity(_Dot(), sparse, sparse).numpy()).max() < 1e-3
-        )
-
-
-class _Dot:
-    """The attributes that sentence-transformers' `similarity` reads."""
-
-    from sentence_transformers.util import dot_score
-
-    similarity_fn_name = "dot"
-    _similarity = staticmethod(dot_score)

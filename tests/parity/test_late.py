@@ -4,9 +4,10 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from embedrt import Embedder, HierarchicalTokenPooling, MultiVectorEncoder
+from embedrt import Embedder, HierarchicalTokenPooling, MultiVectorEncoder, SparseEncoder
 from embedrt.types import Task
 from embedrt_export import export
 from tests.kit.late_calls import CALLS, REFERENCE, TEXTS, TOLERANCE, answer, differences, load, worst
@@ -38,9 +39,13 @@ def test_three_outputs_in_one_pass(tmp_path: Path) -> None:
         found = [[one[name] for name in names] for one in features]
         vectors = late.encode(TEXTS)
         assert late.similarity_fn_name == "maxsim"
+    with SparseEncoder(bundle) as sparse:
+        weights = sparse.encode(TEXTS)
     wanted = load("three_outputs")
     assert [differences(*pair) for pair in zip(found, wanted, strict=True)] == [""] * len(TEXTS)
     assert [differences([one], answer[2:]) for one, answer in zip(vectors, wanted, strict=True)] == [""] * len(TEXTS)
+    for i, arrays in enumerate(wanted):
+        np.testing.assert_allclose(weights[i].to_dense(), arrays[1], atol=1e-5)
     assert sum((answer[1] > 0).sum() for answer in wanted) > 15
 
 

@@ -20,10 +20,32 @@ left and on the right. "By batch" is the difference between a text encoded alone
 1e-5 for architectures and 2e-6 for modules. `make table` writes this file.
 """
 
-SCORES = """\
+# Section by the group that the live tests note, with its text.
+SECTIONS = {
+    "head": (
+        "Scores of pairs",
+        """\
 Classification heads as transformers saves them, by `model_type`, and chains of modules that end in scores. The error is
 that of a logit, over pairs of texts of many lengths and scripts, divided by the largest norm of a pair's logits if that
-is above 1; the tolerance is 1e-5."""
+is above 1; the tolerance is 1e-5.""",
+    ),
+    "sparse": (
+        "Sparse models",
+        """\
+SPLADE with every pooling and activation, static weights, Routers, and older formats. The error is that of a weight,
+divided by the largest norm of a vector if that is above 1; the tolerance is 1e-5.""",
+    ),
+    "sparse head": (
+        "Heads of masked language models",
+        "By `model_type`, with SPLADE pooling; errors as above.",
+    ),
+    "multi-vector": (
+        "Late interaction",
+        """\
+Models of sentence-transformers, PyLate and Stanford's ColBERT. The error is that of a coordinate of a token's vector of
+length 1; the tolerance is 1e-5.""",
+    ),
+}
 
 
 def rows(errors: dict[str, dict[str, float]]) -> list[str]:
@@ -34,7 +56,8 @@ def rows(errors: dict[str, dict[str, float]]) -> list[str]:
 def main(path: Path) -> None:
     """Reads what was measured and writes the page."""
     errors = json.loads(path.read_bytes())
-    modules, heads = errors.pop("module"), errors.pop("head")
+    modules = errors.pop("module")
+    groups = {name: errors.pop(name) for name in SECTIONS}
     packages = ("sentence-transformers", "transformers", "torch")
     lines = [HEAD.format(versions=", ".join(f"{name} {version(name)}" for name in packages))]
     lines += ["## Architectures", "", "| `model_type` | models | worst error | by batch |", "|---|---|---|---|"]
@@ -49,7 +72,17 @@ def main(path: Path) -> None:
         "| chain after the transformer | error | by batch |",
     ]
     lines += ["|---|---|---|", *rows(modules)]
-    lines += ["", "## Scores of pairs", "", SCORES, "", "| model | error | by batch |", "|---|---|---|", *rows(heads)]
+    for group, (title, text) in SECTIONS.items():
+        lines += [
+            "",
+            f"## {title}",
+            "",
+            text,
+            "",
+            "| model | error | by batch |",
+            "|---|---|---|",
+            *rows(groups[group]),
+        ]
     TARGET.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from embedrt import Embedder
 from embedrt.bundle.facts import size
 from embedrt.bundle.manifest import KIND_OF_TASK, NAME_OF_KIND, Manifest, Output, Source, Variant
-from embedrt.bundle.reports import ParityReport, QualityReport
+from embedrt.bundle.reports import ParityReport, QualityReport, RankReport
 from embedrt.hub.card import model_card
 from embedrt.types import Task
 
@@ -158,6 +158,13 @@ def test_a_row_for_every_variant_of_every_route(manifest: Manifest) -> None:
     ]
     assert proof[2][3:] == [
         *("9", "48", "cosine 0.99910 mean, 0.99600 min", "0.999 and 0.995"),
+        *("float32; rounding", "onnxruntime"),
+    ]
+    ranks = RankReport("rounding", 90, 48, 0.97, 1.0, 0.004, 0.01, 0.9, 0.02, 0.02, 1e-7, "onnxruntime")
+    routes["document"] = dataclasses.replace(route, variants=(dataclasses.replace(int8, proof=ranks),))
+    _, proof = rendered(model_card(dataclasses.replace(manifest, routes=routes))).tables
+    assert proof[3][3:] == [
+        *("90", "48", "rank correlation 0.9700, score error 4.0e-03", "0.9 and 0.02"),
         *("float32; rounding", "onnxruntime"),
     ]
     assert {"architecture (query)", "architecture (document)"} <= {row[0] for row in facts}

@@ -23,7 +23,7 @@ from embedrt.errors import ExportError, UnsupportedModelError
 from embedrt_export import export
 from tests.kit.edits import edit_json
 from tests.kit.models import make_model, write_json
-from tests.kit.sparse_models import ROWS, add_head, family_model, finish, router_of_json, splade
+from tests.kit.sparse_models import ROWS, add_head, family_model, finish, router_of_json, splade, static
 
 TEXTS = ["the dog, the cat.", "", "river bank! money", "a boat on the river " * 30]
 
@@ -198,3 +198,15 @@ def test_weights_by_token(tmp_path: Path) -> None:
         assert model.decode(model.encode_query("", prompt="")) == []
         twice = model.encode_query("dog dog dog", prompt="")
         assert list(twice.to_dicts().values()) == [np.float32(weights["dog"])]
+
+
+def test_static_weights_are_the_same_in_int8(tmp_path: Path) -> None:
+    """A Router needs its routes in the same dtypes, and this one has no linear layers."""
+    bundle = export(static(tmp_path / "model"), tmp_path / "bundle", dtype=("float32", "int8"))
+    assert (tmp_path / "bundle" / "onnx" / "model_int8.onnx_data").is_file()
+    with SparseEncoder(bundle) as exact, SparseEncoder(bundle, dtype="int8") as small:
+        assert small.dtype == "int8"
+        assert (small.encode(TEXTS).to_dense() == exact.encode(TEXTS).to_dense()).all()
+        assert exact.encode("").counts.tolist() == [0]
+    with SparseEncoder(export(static(tmp_path / "again"), tmp_path / "alone", dtype="int8")) as small:
+        assert small.encode("the dog").counts.tolist() == [2]

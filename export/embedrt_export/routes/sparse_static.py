@@ -18,8 +18,10 @@ from embedrt_export.source.configs import read_config, strict
 from embedrt_export.source.weights import INDEX, SINGLE, Weights
 from embedrt_export.tokenizer import BuiltTokenizer, build_tokenizer, parsed, without_special_tokens
 
+ARCHITECTURE = "sparse-static"
+"""The name in the manifest."""
 # The class of the tokenizer where its config names none: this module is used with BERT's vocabulary.
-_ARCHITECTURE = "bert"
+_TOKENIZER = "bert"
 _IDF = "idf.json"
 _MOST_ROWS = 1 << 24
 
@@ -74,9 +76,9 @@ def build(graph: GraphBuilder, folder: Path, settings: SparseStaticEmbedding) ->
     present = graph.op("ScatterElements", none, inputs.input_ids, counts, axis=1, reduction="max")
     sparse = graph.op("Mul", present, graph.weight("weight", values))
     return Encoder(
-        architecture="sparse-static",
+        architecture=ARCHITECTURE,
         via="native",
-        identity={"model_type": "sparse-static"},
+        identity={"model_type": ARCHITECTURE},
         features={SPARSE: Feature(sparse, len(values), per_token=False)},
         states=[],
         inputs=inputs,
@@ -88,7 +90,7 @@ def build(graph: GraphBuilder, folder: Path, settings: SparseStaticEmbedding) ->
 
 
 def _tokenizer(folder: Path, rows: int) -> BuiltTokenizer:
-    return without_special_tokens(build_tokenizer(folder, _ARCHITECTURE, rows, do_lower_case=False))
+    return without_special_tokens(build_tokenizer(folder, _TOKENIZER, rows, do_lower_case=False))
 
 
 def _json_file(folder: Path, path: str | None) -> Path:

@@ -16,7 +16,7 @@ from embedrt.bundle.manifest import FLOAT32, Variant
 from embedrt.bundle.reports import Accuracy
 from embedrt.errors import QualityError, UnsupportedModelError
 from embedrt.run.runner import Runner
-from embedrt.tasks.graph_values import graph_tokens
+from embedrt.tasks.graph_values import graph_tokens, output_of
 from embedrt.verify.parity import Item
 from embedrt_export.dtypes.int8.absorb import find_sources
 from embedrt_export.dtypes.int8.activations import Floats, choose
@@ -26,8 +26,10 @@ from embedrt_export.dtypes.int8.layer import LinearLayer, QuantizedLayer
 from embedrt_export.dtypes.int8.levels import EXACT_PAIR, FULL_PAIR, largest_pair
 from embedrt_export.dtypes.int8.linear import find_layers, observe, replace_layers
 from embedrt_export.dtypes.int8.texts import Items
+from embedrt_export.graph.builder import needed
 from embedrt_export.graph.data_file import DataFile
 from embedrt_export.graph.fuse_cpu import OnCpu, fuse
+from embedrt_export.routes import sparse_static
 
 logger = logging.getLogger("embedrt.export")
 
@@ -65,6 +67,8 @@ def quantize(folder: Path, runner: Runner, texts: Items, data: DataFile, evaluat
         UnsupportedModelError: The graph has no linear layers to quantize.
         QualityError: The vectors are not accurate enough, even with many linear layers in float32.
     """
+    if runner.route.architecture == sparse_static.ARCHITECTURE:
+        return _unchanged(folder, runner, data, evaluate)
     start = data.mark()
     for bound in _PAIR_BOUNDS:
         data.rewind(start)
@@ -123,6 +127,19 @@ def _quantize_under(
     return variant, report
 
 
+def _unchanged(folder: Path, runner: Runner, data: DataFile, evaluate: Evaluate) -> Variant:
+    """The float32 graph of a route without linear layers, beside one that has some."""
+    (portable,) = runner.route.variants_in(FLOAT32)
+    model = onnx.load(folder / portable.file, load_external_data=False)
+    path = (folder / portable.file).with_name(f"{Path(portable.file).stem}_int8.onnx")
+    _move_weights(model, path.parent, data)
+    data.flush()
+    onnx.save_model(model, path)
+    file = path.relative_to(folder).as_posix()
+    variant = dataclasses.replace(portable, dtype=DTYPE, file=file, data=DATA, devices=("cpu",), proof=None)
+    return dataclasses.replace(variant, proof=evaluate(variant, "the weights of tokens in float32"))
+
+
 def _move_weights(model: onnx.ModelProto, folder: Path, data: DataFile) -> None:
     """Copy weights from other data files, so that the graph only needs this one."""
     for tensor in model.graph.initializer:
@@ -150,7 +167,9 @@ def _quantized(
 ) -> Iterator[tuple[LinearLayer, QuantizedLayer]]:
     """Quantize every linear layer, with as many activations at a time as memory allows."""
     model = onnx.load(source, load_external_data=False)
-    layers = find_layers(model)
+    # The report is about one output. Nothing would tell if a layer that only others need lost too much.
+    measured = {node.name for node in needed(list(model.graph.node), [output_of(runner)])}
+    layers = [layer for layer in find_layers(model) if layer.node in measured]
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     read = _reader(model, source.parent)
     sources = find_sources(model, layers)
