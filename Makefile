@@ -115,6 +115,7 @@ golden: $(REFERENCE)/.ready  ## make the golden vectors and token ids again
 	$(REFERENCE)/$(BIN)/python tests/reference/make_tokenizers.py ids
 	$(REFERENCE)/$(BIN)/python tests/reference/make_api.py
 	$(REFERENCE)/$(BIN)/python tests/reference/make_late.py
+	$(REFERENCE)/$(BIN)/python tests/reference/make_scoring.py
 	$(REFERENCE)/$(BIN)/python tests/reference/make_score_calls.py
 	$(REFERENCE)/$(BIN)/python tests/reference/make_sparse.py
 
