@@ -775,7 +775,9 @@ def _check_outputs(at: str, manifest: Manifest, route: Route, require: _Require)
 
 def _check_scoring(manifest: Manifest, require: _Require) -> None:
     """Check the settings of a model that scores pairs."""
-    if manifest.scoring is not None:
+    if manifest.scoring is None:
+        require(manifest.task != "score", "scoring: expected an object for the task 'score', got null")
+    else:
         name = manifest.scoring.activation
         require(name in ACTIVATIONS, f"scoring.activation: expected one of {', '.join(ACTIVATIONS)}, got {name!r}")
     for name, route in manifest.routes.items():

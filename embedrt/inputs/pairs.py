@@ -46,9 +46,13 @@ def check_pairs(pairs: Any, name: str = "inputs") -> tuple[list[Pair], bool]:
     """
     if isinstance(pairs, np.ndarray):
         pairs = pairs.tolist()
-    if isinstance(pairs, str):
-        raise TypeError(f"{name}: expected a pair of texts or an ordered collection of pairs, got one str")
-    items = pairs if isinstance(pairs, list | tuple) else list(require_collection(pairs, name))
+    if not isinstance(pairs, list | tuple):
+        try:
+            require_collection(pairs, name)
+        except TypeError:
+            kind = f"a {type(pairs).__name__} of 2 dimensions" if hasattr(pairs, "ndim") else type(pairs).__name__
+            raise TypeError(f"{name}: expected a pair of texts or an ordered collection of pairs, got {kind}") from None
+    items = pairs if isinstance(pairs, list | tuple) else list(pairs)
     if items and isinstance(pairs, list | tuple) and not _is_sequence(items[0]):
         return [_checked(items, name)], True
     return [_checked(item, f"{name}[{i}]") for i, item in enumerate(items)], False
