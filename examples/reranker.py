@@ -38,8 +38,11 @@ def make(target: Path) -> Path:
     tensors |= {name: values for name, values in updates.items() if name.startswith("classifier.")}
 
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+    for name in ("tokenizer.json", "special_tokens_map.json", "vocab.txt"):
         shutil.copy(source / name, target / name)
+    settings = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings["model_max_length"] = 128  # of the training
+    (target / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     config |= {
