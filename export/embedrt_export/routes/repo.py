@@ -176,7 +176,7 @@ def read_repo(
     else:
         chains = {DEFAULT_ROUTE: _DEFAULT_CHAINS[task](folder, access)}
         tasks = dict.fromkeys(("", *_TASKS), DEFAULT_ROUTE)
-    chains = {name: _with_transformer_head(chain) for name, chain in chains.items()}
+    chains = {name: _with_transformer_head(chain, task) for name, chain in chains.items()}
     if task == "embed":
         chains = {name: _with_beside(chain) for name, chain in chains.items()}
     prompts, similarity = top.prompts, getattr(top, "similarity_fn_name", None)
@@ -208,14 +208,17 @@ def read_repo(
     )
 
 
-def _with_transformer_head(chain: tuple[ModuleSpec, ...]) -> tuple[ModuleSpec, ...]:
+def _with_transformer_head(chain: tuple[ModuleSpec, ...], task: Task) -> tuple[ModuleSpec, ...]:
     """Insert the head of a transformer that has one, which modules.json does not list."""
     first, *rest = chain
     if not isinstance(first.settings, Transformer) or first.settings.transformer_task not in HEAD_OF_TRANSFORMER_TASK:
         return chain
     kind = HEAD_OF_TRANSFORMER_TASK[first.settings.transformer_task]
-    if kind not in HEADS:
-        raise UnsupportedModelError(f"{MODULES}: transformer_task {first.settings.transformer_task!r} is not supported")
+    if kind not in _HEADS_OF_TASK[task]:
+        raise UnsupportedModelError(
+            f"{MODULES}: transformer_task {first.settings.transformer_task!r} is not supported in a model of the task "
+            f"{task!r}"
+        )
     return (first, ModuleSpec(kind, first.folder, first.path, HEADS[kind].read(first.settings.base)), *rest)
 
 
@@ -282,6 +285,13 @@ def _multi_vector_chain(folder: Path, access: _Access) -> tuple[ModuleSpec, ...]
     return multi_vector.stanford_chain(folder, _transformer(folder, access))
 
 
+_HEADS_OF_TASK: dict[Task, tuple[str, ...]] = {
+    "embed": (),
+    "score": ("SequenceClassification", "CausalLanguageModel"),
+    "sparse": ("MaskedLanguageModel",),
+    "multi-vector": (),
+}
+"""Heads of the transformer that a model of each task may have."""
 _DEFAULT_CHAINS: dict[Task, Callable[[Path, _Access], tuple[ModuleSpec, ...]]] = {
     "embed": _embed_chain,
     "score": _score_chain,
