@@ -445,7 +445,7 @@ def test_overwriting_in_a_loop_beside_loading_and_encoding(target: Path, two: tu
         return subprocess.Popen([sys.executable, "-c", *map(str, arguments)], **pipes)
 
     loaders = [start(LOAD, way, target, *two) for _ in range(2)]
-    overwriter = start(OVERWRITE, way, target, 300, Path(__file__).parents[2], *two)
+    overwriter = start(OVERWRITE, way, target, 120, Path(__file__).parents[2], *two)
     try:
         for process in (*loaders, overwriter):
             assert process.stdout is not None

@@ -156,9 +156,17 @@ def test_the_same_numbers_at_the_edges_of_blocks(tmp_path: Path, bias: str, monk
     require_equal(write(tmp_path, BIASES[bias]), tmp_path, EDGES)
 
 
-@pytest.mark.parametrize("rope", [None, Rope(), Rope(partial_rotary_factor=0.5)])
-@pytest.mark.parametrize(("groups", "value_size"), [(1, 12), (2, SIZE), (4, SIZE)])
-@pytest.mark.parametrize("bias", ["all tokens", "causal", "window"])
+ROPES = (None, Rope(), Rope(partial_rotary_factor=0.5))
+
+
+@pytest.mark.parametrize(
+    ("bias", "groups", "value_size", "rope"),
+    [  # every two of the three, not all three
+        (bias, groups, value_size, ROPES[(i + j) % len(ROPES)])
+        for i, bias in enumerate(["all tokens", "causal", "window"])
+        for j, (groups, value_size) in enumerate([(1, 12), (2, SIZE), (4, SIZE)])
+    ],
+)
 def test_heads_of_all_kinds(tmp_path: Path, bias: str, groups: int, value_size: int, rope: Rope | None) -> None:
     model = write(tmp_path, BIASES[bias], groups=groups, value_size=value_size, rope=rope, heads=4)
     require_equal(model, tmp_path, (5, 512, 515, 1000), groups)
