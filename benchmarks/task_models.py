@@ -18,13 +18,15 @@ _SCALE = 3.0
 
 
 def rerank(_: Path, target: Path) -> None:
-    """The cross-encoder of the example."""
+    """The cross-encoder of the example, for pairs of up to 512 tokens."""
     spec = importlib.util.spec_from_file_location("reranker", ROOT / "examples" / "reranker.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.make(target)
+    settings = json.loads((target / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (target / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 512}), encoding="utf-8")
 
 
 def sparse(like: Path, target: Path) -> None:
