@@ -95,7 +95,12 @@ def sparse_embedrt(model: str, bundle: str) -> Encode:
     from embedrt import SparseEncoder
 
     del model
-    return SparseEncoder(bundle, device="cpu").encode_document
+    encoder = SparseEncoder(bundle, device="cpu")
+
+    def encode(documents: list[str]) -> Any:
+        return encoder.encode_document(documents)
+
+    return encode
 
 
 def sparse_sentence_transformers(model: str, bundle: str) -> Encode:
@@ -125,6 +130,8 @@ def compared(values: Any) -> NDArray[np.float32]:
     """The values to compare: all scores, or the weights of the first documents as an array `[few, vocabulary]`."""
     if isinstance(values, np.ndarray):
         return values
+    if hasattr(values, "index_select"):  # sparse tensors have no slices
+        values = values.cpu().to_dense()
     some = values[:_COMPARED]
     for method in ("to_scipy", "to_dense", "toarray", "numpy"):
         if hasattr(some, method):

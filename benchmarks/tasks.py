@@ -11,13 +11,14 @@ language model's head with seeded weights.
 import argparse
 import datetime
 import json
+import random
 import shlex
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Engine:
 
     Attributes:
         load: The name in `benchmarks.task_engines.LOADERS`.
-        package: The package that it needs.
+        package: The package that it needs, as it is imported.
         dtype: The dtype of the model.
         options: More arguments of the loader.
     """
@@ -72,13 +73,13 @@ class Engine:
 RERANKERS = {
     "embedrt": Engine("rerank_embedrt", "embedrt"),
     "embedrt int8": Engine("rerank_embedrt", "embedrt", "int8", {"dtype": "int8"}),
-    REFERENCE: Engine("rerank_sentence_transformers", "sentence-transformers"),
+    REFERENCE: Engine("rerank_sentence_transformers", "sentence_transformers"),
     "fastembed": Engine("rerank_fastembed", "fastembed"),
     "onnxruntime by hand": Engine("rerank_by_hand", "onnxruntime"),
 }
 SPARSE = {
     "embedrt": Engine("sparse_embedrt", "embedrt"),
-    REFERENCE: Engine("sparse_sentence_transformers", "sentence-transformers"),
+    REFERENCE: Engine("sparse_sentence_transformers", "sentence_transformers"),
 }
 
 
@@ -121,7 +122,7 @@ def measure(job: Job) -> dict[str, Measured]:
     found: dict[str, Measured] = {}
     workers: dict[str, Worker] = {}
     for name, engine in job.engines.items():
-        if _is_installed(engine.package):
+        if find_spec(engine.package) is not None:
             options = {"model": str(job.model), "bundle": str(job.bundle), **engine.options}
             command = ("-m", "benchmarks.task_engines", engine.load, json.dumps(options))
             found[name], workers[name] = Measured(), Worker(sys.executable, *command, folder=ROOT)
@@ -147,14 +148,6 @@ def _turn(worker: Worker, turn: dict[str, Any], result: Measured, *, counts: boo
             result.seconds.append(answer["seconds"])
             result.values.append(np.load(path))
             result.peak_rss_mb = answer["peak_rss_mb"]
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def as_record(found: Mapping[str, Measured], job: Job) -> dict[str, Any]:
@@ -257,6 +250,8 @@ def jobs(kept: Path, rounds: int) -> dict[str, Job]:
         if name == "rerank":
             texts = documents(bundle / "tokenizer.json", _DOCUMENTS)
             turns = [{"query": query, "documents": texts} for query in queries(rounds + 1)]
+            mixed = random.Random(_SEED).sample(load_corpus().texts, _DOCUMENTS)
+            made["mixed"] = Job(engines, model, bundle, [{**turn, "documents": mixed} for turn in turns])
         else:
             texts = documents(bundle / "tokenizer.json", _SPARSE_DOCUMENTS * (rounds + 1))
             size = len(texts) // (rounds + 1)
@@ -273,17 +268,19 @@ def task_tables(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         versions = ", ".join(f"{package} {found}" for package, found in record["versions"].items())
         yield f"- Versions: Python {record['machine']['python']}, {versions}"
         yield f"- Measured {record['date'][:10]} with `{record['command']}`; file `benchmarks/results/{record['file']}`"
-        yield f"- Texts: {record['corpus']}, about 150 tokens each; {record['rounds']} rounds in turn"
+        yield f"- Texts: {record['corpus']}; {record['rounds']} rounds in turn"
         yield ""
-        yield (
-            f"| reranker, {_DOCUMENTS} documents | dtype | seconds | speed | max error | same order | same first "
-            "| peak memory, MB |"
-        )
-        yield "|---|---|---|---|---|---|---|---|"
-        yield from _rows(record["rerank"], ("max_error", "same_order", "same_first", "peak_rss_mb"))
-        yield ""
+        for name, documents in (("rerank", "of 150 tokens"), ("mixed", "of all lengths")):
+            yield (
+                f"| reranker, {_DOCUMENTS} documents {documents} | dtype | seconds | speed | max error | same order "
+                "| same first | peak memory, MB |"
+            )
+            yield "|---|---|---|---|---|---|---|---|"
+            yield from _rows(record[name], ("max_error", "same_order", "same_first", "peak_rss_mb"))
+            yield ""
         count = record["sparse_documents"]
-        yield f"| sparse encoder, {count} documents | dtype | seconds | speed | max error | peak memory, MB |"
+        head = f"sparse encoder, {count} documents of 150 tokens"
+        yield f"| {head} | dtype | seconds | speed | max error | peak memory, MB |"
         yield "|---|---|---|---|---|---|"
         yield from _rows(record["sparse"], ("max_error", "peak_rss_mb"))
         yield ""

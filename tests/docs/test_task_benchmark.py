@@ -51,7 +51,7 @@ def test_weights_have_no_order() -> None:
 
 def test_an_engine_that_fails_has_no_ratio() -> None:
     job = Job(
-        {"embedrt": Engine("no such loader", "embedrt"), "x": Engine("x", "no-such-package")}, Path(), Path(), [{}]
+        {"embedrt": Engine("no such loader", "embedrt"), "x": Engine("x", "no_such_package")}, Path(), Path(), [{}]
     )
     found = tasks.measure(job)
     assert set(found) == {"embedrt"}
@@ -77,6 +77,7 @@ def test_targets_and_tables() -> None:
         "corpus": "texts",
         "rounds": 1,
         "rerank": rerank,
+        "mixed": rerank,
         "sparse": rerank,
         "sparse_documents": 5,
         "targets": [],
@@ -84,7 +85,7 @@ def test_targets_and_tables() -> None:
     lines = list(tasks.task_tables([record]))
     assert "| embedrt | int8 | 1.000 | 2.50x | 0.0e+00 | 1.0000 | 1.00 | 300 |" in lines
     bars = [line.replace(r"\|", "").count("|") for line in lines if line.startswith("|")]
-    assert bars == [9] * 5 + [7] * 5 + [4] * 2
+    assert bars == [9] * 10 + [7] * 5 + [4] * 2
     assert json.dumps(rerank)
 
 
