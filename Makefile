@@ -58,7 +58,7 @@ audit: $(AUDIT)/.ready  ## known vulnerabilities of the runtime dependencies; sa
 # A process for every core; torch's own threads would only wait for each other.
 test-reference: export OMP_NUM_THREADS := 1
 test-reference: $(REFERENCE)/.ready  ## compare live with sentence-transformers and transformers, on torch
-	$(REFERENCE)/$(BIN)/python -m pytest -n auto --dist worksteal tests/live
+	$(REFERENCE)/$(BIN)/python -m pytest -n auto --dist worksteal tests/live $(ARGS)
 
 test-optimum: export EMBEDRT_OPTIMUM_PYTHON := $(OPTIMUM)/$(BIN)/python
 test-optimum: $(VENV)/.develop $(OPTIMUM)/.ready  ## export by way of optimum-onnx, compare with its torch

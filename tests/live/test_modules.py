@@ -100,7 +100,10 @@ def worst(found: Any, expected: Any) -> float:
     return float(max(np.abs(found - expected).max(), norms) / scale)
 
 
-@pytest.mark.parametrize("name", CHAINS)
+# Every activation is compared with torch by itself as well, in test_activations.py.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name.startswith("dense, ") else []) for name in CHAINS]
+)
 def test_chain(transformer: Transformer, name: str, tmp_path: Path, record_error: Any) -> None:
     model = saved([transformer, *CHAINS[name]()], tmp_path / "model")
     embedder = Embedder(export(tmp_path / "model", tmp_path / "bundle"))
