@@ -234,7 +234,7 @@ _COMPUTED: dict[Task, Callable[[Subject], Vectors]] = {
     "multi-vector": _token_vectors,
     "sparse": _sparse_embeddings,
 }
-"""What sentence-transformers computes for a model of each task: values as of `graph_values`."""
+"""The values that sentence-transformers computes for a model of each task, as those of `graph_values`."""
 
 
 def _plain_session(runner: Runner, items: Sequence[Item]) -> Reference:
