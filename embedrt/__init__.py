@@ -3,12 +3,12 @@
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from embedrt._version import __version__
 from embedrt.bundle.reports import ParityReport, QualityReport, RankReport
-from embedrt.cross_encoder import CrossEncoder
 from embedrt.embedder import Embedder
 from embedrt.errors import (
     BundleError,
@@ -31,8 +31,6 @@ from embedrt.errors import (
     UploadError,
 )
 from embedrt.model import Model
-from embedrt.multi_vector_encoder import MultiVectorEncoder
-from embedrt.sparse_encoder import SparseEncoder
 from embedrt.tune.result import Tuning
 from embedrt.types import Task, like
 from embedrt.vectors.files import Embeddings, load_embeddings, save_embeddings
@@ -52,11 +50,16 @@ from embedrt.vectors.similarity import (
     truncate_embeddings,
 )
 from embedrt.vectors.sparse import SparseVectors
-from embedrt.vectors.token_pooling import HierarchicalTokenPooling
 
 # The functions `tune` and `verify` below share the names of two rooms. Python sets a room's attribute once, when it is
 # first imported; so both rooms are imported here, and the functions take the names afterwards.
 from embedrt.verify.difference import Difference
+
+if TYPE_CHECKING:
+    from embedrt.cross_encoder import CrossEncoder
+    from embedrt.multi_vector_encoder import MultiVectorEncoder
+    from embedrt.sparse_encoder import SparseEncoder
+    from embedrt.vectors.token_pooling import HierarchicalTokenPooling
 
 __all__ = [
     "BundleError",
@@ -122,10 +125,29 @@ __all__ = [
     "verify",
 ]
 
+# Imported when a program first names them: most use one class, and start without the others.
+_ON_FIRST_USE = {
+    "CrossEncoder": "embedrt.cross_encoder",
+    "HierarchicalTokenPooling": "embedrt.vectors.token_pooling",
+    "MultiVectorEncoder": "embedrt.multi_vector_encoder",
+    "SparseEncoder": "embedrt.sparse_encoder",
+}
+
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 _loaded: dict[str, Embedder] = {}
 _loading = threading.RLock()  # a signal handler may encode meanwhile
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module 'embedrt' has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_ON_FIRST_USE[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def default_model() -> str:

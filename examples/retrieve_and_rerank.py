@@ -22,7 +22,7 @@ from reranker import make
 import embedrt
 
 MODEL, BUNDLE = Path("reranker"), Path("reranker-bundle")
-CANDIDATES, QUERIES, DOCUMENTS, WORDS = 20, 100, 3000, 60
+CANDIDATES, DOCUMENTS, WORDS = 20, 3000, 60
 # A unit of cosine similarity counts as much as so many of a logit: each stage knows what the other does not.
 WEIGHT = 20
 _DIGITS = {digit: value for value, digit in enumerate(string.ascii_uppercase + string.ascii_lowercase + "0123456789+/")}
@@ -70,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("query", nargs="*")
     parser.add_argument("--dictionary", type=Path, default=Path("/usr/share/dictd/foldoc.dict.dz"))
+    parser.add_argument("--queries", type=int, default=100, help="headwords to measure with")
     options = parser.parse_args()
     if not options.dictionary.is_file():
         parser.error(f"{options.dictionary} is missing; install Debian's package dict-foldoc, or name a dictionary")
@@ -91,7 +92,7 @@ def main() -> None:
         for i in best[:5]:
             print(f"{next((word for word, at in words.items() if at == i), '(several)')}: {documents[i][:100]}")
         return
-    asked = list(words)[:: max(1, len(words) // QUERIES)][:QUERIES]
+    asked = list(words)[:: max(1, len(words) // options.queries)][: options.queries]
     scores = [[ndcg(found, words[word]) for found in stages] for word, stages in zip(asked, search(asked), strict=True)]
     retrieved, reranked, both = np.mean(scores, axis=0)
     print(f"{len(asked)} queries among {len(documents)} documents")

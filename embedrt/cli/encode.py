@@ -91,7 +91,7 @@ def encode(
         raise ValueError(f"--{_NAMES[refused[0]]}: a {form.title} has no such option; leave it out")
     if output is not None and form.suffixes and output.suffix not in form.suffixes:
         raise ValueError(f"--output: expected a file that ends with {', '.join(form.suffixes)}, got {str(output)!r}")
-    opened = form.open(folder, device, dtype=dtype, threads=threads, gpu_mem_limit=gpu_mem_limit)
+    opened = getattr(embedrt, form.opened_by)(folder, device, dtype=dtype, threads=threads, gpu_mem_limit=gpu_mem_limit)
     call, chosen = _method(opened, task)
     vectors = call(
         items,
@@ -115,7 +115,7 @@ class _Form:
 
     Attributes:
         title: The kind of model, for messages.
-        open: The public class.
+        opened_by: The name of the public class.
         takes: Arguments of its `encode` that some classes lack.
         suffixes: Endings of the files that the vectors are written to; empty for any.
         shown: The vector of a text as JSON.
@@ -123,7 +123,7 @@ class _Form:
     """
 
     title: str
-    open: Callable[..., Any]
+    opened_by: str
     takes: frozenset[str]
     suffixes: tuple[str, ...]
     shown: Callable[[Any, Any], Any]
@@ -147,7 +147,7 @@ def _decimals(values: Any, _: Any) -> Any:
     return [_decimals(row, _) for row in values] if values.ndim > 1 else [float(str(x)) for x in values]
 
 
-def _weights(row: embedrt.SparseVectors, model: embedrt.SparseEncoder) -> dict[str, float]:
+def _weights(row: embedrt.SparseVectors, model: "embedrt.SparseEncoder") -> dict[str, float]:
     """Weights by token, the largest first."""
     order = np.argsort(-row.values, kind="stable")
     return {model.vocabulary[row.indices[i]]: float(str(row.values[i])) for i in order}
@@ -170,11 +170,11 @@ def _write_several(output: Path, texts: list[str], vectors: Any, model: Any) -> 
 
 _NAMES = {"normalize_embeddings": "normalize", "truncate_dim": "truncate-dim"}
 _FORMS: dict[Task, _Form] = {
-    "embed": _Form("model of sentence embeddings", embedrt.Embedder, frozenset(_NAMES), (), _decimals, _write_matrix),
-    "sparse": _Form("sparse model", embedrt.SparseEncoder, frozenset(), (".safetensors",), _weights, _write_sparse),
+    "embed": _Form("model of sentence embeddings", "Embedder", frozenset(_NAMES), (), _decimals, _write_matrix),
+    "sparse": _Form("sparse model", "SparseEncoder", frozenset(), (".safetensors",), _weights, _write_sparse),
     "multi-vector": _Form(
         "multi-vector model",
-        embedrt.MultiVectorEncoder,
+        "MultiVectorEncoder",
         frozenset({"normalize_embeddings"}),
         SUFFIXES,
         _decimals,

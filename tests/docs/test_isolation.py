@@ -83,6 +83,21 @@ def test_encoding_loads_no_other_framework(tiny_bundle: Path) -> None:
 
 
 @pytest.mark.subprocess
+def test_classes_are_imported_on_first_use() -> None:
+    classes = "CrossEncoder, HierarchicalTokenPooling, MultiVectorEncoder, SparseEncoder"
+    rooms = "{'embedrt.cross_encoder', 'embedrt.multi_vector_encoder', 'embedrt.sparse_encoder'}"
+    python(
+        f"import sys, embedrt, embedrt.cli.encode\n"
+        f"assert not {rooms} & set(sys.modules)\n"
+        f"assert set({classes!r}.split(', ')) <= set(dir(embedrt))\n"
+        f"from embedrt import {classes}\n"
+        f"assert {rooms} <= set(sys.modules)\n"
+        f"assert embedrt.CrossEncoder is CrossEncoder\n"
+        f"assert not hasattr(embedrt, 'NoSuchClass')\n"
+    )
+
+
+@pytest.mark.subprocess
 def test_a_folder_needs_no_hub_client(tiny_bundle: Path) -> None:
     """It is slow to import, and a server that starts from a folder has no use for it."""
     assert "huggingface_hub" not in python(ENCODE + LOADED, tiny_bundle).split()
