@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from embedrt.server.errors import RequestError
-
-Role = Literal["query", "document"]
+from embedrt.server.models import Role
 
 # By name in lower case, with "_" for "." and "-". Cohere, Jina, Voyage, NVIDIA and Google have different names.
 _ROLES: dict[str, Role] = {

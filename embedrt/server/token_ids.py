@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 import msgspec
+import numpy as np
 
+from embedrt.inputs.text import Tokens, flat, offsets_of
+from embedrt.run.runner import Runner
 from embedrt.server.errors import RequestError
 from embedrt.server.settings import TokenIds
 
@@ -85,9 +88,20 @@ def read_vocabulary(path: Path) -> Vocabulary:
     return Vocabulary(tuple(pieces.get(token_id) for token_id in range(max(pieces) + 1)))
 
 
+@dataclass(frozen=True)
+class IdRows:
+    """Token ids of the model's own vocabulary.
+
+    Attributes:
+        rows: The ids of each text, special tokens included.
+    """
+
+    rows: list[list[int]]
+
+
 def read_items(
     value: str | list[Any], meaning: TokenIds, vocabulary: Vocabulary | None, name: str = "input"
-) -> list[str] | list[list[int]]:
+) -> list[str] | IdRows:
     """The texts of a request; or rows of token ids, if the server takes ids of the model's own vocabulary.
 
     Args:
@@ -125,7 +139,7 @@ def read_items(
             f"{name}[{i}]: expected at least one token id, got an empty list", "empty", param=name, index=i
         )
     if meaning == "model":
-        return rows
+        return IdRows(rows)
     if vocabulary is None:
         raise RequestError(
             f"{name}: expected texts, got token ids; the server has no vocabulary of {meaning}", param=name
@@ -141,3 +155,31 @@ def _reject(name: str) -> NoReturn:
         param=name,
         code="token_ids_not_supported",
     )
+
+
+def tokens_of_ids(ids: IdRows, runner: Runner, limit: int | None, name: str = "input") -> Tokens:
+    """Token ids of the model's own vocabulary as the model reads them, special tokens included.
+
+    Args:
+        ids: The ids.
+        runner: The runner of the model's route.
+        limit: Maximum tokens of a text; None is no limit.
+        name: The name of the field, for messages.
+
+    Raises:
+        RequestError: An id is not in the vocabulary, or a row is too long; the message has the index.
+    """
+    most = runner.route.tokenization.embedding_rows
+    for i, row in enumerate(ids.rows):
+        if limit is not None and len(row) > limit:
+            raise RequestError(
+                f"{name}[{i}]: expected at most {limit} token ids, got {len(row)}", "truncated", param=name, index=i
+            )
+        if min(row) < 0 or max(row) >= most:
+            k = next(k for k, token_id in enumerate(row) if not 0 <= token_id < most)
+            raise RequestError(
+                f"{name}[{i}][{k}]: expected a token id from 0 to {most - 1}, got {row[k]}", param=name, index=i
+            )
+    flat_ids = flat(ids.rows)
+    types = np.zeros_like(flat_ids) if runner.route.tokenization.token_type_ids else None
+    return Tokens(flat_ids, offsets_of(np.array([len(row) for row in ids.rows], np.int64)), types, [])

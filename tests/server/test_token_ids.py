@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from embedrt.server.errors import RequestError
-from embedrt.server.token_ids import TextPart, Vocabulary, read_items, read_vocabulary
+from embedrt.server.token_ids import IdRows, TextPart, Vocabulary, read_items, read_vocabulary
 
 PIECES = [bytes([byte]) for byte in range(256)] + [b"the", b" cat", b" river", " ж".encode(), "🙂".encode()]
 
@@ -79,8 +79,8 @@ def test_items() -> None:
     assert read_items("a", "reject", None) == ["a"]
     assert read_items(["a", ""], "reject", None) == ["a", ""]
     assert read_items([TextPart("a"), "b"], "reject", None) == ["a", "b"]
-    assert read_items([1, 2], "model", None) == [[1, 2]]
-    assert read_items([[1, 2], [3]], "model", None) == [[1, 2], [3]]
+    assert read_items([1, 2], "model", None) == IdRows([[1, 2]])
+    assert read_items([[1, 2], [3]], "model", None) == IdRows([[1, 2], [3]])
 
 
 def test_items_of_cl100k_base(vocabulary: Vocabulary) -> None:
