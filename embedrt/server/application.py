@@ -30,7 +30,7 @@ _LISTED = 100
 
 
 class State:
-    """What all requests share; a reload replaces it in one step.
+    """State that all requests share; a reload replaces it in one step.
 
     Attributes:
         settings: The configuration.
