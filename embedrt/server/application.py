@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Sequence
+from functools import cache
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -55,7 +56,6 @@ class Handling:
     def __init__(self, endpoint: Endpoint, state: State) -> None:
         self._endpoint = endpoint
         self._state = state
-        self._decode = None if endpoint.body is None else msgspec.json.Decoder(endpoint.body).decode
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -72,47 +72,64 @@ class Handling:
         )
         watch = _Watch(receive)
         try:
-            reply = await self._reply(exchange, receive, watch)
+            endpoint, reply = await self._reply(exchange, receive, watch)
         except asyncio.CancelledError:
             if watch.left:  # the client has gone, and with it the request
                 return
             raise
         finally:
             watch.stop()
-        await _send(reply, exchange, started, send, timings=self._endpoint.dialect.timings)
+        await _send(reply, exchange, started, send, timings=endpoint.dialect.timings)
 
-    async def _reply(self, exchange: Exchange, receive: Receive, watch: "_Watch") -> Reply:
+    async def _reply(self, exchange: Exchange, receive: Receive, watch: "_Watch") -> tuple[Endpoint, Reply]:
         endpoint = self._endpoint
         try:
             body = None
-            if self._decode is not None:
-                body = self._decoded(await _read(receive, exchange.settings.limits.body_bytes))
+            if endpoint.body is not None:
+                raw = await _read(receive, exchange.settings.limits.body_bytes)
+                endpoint = endpoint if endpoint.choose is None else endpoint.choose(raw)
+                body = _decoded(endpoint.body, raw)
             watch.start()
             try:
                 async with asyncio.timeout(exchange.settings.limits.request_seconds):
-                    return await endpoint.handler(body, exchange)
+                    return endpoint, await endpoint.handler(body, exchange)
             except TimeoutError as error:
                 raise RequestError("the request took too long", "timeout", retry_after=1) from error
         except RequestError as error:
-            return endpoint.dialect.error(error)
+            return endpoint, endpoint.dialect.error(error)
         except Exception:
             logger.exception("%s failed, request %s", exchange.path, exchange.request_id)
-            return endpoint.dialect.error(RequestError("the server failed; its log has the reason", "backend"))
+            return endpoint, endpoint.dialect.error(
+                RequestError("the server failed; its log has the reason", "backend")
+            )
 
-    def _decoded(self, body: bytes) -> object:
-        try:
-            return self._decode(body)  # type: ignore[misc]  # it has a decoder
-        except msgspec.ValidationError as error:
-            message, _, at = str(error).partition(" - at `$")
-            path = at.rstrip("`").lstrip(".")
-            index = re.search(r"\[(\d+)\]", path)
-            raise RequestError(
-                f"{path}: {message}" if path else message,
-                param=re.split(r"[.\[]", path)[0] or None,
-                index=int(index[1]) if index else None,
-            ) from error
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RequestError(f"the body is no valid JSON: {error}", code="invalid_json") from error
+
+@cache
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+def _decoded(kind: Any, body: bytes) -> Any:
+    """The body as a type.
+
+    Raises:
+        RequestError: It is no JSON, or of another type; the message has the field and the index of the bad item.
+    """
+    try:
+        return _decoder(kind).decode(body)
+    except msgspec.ValidationError as error:
+        message, _, at = str(error).partition(" - at `$")
+        path = at.rstrip("`").lstrip(".")
+        message = message.replace("`", "").replace(" | ", " or ")
+        message = message[:1].lower() + message[1:]
+        index = re.search(r"\[(\d+)\]", path)
+        raise RequestError(
+            f"{path}: {message}" if path else message,
+            param=re.split(r"[.\[]", path)[0] or None,
+            index=int(index[1]) if index else None,
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(f"the body is no valid JSON: {error}", code="invalid_json") from error
 
 
 class _Watch:

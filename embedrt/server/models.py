@@ -28,8 +28,9 @@ from embedrt.run.runner import Runner
 from embedrt.server.endpoint import Exchange
 from embedrt.server.errors import RequestError
 from embedrt.server.settings import ModelSettings, Pooling, Settings
+from embedrt.server.token_ids import Vocabulary, read_vocabulary
 from embedrt.tasks.activations import NamedActivation
-from embedrt.tasks.call import call_for, route_for, task_prompt
+from embedrt.tasks.call import call_for, prompt_for, route_for, task_prompt
 from embedrt.tasks.embed import SentenceVectors, TokenVectors, request_of, stored
 from embedrt.tasks.multi_vector import Counted, MultiVectors, multi_vector_call
 from embedrt.tasks.rerank import score_call, scores_of
@@ -238,6 +239,12 @@ class Served:
         if outcome.failure is not None:
             raise RequestError("the model failed on a short text", "unhealthy") from outcome.failure
 
+    def prompt(self, options: Options) -> str:
+        """The prompt that goes before the texts of a request."""
+        with _as_request_error(options.param):
+            model = self.model
+            return prompt_for(model.prompts, model.default_prompt_name, self._prompt_name(options), options.prompt)
+
     def tokenizer(self, options: Options) -> tuple[Runner, TextTokenizer]:
         """The runner of a request's route, and the tokenizer that truncates as the model does."""
         with _as_request_error(options.param):
@@ -398,10 +405,12 @@ class Models:
     Args:
         served: The models, the default one first.
         strict: Whether an unknown name is an error also if there is only one model.
+        vocabulary: The vocabulary of cl100k_base, for models that read its token ids.
     """
 
-    def __init__(self, served: Sequence[Served], *, strict: bool = False) -> None:
+    def __init__(self, served: Sequence[Served], *, strict: bool = False, vocabulary: Vocabulary | None = None) -> None:
         self.served = tuple(served)
+        self.vocabulary = vocabulary
         self._strict = strict
         self._by_name: dict[str, tuple[Served, Role | None]] = {}
         for one in served:
@@ -409,6 +418,11 @@ class Models:
                 self._by_name.setdefault(name, (one, None))
                 for role in ROLES:
                     self._by_name.setdefault(f"{name}:{role}", (one, role))
+
+    def get(self, name: str) -> Served | None:
+        """The model of a name or alias; None if there is none."""
+        found = self._by_name.get(name)
+        return None if found is None else found[0]
 
     def find(self, name: str | None, exchange: Exchange, task: Task | None = None) -> tuple[Served, Role | None]:
         """The model of a name or alias, and the role that the alias implies.
@@ -488,12 +502,17 @@ def open_models(settings: Settings, queues: Queues, before: Models | None = None
         EmbedrtError: A model could not be opened; the message names it.
         ValueError: A setting does not fit its model.
     """
+    vocabulary = None
+    if any(one.token_ids == "cl100k_base" for one in settings.models):  # noqa: S105 - no password
+        if settings.cl100k_vocabulary is None:
+            raise ValueError("token_ids: 'cl100k_base' needs a vocabulary; set cl100k_vocabulary to a file with it")
+        vocabulary = read_vocabulary(settings.cl100k_vocabulary)
     kept = [] if before is None else before.served
     served = [
         next((open_one for open_one in kept if open_one.settings == one), None) or _opened(one, settings, queues)
         for one in settings.models
     ]
-    return Models(served, strict=settings.strict_model)
+    return Models(served, strict=settings.strict_model, vocabulary=vocabulary)
 
 
 _CLASSES: Mapping[Task, str] = {
