@@ -137,7 +137,7 @@ $(VENV)/.runtime: pyproject.toml examples/model.txt
 	@touch $@
 
 $(VENV)/.develop: $(VENV)/.runtime
-	$(VENV)/$(BIN)/python $(PIP_INSTALL) --group test --group lint
+	$(VENV)/$(BIN)/python $(PIP_INSTALL) --group test --group lint --editable ".[serve]"
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.develop

@@ -23,7 +23,7 @@ from embedrt.engine.opening import open_engine
 from embedrt.engine.placement import Placement
 from embedrt.engine.session import Interface
 from embedrt.engine.task import Task
-from embedrt.errors import BundleError, NonFiniteError, OutOfMemory, TruncationError
+from embedrt.errors import BundleError, EmbedrtError, NonFiniteError, OutOfMemory, TruncationError
 from embedrt.inputs.check import preview
 from embedrt.inputs.fit import require_fit
 from embedrt.inputs.packing import packed_input_names
@@ -56,7 +56,7 @@ _OTHER_TOKENIZERS = 2
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """State shared by all batches of one run.
 
     Attributes:
@@ -72,6 +72,28 @@ class _Work:
     values: Any
     unpooled: int
     truncated: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Some items of one run, as a part of a batch.
+
+    Attributes:
+        work: The run.
+        tokens: Tokens of items of the run.
+        start: The position of the first of these items in the run.
+        rows: Indexes of the items in `tokens`.
+    """
+
+    work: Work
+    tokens: Tokens
+    start: int
+    rows: NDArray[np.int64]
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """The positions of the items in the run."""
+        return self.rows + self.start
 
 
 @dataclass(frozen=True)
@@ -221,7 +243,7 @@ class Runner:
             TruncationError: A text is truncated, and the request forbids that.
             NonFiniteError: The model returned NaN or infinity.
         """
-        work = self._work(items, request, indexes)
+        work = self.begin(items, request, indexes)
         with closing(self._slices(items, work)) as slices:
             for part in slices:
                 if part.is_small or is_ending():  # other threads may be kept from native code by then
@@ -236,22 +258,110 @@ class Runner:
 
         It serves to check that vectors do not depend on the batch; `run` is always faster.
         """
-        work = self._work(items, request, None)
+        work = self.begin(items, request)
         tokens = self.tokens(items, request)
         planned = PlannedBatch(np.arange(len(tokens)), int(tokens.lengths.max(initial=0)))
         self._compute(work, _Slice(tokens, 0, [planned], is_small=True), planned, shared=True)
         return Result(work.values, tokens.truncated)
 
-    def _work(self, items: Sequence[Any] | Tokens, request: Request, indexes: Sequence[int] | None) -> _Work:
+    def read(self, items: Sequence[Any] | Tokens, request: Request, most: int) -> Iterator[Tokens]:
+        """Tokenize items lazily, at most `most` at a time, in this thread."""
+        if isinstance(items, Tokens):
+            yield items
+            return
+        tokenize = self._item_tokenizer(request)
+        for portion in tokenize.portions(items, request.prompt, most=most):
+            yield tokenize.tokens(tokenize.encode(portion))
+
+    def compute(self, parts: Sequence[Rows], *, alone: bool) -> list[EmbedrtError | None]:
+        """Compute items of several runs in one batch.
+
+        If it fails, the runs are computed one by one, so that only the failing ones get the error.
+
+        Args:
+            parts: The items; all runs have the same graph outputs.
+            alone: See `Batch`.
+
+        Returns:
+            The failure of each part, None for those that were computed.
+        """
+        try:
+            batch, results = self._computed(parts, alone=alone)
+        except EmbedrtError as error:
+            if len(parts) > 1:
+                return [self.compute([part], alone=alone)[0] for part in parts]
+            return [self._recovered(parts[0], error)]
+        if len(parts) == 1:
+            return [self._kept(parts[0], batch, results)]
+        ends = np.cumsum([len(part.rows) for part in parts]).tolist()
+        return [
+            self._kept(part, batch.part(end - len(part.rows), end), batch.part_of(results, end - len(part.rows), end))
+            for part, end in zip(parts, ends, strict=True)
+        ]
+
+    def _computed(self, parts: Sequence[Rows], *, alone: bool) -> tuple[Batch, Mapping[str, NDArray[Any]]]:
+        tokens, rows = parts[0].tokens, parts[0].rows
+        unpooled: int | NDArray[np.int64] = parts[0].work.unpooled
+        if len(parts) > 1:
+            tokens = Tokens.joined([part.tokens.take(part.rows) for part in parts])
+            rows = np.arange(len(tokens))
+            unpooled = np.repeat([part.work.unpooled for part in parts], [len(part.rows) for part in parts])
+        longest = int(tokens.lengths[rows].max(initial=0))
+        length = padded_length(longest, self.engine.device.length_step, self.route.position_limit)
+        batch = make_batch(tokens, rows, length, self.route.tokenization, self._packing, unpooled, alone=alone)
+        return batch, self.engine.run(batch, parts[0].work.request.gather.outputs)
+
+    def _kept(self, part: Rows, batch: Batch, results: Mapping[str, NDArray[Any]]) -> EmbedrtError | None:
+        try:
+            self._check(batch, results, part.positions, part.work.indexes)
+        except EmbedrtError as error:
+            return error
+        part.work.request.gather.keep(part.work.values, part.positions, batch, results)
+        return None
+
+    def _recovered(self, part: Rows, error: EmbedrtError) -> EmbedrtError | None:
+        """Compute a part in halves if it did not fit into memory; return the failure, if it stays one."""
+        if not isinstance(error, OutOfMemory):
+            return error
+        lengths = part.tokens.lengths[part.rows]
+        if len(part.rows) == 1:
+            return self._too_long(part.work.indexes[int(part.positions[0])], int(lengths[0]))
+        tokens = batch_tokens(part.tokens, part.rows, int(lengths.max()), self._packing)
+        self._budget.lower(max(tokens // 2, int(lengths.max())), self.engine.device.name)
+        middle = len(part.rows) // 2
+        failures = [
+            self.compute([replace(part, rows=rows)], alone=False)[0]
+            for rows in (part.rows[:middle], part.rows[middle:])
+        ]
+        return next((failure for failure in failures if failure is not None), None)
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens of a batch, padding included."""
+        return self._budget.tokens
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether batches have no padding."""
+        return self._packing is not None
+
+    def begin(self, items: Sequence[Any] | Tokens, request: Request, indexes: Sequence[int] | None = None) -> Work:
+        """Start a run, whose result the batches fill.
+
+        Args:
+            items: The items.
+            request: The options.
+            indexes: The index of every item in the call, for messages; None counts from 0.
+        """
         prompt = request.prompt if self.route.tokenization.pooling_mask else ""
-        return _Work(
+        return Work(
             request,
             range(len(items)) if indexes is None else indexes,
             request.gather.start(len(items)),
             self.tokenizer(request.max_seq_length).prompt_length(prompt) if prompt else 0,
         )
 
-    def _slices(self, items: Sequence[Any] | Tokens, work: _Work) -> Generator[_Slice]:
+    def _slices(self, items: Sequence[Any] | Tokens, work: Work) -> Generator[_Slice]:
         """Tokenize and plan the items lazily, a slice at a time."""
         request, start = work.request, 0
         for tokens in self._tokenized(items, request):
@@ -304,7 +414,7 @@ class Runner:
         if parts:
             yield Tokens.joined(parts)
 
-    def _overlap(self, work: _Work, slices: Iterator[_Slice], advance: Callable[[int], Any]) -> None:
+    def _overlap(self, work: Work, slices: Iterator[_Slice], advance: Callable[[int], Any]) -> None:
         """Compute batches on the engine's number of threads, while this thread tokenizes the next slice."""
         with Team(self.engine.workers) as team:
             running: list[Task[int]] = []
@@ -318,7 +428,7 @@ class Runner:
             for task in running:
                 advance(task.result())
 
-    def _compute(self, work: _Work, part: _Slice, planned: PlannedBatch, *, shared: bool) -> int:
+    def _compute(self, work: Work, part: _Slice, planned: PlannedBatch, *, shared: bool) -> int:
         """Compute one batch, gather its outputs, and return its number of items.
 
         Args:

@@ -177,7 +177,7 @@ class TestSlices:
     ) -> None:
         monkeypatch.setattr(runner_module, "_SLICE", 4)
         limited = runner.with_max_tokens(budget)
-        slices = list(limited._slices(texts, limited._work(texts, SENTENCES, None)))
+        slices = list(limited._slices(texts, limited.begin(texts, SENTENCES, None)))
         assert [part.start for part in slices] == starts
         assert sum(len(part.tokens) for part in slices) == len(texts)
 
@@ -191,7 +191,7 @@ class TestSlices:
         """So that the engine need not wait for the tokens of all."""
         monkeypatch.setattr(runner_module, "_CHARACTERS_PER_WORKER", len("one"))
         monkeypatch.setattr(runner_module, "_CHARACTERS_PER_TOKEN", 0)
-        found = list(runner._slices(["one"] * texts, runner._work(["one"] * texts, SENTENCES, None)))
+        found = list(runner._slices(["one"] * texts, runner.begin(["one"] * texts, SENTENCES, None)))
         assert [part.start for part in found][: len(starts)] == starts
         assert sum(len(part.tokens) for part in found) == texts
 
@@ -203,7 +203,7 @@ class TestSlices:
         monkeypatch.setattr(runner_module, "_CHARACTERS_PER_TOKEN", 0)
         sharing = Embedder(tiny_bundle, threads=64).runners["default"]
         texts = ["one"] * 1024
-        first, *_, last = sharing._slices(texts, sharing._work(texts, SENTENCES, None))
+        first, *_, last = sharing._slices(texts, sharing.begin(texts, SENTENCES, None))
         assert max(len(batch.rows) for batch in first.batches) == 512 // 3
         assert max(len(batch.rows) for batch in last.batches) * 3 <= 128
 
@@ -212,7 +212,7 @@ class TestSlices:
         monkeypatch.setattr(runner_module, "_CHARACTERS_PER_TOKEN", 16)
         limited = runner.with_max_tokens(8192)
         texts = ["one " * 46] * 1500
-        slices = list(limited._slices(texts, limited._work(texts, SENTENCES, None)))
+        slices = list(limited._slices(texts, limited.begin(texts, SENTENCES, None)))
         tokens = [len(part.tokens.ids) for part in slices]
         assert len(slices) == 2
         assert 4 * 8192 <= 1000 * 48 <= tokens[0] < 1500 * 48
@@ -229,7 +229,7 @@ class TestSlices:
             return encode(texts)
 
         monkeypatch.setattr(runner.tokenize, "_encode", note)
-        slices = runner._slices(["one"] * 16, runner._work(["one"] * 16, SENTENCES, None))
+        slices = runner._slices(["one"] * 16, runner.begin(["one"] * 16, SENTENCES, None))
         for following in (2, 1, 1, 0):  # portions that begin by the time that this slice is handled
             next(slices)
             for _ in range(following):
@@ -256,7 +256,7 @@ class TestSlices:
         monkeypatch.setattr(runner.tokenize, "_encode", note)
         limited = runner.with_max_tokens(budget)
         texts = ["one " * 40] * 2000
-        slices = list(limited._slices(texts, limited._work(texts, SENTENCES, None)))
+        slices = list(limited._slices(texts, limited.begin(texts, SENTENCES, None)))
         assert sum(len(part.tokens) for part in slices) == 2000
         assert most - 160 <= max(sizes) <= most
 
@@ -264,13 +264,13 @@ class TestSlices:
         texts = ["one " * (i % 40) for i in range(300)]
         packed = copy(runner)
         packed._packing = Packing((), None, 1, None)
-        (part,) = packed._slices(texts, packed._work(texts, SENTENCES, None))
+        (part,) = packed._slices(texts, packed.begin(texts, SENTENCES, None))
         lengths = part.tokens.lengths
         totals = [int(lengths[batch.rows].sum()) for batch in part.batches]
         assert max(totals) <= 512
         assert len(totals) <= -(-sum(totals) // (512 - 41))
         assert max(len(batch.rows) for batch in part.batches) > 32
-        (alone,) = packed._slices(["one"] * 170, packed._work(["one"] * 170, SENTENCES, None))
+        (alone,) = packed._slices(["one"] * 170, packed.begin(["one"] * 170, SENTENCES, None))
         assert (alone.is_small, len(alone.batches)) == (True, 1)
 
 

@@ -1,0 +1,6 @@
+"""The APIs that clients speak, one module each. `ENDPOINTS` has all routes."""
+
+from embedrt.server.dialects import openai
+from embedrt.server.endpoint import Endpoint
+
+ENDPOINTS: tuple[Endpoint, ...] = openai.ENDPOINTS

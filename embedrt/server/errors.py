@@ -1,0 +1,67 @@
+"""`RequestError`: a failed request, before a dialect gives it a status and a shape."""
+
+from typing import Literal
+
+Kind = Literal[
+    "validation",
+    "empty",
+    "tokenizer",
+    "backend",
+    "overloaded",
+    "timeout",
+    "unhealthy",
+    "unauthorized",
+    "not_found",
+    "method",
+    "media_type",
+    "too_large",
+    "truncated",
+]
+
+STATUS: dict[Kind, int] = {
+    "validation": 400,
+    "empty": 400,
+    "truncated": 400,
+    "tokenizer": 400,
+    "unauthorized": 401,
+    "not_found": 404,
+    "method": 405,
+    "too_large": 413,
+    "media_type": 415,
+    "overloaded": 429,
+    "backend": 500,
+    "timeout": 503,
+    "unhealthy": 503,
+}
+"""The status of each kind of failure, where a dialect has no other."""
+
+
+class RequestError(Exception):
+    """A request that cannot be answered. The message is for the client: it has no path, no key and no text.
+
+    Args:
+        message: Expected, found, remedy.
+        kind: The kind of failure, which decides the status.
+        param: The field of the request.
+        code: A word that programs can test, such as "model_not_found".
+        index: The index of the bad item.
+        retry_after: Seconds after which to try again.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        kind: Kind = "validation",
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        index: int | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.kind: Kind = kind
+        self.param = param
+        self.code = code
+        self.index = index
+        self.retry_after = retry_after

@@ -1,0 +1,529 @@
+"""`Models`: the open models of a server by name; `Served`: one of them, whose methods handlers await."""
+
+import asyncio
+import dataclasses
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+import embedrt
+from embedrt.bundle.manifest import KIND_OF_TASK, read_manifest
+from embedrt.cross_encoder import CrossEncoder
+from embedrt.embedder import Embedder
+from embedrt.engine.machine import available_threads
+from embedrt.errors import EmbedrtError, NonFiniteError, OutOfMemory, TruncationError
+from embedrt.hub.resolve import resolve
+from embedrt.inputs.check import check_texts
+from embedrt.inputs.text import TextTokenizer, Tokens
+from embedrt.model import Model
+from embedrt.run.queue import BatchRecord, Outcome, Queue, QueueClosed, QueueFull
+from embedrt.run.request import Gather, Request
+from embedrt.run.runner import Runner
+from embedrt.server.endpoint import Exchange
+from embedrt.server.errors import RequestError
+from embedrt.server.settings import ModelSettings, Settings
+from embedrt.tasks.activations import NamedActivation
+from embedrt.tasks.call import call_for, route_for, task_prompt
+from embedrt.tasks.embed import SentenceVectors, TokenVectors, request_of, stored
+from embedrt.tasks.multi_vector import Counted, MultiVectors, multi_vector_call
+from embedrt.tasks.rerank import score_call, scores_of
+from embedrt.tasks.sparse import SparseRows
+from embedrt.types import TOKENS, OnTruncation, Precision, Task
+from embedrt.vectors.sparse import SparseVectors
+
+logger = logging.getLogger("embedrt")
+
+Role = Literal["query", "document"]
+"""The side of a search that a text is on."""
+
+ROLES: tuple[Role, ...] = ("query", "document")
+
+
+@dataclass(frozen=True)
+class Values:
+    """The outcome of a request to a model.
+
+    Attributes:
+        values: Vectors `[texts, dim]`, scores, sparse vectors, or a list with one array a text.
+        lengths: The tokens of every item, after truncation, int64 `[items]`.
+        truncated: Indexes of the truncated items.
+    """
+
+    values: Any
+    lengths: NDArray[np.int64]
+    truncated: list[int]
+
+    @property
+    def tokens(self) -> int:
+        """All tokens."""
+        return int(self.lengths.sum())
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a request that all dialects have in some form.
+
+    Attributes:
+        role: The side of a search that the texts are on; None takes neither prompt nor route of a side.
+        prompt_name: The model's prompt to put before every text; None takes the one of the role, if any.
+        prompt: A prompt of the client's own.
+        truncate: True to truncate texts that are too long, False for an error; None takes the model's setting.
+        param: The field with the texts, for messages.
+    """
+
+    role: Role | None = None
+    prompt_name: str | None = None
+    prompt: str | None = None
+    truncate: bool | None = None
+    param: str = "input"
+
+
+class Served:
+    """One open model of a server.
+
+    Attributes:
+        settings: Its configuration.
+        model: The model.
+        task: Its kind.
+    """
+
+    def __init__(self, settings: ModelSettings, model: Model, queue: Queue) -> None:
+        self.settings = settings
+        self.model = model
+        self.task: Task = model.manifest.task
+        self._queue = queue
+
+    @property
+    def name(self) -> str:
+        """The name that clients use."""
+        return self.settings.name
+
+    def offers(self, task: Task) -> bool:
+        """Return True if the model does a task; some do several."""
+        return self.model.manifest.offers(KIND_OF_TASK[task])
+
+    async def embed(
+        self,
+        exchange: Exchange,
+        texts: Sequence[str] | Tokens,
+        options: Options,
+        *,
+        dim: int | None = None,
+        normalize: bool = False,
+        precision: Precision = "float32",
+    ) -> Values:
+        """Sentence embeddings, `[texts, dim]`, as `Embedder.encode` gives them.
+
+        Args:
+            exchange: The request.
+            texts: The texts; or token ids with special tokens.
+            options: The options.
+            dim: Coordinates to keep; None takes the model's.
+            normalize: Scale the vectors to length 1, after truncation.
+            precision: The number format of the vectors.
+        """
+        self._require("embed")
+        model = self.model
+        with _as_request_error(options.param):
+            items = texts if isinstance(texts, Tokens) else check_texts(texts, options.param)[0]
+            call = call_for(
+                model,  # type: ignore[arg-type]  # of the task "embed", so an `Embedder`
+                prompt_name=self._prompt_name(options),
+                prompt=options.prompt,
+                precision=precision,
+                normalize_embeddings=normalize,
+                truncate_dim=dim,
+                task=self._task(options),
+                on_truncation=self._on_truncation(options),
+            )
+        outcome = await self._run(exchange, model.runners[call.route], items, request_of(call), options)
+        with _as_request_error(options.param):
+            return dataclasses.replace(outcome, values=stored(outcome.values, call))
+
+    async def embed_tokens(self, exchange: Exchange, texts: Sequence[str], options: Options) -> Values:
+        """One array `[tokens, width]` a text: its token embeddings, or the multi-vector embedding of such a model."""
+        model = self.model
+        with _as_request_error(options.param):
+            items = check_texts(texts, options.param)[0]
+            if self.offers("multi-vector"):
+                call, request = multi_vector_call(
+                    model,
+                    prompt_name=self._prompt_name(options),
+                    prompt=options.prompt,
+                    batch_size=None,
+                    output_value=TOKENS,
+                    normalize_embeddings=False,
+                    token_pooling=None,
+                    task=options.role,
+                    on_truncation=self._on_truncation(options),
+                )
+            else:
+                self._require("embed")
+                call = call_for(
+                    model,  # type: ignore[arg-type]
+                    prompt_name=self._prompt_name(options),
+                    prompt=options.prompt,
+                    output_value=TOKENS,
+                    task=self._task(options),
+                    on_truncation=self._on_truncation(options),
+                )
+                request = dataclasses.replace(request_of(call), gather=TokenVectors())
+        return await self._run(exchange, model.runners[call.route], items, request, options)
+
+    async def embed_sparse(self, exchange: Exchange, texts: Sequence[str], options: Options) -> Values:
+        """`SparseVectors` `[texts, vocabulary]`."""
+        self._require("sparse")
+        model = self.model
+        with _as_request_error(options.param):
+            items = check_texts(texts, options.param)[0]
+            call = call_for(
+                model,  # type: ignore[arg-type]  # an `Embedder` or a `SparseEncoder`
+                prompt_name=self._prompt_name(options),
+                prompt=options.prompt,
+                task=self._task(options),
+                on_truncation=self._on_truncation(options),
+            )
+        limit = None if model.manifest.sparse is None else model.manifest.sparse.max_active_dims
+        request = dataclasses.replace(request_of(call), gather=SparseRows(limit))
+        outcome = await self._run(exchange, model.runners[call.route], items, request, options)
+        rows = SparseVectors.from_rows(outcome.values, model.manifest.width("sparse"))
+        return dataclasses.replace(outcome, values=rows)
+
+    async def score(
+        self, exchange: Exchange, pairs: Sequence[tuple[str, str]] | str, options: Options, *, raw: bool = False
+    ) -> Values:
+        """Scores of pairs as `CrossEncoder.predict` gives them: `[pairs]`, or `[pairs, labels]` for several labels.
+
+        Args:
+            exchange: The request.
+            pairs: Pairs of texts; or one text, which is scored as it is.
+            options: The options.
+            raw: Return the logits, without activation.
+        """
+        self._require("score")
+        model = self.model
+        if not isinstance(model, CrossEncoder):
+            raise TypeError(f"{self.name}: expected a CrossEncoder, got {type(model).__name__}")
+        with _as_request_error(options.param):
+            call = score_call(
+                model,
+                pairs,
+                prompt_name=self._prompt_name(options),
+                prompt=options.prompt,
+                batch_size=None,
+                activation=NamedActivation("Identity") if raw else model.activation_fn,
+                apply_softmax=False,
+                on_truncation=self._on_truncation(options),
+            )
+        outcome = await self._run(exchange, model.runners[call.call.route], call.items, call.request, options)
+        return dataclasses.replace(outcome, values=scores_of(call, outcome))  # type: ignore[arg-type]  # has `values`
+
+    async def check(self) -> None:
+        """Run the model on a short text.
+
+        Raises:
+            RequestError: It failed.
+        """
+        route, items, request = self._probe()
+        try:
+            outcome = await self._outcome(self.model.runners[route], items, request, always=True)
+        except EmbedrtError as error:
+            raise RequestError("the model failed on a short text", "unhealthy") from error
+        if outcome.failure is not None:
+            raise RequestError("the model failed on a short text", "unhealthy") from outcome.failure
+
+    def tokenizer(self, options: Options) -> tuple[Runner, TextTokenizer]:
+        """The runner of a request's route, and the tokenizer that truncates as the model does."""
+        with _as_request_error(options.param):
+            route = route_for(self.model.manifest, self._task(options)) if self.task == "embed" else self._first
+            runner = self.model.runners[route]
+            return runner, runner.tokenizer(self.model.lengths[route])
+
+    # Details.
+
+    @property
+    def _first(self) -> str:
+        return next(iter(self.model.runners))
+
+    def _probe(self) -> tuple[str, list[Any], Request]:
+        model = self.model
+        if isinstance(model, CrossEncoder):
+            call = score_call(
+                model,
+                [("health", "check")],
+                prompt_name=None,
+                prompt=None,
+                batch_size=None,
+                activation=NamedActivation("Identity"),
+                apply_softmax=False,
+                on_truncation="ignore",
+            )
+            return call.call.route, call.items, call.request
+        gather: Gather = SentenceVectors(1)
+        if self.task == "sparse":
+            gather = SparseRows(1)
+        elif self.task == "multi-vector":
+            gather = MultiVectors(Counted())
+        return self._first, ["health check"], Request(gather, model.lengths[self._first])
+
+    def _require(self, task: Task) -> None:
+        if not self.offers(task):
+            raise RequestError(
+                f"the model {self.name!r} is of the task {self.task!r}, and this route needs one of {task!r}",
+                code="wrong_task",
+                param="model",
+            )
+
+    def _task(self, options: Options) -> str | None:
+        tasks = self.model.manifest.tasks
+        return options.role if options.role in tasks or options.role is None else None
+
+    def _prompt_name(self, options: Options) -> str | None:
+        if options.prompt_name is not None or options.prompt is not None or options.role is None:
+            return options.prompt_name
+        return task_prompt(self.model.prompts, options.role, None, None)
+
+    def _on_truncation(self, options: Options) -> OnTruncation:
+        truncate = self.settings.auto_truncate if options.truncate is None else options.truncate
+        return "ignore" if truncate else "error"
+
+    async def _run(
+        self, exchange: Exchange, runner: Runner, items: Sequence[Any] | Tokens, request: Request, options: Options
+    ) -> Values:
+        """Compute a request in the queue, and note its facts for headers, metrics and log."""
+        if not len(items):
+            raise RequestError(f"`{options.param}` cannot be empty", "empty", param=options.param)
+        most = exchange.settings.limits.request_texts
+        if len(items) > most:
+            raise RequestError(
+                f"`{options.param}`: expected at most {most} items in a request, got {len(items)}",
+                "too_large",
+                param=options.param,
+                code="too_many_items",
+            )
+        notes = exchange.notes
+        notes.model = self.name
+        with _as_request_error(options.param):
+            outcome = await self._outcome(runner, items, request)
+            result = outcome.get()
+        truncated = sorted(result.truncated)
+        notes.texts += len(items)
+        notes.characters += 0 if isinstance(items, Tokens) else sum(map(_characters, items))
+        notes.tokens += int(outcome.lengths.sum())
+        notes.truncated.extend(truncated)
+        notes.tokenize_seconds += outcome.tokenize_seconds
+        notes.queue_seconds += outcome.queue_seconds
+        notes.engine_seconds += outcome.engine_seconds
+        return Values(result.values, outcome.lengths, truncated)
+
+    async def _outcome(
+        self, runner: Runner, items: Sequence[Any] | Tokens, request: Request, *, always: bool = False
+    ) -> Outcome:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Outcome] = loop.create_future()
+
+        def done(outcome: Outcome) -> None:
+            try:
+                loop.call_soon_threadsafe(_settle, future, outcome)
+            except RuntimeError:  # the loop has ended, and with it the client
+                logger.debug("a result came after the end of the server")
+
+        job = self._queue.submit(runner, items, request, done, always=always)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._queue.cancel(job)
+            raise
+
+
+def _settle(future: "asyncio.Future[Outcome]", outcome: Outcome) -> None:
+    if not future.done():
+        future.set_result(outcome)
+
+
+def _characters(item: Any) -> int:
+    return len(item) if isinstance(item, str) else sum(map(len, item))
+
+
+@contextmanager
+def _as_request_error(param: str) -> Iterator[None]:
+    """Turn what a call raises into a `RequestError`."""
+    try:
+        yield
+    except QueueFull as error:
+        raise RequestError("Model is overloaded", "overloaded", retry_after=error.retry_after) from error
+    except QueueClosed as error:
+        raise RequestError("the server is about to end", "unhealthy", retry_after=1) from error
+    except TruncationError as error:
+        raise RequestError(_renamed(error, param), "truncated", param=param, index=_index(error)) from error
+    except NonFiniteError as error:
+        message = f"{_renamed(error, param).partition(':')[0]}: the model returned NaN or infinity"
+        raise RequestError(message, "backend", param=param, code="not_finite", index=_index(error)) from error
+    except OutOfMemory as error:
+        message = f"{_renamed(error, param).partition(':')[0]}: too long for the memory of the device"
+        raise RequestError(message, "backend", param=param, code="out_of_memory", index=_index(error)) from error
+    except (ValueError, TypeError) as error:
+        name = str(error).partition(":")[0].partition("[")[0]
+        raise RequestError(_renamed(error, param), param=_PARAMS.get(name, name), index=_index(error)) from error
+    except EmbedrtError as error:
+        logger.exception("a request failed")
+        raise RequestError("the model failed; the server's log has the reason", "backend") from error
+
+
+# The fields of requests by the arguments that messages name.
+_PARAMS = {"truncate_dim": "dimensions", "texts": "input"}
+
+
+def _renamed(error: Exception, param: str) -> str:
+    """The message of an error about texts, with the name of the field that they came in."""
+    message = re.sub(r"\b(texts|inputs)\[", f"{param}[", str(error))
+    return message.replace("truncate_dim:", "dimensions:")
+
+
+def _index(error: Exception) -> int | None:
+    """The index of the first bad item that a message names."""
+    found = re.search(r"\[(\d+)\]", str(error).partition(":")[0])
+    return int(found[1]) if found else None
+
+
+class Models:
+    """The open models of a server. A reload makes another one; requests in progress keep theirs.
+
+    Args:
+        served: The models, the default one first.
+        strict: Whether an unknown name is an error also if there is only one model.
+    """
+
+    def __init__(self, served: Sequence[Served], *, strict: bool = False) -> None:
+        self.served = tuple(served)
+        self._strict = strict
+        self._by_name: dict[str, tuple[Served, Role | None]] = {}
+        for one in served:
+            for name in (one.name, *one.settings.aliases):
+                self._by_name.setdefault(name, (one, None))
+                for role in ROLES:
+                    self._by_name.setdefault(f"{name}:{role}", (one, role))
+
+    def find(self, name: str | None, exchange: Exchange, task: Task | None = None) -> tuple[Served, Role | None]:
+        """The model of a name or alias, and the role that the alias implies.
+
+        Args:
+            name: The name; None or "" takes the first model of the task.
+            exchange: The request, which notes a substitution.
+            task: The task of the route, which decides among several models if there is no name.
+
+        Raises:
+            RequestError: The name is unknown, and there are several models, or names are strict.
+        """
+        found = self._by_name.get(name or "")
+        if found is None and not name:
+            found = next(
+                ((one, None) for one in self.served if task is None or one.offers(task)), (self.served[0], None)
+            )
+        if found is None:
+            if self._strict or len(self.served) > 1:
+                known = ", ".join(repr(one.name) for one in self.served)
+                raise RequestError(
+                    f"The model {(name or '')[:100]!r} does not exist; this server has {known}",
+                    "not_found",
+                    param="model",
+                    code="model_not_found",
+                )
+            role = next((role for role in ROLES if (name or "").endswith(f":{role}")), None)
+            found = self.served[0], role
+            exchange.notes.substituted = True
+        exchange.notes.model = found[0].name
+        return found
+
+
+class Queues:
+    """The queues of a server: one for all models that compute on the machine's cores, one for every other device.
+
+    Args:
+        settings: The server's configuration.
+        observe: Called with the record of every batch.
+    """
+
+    def __init__(self, settings: Settings, observe: Callable[[BatchRecord], None] = lambda _: None) -> None:
+        self._settings = settings
+        self._observe = observe
+        self.by_device: dict[str, Queue] = {}
+
+    def of(self, model: Model) -> Queue:
+        """The queue of a model."""
+        engine = next(iter(model.runners.values())).engine
+        name = "cores" if engine.device.parallel else engine.device.name
+        if name not in self.by_device:
+            threads = self._settings.threads or available_threads() if engine.device.parallel else engine.workers
+            limits = self._settings.limits
+            self.by_device[name] = Queue(
+                threads,
+                most_requests=limits.requests,
+                most_texts=limits.waiting_texts,
+                observe=self._observe,
+            )
+        return self.by_device[name]
+
+    def close(self) -> None:
+        """Take no more requests; the threads end with the last one."""
+        for queue in self.by_device.values():
+            queue.close()
+
+
+def open_models(settings: Settings, queues: Queues, before: Models | None = None) -> Models:
+    """Open the models of a configuration.
+
+    Args:
+        settings: The configuration.
+        queues: The queues.
+        before: Models that are open; those whose settings are the same are taken over.
+
+    Raises:
+        EmbedrtError: A model could not be opened; the message names it.
+        ValueError: A setting does not fit its model.
+    """
+    kept = [] if before is None else before.served
+    served = [
+        next((open_one for open_one in kept if open_one.settings == one), None) or _opened(one, settings, queues)
+        for one in settings.models
+    ]
+    return Models(served, strict=settings.strict_model)
+
+
+_CLASSES: Mapping[Task, str] = {
+    "embed": "Embedder",
+    "score": "CrossEncoder",
+    "sparse": "SparseEncoder",
+    "multi-vector": "MultiVectorEncoder",
+}
+_DEFAULT_PROMPT = "(the server's default)"
+
+
+def _opened(one: ModelSettings, settings: Settings, queues: Queues) -> Served:
+    folder = resolve(one.source, revision=one.revision, local_files_only=settings.local_files_only)
+    prompts, default = dict(one.prompts), one.default_prompt_name
+    if one.default_prompt is not None:
+        prompts[_DEFAULT_PROMPT], default = one.default_prompt, _DEFAULT_PROMPT
+    model: Model = getattr(embedrt, _CLASSES[read_manifest(folder).task])(
+        folder,
+        list(one.device) if isinstance(one.device, tuple) else one.device,
+        prompts=prompts,
+        default_prompt_name=default,
+        dtype=one.dtype,
+        threads=settings.threads,
+        max_tokens=one.max_tokens,
+        gpu_mem_limit=one.gpu_mem_limit,
+    )
+    if one.max_seq_length is not None:
+        model.max_seq_length = one.max_seq_length
+    if one.truncate_dim is not None:
+        if not isinstance(model, Embedder):
+            raise ValueError(f"{one.name}: truncate_dim: expected a model with sentence embeddings")
+        model.truncate_dim = one.truncate_dim
+    return Served(one, model, queues.of(model))
