@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-from embedrt.server.errors import RequestError
 from starlette.types import Receive
+
+from embedrt.server.errors import RequestError
 
 _LEAST_RATE = 16 * 1024
 """Bytes a second that extend the deadline of a body: whoever sends faster may send for longer."""
@@ -29,9 +30,7 @@ def declared_length(headers: Iterable[tuple[bytes, bytes]], limit: int) -> int |
             if length > limit:
                 raise _too_large(limit)
         elif name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
-            raise RequestError(
-                415, "content-encoding: expected none, found another one; send the body uncompressed", "validation"
-            )
+            raise RequestError("content-encoding: expected none, found another; send the body as it is", "media_type")
     return length
 
 
@@ -64,10 +63,9 @@ async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], li
                 parts.append(part)
                 timeout.reschedule(deadline + size / _LEAST_RATE)
     except TimeoutError:
-        raise RequestError(
-            408, f"body: expected all of it within {seconds:g} s, found {size} bytes; send it faster", "timeout"
-        ) from None
+        message = f"the body did not come within {seconds:g} s; send it faster"
+        raise RequestError(message, "timeout", code="slow_body", retry_after=1) from None
 
 
 def _too_large(limit: int) -> RequestError:
-    return RequestError(413, f"body: expected at most {limit} bytes, found more; send fewer texts", "too_large")
+    return RequestError(f"the body is larger than the {limit} bytes that are allowed; send fewer texts", "too_large")

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,12 +46,14 @@ class Traffic:
     Attributes:
         draining: True from the beginning of a shutdown on: each connection ends after its reply.
         idle: The connections that wait for a request, longest first.
+        none_left: Set when the last connection has ended.
         refused: Number of connections answered with 503.
         timed_out: Number of connections that a deadline ended.
     """
 
     draining: bool = False
     idle: dict["Connection", None] = field(default_factory=dict)
+    none_left: asyncio.Event = field(default_factory=asyncio.Event)
     refused: int = 0
     timed_out: int = 0
 
@@ -107,6 +108,8 @@ class Connection(HttpToolsProtocol):
         self._linger_timer = _cancelled(self._linger_timer)
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
+        if not self.connections:
+            self.traffic.none_left.set()
 
     def data_received(self, data: bytes) -> None:
         """Parse what the client sent."""
@@ -237,11 +240,8 @@ class Connection(HttpToolsProtocol):
             self._write_timer = self.loop.call_later(self.limits.write_seconds, self._check_writing, left)
 
 
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
-    """Cancel a timer, if there is one."""
+def _cancelled(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+    """Cancel a timer, if there is one; the result is always None."""
     if timer is not None:
         timer.cancel()
-
-
-Protocol = Callable[..., Connection]
-"""Makes a connection from the arguments of uvicorn."""
+    return None

@@ -107,6 +107,7 @@ class Endpoint:
         reply: The type of the reply, for the OpenAPI document.
         public: Whether the route needs no API key.
         also: More paths of the same route.
+        probe: Whether the route says if the server takes requests: status 503 from the beginning of a shutdown on.
     """
 
     method: Literal["GET", "POST"]
@@ -118,3 +119,4 @@ class Endpoint:
     reply: Any = None
     public: bool = False
     also: tuple[str, ...] = ()
+    probe: bool = False

@@ -11,6 +11,8 @@ from typing import BinaryIO, Literal
 
 import orjson
 
+from embedrt.server.observers import Ended
+
 Style = Literal["plain", "json"]
 Entry = Mapping[str, str | int | float | None]
 """A line of the access log: its fields, of which those that are None are left out."""
@@ -82,6 +84,29 @@ class Log:
                 self._stream.flush()
             except (OSError, ValueError):  # a full disk or a closed output: serving goes on
                 continue
+
+
+def access_log(log: Log, request: Ended) -> None:
+    """Write the line of a request that has ended: no text, no key, and a path only if it is one of the routes."""
+    exchange, notes, failure = request.exchange, request.exchange.notes, request.failure
+    client = request.scope.get("client")
+    log.request(
+        {
+            "request": exchange.request_id,
+            "client": client[0] if client else None,
+            "method": request.scope["method"],
+            "route": request.endpoint.path,
+            "status": request.status,
+            "ms": round(request.seconds * 1000, 2),
+            "queue_ms": round(notes.queue_seconds * 1000, 2) if notes.texts else None,
+            "engine_ms": round(notes.engine_seconds * 1000, 2) if notes.texts else None,
+            "model": notes.model or None,
+            "texts": notes.texts or None,
+            "tokens": notes.tokens or None,
+            "truncated": len(notes.truncated) or None,
+            "failure": failure.kind if failure is not None else None,
+        }
+    )
 
 
 class _Handler(logging.Handler):
