@@ -342,7 +342,7 @@ class Runner:
 
     @property
     def is_packed(self) -> bool:
-        """Whether batches have no padding."""
+        """True if batches have no padding."""
         return self._packing is not None
 
     def begin(self, items: Sequence[Any] | Tokens, request: Request, indexes: Sequence[int] | None = None) -> Work:

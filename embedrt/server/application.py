@@ -36,7 +36,7 @@ _FIELD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class State:
-    """What all requests share; a reload replaces its parts in one step.
+    """State that all requests share; a reload replaces its parts in one step.
 
     Attributes:
         settings: The configuration.
