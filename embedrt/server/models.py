@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import embedrt
-from embedrt.bundle.manifest import KIND_OF_TASK, read_manifest
+from embedrt.bundle.manifest import KIND_OF_TASK, Manifest, read_manifest
 from embedrt.cross_encoder import CrossEncoder
 from embedrt.embedder import Embedder
 from embedrt.engine.machine import available_threads
@@ -27,7 +27,7 @@ from embedrt.run.request import Gather, Request
 from embedrt.run.runner import Runner
 from embedrt.server.endpoint import Exchange
 from embedrt.server.errors import RequestError
-from embedrt.server.settings import ModelSettings, Settings
+from embedrt.server.settings import ModelSettings, Pooling, Settings
 from embedrt.server.token_ids import Vocabulary, read_vocabulary
 from embedrt.tasks.activations import NamedActivation
 from embedrt.tasks.call import call_for, prompt_for, route_for, task_prompt
@@ -522,14 +522,37 @@ _CLASSES: Mapping[Task, str] = {
     "multi-vector": "MultiVectorEncoder",
 }
 _DEFAULT_PROMPT = "(the server's default)"
+_POOLINGS: Mapping[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last-token"}
+"""The names of text-embeddings-inference for the pooling modes of modules."""
+
+
+def _check_pooling(one: ModelSettings, manifest: Manifest) -> None:
+    """Check that a model pools as its settings say: another pooling would need another export."""
+    modules = [module for route in manifest.routes.values() for module in route.modules]
+    modes = {mode for module in modules for mode in module.settings.get("pooling_mode", ())}
+    found = {_POOLINGS.get(mode, mode) for mode in modes if isinstance(mode, str)}
+    if manifest.task == "sparse":
+        found = {"splade"}
+    if found != {one.pooling}:
+        names = " and ".join(sorted(found)) or "none"
+        raise ValueError(f"{one.name}: pooling: expected {one.pooling}, but the model has {names}; leave it out")
 
 
 def _opened(one: ModelSettings, settings: Settings, queues: Queues) -> Served:
-    folder = resolve(one.source, revision=one.revision, local_files_only=settings.local_files_only)
+    folder = resolve(
+        one.source,
+        revision=one.revision,
+        token=settings.hub_token,
+        local_files_only=settings.local_files_only,
+        cache_folder=settings.cache_folder,
+    )
+    manifest = read_manifest(folder)
+    if one.pooling is not None:
+        _check_pooling(one, manifest)
     prompts, default = dict(one.prompts), one.default_prompt_name
     if one.default_prompt is not None:
         prompts[_DEFAULT_PROMPT], default = one.default_prompt, _DEFAULT_PROMPT
-    model: Model = getattr(embedrt, _CLASSES[read_manifest(folder).task])(
+    model: Model = getattr(embedrt, _CLASSES[manifest.task])(
         folder,
         list(one.device) if isinstance(one.device, tuple) else one.device,
         prompts=prompts,
