@@ -98,16 +98,16 @@ def servers() -> dict[str, Server]:
             missing=f"{', '.join(packages)} not installed" if packages else None,
         ),
         "infinity": Server(
-            (infinity or "", "v2", "--model-id", "{model}", "--served-model-name", "m", "--port", "{port}", "--engine", "torch",
-             "--device", "cpu", "--no-bettertransformer", "--log-level", "error"),
+            (infinity or "", "v2", "--model-id", "{model}", "--served-model-name", "m", "--port", "{port}",
+             "--engine", "torch", "--device", "cpu", "--no-bettertransformer", "--log-level", "error"),
             {"model": "m", **as_base64},
             "/embeddings",
             2000,
             None if infinity else "EMBEDRT_INFINITY is not set",
         ),
         "llama.cpp": Server(
-            (llama or "", "-m", "{gguf}", "--embeddings", "--port", "{port}", "--pooling", "mean", "-ub", "512", "-b", "2048",
-             "-c", "4096", "-np", "8", "-t", cores, "--log-disable"),
+            (llama or "", "-m", "{gguf}", "--embeddings", "--port", "{port}", "--pooling", "mean",
+             "-ub", "512", "-b", "2048", "-c", "4096", "-np", "8", "-t", cores, "--log-disable"),
             {"model": "m", **as_base64},
             "/v1/embeddings",
             2000,
@@ -432,7 +432,8 @@ def serving_tables(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         versions = ", ".join(f"{package} {found}" for package, found in record["versions"].items())
         yield f"- Versions: Python {record['machine']['python']}, {versions}"
         yield f"- Measured {record['date'][:10]} with `{record['command']}`; file `benchmarks/results/{record['file']}`"
-        yield f"- Texts: {record['corpus']}; all-MiniLM-L6-v2; {record['rounds']} rounds in turn; client on the same cores"
+        texts = f"{record['corpus']}, {record['tokens_per_text']:.0f} tokens on average"
+        yield f"- all-MiniLM-L6-v2; texts: {texts}; {record['rounds']} rounds in turn; client on the same cores"
         yield ""
         yield (
             "| server | texts/s | of `encode` | one query p50 / p99, ms | 8 clients p50 / p99, ms "
