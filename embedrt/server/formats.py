@@ -61,6 +61,7 @@ async def embed(
     dim: int | None = None,
     normalize: bool = True,
     param: str = "encoding_format",
+    dim_param: str = "dimensions",
 ) -> Embedded:
     """Embed texts, to be written in some formats.
 
@@ -73,10 +74,16 @@ async def embed(
         dim: Coordinates to keep; None takes the model's.
         normalize: Scale the vectors to length 1, as those of the hosted services are; False leaves them as they are.
         param: The field with the formats, for messages.
+        dim_param: The field with the coordinates, for messages.
 
     Raises:
-        RequestError: A format needs ranges that the bundle does not have, or the model cannot embed the texts.
+        RequestError: There are fewer coordinates, a format needs ranges that the bundle does not have, or the model
+            cannot embed the texts.
     """
+    if dim is not None and served.offers("embed"):
+        most = served.model.manifest.width("sentence")
+        if not 1 <= dim <= most:
+            raise RequestError(f"{dim_param}: expected 1 to {most}, got {dim}", param=dim_param)
     ranges = _ranges(served, dim)
     for written in formats:
         if written in {"int8", "uint8"} and ranges is None:

@@ -142,6 +142,7 @@ async def _embed(body: EmbedRequest, exchange: Exchange, types: list[Format] | N
         formats,
         dim=body.output_dimension,
         param="embedding_types",
+        dim_param="output_dimension",
     )
     by_type = types is not None
     blocks = [b'{"id":', to_json(exchange.request_id), b',"embeddings":', b"{" if by_type else b""]

@@ -218,9 +218,7 @@ def _readable(served: Served, items: list[str] | IdRows, options: Options) -> li
     if not isinstance(items, IdRows):
         return items
     if served.prompt(options):
-        raise RequestError(
-            "input: expected texts, got token ids; the prompt of the request goes before texts", param="input"
-        )
+        raise RequestError("input: expected texts, got token ids; the prompt goes before texts only", param="input")
     runner, tokenizer = served.tokenizer(options)
     return tokens_of_ids(items, runner, tokenizer.max_seq_length)
 

@@ -242,11 +242,7 @@ async def rerank(body: CohereRequest, exchange: Exchange) -> Reply:
     before = {"id": exchange.request_id, "model": served.name}
     after = {
         "usage": {"prompt_tokens": outcome.tokens, "total_tokens": outcome.tokens},
-        "meta": {
-            "api_version": {"version": "2"},
-            "billed_units": {"search_units": 1},
-            "tokens": {"input_tokens": outcome.tokens},
-        },
+        "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
     }
     blocks = await json_items(results, to_json(before)[:-1] + b',"results":', b"," + to_json(after)[1:], width=16)
     return Reply(blocks)
