@@ -1,23 +1,27 @@
 """The ASGI application: from a request to the handler of its route, and from a reply or an error to the client."""
 
 import asyncio
+import dataclasses
 import logging
 import re
 from collections.abc import Sequence
+from functools import cache
 from time import monotonic
 from typing import Any
 from uuid import uuid4
 
 import msgspec
-from starlette.applications import Starlette
-from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from embedrt._version import __version__
-from embedrt.server.dialects import ENDPOINTS
+from embedrt.server.body import Disconnected, read_body
+from embedrt.server.cross_origin import allow_origins
+from embedrt.server.dialects import ENDPOINTS, openai
 from embedrt.server.endpoint import Endpoint, Exchange, Reply
-from embedrt.server.errors import RequestError
+from embedrt.server.errors import Kind, RequestError
+from embedrt.server.keys import Keys
 from embedrt.server.models import Models
+from embedrt.server.observers import GONE, Ended, Observer
 from embedrt.server.settings import Settings
 
 logger = logging.getLogger("embedrt.server")
@@ -27,21 +31,34 @@ _WATCH_SECONDS = 0.02
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 # Indexes of truncated texts that a header lists.
 _LISTED = 100
+# Names of unknown fields that are logged, and the largest body in which they are looked for.
+_MOST_UNKNOWN, _SMALL_BODY = 100, 16 * 1024
+_FIELD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class State:
-    """State that all requests share; a reload replaces it in one step.
+    """State that all requests share; a reload replaces its parts in one step.
 
     Attributes:
         settings: The configuration.
         models: The open models.
+        keys: The API keys.
+        observers: Called with every request that has ended: metrics, the access log, traces.
         ready: True while the server takes requests.
+        in_flight: Number of requests without a reply yet.
     """
 
-    def __init__(self, settings: Settings, models: Models) -> None:
+    def __init__(
+        self, settings: Settings, models: Models, keys: Keys | None = None, observers: Sequence[Observer] = ()
+    ) -> None:
         self.settings = settings
         self.models = models
+        self.keys = Keys(settings.keys, settings.key_file) if keys is None else keys
+        self.observers = tuple(observers)
         self.ready = True
+        self.in_flight = 0
+        self.unknown_fields: set[str] = set()
+        self.has_substituted = False
 
 
 class Handling:
@@ -55,7 +72,7 @@ class Handling:
     def __init__(self, endpoint: Endpoint, state: State) -> None:
         self._endpoint = endpoint
         self._state = state
-        self._decode = None if endpoint.body is None else msgspec.json.Decoder(endpoint.body).decode
+        self._fields = _fields_of(endpoint.body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -71,48 +88,94 @@ class Handling:
             state.settings,
         )
         watch = _Watch(receive)
+        state.in_flight += 1
+        status, failure = GONE, None
         try:
-            reply = await self._reply(exchange, receive, watch)
+            endpoint, reply, failure = await self._reply(exchange, scope, receive, watch)
+            watch.stop()
+            await _send(reply, exchange, started, send, timings=endpoint.dialect.timings)
+            status = reply.status
+        except Disconnected:
+            return
         except asyncio.CancelledError:
-            if watch.left:  # the client has gone, and with it the request
-                return
-            raise
+            if not watch.left:  # the server ends
+                raise
         finally:
             watch.stop()
-        await _send(reply, exchange, started, send, timings=self._endpoint.dialect.timings)
+            state.in_flight -= 1
+            ended = Ended(exchange, self._endpoint, scope, status, failure, started, monotonic() - started)
+            for observe in state.observers:
+                observe(ended)
 
-    async def _reply(self, exchange: Exchange, receive: Receive, watch: "_Watch") -> Reply:
-        endpoint = self._endpoint
+    async def _reply(
+        self, exchange: Exchange, scope: Scope, receive: Receive, watch: "_Watch"
+    ) -> tuple[Endpoint, Reply, RequestError | None]:
+        endpoint, state = self._endpoint, self._state
         try:
+            _admit(endpoint, state, scope)
             body = None
-            if self._decode is not None:
-                body = self._decoded(await _read(receive, exchange.settings.limits.body_bytes))
+            if endpoint.body is not None:
+                limits = exchange.settings.limits
+                raw = await read_body(receive, scope["headers"], limits.body_bytes, limits.body_seconds)
+                endpoint = endpoint if endpoint.choose is None else endpoint.choose(raw)
+                self._look_for_unknown_fields(raw)
+                body = _decoded(endpoint.body, raw)
             watch.start()
             try:
                 async with asyncio.timeout(exchange.settings.limits.request_seconds):
-                    return await endpoint.handler(body, exchange)
+                    return endpoint, await endpoint.handler(body, exchange), None
             except TimeoutError as error:
                 raise RequestError("the request took too long", "timeout", retry_after=1) from error
+        except Disconnected:
+            raise
         except RequestError as error:
-            return endpoint.dialect.error(error)
+            return endpoint, _error_reply(endpoint, error), error
         except Exception:
-            logger.exception("%s failed, request %s", exchange.path, exchange.request_id)
-            return endpoint.dialect.error(RequestError("the server failed; its log has the reason", "backend"))
+            logger.exception("%s failed, request %s", endpoint.path, exchange.request_id)
+            failure = RequestError("the server failed; its log has the reason", "backend")
+            return endpoint, endpoint.dialect.error(failure), failure
 
-    def _decoded(self, body: bytes) -> object:
+    def _look_for_unknown_fields(self, body: bytes) -> None:
+        """Log the names of fields that no route knows: each once, and never their values."""
+        known, seen = self._fields, self._state.unknown_fields
+        if known is None or len(body) > _SMALL_BODY or len(seen) >= _MOST_UNKNOWN:
+            return
         try:
-            return self._decode(body)  # type: ignore[misc]  # it has a decoder
-        except msgspec.ValidationError as error:
-            message, _, at = str(error).partition(" - at `$")
-            path = at.rstrip("`").lstrip(".")
-            index = re.search(r"\[(\d+)\]", path)
-            raise RequestError(
-                f"{path}: {message}" if path else message,
-                param=re.split(r"[.\[]", path)[0] or None,
-                index=int(index[1]) if index else None,
-            ) from error
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RequestError(f"the body is no valid JSON: {error}", code="invalid_json") from error
+            names = _NAMES.decode(body).keys() - known
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return
+        for name in names:
+            if name not in seen and _FIELD.fullmatch(name) and len(seen) < _MOST_UNKNOWN:
+                seen.add(name)
+                logger.info("%s: unknown field %r is ignored", self._endpoint.path, name)
+
+
+@cache
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+def _decoded(kind: Any, body: bytes) -> Any:
+    """The body as a type.
+
+    Raises:
+        RequestError: It is no JSON, or of another type; the message has the field and the index of the bad item.
+    """
+    try:
+        return _decoder(kind).decode(body)
+    except msgspec.ValidationError as error:
+        message, _, at = str(error).partition(" - at `$")
+        path = at.rstrip("`").lstrip(".")
+        message = message.replace("`", "").replace(" | ", " or ")
+        message = message[:1].lower() + message[1:]
+        index = re.search(r"\[(\d+)\]", path)
+        raise RequestError(
+            f"{path}: {message}" if path else message,
+            param=re.split(r"[.\[]", path)[0] or None,
+            index=int(index[1]) if index else None,
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(f"the body is no valid JSON: {error}", code="invalid_json") from error
 
 
 class _Watch:
@@ -147,20 +210,31 @@ class _Watch:
             self._task.cancel()
 
 
-async def _read(receive: Receive, most: int) -> bytes:
-    """The body of a request."""
-    blocks, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise RequestError("the client has gone")
-        block = message.get("body", b"")
-        size += len(block)
-        if size > most:
-            raise RequestError(f"the body is larger than the {most} bytes that are allowed", "too_large")
-        blocks.append(block)
-        if not message.get("more_body", False):
-            return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+_NAMES = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def _fields_of(body: Any) -> frozenset[str] | None:
+    """The names of the fields of a body; None if it has several forms."""
+    if isinstance(body, type) and issubclass(body, msgspec.Struct):
+        return frozenset(field.encode_name for field in msgspec.structs.fields(body))
+    return None
+
+
+def _admit(endpoint: Endpoint, state: State, scope: Scope) -> None:
+    """Fail if a request may not pass, whatever its body has."""
+    if not endpoint.public and not state.keys.accept(scope["headers"]):
+        raise RequestError("the API key is missing or unknown", "unauthorized", code="invalid_api_key")
+    if endpoint.probe and not state.ready:
+        raise RequestError("the server is about to end", "unhealthy", retry_after=1)
+
+
+def _error_reply(endpoint: Endpoint, error: RequestError) -> Reply:
+    reply = endpoint.dialect.error(error)
+    if error.kind == "unauthorized":
+        reply = dataclasses.replace(reply, headers={**reply.headers, "www-authenticate": "Bearer"})
+    if error.code == "slow_body":  # the client's fault, where a timeout of the server is status 503
+        reply = dataclasses.replace(reply, status=408)
+    return reply
 
 
 def _request_id(given: str | None) -> str:
@@ -207,6 +281,54 @@ def _timings(exchange: Exchange, seconds: float) -> list[tuple[bytes, bytes]]:
     return [(name, value.encode("latin-1")) for name, value in values.items()]
 
 
+class _Application:
+    """Routes by path in one look-up; only paths with parameters are searched."""
+
+    def __init__(self, state: State, endpoints: Sequence[Endpoint]) -> None:
+        self._routes: dict[str, dict[str, Handling]] = {}
+        others = []
+        for endpoint in endpoints:
+            handling = Handling(endpoint, state)
+            for path in (endpoint.path, *endpoint.also):
+                if "{" in path:
+                    others.append(Route(path, handling, methods=[endpoint.method]))
+                else:
+                    self._routes.setdefault(path, {})[endpoint.method] = handling
+        self._wrong_method = Handling(_failing("wrong method", "this route has another method", "method"), state)
+        unknown = Handling(_failing("unmatched", "this server has no such route", "not_found"), state)
+        self._others = Router(others, redirect_slashes=False, default=unknown)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        path: str = scope["path"]
+        by_method = self._routes.get(path) or self._routes.get(path.rstrip("/"))
+        if by_method is None:
+            await self._others(scope, receive, send)
+            return
+        method: str = scope["method"]
+        handling = by_method.get("GET" if method == "HEAD" else method)
+        if handling is not None:
+            await handling(scope, receive, send)
+            return
+        allowed = ", ".join(sorted({*by_method} | ({"HEAD"} if "GET" in by_method else set())))
+
+        async def send_allowed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"].append((b"allow", allowed.encode()))
+            await send(message)
+
+        await self._wrong_method(scope, receive, send_allowed)
+
+
+def _failing(name: str, message: str, kind: Kind) -> Endpoint:
+    """An endpoint that fails always, in the shape of OpenAI's errors."""
+
+    async def fail(body: object, exchange: Exchange) -> Reply:
+        raise RequestError(message, kind)
+
+    return Endpoint("GET", name, fail, openai.DIALECT, "", public=True)
+
+
 def make_application(state: State, endpoints: Sequence[Endpoint] = ENDPOINTS) -> ASGIApp:
     """The ASGI application of a server.
 
@@ -214,11 +336,4 @@ def make_application(state: State, endpoints: Sequence[Endpoint] = ENDPOINTS) ->
         state: The configuration and the open models.
         endpoints: The routes.
     """
-    routes = [
-        Route(path, Handling(endpoint, state), methods=[endpoint.method])
-        for endpoint in endpoints
-        for path in (endpoint.path, *endpoint.also)
-    ]
-    application = Starlette(routes=routes)
-    application.state.version = __version__
-    return application
+    return allow_origins(_Application(state, endpoints), state.settings.cors_origins)

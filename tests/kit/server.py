@@ -1,19 +1,19 @@
 """A running server in a thread of the test process, and a small client for it."""
 
+import asyncio
 import json
-import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
-import uvicorn
-
-from embedrt.server.application import State, make_application
-from embedrt.server.models import Queues, open_models
+from embedrt.server.application import State
+from embedrt.server.models import Queues
+from embedrt.server.serving import Server
 from embedrt.server.settings import Settings
+from embedrt.server.sockets import bound, bound_port
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,19 @@ class Running:
 
     host: str
     port: int
-    state: State
-    queues: Queues
+    server: Server = field(repr=False)
+    loop: asyncio.AbstractEventLoop = field(repr=False)
+    metrics_port: int | None = None
+
+    @property
+    def state(self) -> State:
+        """State that all requests share."""
+        return self.server.state
+
+    @property
+    def queues(self) -> Queues:
+        """The queues of the models."""
+        return self.server.queues
 
     @property
     def url(self) -> str:
@@ -67,22 +78,28 @@ class Running:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[Running]:
-    """Run a server on a free port of this machine."""
-    queues = Queues(settings)
-    state = State(settings, open_models(settings, queues))
-    config = uvicorn.Config(make_application(state), "127.0.0.1", 0, log_config=None, lifespan="off")
-    server = uvicorn.Server(config)
-    # With its protocol named, asyncio sends small packets at once; without, a reply waits 40 ms for an acknowledgment.
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.bind(("127.0.0.1", 0))
-    listening.listen(128)  # before the thread does, so that no request comes too early
-    thread = Thread(target=server.run, args=([listening],), name="server")
-    thread.start()
-    try:
-        yield Running("127.0.0.1", listening.getsockname()[1], state, queues)
-    finally:
-        server.should_exit = True
-        thread.join(60)
-        queues.close()
-        listening.close()
+def serving(settings: Settings, reread: Callable[[], Settings] | None = None) -> Iterator[Running]:
+    """Run a server on a free port of this machine, in a thread."""
+    server = Server(settings, reread)
+    with bound(replace(settings, port=0)) as listening, bound_port("127.0.0.1", settings.metrics_port) as metrics:
+        ready = Event()
+        ended: list[int] = []
+
+        async def main() -> None:
+            loops.append(asyncio.get_running_loop())
+            ended.append(await server.serve(listening, metrics, ready.set))
+
+        loops: list[asyncio.AbstractEventLoop] = []
+        thread = Thread(target=lambda: asyncio.run(main()), name="server")
+        thread.start()
+        try:
+            while not ready.wait(0.1):
+                assert thread.is_alive(), "the server did not start"
+            host, port = listening[0].getsockname()[:2] if settings.socket is None else (str(settings.socket), 0)
+            own_port = metrics[0].getsockname()[1] if metrics else None
+            yield Running(host, port, server, loops[0], own_port)
+        finally:
+            if thread.is_alive():
+                loops[0].call_soon_threadsafe(server.stop)
+            thread.join(60)
+            assert not thread.is_alive(), "the server did not end"
