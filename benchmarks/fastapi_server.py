@@ -26,6 +26,4 @@ def application(model: SentenceTransformer) -> FastAPI:
 
 
 if __name__ == "__main__":
-    uvicorn.run(
-        application(SentenceTransformer(sys.argv[1], device="cpu")), port=int(sys.argv[2]), log_level="warning"
-    )
+    uvicorn.run(application(SentenceTransformer(sys.argv[1], device="cpu")), port=int(sys.argv[2]), log_level="warning")

@@ -67,18 +67,20 @@ class Connection:
         await self._reader.readexactly(2)
         return b"".join(parts)
 
-    def close(self) -> None:
-        """Disconnect."""
+    async def __aenter__(self) -> "Connection":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         self._writer.close()
+        await self._writer.wait_closed()
 
 
 async def _client(port: int, requests: Iterator[bytes], latencies: list[float]) -> None:
-    connection = await Connection.open(port)
-    for request in requests:
-        started = perf_counter()
-        await connection.ask(request)
-        latencies.append(perf_counter() - started)
-    connection.close()
+    async with await Connection.open(port) as connection:
+        for request in requests:
+            started = perf_counter()
+            await connection.ask(request)
+            latencies.append(perf_counter() - started)
 
 
 async def _together(port: int, requests: Sequence[bytes], clients: int) -> dict[str, Any]:
@@ -95,16 +97,15 @@ async def _beside(port: int, stream: Sequence[bytes], queries: Sequence[bytes], 
     latencies: list[float] = []
 
     async def query() -> None:
-        connection = await Connection.open(port)
-        await asyncio.sleep(least)
-        i = 0
-        while not streaming.done():
-            started = perf_counter()
-            await connection.ask(queries[i % len(queries)])
-            if not streaming.done():
-                latencies.append(perf_counter() - started)
-            i += 1
-        connection.close()
+        async with await Connection.open(port) as connection:
+            await asyncio.sleep(least)
+            i = 0
+            while not streaming.done():
+                started = perf_counter()
+                await connection.ask(queries[i % len(queries)])
+                if not streaming.done():
+                    latencies.append(perf_counter() - started)
+                i += 1
 
     started = perf_counter()
     streaming = asyncio.ensure_future(_client(port, iter(stream), []))
