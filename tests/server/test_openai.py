@@ -165,6 +165,31 @@ def test_unknown_models(server: Running, served: Running, tiny: Embedder) -> Non
     assert (failure["code"], failure["param"]) == ("model_not_found", "model")
 
 
+def test_strict_names(tiny_bundle: Path) -> None:
+    with serving(Settings((ModelSettings("tiny", str(tiny_bundle)),), strict_model=True)) as running:
+        assert error(running.post("/v1/embeddings", {"input": "a", "model": "x"}), 404)["code"] == "model_not_found"
+        for name in ({}, {"model": None}, {"model": ""}, {"model": "tiny"}, {"model": "tiny:query"}):
+            assert running.post("/v1/embeddings", {"input": "a", **name}).status == 200
+
+
+def test_settings_of_a_model(bundles: dict[str, Path], prompted: Embedder) -> None:
+    """Another name, fewer coordinates, and a prompt for requests that name none."""
+    one = ModelSettings(
+        "mine", str(bundles["prompted"]), aliases=("text-embedding-3-small",), truncate_dim=8, default_prompt="dog "
+    )
+    with serving(Settings((one,), threads=1, strict_model=True)) as running:
+        wanted = prompted.encode(TEXTS, prompt="dog ", truncate_dim=8, normalize_embeddings=True)
+        answer = running.post("/v1/embeddings", {"input": TEXTS, "model": "text-embedding-3-small"})
+        assert answer.json["model"] == "mine"
+        got = np.array([item["embedding"] for item in answer.json["data"]])
+        np.testing.assert_allclose(got, wanted, atol=1e-6)
+        wanted = prompted.encode_query(TEXTS, truncate_dim=8, normalize_embeddings=True)
+        np.testing.assert_allclose(embed(running, TEXTS, model="text-embedding-3-small:query"), wanted, atol=1e-6)
+        answer = running.post("/v2/embed", {"texts": TEXTS, "input_type": "search_query", "embedding_types": ["int8"]})
+        plain: Any = prompted.encode_query(TEXTS, truncate_dim=8, precision="int8")
+        np.testing.assert_array_equal(answer.json["embeddings"]["int8"], plain)
+
+
 def test_a_model_of_another_task(served: Running) -> None:
     failure = error(served.post("/v1/embeddings", {"input": "a", "model": "sigmoid"}))
     assert failure["param"] == "model"
