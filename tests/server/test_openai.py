@@ -165,6 +165,15 @@ def test_unknown_models(server: Running, served: Running, tiny: Embedder) -> Non
     assert (failure["code"], failure["param"]) == ("model_not_found", "model")
 
 
+def test_the_path_of_azure(served: Running) -> None:
+    answer = served.post("/openai/deployments/prompted/embeddings?api-version=2024-10-21", {"input": "a"})
+    assert answer.json["model"] == "prompted"
+    path = "/openai/deployments/prompted:query/embeddings"
+    got = served.post(path, {"input": "a", "model": "tiny"}).json["data"]
+    assert got == served.post("/v1/embeddings", {"input": "a", "model": "prompted:query"}).json["data"]
+    assert error(served.post("/openai/deployments/x/embeddings", {"input": "a"}), 404)["code"] == "model_not_found"
+
+
 def test_strict_names(tiny_bundle: Path) -> None:
     with serving(Settings((ModelSettings("tiny", str(tiny_bundle)),), strict_model=True)) as running:
         assert error(running.post("/v1/embeddings", {"input": "a", "model": "x"}), 404)["code"] == "model_not_found"
