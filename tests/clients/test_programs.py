@@ -65,9 +65,7 @@ def test_openai_for_javascript(
     assert result["token ids"]["status"] == 400
 
 
-def test_langchain_sends_token_ids_by_default(
-    program: Program, server: Running, expected: NDArray[np.float32]
-) -> None:
+def test_langchain_sends_token_ids_by_default(program: Program, server: Running, expected: NDArray[np.float32]) -> None:
     result = program("langchain_openai_ids.py", server)
     assert result["token ids"]["code"] == "token_ids_not_supported"
     assert "check_embedding_ctx_length=False" in result["token ids"]["message"]
