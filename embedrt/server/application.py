@@ -58,7 +58,6 @@ class State:
         self.ready = True
         self.in_flight = 0
         self.unknown_fields: set[str] = set()
-        self.has_substituted = False
 
 
 class Handling:

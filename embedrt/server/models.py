@@ -412,6 +412,7 @@ class Models:
         self.served = tuple(served)
         self.vocabulary = vocabulary
         self._strict = strict
+        self._has_warned = False
         self._by_name: dict[str, tuple[Served, Role | None]] = {}
         for one in served:
             for name in (one.name, *one.settings.aliases):
@@ -452,8 +453,19 @@ class Models:
             role = next((role for role in ROLES if (name or "").endswith(f":{role}")), None)
             found = self.served[0], role
             exchange.notes.substituted = True
+            self._warn(name or "")
         exchange.notes.model = found[0].name
         return found
+
+    def _warn(self, name: str) -> None:
+        """Log once that a model answers to a name that is not its own."""
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%r answers requests for %r, and for every other name; strict_model makes that an error",
+                self.served[0].name,
+                name[:100],
+            )
 
 
 class Queues:

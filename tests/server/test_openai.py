@@ -157,10 +157,14 @@ def test_the_first_model_that_embeds_answers_a_request_without_a_model(served: R
     assert answer.json["model"] == "tiny"
 
 
-def test_unknown_models(server: Running, served: Running, tiny: Embedder) -> None:
+def test_unknown_models(tiny_bundle: Path, served: Running, caplog: pytest.LogCaptureFixture) -> None:
     """One model answers to every name, and says which it is; of several, none does."""
-    answer = server.post("/v1/embeddings", {"input": "a", "model": "text-embedding-3-small"})
-    assert answer.json["model"] == answer.headers["x-embedrt-model"] == "tiny"
+    with serving(Settings((ModelSettings("tiny", str(tiny_bundle)),), threads=1)) as server:
+        for _ in range(3):
+            answer = server.post("/v1/embeddings", {"input": "a", "model": "text-embedding-3-small"})
+            assert answer.json["model"] == answer.headers["x-embedrt-model"] == "tiny"
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("'tiny' answers requests for 'text-embedding-3-small'")
     failure = error(served.post("/v1/embeddings", {"input": "a", "model": "text-embedding-3-small"}), 404)
     assert (failure["code"], failure["param"]) == ("model_not_found", "model")
 
