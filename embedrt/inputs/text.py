@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from embedrt.errors import BundleError, InferenceError
 
 if TYPE_CHECKING:
     from embedrt.inputs.starts import Starts
+
+Side = Literal["left", "right"]
+"""The side of a text that truncation removes."""
 
 # Characters of a long text to tokenize first, per token of the limit, before checking if it is truncated anyway.
 _CHARACTERS_PER_TOKEN = 8
@@ -209,12 +212,13 @@ class TextTokenizer:
         path: A `tokenizer.json`.
         max_seq_length: Maximum tokens of a text, special tokens included; None truncates nothing.
         with_type_ids: True to return token type ids.
+        direction: The side on which texts are truncated; None takes the file's.
         opened: Another path of the file, to open it with; None is `path`, which messages name either way.
 
     Attributes:
         max_seq_length: See the argument.
         with_type_ids: See the argument.
-        direction: The side on which texts are truncated: "right" or "left".
+        direction: The side on which texts are truncated.
         readings: Tokenizers of items other than texts, made from this one, by their reading.
 
     Raises:
@@ -222,10 +226,16 @@ class TextTokenizer:
     """
 
     def __init__(
-        self, path: Path, *, max_seq_length: int | None, with_type_ids: bool, opened: Path | None = None
+        self,
+        path: Path,
+        *,
+        max_seq_length: int | None,
+        with_type_ids: bool,
+        direction: Side | None = None,
+        opened: Path | None = None,
     ) -> None:
         self._tokenizer = read_tokenizer(path, opened)
-        direction = (self._tokenizer.truncation or {}).get("direction", "right")
+        direction = direction or (self._tokenizer.truncation or {}).get("direction", "right")
         self._tokenizer.no_padding()
         if max_seq_length is None:
             self._tokenizer.no_truncation()
@@ -234,7 +244,7 @@ class TextTokenizer:
         self._process = os.getpid()
         self.max_seq_length = max_seq_length
         self.with_type_ids = with_type_ids
-        self.direction: str = direction
+        self.direction = direction
         self.readings: dict[Any, Any] = {}
         self._with_special_tokens = True
         self._head_length = (max_seq_length or 0) * _CHARACTERS_PER_TOKEN

@@ -33,6 +33,9 @@ LANES: tuple[Lane, ...] = ("query", "bulk")
 _QUERY_TEXTS, _QUERY_CHARACTERS = 8, 4
 # Texts that are tokenized at a time, and the batches of a thread whose tokens may wait in the pool.
 _PORTION, _AHEAD = 256, 64
+# While queries come, batches of the other lane are half as large, so that a query waits half as long for one that runs:
+# until so many have passed without a query.
+_SMALLER, _BATCHES_AFTER_QUERY = 2, 64
 # A batch counts as alone only if no two batches have overlapped for this long.
 _QUIET_SECONDS = 0.05
 # The rate of the last batches counts so much in the average.
@@ -230,6 +233,7 @@ class Queue:
         self._units: dict[Lane, deque[_Unit]] = {lane: deque() for lane in LANES}
         self._unread: deque[Job] = deque()
         self._overtaken = False
+        self._since_query = _BATCHES_AFTER_QUERY
         self._running: dict[Runner, int] = {}
         self._overlapped_at = float("-inf")
         self._closed = False
@@ -466,7 +470,10 @@ class Queue:
         else:
             return None
         pool = unit.pool
-        start, end, computed = _window(pool, bisect_left(pool.entries, unit.left[-1]))
+        self._since_query = 0 if lane == "query" else self._since_query + 1
+        smaller = lane == "bulk" and self._since_query <= _BATCHES_AFTER_QUERY
+        budget = runner.token_budget // (_SMALLER if smaller else 1)
+        start, end, computed = _window(pool, bisect_left(pool.entries, unit.left[-1]), budget)
         now = monotonic()
         by_unit: dict[_Unit, list[int]] = {}
         tokens = 0
@@ -542,14 +549,19 @@ def _lane(runner: Runner, items: Sequence[Any] | Tokens) -> Lane:
     return "query" if characters <= _QUERY_CHARACTERS * runner.token_budget else "bulk"
 
 
-def _window(pool: _Pool, at: int) -> tuple[int, int, int]:
+def _window(pool: _Pool, at: int, budget: int) -> tuple[int, int, int]:
     """The texts that share a batch with one: neighbors by length, while padding costs less than a batch of its own.
+
+    Args:
+        pool: The texts that wait.
+        at: The index of the one.
+        budget: Tokens of the batch, padding included.
 
     Returns:
         Start and end of the texts in the pool, and the tokens to compute, padding included.
     """
     entries, runner = pool.entries, pool.runner
-    budget, run_cost = runner.token_budget, runner.engine.device.run_cost
+    run_cost = runner.engine.device.run_cost
     start, end = at, at + 1
     longest = entries[at][0]
     if runner.is_packed:

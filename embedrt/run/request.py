@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedrt.engine import Batch
-from embedrt.inputs.text import ItemTokenizer, TextTokenizer
+from embedrt.inputs.text import ItemTokenizer, Side, TextTokenizer
 
 
 class Reading(Protocol):
@@ -59,6 +59,7 @@ class Request:
         batch_size: Maximum number of texts in a batch; None leaves it to the token budget.
         forbid_truncation: Raise before the model runs on a truncated text.
         reading: The way to tokenize the items; None for plain texts.
+        truncation_side: The side of a text that truncation removes; None takes the tokenizer's.
     """
 
     gather: Gather
@@ -67,6 +68,7 @@ class Request:
     batch_size: int | None = None
     forbid_truncation: bool = False
     reading: Reading | None = None
+    truncation_side: Side | None = None
 
 
 @dataclass(frozen=True)

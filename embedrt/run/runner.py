@@ -28,7 +28,7 @@ from embedrt.inputs.check import preview
 from embedrt.inputs.fit import require_fit
 from embedrt.inputs.packing import packed_input_names
 from embedrt.inputs.padding import input_names, pad
-from embedrt.inputs.text import ItemTokenizer, TextTokenizer, Tokens
+from embedrt.inputs.text import ItemTokenizer, Side, TextTokenizer, Tokens
 from embedrt.run.batches import batch_tokens, make_batch
 from embedrt.run.budget import Budget
 from embedrt.run.coalescing import Coalescer
@@ -145,7 +145,7 @@ class Runner:
         self.widths = output_widths(route)
         self.tokenize = self._load_tokenizer(route.max_seq_length)
         require_fit(self.folder, route, self.tokenize.backend)
-        self._other_tokenizers: dict[int | None, TextTokenizer] = {}
+        self._other_tokenizers: dict[tuple[int | None, Side], TextTokenizer] = {}
         self._loading = RLock()  # a signal handler may encode meanwhile
         variant = placement.variant
         self._packing = variant.packing
@@ -192,18 +192,24 @@ class Runner:
         other.route = replace(self.route, max_seq_length=max_seq_length)
         return other
 
-    def tokenizer(self, max_seq_length: int | None) -> TextTokenizer:
-        """The tokenizer that truncates to a given length; the last few are cached."""
-        if max_seq_length == self.route.max_seq_length:
+    def tokenizer(self, max_seq_length: int | None, side: Side | None = None) -> TextTokenizer:
+        """The tokenizer that truncates to a given length on a given side; the last few are cached.
+
+        Args:
+            max_seq_length: Maximum tokens of a text; None truncates nothing.
+            side: The side that is removed; None takes the tokenizer's.
+        """
+        side = side or self.tokenize.direction
+        if (max_seq_length, side) == (self.route.max_seq_length, self.tokenize.direction):
             return self.tokenize
         with self._loading:
-            others = self._other_tokenizers
-            if max_seq_length not in others:
-                loaded = self._load_tokenizer(max_seq_length)
+            others, key = self._other_tokenizers, (max_seq_length, side)
+            if key not in others:
+                loaded = self._load_tokenizer(max_seq_length, side)
                 while len(others) >= _OTHER_TOKENIZERS:
                     del others[next(iter(others))]
-                others[max_seq_length] = loaded
-            return others[max_seq_length]
+                others[key] = loaded
+            return others[key]
 
     def tokens(self, items: Sequence[Any], request: Request) -> Tokens:
         """The tokens of items as a request reads them."""
@@ -213,7 +219,7 @@ class Runner:
         return Tokens.joined(parts) if parts else self.tokenize([])
 
     def _item_tokenizer(self, request: Request) -> ItemTokenizer:
-        tokenizer = self.tokenizer(request.max_seq_length)
+        tokenizer = self.tokenizer(request.max_seq_length, request.truncation_side)
         return tokenizer if request.reading is None else request.reading.of(tokenizer)
 
     def inputs(self, tokens: Tokens) -> dict[str, NDArray[np.int64]]:
@@ -494,7 +500,7 @@ class Runner:
                     f"check the model with `embedrt verify {self.folder}`"
                 )
 
-    def _load_tokenizer(self, max_seq_length: int | None) -> TextTokenizer:
+    def _load_tokenizer(self, max_seq_length: int | None, side: Side | None = None) -> TextTokenizer:
         name = self.route.tokenizer
         return self.files.load(
             [name],
@@ -502,6 +508,7 @@ class Runner:
                 self.folder / name,
                 max_seq_length=max_seq_length,
                 with_type_ids=self.route.tokenization.token_type_ids,
+                direction=side,
                 opened=root / name,
             ),
         )

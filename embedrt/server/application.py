@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import re
 from collections.abc import Sequence
+from functools import cache
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -71,7 +72,6 @@ class Handling:
     def __init__(self, endpoint: Endpoint, state: State) -> None:
         self._endpoint = endpoint
         self._state = state
-        self._decode = None if endpoint.body is None else msgspec.json.Decoder(endpoint.body).decode
         self._fields = _fields_of(endpoint.body)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,9 +91,9 @@ class Handling:
         state.in_flight += 1
         status, failure = GONE, None
         try:
-            reply, failure = await self._reply(exchange, scope, receive, watch)
+            endpoint, reply, failure = await self._reply(exchange, scope, receive, watch)
             watch.stop()
-            await _send(reply, exchange, started, send, timings=self._endpoint.dialect.timings)
+            await _send(reply, exchange, started, send, timings=endpoint.dialect.timings)
             status = reply.status
         except Disconnected:
             return
@@ -109,30 +109,31 @@ class Handling:
 
     async def _reply(
         self, exchange: Exchange, scope: Scope, receive: Receive, watch: "_Watch"
-    ) -> tuple[Reply, RequestError | None]:
+    ) -> tuple[Endpoint, Reply, RequestError | None]:
         endpoint, state = self._endpoint, self._state
         try:
             _admit(endpoint, state, scope)
             body = None
-            if self._decode is not None:
+            if endpoint.body is not None:
                 limits = exchange.settings.limits
                 raw = await read_body(receive, scope["headers"], limits.body_bytes, limits.body_seconds)
+                endpoint = endpoint if endpoint.choose is None else endpoint.choose(raw)
                 self._look_for_unknown_fields(raw)
-                body = self._decoded(raw)
+                body = _decoded(endpoint.body, raw)
             watch.start()
             try:
                 async with asyncio.timeout(exchange.settings.limits.request_seconds):
-                    return await endpoint.handler(body, exchange), None
+                    return endpoint, await endpoint.handler(body, exchange), None
             except TimeoutError as error:
                 raise RequestError("the request took too long", "timeout", retry_after=1) from error
         except Disconnected:
             raise
         except RequestError as error:
-            return _error_reply(endpoint, error), error
+            return endpoint, _error_reply(endpoint, error), error
         except Exception:
             logger.exception("%s failed, request %s", endpoint.path, exchange.request_id)
             failure = RequestError("the server failed; its log has the reason", "backend")
-            return endpoint.dialect.error(failure), failure
+            return endpoint, endpoint.dialect.error(failure), failure
 
     def _look_for_unknown_fields(self, body: bytes) -> None:
         """Log the names of fields that no route knows: each once, and never their values."""
@@ -148,20 +149,33 @@ class Handling:
                 seen.add(name)
                 logger.info("%s: unknown field %r is ignored", self._endpoint.path, name)
 
-    def _decoded(self, body: bytes) -> object:
-        try:
-            return self._decode(body)  # type: ignore[misc]  # it has a decoder
-        except msgspec.ValidationError as error:
-            message, _, at = str(error).partition(" - at `$")
-            path = at.rstrip("`").lstrip(".")
-            index = re.search(r"\[(\d+)\]", path)
-            raise RequestError(
-                f"{path}: {message}" if path else message,
-                param=re.split(r"[.\[]", path)[0] or None,
-                index=int(index[1]) if index else None,
-            ) from error
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RequestError(f"the body is no valid JSON: {error}", code="invalid_json") from error
+
+@cache
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+def _decoded(kind: Any, body: bytes) -> Any:
+    """The body as a type.
+
+    Raises:
+        RequestError: It is no JSON, or of another type; the message has the field and the index of the bad item.
+    """
+    try:
+        return _decoder(kind).decode(body)
+    except msgspec.ValidationError as error:
+        message, _, at = str(error).partition(" - at `$")
+        path = at.rstrip("`").lstrip(".")
+        message = message.replace("`", "").replace(" | ", " or ")
+        message = message[:1].lower() + message[1:]
+        index = re.search(r"\[(\d+)\]", path)
+        raise RequestError(
+            f"{path}: {message}" if path else message,
+            param=re.split(r"[.\[]", path)[0] or None,
+            index=int(index[1]) if index else None,
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(f"the body is no valid JSON: {error}", code="invalid_json") from error
 
 
 class _Watch:

@@ -107,6 +107,8 @@ class Endpoint:
         reply: The type of the reply, for the OpenAPI document.
         public: Whether the route needs no API key.
         also: More paths of the same route.
+        choose: Function from a body, not yet decoded, to the endpoint that answers it, where several APIs share a path;
+            then `body` and `reply` are for the OpenAPI document alone.
         probe: Whether the route says if the server takes requests: status 503 from the beginning of a shutdown on.
     """
 
@@ -119,4 +121,5 @@ class Endpoint:
     reply: Any = None
     public: bool = False
     also: tuple[str, ...] = ()
+    choose: "Callable[[bytes], Endpoint] | None" = None
     probe: bool = False

@@ -65,3 +65,13 @@ class RequestError(Exception):
         self.code = code
         self.index = index
         self.retry_after = retry_after
+
+
+def headers_of(error: RequestError) -> dict[str, str]:
+    """Headers that tell clients whether and when to try again: `retry-after`, and `x-should-retry` of OpenAI's."""
+    status = STATUS[error.kind]
+    if error.retry_after is not None:
+        return {"retry-after": str(error.retry_after)}
+    if status in {429, 503}:
+        return {"retry-after": "1"}
+    return {"x-should-retry": "false"} if status >= 500 else {}

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import embedrt
-from embedrt.bundle.manifest import KIND_OF_TASK, read_manifest
+from embedrt.bundle.manifest import KIND_OF_TASK, Manifest, read_manifest
 from embedrt.cross_encoder import CrossEncoder
 from embedrt.embedder import Embedder
 from embedrt.engine.machine import available_threads
@@ -27,9 +27,10 @@ from embedrt.run.request import Gather, Request
 from embedrt.run.runner import Runner
 from embedrt.server.endpoint import Exchange
 from embedrt.server.errors import RequestError
-from embedrt.server.settings import ModelSettings, Settings
+from embedrt.server.settings import ModelSettings, Pooling, Settings
+from embedrt.server.token_ids import Vocabulary, read_vocabulary
 from embedrt.tasks.activations import NamedActivation
-from embedrt.tasks.call import call_for, route_for, task_prompt
+from embedrt.tasks.call import call_for, prompt_for, route_for, task_prompt
 from embedrt.tasks.embed import SentenceVectors, TokenVectors, request_of, stored
 from embedrt.tasks.multi_vector import Counted, MultiVectors, multi_vector_call
 from embedrt.tasks.rerank import score_call, scores_of
@@ -239,6 +240,12 @@ class Served:
         if outcome.failure is not None:
             raise RequestError("the model failed on a short text", "unhealthy") from outcome.failure
 
+    def prompt(self, options: Options) -> str:
+        """The prompt that goes before the texts of a request."""
+        with _as_request_error(options.param):
+            model = self.model
+            return prompt_for(model.prompts, model.default_prompt_name, self._prompt_name(options), options.prompt)
+
     def tokenizer(self, options: Options) -> tuple[Runner, TextTokenizer]:
         """The runner of a request's route, and the tokenizer that truncates as the model does."""
         with _as_request_error(options.param):
@@ -417,10 +424,12 @@ class Models:
     Args:
         served: The models, the default one first.
         strict: Whether an unknown name is an error also if there is only one model.
+        vocabulary: The vocabulary of cl100k_base, for models that read its token ids.
     """
 
-    def __init__(self, served: Sequence[Served], *, strict: bool = False) -> None:
+    def __init__(self, served: Sequence[Served], *, strict: bool = False, vocabulary: Vocabulary | None = None) -> None:
         self.served = tuple(served)
+        self.vocabulary = vocabulary
         self._strict = strict
         self._by_name: dict[str, tuple[Served, Role | None]] = {}
         for one in served:
@@ -428,6 +437,11 @@ class Models:
                 self._by_name.setdefault(name, (one, None))
                 for role in ROLES:
                     self._by_name.setdefault(f"{name}:{role}", (one, role))
+
+    def get(self, name: str) -> Served | None:
+        """The model of a name or alias; None if there is none."""
+        found = self._by_name.get(name)
+        return None if found is None else found[0]
 
     def find(self, name: str | None, exchange: Exchange, task: Task | None = None) -> tuple[Served, Role | None]:
         """The model of a name or alias, and the role that the alias implies.
@@ -507,12 +521,17 @@ def open_models(settings: Settings, queues: Queues, before: Models | None = None
         EmbedrtError: A model could not be opened; the message names it.
         ValueError: A setting does not fit its model.
     """
+    vocabulary = None
+    if any(one.token_ids == "cl100k_base" for one in settings.models):  # noqa: S105 - no password
+        if settings.cl100k_vocabulary is None:
+            raise ValueError("token_ids: 'cl100k_base' needs a vocabulary; set cl100k_vocabulary to a file with it")
+        vocabulary = read_vocabulary(settings.cl100k_vocabulary)
     kept = [] if before is None else before.served
     served = [
         next((open_one for open_one in kept if open_one.settings == one), None) or _opened(one, settings, queues)
         for one in settings.models
     ]
-    return Models(served, strict=settings.strict_model)
+    return Models(served, strict=settings.strict_model, vocabulary=vocabulary)
 
 
 _CLASSES: Mapping[Task, str] = {
@@ -522,14 +541,37 @@ _CLASSES: Mapping[Task, str] = {
     "multi-vector": "MultiVectorEncoder",
 }
 _DEFAULT_PROMPT = "(the server's default)"
+_POOLINGS: Mapping[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last-token"}
+"""The names of text-embeddings-inference for the pooling modes of modules."""
+
+
+def _check_pooling(one: ModelSettings, manifest: Manifest) -> None:
+    """Check that a model pools as its settings say: another pooling would need another export."""
+    modules = [module for route in manifest.routes.values() for module in route.modules]
+    modes = {mode for module in modules for mode in module.settings.get("pooling_mode", ())}
+    found = {_POOLINGS.get(mode, mode) for mode in modes if isinstance(mode, str)}
+    if manifest.task == "sparse":
+        found = {"splade"}
+    if found != {one.pooling}:
+        names = " and ".join(sorted(found)) or "none"
+        raise ValueError(f"{one.name}: pooling: expected {one.pooling}, but the model has {names}; leave it out")
 
 
 def _opened(one: ModelSettings, settings: Settings, queues: Queues) -> Served:
-    folder = resolve(one.source, revision=one.revision, local_files_only=settings.local_files_only)
+    folder = resolve(
+        one.source,
+        revision=one.revision,
+        token=settings.hub_token,
+        local_files_only=settings.local_files_only,
+        cache_folder=settings.cache_folder,
+    )
+    manifest = read_manifest(folder)
+    if one.pooling is not None:
+        _check_pooling(one, manifest)
     prompts, default = dict(one.prompts), one.default_prompt_name
     if one.default_prompt is not None:
         prompts[_DEFAULT_PROMPT], default = one.default_prompt, _DEFAULT_PROMPT
-    model: Model = getattr(embedrt, _CLASSES[read_manifest(folder).task])(
+    model: Model = getattr(embedrt, _CLASSES[manifest.task])(
         folder,
         list(one.device) if isinstance(one.device, tuple) else one.device,
         prompts=prompts,

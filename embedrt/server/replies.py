@@ -31,7 +31,12 @@ def base64_floats(vector: NDArray[np.float32]) -> str:
 
 
 async def json_items(
-    items: Sequence[Any], before: bytes, after: bytes, shape: Callable[[int, Any], Any] | None = None, *, width: int = 1
+    items: Sequence[Any] | NDArray[Any],
+    before: bytes,
+    after: bytes,
+    shape: Callable[[int, Any], Any] | None = None,
+    *,
+    width: int = 1,
 ) -> tuple[bytes, ...]:
     """The blocks of a JSON array with many items, between two pieces of JSON.
 

@@ -8,6 +8,8 @@ from typing import Literal
 
 TokenIds = Literal["reject", "model", "cl100k_base"]
 """Meanings of token ids in place of a text: none, ids of the model's vocabulary, or ids of OpenAI's cl100k_base."""
+Pooling = Literal["cls", "mean", "last-token", "splade"]
+"""Pooling modes, as text-embeddings-inference names them."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class ModelSettings:
         default_prompt: That prompt itself; it overrides `default_prompt_name`.
         auto_truncate: Whether texts that are too long are truncated if a request does not decide; else they are errors.
         token_ids: The meaning of token ids in place of a text.
+        pooling: The pooling that the model must have; None takes any.
     """
 
     name: str
@@ -47,6 +50,7 @@ class ModelSettings:
     default_prompt: str | None = None
     auto_truncate: bool = True
     token_ids: TokenIds = "reject"  # noqa: S105 - no password
+    pooling: Pooling | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ class Settings:
         otlp_service_name: The name of the service in traces.
         page: Whether `GET /` has a page to try the models.
         local_files_only: Never touch the network.
+        cache_folder: Folder for new bundles, which is searched before the local store; None takes the store alone.
+        hub_token: Hub token; None uses `HF_TOKEN` or the saved login.
         config_file: The file that the configuration came from, for reloads.
     """
 
@@ -122,4 +128,6 @@ class Settings:
     otlp_service_name: str = "embedrt"
     page: bool = True
     local_files_only: bool = False
+    cache_folder: Path | None = None
+    hub_token: str | None = field(default=None, repr=False)
     config_file: Path | None = None

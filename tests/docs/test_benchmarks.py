@@ -21,6 +21,7 @@ from benchmarks.render import (
     machine_tables,
     newest,
     newest_gpus,
+    newest_servers,
     newest_tasks,
     pages,
     readme_table,
@@ -363,5 +364,5 @@ def test_the_row_of_the_readme() -> None:
 def test_readme_docs_and_plot_are_those_of_the_committed_files() -> None:
     records = newest()
     assert records
-    for path, text in pages(records, newest_gpus(), newest_tasks()).items():
+    for path, text in pages(records, newest_gpus(), newest_tasks(), newest_servers()).items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `python -m benchmarks.render`"

@@ -30,7 +30,8 @@ from tests.kit.models import make_model
 from tests.kit.score_models import MODELS as RERANKERS
 
 COMMANDS = (
-    "export", "encode", "rerank", "info", "verify", "diff", "ranges", "tune", "bench", "list", "remove", "doctor",
+    "export", "encode", "rerank", "serve", "info", "verify", "diff", "ranges", "tune", "bench", "list", "remove",
+    "doctor",
 )  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
 
@@ -387,6 +388,7 @@ LINES = {
     "encode --output /dev/stdout": ("encode -m $1 'a text' --output /dev/stdout", True),
     "info": ("info $1", True),
     "verify": ("verify $1", True),
+    "serve": ("serve $1 --check", True),
     "rerank": ("rerank $6 $3 --query text", True),
     "diff": ("diff $1 $1 --texts $3", True),
     "ranges": ("ranges $2 --texts $3", False),

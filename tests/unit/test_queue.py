@@ -192,9 +192,23 @@ class TestLanes:
         batches = [gate.next()]
         queries = [client.submit([words(length)])[1] for length in (10, 30, 50)]
         batches += [gate.step() for _ in range(6)]
-        assert [batch.shape for batch in batches] == [(8, 60), (1, 10), (8, 60), (1, 30), (8, 60), (1, 50), (8, 60)]
+        # Batches are half as large once there are queries.
+        assert [batch.shape for batch in batches] == [(8, 60), (1, 10), (4, 60), (1, 30), (4, 60), (1, 50), (4, 60)]
         gate.open()
         for outcomes in (bulk, *queries):
+            assert outcomes.get(timeout=WAIT).failure is None
+
+    def test_batches_grow_again_without_queries(
+        self, held: tuple[Client, Gate], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(queue_module, "_BATCHES_AFTER_QUERY", 2)
+        client, gate = held
+        query = client.submit([words(10)])[1]
+        gate.next()
+        _, bulk = client.submit([words(60)] * 24)
+        assert [gate.step().shape for _ in range(4)] == [(4, 60), (4, 60), (8, 60), (8, 60)]
+        gate.open()
+        for outcomes in (query, bulk):
             assert outcomes.get(timeout=WAIT).failure is None
 
     def test_queries_share_a_batch(self, held: tuple[Client, Gate]) -> None:
@@ -381,9 +395,9 @@ def test_a_window_has_its_text_and_neighbors_within_the_budget(
 ) -> None:
     at %= len(lengths)
     engine = type("Engine", (), {"device": type("Device", (), {"run_cost": run_cost})})
-    runner: Any = type("Runner", (), {"token_budget": budget, "is_packed": packed, "engine": engine})
+    runner: Any = type("Runner", (), {"is_packed": packed, "engine": engine})
     entries: Any = [(length, number, None, 0) for number, length in enumerate(lengths)]
-    start, end, computed = _window(_Pool(runner, (), entries), at)
+    start, end, computed = _window(_Pool(runner, (), entries), at, budget)
     assert 0 <= start <= at < end <= len(lengths)
     taken = lengths[start:end]
     assert computed == (sum(taken) if packed else len(taken) * max(taken))

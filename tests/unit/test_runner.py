@@ -19,7 +19,7 @@ import embedrt
 from embedrt import Embedder
 from embedrt.bundle.manifest import Packing
 from embedrt.engine import Batch
-from embedrt.inputs.text import TextTokenizer
+from embedrt.inputs.text import Side, TextTokenizer
 from embedrt.run import runner as runner_module
 from embedrt.run.request import Request
 from embedrt.run.runner import Runner
@@ -278,9 +278,9 @@ class TestTokenizers:
     def test_each_length_is_loaded_once_by_many_threads(self, runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
         load, loaded, together = runner._load_tokenizer, [], Barrier(8)
 
-        def note(max_seq_length: int | None) -> TextTokenizer:
+        def note(max_seq_length: int | None, side: Side) -> TextTokenizer:
             loaded.append(max_seq_length)
-            return load(max_seq_length)
+            return load(max_seq_length, side)
 
         monkeypatch.setattr(runner, "_load_tokenizer", note)
 

@@ -1,6 +1,11 @@
 """The APIs that clients speak, one module each. `ENDPOINTS` has all routes."""
 
-from embedrt.server.dialects import openai
+from embedrt.server.dialects import cohere, ollama, openai, rerank
 from embedrt.server.endpoint import Endpoint
 
-ENDPOINTS: tuple[Endpoint, ...] = openai.ENDPOINTS
+ENDPOINTS: tuple[Endpoint, ...] = (
+    *openai.ENDPOINTS,
+    *rerank.ENDPOINTS,
+    *cohere.ENDPOINTS,
+    *ollama.ENDPOINTS,
+)

@@ -1,0 +1,107 @@
+"""A server with the real all-MiniLM-L6-v2, and programs of its clients in an environment of their own."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedrt.server.settings import ModelSettings, Settings
+from embedrt_export import export
+from tests.kit import score_models
+from tests.kit.pages import ROOT
+from tests.kit.server import Running, serving
+from tests.kit.shared_folders import shared_folder
+
+MODEL = "all-MiniLM-L6-v2"
+RERANKER = "reranker"
+PROGRAMS = Path(__file__).parent / "programs"
+CLIENTS = Path(os.environ.get("EMBEDRT_CLIENTS", ROOT / ".venv-clients")).absolute()
+PYTHON = CLIENTS / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+TEXTS = [
+    "Sea otters hold hands while they sleep.",
+    "How do otters sleep?",
+    "The stadium is full of people, and it rains.",
+    "Ein Hund läuft über die Straße.",
+    "猫は窓辺で眠る。",
+    "word " * 300,  # more than the model reads
+]
+# As many as OpenAI takes in a request.
+MANY = [f"{TEXTS[i % 3]} {i}" for i in range(2048)]
+
+Program = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def reranker_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a small cross-encoder."""
+
+    def make(folder: Path) -> None:
+        export(score_models.MODELS["sigmoid"](folder / "model"), folder / "bundle")
+
+    return shared_folder(tmp_path_factory, "clients/reranker", make) / "bundle"
+
+
+@pytest.fixture(scope="session")
+def server(minilm_bundle: Path, reranker_bundle: Path) -> Iterator[Running]:
+    """A server with the real model and a cross-encoder."""
+    models = (ModelSettings(MODEL, str(minilm_bundle)), ModelSettings(RERANKER, str(reranker_bundle)))
+    with serving(Settings(models)) as running:
+        yield running
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of a program: a home of its own, no proxy, no telemetry, nothing that warns in silence."""
+    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
+    return {
+        **kept,
+        "HOME": str(folder),
+        "TIKTOKEN_CACHE_DIR": str(vocabulary().parent),
+        "HAYSTACK_TELEMETRY_ENABLED": "False",
+        "ANONYMIZED_TELEMETRY": "False",
+        "LANGSMITH_TRACING": "false",
+        "HF_HUB_OFFLINE": "1",
+        "NODE_PATH": str(CLIENTS / "node_modules"),
+    }
+
+
+def vocabulary() -> Path:
+    """The vocabulary of cl100k_base in tiktoken's format: a package of LlamaIndex has it."""
+    # The name is the SHA-1 of the address that tiktoken would download it from.
+    return next(CLIENTS.glob("**/llama_index/core/_static/tiktoken_cache/9b5ad71b2ce5302211f9c61530b329a4922fc6a4"))
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """Run a program of a client against a server; returns what it prints."""
+
+    def run(name: str, server: Running, **given: Any) -> Any:
+        return outcome(PROGRAMS / name, tmp_path, {"url": server.url, "model": MODEL, "texts": TEXTS, **given})
+
+    return run
+
+
+def outcome(path: Path, folder: Path, given: Mapping[str, Any]) -> Any:
+    """The result of a program: it reads JSON and prints JSON."""
+    if path.suffix == ".mjs":
+        # Modules of JavaScript are searched from their own folder upwards.
+        shutil.copy(path, CLIENTS / path.name)
+        command = [shutil.which("node") or "node", str(CLIENTS / path.name)]
+    else:
+        command = [str(PYTHON), str(path)]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(folder),
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{path.name}\n{done.stdout[-1000:]}\n{done.stderr[-4000:]}"
+    return json.loads(done.stdout)
