@@ -46,6 +46,8 @@ class State:
         observers: Called with every request that has ended: metrics, the access log, traces.
         ready: True while the server takes requests.
         in_flight: Number of requests without a reply yet.
+        unknown_fields: Names of fields that no route knows, of those that were logged.
+        has_substituted: True once a request was answered by another model than it named, which is logged once.
     """
 
     def __init__(
@@ -102,6 +104,11 @@ class Handling:
         finally:
             watch.stop()
             state.in_flight -= 1
+            if exchange.notes.substituted and not state.has_substituted:
+                state.has_substituted = True
+                logger.warning(
+                    "a request named another model; %r answers, unless names are strict", exchange.notes.model
+                )
             ended = Ended(exchange, self._endpoint, scope, status, failure, started, monotonic() - started)
             for observe in state.observers:
                 observe(ended)

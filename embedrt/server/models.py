@@ -99,6 +99,7 @@ class Served:
         self.model = model
         self.task: Task = model.manifest.task
         self._queue = queue
+        self._pending: set[asyncio.Future[Outcome]] = set()
 
     @property
     def name(self) -> str:
@@ -229,7 +230,7 @@ class Served:
         """Run the model on a short text.
 
         Raises:
-            RequestError: It failed.
+            RequestError: It failed, or a thread of its queue has died.
         """
         route, items, request = self._probe()
         try:
@@ -341,12 +342,30 @@ class Served:
             except RuntimeError:  # the loop has ended, and with it the client
                 logger.debug("a result came after the end of the server")
 
+        if not self._queue.is_alive:
+            raise _stopped()
         job = self._queue.submit(runner, items, request, done, always=always)
+        self._pending.add(future)
         try:
             return await future
         except asyncio.CancelledError:
             self._queue.cancel(job)
             raise
+        finally:
+            self._pending.discard(future)
+
+    def fail_if_stopped(self) -> bool:
+        """Fail what waits for the queue if one of its threads has died; return True if one has."""
+        if self._queue.is_alive:
+            return False
+        for future in self._pending:
+            if not future.done():
+                future.set_exception(_stopped())
+        return True
+
+
+def _stopped() -> RequestError:
+    return RequestError("the engine has stopped; restart the server", "unhealthy")
 
 
 def _settle(future: "asyncio.Future[Outcome]", outcome: Outcome) -> None:
