@@ -94,7 +94,7 @@ def test_truncation(served: Running) -> None:
     assert (answer.status, answer.headers["x-embedrt-truncated"]) == (200, "1")
     answer = served.post("/api/embed", {**body, "truncate": False})
     assert (answer.status, set(answer.json)) == (400, {"error"})
-    assert answer.json["error"].startswith("input[1]: longer than the 48 tokens")
+    assert answer.json["error"].startswith("input[1]: expected at most 48 tokens, got 102")
 
 
 @pytest.mark.parametrize(

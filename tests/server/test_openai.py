@@ -228,6 +228,14 @@ def test_truncation_can_be_an_error(server: Running, truncate: Any) -> None:
     assert server.post("/v1/embeddings", {**body, "truncate": True}).status == 200
 
 
+@pytest.mark.parametrize("fields", [{"truncation_side": "left"}, {"truncate": "START"}])
+def test_the_side_of_truncation(server: Running, tiny: Embedder, fields: dict[str, Any]) -> None:
+    text = "the " * 100 + "dog " * 46
+    np.testing.assert_allclose(embed(server, text, **fields), tiny.encode(["dog " * 46]), atol=1e-6)
+    for right in ({}, {"truncation_side": "right"}, {"truncate": "END"}):
+        np.testing.assert_allclose(embed(server, text, **right), tiny.encode(["the " * 46]), atol=1e-6)
+
+
 def test_the_setting_that_makes_truncation_an_error(tiny_bundle: Path) -> None:
     one = ModelSettings("tiny", str(tiny_bundle), auto_truncate=False)
     with serving(Settings((one,))) as running:

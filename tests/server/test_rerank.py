@@ -189,10 +189,10 @@ def test_truncation_can_be_an_error(served: Running) -> None:
     assert (answer.headers["x-embedrt-truncated"], answer.headers["x-embedrt-truncated-indexes"]) == ("1", "1")
     answer = served.post("/rerank", {**body, "truncate": False})
     assert answer.status == 400
-    assert answer.json["message"].startswith("documents[1]: longer than the ")
+    assert answer.json["message"].startswith("documents[1]: expected at most 48 tokens, got 109")
     answer = served.post("/rerank", {"query": QUERY, "texts": documents, "truncate": False})
     assert (answer.status, answer.json["error_type"]) == (422, "Validation")
-    assert answer.json["error"].startswith("texts[1]: longer than the ")
+    assert answer.json["error"].endswith("must have less than 48 tokens. Given: 109 (texts[1])")
 
 
 def test_too_many_documents(bundles: dict[str, Path]) -> None:

@@ -5,8 +5,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from embedrt.inputs.text import Side
+from embedrt.server.dialects import tei, weaviate
 from embedrt.server.endpoint import Dialect, Endpoint, Exchange, Reply
-from embedrt.server.errors import STATUS, Kind, RequestError, headers_of
+from embedrt.server.errors import STATUS, RequestError, headers_of
 from embedrt.server.models import Options, Served, Values
 from embedrt.server.replies import json_items, json_reply, to_json
 from embedrt.tasks.activations import NamedActivation, activate
@@ -38,7 +40,7 @@ class TeiRequest(msgspec.Struct, kw_only=True):
     query: str
     texts: list[str]
     truncate: bool | None = None
-    truncation_direction: str | None = None
+    truncation_direction: tei.Direction | None = None
     raw_scores: bool | None = None
     return_text: bool | None = None
 
@@ -102,7 +104,7 @@ class RerankRequest(msgspec.Struct, kw_only=True):
     raw_scores: bool | None = None
     return_text: bool | None = None
     truncate: bool | None = None
-    truncation_direction: str | None = None
+    truncation_direction: tei.Direction | None = None
     documents: list[str | Document] | msgspec.UnsetType = msgspec.UNSET
     model: str | None = None
     top_n: int | None = None
@@ -196,31 +198,7 @@ def error(failure: RequestError) -> Reply:
     return json_reply(content, STATUS[failure.kind], headers_of(failure))
 
 
-def _weaviate_error(failure: RequestError) -> Reply:
-    return json_reply({"error": failure.message}, STATUS[failure.kind], headers_of(failure))
-
-
-# TEI's statuses and words for kinds of failure.
-_TEI_STATUS: dict[Kind, tuple[int, str]] = {
-    "validation": (422, "Validation"),
-    "empty": (400, "Empty"),
-    "truncated": (422, "Validation"),
-    "tokenizer": (422, "Tokenizer"),
-    "backend": (424, "Backend"),
-    "overloaded": (429, "Overloaded"),
-    "timeout": (503, "Unhealthy"),
-    "unhealthy": (503, "Unhealthy"),
-}
-
-
-def _tei_error(failure: RequestError) -> Reply:
-    status, kind = _TEI_STATUS.get(failure.kind, (STATUS[failure.kind], "Validation"))
-    return json_reply({"error": failure.message, "error_type": kind}, status, headers_of(failure))
-
-
 DIALECT = Dialect("rerank", error)
-_TEI_DIALECT = Dialect("tei", _tei_error, timings=True)
-_WEAVIATE_DIALECT = Dialect("weaviate", _weaviate_error)
 
 
 async def rerank(body: CohereRequest, exchange: Exchange) -> Reply:
@@ -250,7 +228,16 @@ async def rerank(body: CohereRequest, exchange: Exchange) -> Reply:
 
 async def rerank_tei(body: TeiRequest, exchange: Exchange) -> Reply:
     """Rank texts for a query, as TEI does."""
-    _, outcome = await _score(exchange, None, body.query, body.texts, "texts", truncate=body.truncate, raw=True)
+    _, outcome = await _score(
+        exchange,
+        None,
+        body.query,
+        body.texts,
+        "texts",
+        truncate=body.truncate,
+        side=tei.side_of(body.truncation_direction),
+        raw=True,
+    )
     logits = outcome.values
     scores = logits if body.raw_scores else activate(logits[:, None], NamedActivation("Sigmoid"))[:, 0]
     results = [
@@ -282,6 +269,7 @@ async def _score(
     param: str,
     *,
     truncate: bool | None = None,
+    side: Side | None = None,
     raw: bool = False,
 ) -> tuple[Served, Values]:
     """The model, and one score for each document."""
@@ -297,16 +285,16 @@ async def _score(
     outcome = await served.score(
         exchange,
         [(query, document) for document in documents],
-        Options(truncate=truncate, param=param),
+        Options(truncate=truncate, truncation_side=side, param=param),
         raw=raw,
     )
     return served, outcome
 
 
 _COHERE = Endpoint("POST", "/v2/rerank", rerank, DIALECT, "Rank documents for a query", CohereRequest, RerankReply)
-_TEI = Endpoint("POST", "/rerank", rerank_tei, _TEI_DIALECT, "Rank texts for a query (TEI)", TeiRequest, list[TeiRank])
+_TEI = Endpoint("POST", "/rerank", rerank_tei, tei.DIALECT, "Rank texts for a query (TEI)", TeiRequest, list[TeiRank])
 _WEAVIATE = Endpoint(
-    "POST", "/rerank", rerank_weaviate, _WEAVIATE_DIALECT, "Score documents (Weaviate)", WeaviateRequest, WeaviateReply
+    "POST", "/rerank", rerank_weaviate, weaviate.DIALECT, "Score documents (Weaviate)", WeaviateRequest, WeaviateReply
 )
 
 
