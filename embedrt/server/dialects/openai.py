@@ -253,8 +253,9 @@ def _truncates(body: EmbeddingRequest, served: Served) -> bool | None:
     limit, wanted = served.model.max_seq_length, body.truncate_prompt_tokens
     if wanted is not None:
         if wanted != -1 and (limit is None or wanted < limit):
+            least = "" if limit is None else f" or at least {limit}, the model's limit"
             raise RequestError(
-                f"truncate_prompt_tokens: expected -1 or at least the model's limit of {limit}, got {wanted}",
+                f"truncate_prompt_tokens: expected -1{least}, got {wanted}",
                 param="truncate_prompt_tokens",
             )
         return True
