@@ -17,10 +17,12 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from embedrt.errors import EmbedrtError, InferenceError
+from embedrt.run.queue import BatchRecord
 from embedrt.server import metrics as prometheus
 from embedrt.server.application import State, make_application
 from embedrt.server.connections import Connection, ConnectionLimits, Traffic
 from embedrt.server.dialects import openai
+from embedrt.server.dialects.platforms import routes_of
 from embedrt.server.endpoint import Endpoint, Exchange, Reply
 from embedrt.server.errors import RequestError
 from embedrt.server.keys import Keys
@@ -38,6 +40,8 @@ logger = logging.getLogger("embedrt.server")
 _BACKLOG = 2048
 # At the end, a connection that is kept open may send one more request for so long: the client cannot know yet.
 _LAST_REQUEST_SECONDS = 0.5
+# The rest of a body that was answered with an error is discarded for so long.
+_LINGER_SECONDS = 5.0
 # Time for the threads of the queue to end after the last request.
 _JOIN_SECONDS = 5.0
 # Settings that a reload cannot change.
@@ -54,6 +58,8 @@ _FIXED = (
     "otlp_endpoint",
     "otlp_service_name",
     "page",
+    "predict_route",
+    "health_route",
 )
 _FIXED_LIMITS = ("requests", "waiting_texts", "header_seconds", "idle_seconds")
 
@@ -90,7 +96,7 @@ class Server:
             self._tracer = open_tracer(settings.otlp_endpoint, settings.otlp_service_name)
             observers.append(self._tracer.ended)
         keys = Keys(settings.keys, settings.key_file)
-        self.queues = Queues(settings) if self.metrics is None else Queues(settings, self.metrics.batch)
+        self.queues = Queues(settings, self._observe)
         try:
             models = open_models(settings, self.queues)
         except BaseException:
@@ -102,6 +108,14 @@ class Server:
         self._server_states: list[ServerState] = []
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Lock()
+
+    def _observe(self, batch: BatchRecord) -> None:
+        """Count a batch; a failure to count does not end the thread that computes."""
+        if self.metrics is not None:
+            try:
+                self.metrics.batch(batch)
+            except Exception:
+                logger.exception("a batch was not counted")
 
     def _show(self, models: Models) -> None:
         if self.metrics is not None:
@@ -142,10 +156,11 @@ class Server:
     ) -> int:
         await _warm_up(self.state.models)
         own = Endpoint("GET", "/metrics", self._metrics, openai.DIALECT, "Metrics for Prometheus", public=True)
-        endpoints = routes([own] if self.metrics is not None and not metrics else [])
+        more = [own] if self.metrics is not None and not metrics else []
+        endpoints = routes([*routes_of(self.state.settings), *more])
         listeners = [await self._listen(endpoints, one) for one in listening]
         watchers = [await self._listen([own], one) for one in metrics]
-        clock = asyncio.get_running_loop().create_task(self._keep_time())
+        clock = asyncio.get_running_loop().create_task(self._every_second())
         ready()
         try:
             await self._stopping.wait()
@@ -204,7 +219,12 @@ class Server:
         self._server_states.append(state)
         factory = partial(
             Connection,
-            ConnectionLimits(header_seconds=limits.header_seconds, connections=most_connections()),
+            ConnectionLimits(
+                header_seconds=limits.header_seconds,
+                write_seconds=limits.body_seconds,
+                linger_seconds=min(_LINGER_SECONDS, limits.body_seconds),
+                connections=most_connections(),
+            ),
             self._traffic,
             config=config,
             server_state=state,
@@ -212,9 +232,13 @@ class Server:
         )
         return await asyncio.get_running_loop().create_server(factory, sock=listening, backlog=_BACKLOG)
 
-    async def _keep_time(self) -> None:
-        """Keep the header `date` of replies current."""
+    async def _every_second(self) -> None:
+        """Keep the header `date` of replies current, and look after the threads that compute."""
+        stopped = False
         while True:
+            if True in [one.fail_if_stopped() for one in self.state.models.served] and not stopped:
+                stopped = True
+                logger.error("a thread of the engine has died; requests and health checks fail until a restart")
             date = [(b"date", formatdate(time(), usegmt=True).encode())]
             for state in self._server_states:
                 state.default_headers = date
@@ -264,12 +288,13 @@ class Server:
                     await self._traffic.none_left.wait()
 
 
-def run(settings: Settings, reread: Callable[[], Settings] | None = None) -> int:
+def run(settings: Settings, reread: Callable[[], Settings] | None = None, notes: Sequence[str] = ()) -> int:
     """Serve until a signal: SIGTERM or SIGINT ends the server, a second one at once; SIGHUP reloads.
 
     Args:
         settings: The configuration.
         reread: Function that reads the configuration again.
+        notes: Lines for the log about the configuration.
 
     Returns:
         The exit status: 0, or 1 if the deadline of the end cut requests.
@@ -285,6 +310,8 @@ def run(settings: Settings, reread: Callable[[], Settings] | None = None) -> int
         listening = stack.enter_context(bound(settings))
         metrics = stack.enter_context(bound_port(settings.host, settings.metrics_port))
         log = stack.enter_context(logging_to(sys.stderr.buffer, style))
+        for note in notes:
+            logger.warning("%s", note)
         with _hangups_ignored():
             server = Server(settings, reread, log)
 

@@ -73,7 +73,11 @@ class Page:
         """Wait until an expression is true: the page's own frames look, for at most ten seconds."""
         script = """new Promise((done, fail) => {
             const last = performance.now() + 10000;
-            const look = () => (%s) ? done(true) : performance.now() > last ? fail("waited in vain") : setTimeout(look, 5);
+            const look = () => {
+                if (%s) done(true);
+                else if (performance.now() > last) fail("waited in vain");
+                else setTimeout(look, 5);
+            };
             look();
         })"""
         self.run(script % condition)
