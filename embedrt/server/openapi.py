@@ -95,18 +95,16 @@ def _operation(
     success: dict[str, Any] = {"description": "Success"}
     if reply is not None:
         success["content"] = _json(reply)
-    failure = {"description": "Failure", "content": _json(_shape(_example(endpoint.dialect)))}
+    failure: dict[str, Any] = {"description": "Failure"}
+    example = b"".join(endpoint.dialect.error(RequestError("message", param="field", code="code", index=0)).body)
+    if example:
+        failure["content"] = _json(_shape(orjson.loads(example)))
     described["responses"] = {"2XX" if reply is None else "200": success, "default": failure}
     return described
 
 
 def _json(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
-
-
-def _example(dialect: Dialect) -> Any:
-    """A failure as an API has it."""
-    return orjson.loads(b"".join(dialect.error(RequestError("message", param="field", code="code", index=0)).body))
 
 
 def _shape(example: Any) -> dict[str, Any]:
