@@ -17,12 +17,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from embedrt.server.body import Disconnected, read_body
 from embedrt.server.cross_origin import allow_origins
 from embedrt.server.decoding import decoded
-from embedrt.server.dialects import ENDPOINTS, openai
+from embedrt.server.dialects import openai
 from embedrt.server.endpoint import Endpoint, Exchange, Reply
 from embedrt.server.errors import Kind, RequestError
 from embedrt.server.keys import Keys
 from embedrt.server.models import Models
 from embedrt.server.observers import GONE, Ended, Observer
+from embedrt.server.routes import routes
 from embedrt.server.settings import Settings
 
 logger = logging.getLogger("embedrt.server")
@@ -304,11 +305,11 @@ def _failing(name: str, message: str, kind: Kind) -> Endpoint:
     return Endpoint("GET", name, fail, openai.DIALECT, "", public=True)
 
 
-def make_application(state: State, endpoints: Sequence[Endpoint] = ENDPOINTS) -> ASGIApp:
+def make_application(state: State, endpoints: Sequence[Endpoint] | None = None) -> ASGIApp:
     """The ASGI application of a server.
 
     Args:
         state: The configuration and the open models.
-        endpoints: The routes.
+        endpoints: The routes; None takes all.
     """
-    return allow_origins(_Application(state, endpoints), state.settings.cors_origins)
+    return allow_origins(_Application(state, routes() if endpoints is None else endpoints), state.settings.cors_origins)
