@@ -2,7 +2,6 @@
 
 import logging
 import os
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -99,22 +98,21 @@ def serve(models: tuple[str, ...], config: Path | None, check: bool, **given: An
     """
     words = Words(models, _texts(given), config)
     settled = configuration.settle(words, os.environ)
-    for note in settled.notes:
-        logger.warning("%s", note)
     if check:
+        for note in settled.notes:
+            logger.warning("%s", note)
         streams.require_output()
         print(configuration.shown_as_toml(settled.settings))
         return 0
     try:
-        run = import_module("embedrt.server.serving").run
+        from embedrt.server.serving import run
     except ImportError as error:
         if (error.name or "").partition(".")[0] == "embedrt":
             raise
         raise MissingDependencyError(
             f"{error.name} is not installed; run `pip install 'embedrt[cpu,serve]'`"
         ) from error
-    status: int = run(settled.settings, lambda: configuration.settle(words, os.environ).settings)
-    return status
+    return run(settled.settings, lambda: configuration.settle(words, os.environ).settings, settled.notes)
 
 
 def _texts(given: dict[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -380,13 +380,17 @@ class TextTokenizer:
 
     def with_spans(self, text: str) -> TokenizedText:
         """Tokenize one text, with the character span of every token."""
-        require_process(self._process)
-        encoding = _tokenized(self._tokenizer.encode, text)
+        encoding = self.encoding(text)
         return TokenizedText(
             tokens_of([encoding], [0] if self._is_truncated(encoding) else [], with_type_ids=self.with_type_ids),
             np.array(encoding.offsets, np.int64).reshape(-1, 2),
             np.array(encoding.special_tokens_mask, bool),
         )
+
+    def encoding(self, text: str, *, special_tokens: bool = True) -> Any:
+        """The `tokenizers.Encoding` of one text, with the character span of every token."""
+        require_process(self._process)
+        return _tokenized(self._tokenizer.encode, text, add_special_tokens=special_tokens)
 
     def count(self, text: str) -> int:
         """The number of tokens of a text, without truncation."""

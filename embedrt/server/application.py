@@ -5,7 +5,6 @@ import dataclasses
 import logging
 import re
 from collections.abc import Sequence
-from functools import cache
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -16,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from embedrt.server.body import Disconnected, read_body
 from embedrt.server.cross_origin import allow_origins
+from embedrt.server.decoding import decoded
 from embedrt.server.dialects import ENDPOINTS, openai
 from embedrt.server.endpoint import Endpoint, Exchange, Reply
 from embedrt.server.errors import Kind, RequestError
@@ -47,7 +47,6 @@ class State:
         ready: True while the server takes requests.
         in_flight: Number of requests without a reply yet.
         unknown_fields: Names of fields that no route knows, of those that were logged.
-        has_substituted: True once a request was answered by another model than it named, which is logged once.
     """
 
     def __init__(
@@ -60,7 +59,6 @@ class State:
         self.ready = True
         self.in_flight = 0
         self.unknown_fields: set[str] = set()
-        self.has_substituted = False
 
 
 class Handling:
@@ -105,11 +103,6 @@ class Handling:
         finally:
             watch.stop()
             state.in_flight -= 1
-            if exchange.notes.substituted and not state.has_substituted:
-                state.has_substituted = True
-                logger.warning(
-                    "a request named another model; %r answers, unless names are strict", exchange.notes.model
-                )
             ended = Ended(exchange, self._endpoint, scope, status, failure, started, monotonic() - started)
             for observe in state.observers:
                 observe(ended)
@@ -126,7 +119,7 @@ class Handling:
                 raw = await read_body(receive, scope["headers"], limits.body_bytes, limits.body_seconds)
                 endpoint = endpoint if endpoint.choose is None else endpoint.choose(raw)
                 self._look_for_unknown_fields(raw)
-                body = _decoded(endpoint.body, raw)
+                body = decoded(endpoint.body, raw)
             watch.start()
             try:
                 async with asyncio.timeout(exchange.settings.limits.request_seconds):
@@ -155,34 +148,6 @@ class Handling:
             if name not in seen and _FIELD.fullmatch(name) and len(seen) < _MOST_UNKNOWN:
                 seen.add(name)
                 logger.info("%s: unknown field %r is ignored", self._endpoint.path, name)
-
-
-@cache
-def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(kind)
-
-
-def _decoded(kind: Any, body: bytes) -> Any:
-    """The body as a type.
-
-    Raises:
-        RequestError: It is no JSON, or of another type; the message has the field and the index of the bad item.
-    """
-    try:
-        return _decoder(kind).decode(body)
-    except msgspec.ValidationError as error:
-        message, _, at = str(error).partition(" - at `$")
-        path = at.rstrip("`").lstrip(".")
-        message = message.replace("`", "").replace(" | ", " or ")
-        message = message[:1].lower() + message[1:]
-        index = re.search(r"\[(\d+)\]", path)
-        raise RequestError(
-            f"{path}: {message}" if path else message,
-            param=re.split(r"[.\[]", path)[0] or None,
-            index=int(index[1]) if index else None,
-        ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(f"the body is no valid JSON: {error}", code="invalid_json") from error
 
 
 class _Watch:

@@ -1,5 +1,6 @@
 """`RequestError`: a failed request, before a dialect gives it a status and a shape."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal[
@@ -36,6 +37,21 @@ STATUS: dict[Kind, int] = {
 """The status of each kind of failure, where a dialect has no other."""
 
 
+@dataclass(frozen=True)
+class Excess:
+    """A number that is larger than its limit.
+
+    Attributes:
+        given: The number that was found.
+        most: The limit.
+        unit: What is counted.
+    """
+
+    given: int
+    most: int
+    unit: Literal["tokens", "characters", "items"]
+
+
 class RequestError(Exception):
     """A request that cannot be answered. The message is for the client: it has no path, no key and no text.
 
@@ -46,6 +62,7 @@ class RequestError(Exception):
         code: A word that programs can test, such as "model_not_found".
         index: The index of the bad item.
         retry_after: Seconds after which to try again.
+        excess: What was too much, for APIs with messages of their own for it.
     """
 
     def __init__(
@@ -57,6 +74,7 @@ class RequestError(Exception):
         code: str | None = None,
         index: int | None = None,
         retry_after: int | None = None,
+        excess: Excess | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -65,6 +83,7 @@ class RequestError(Exception):
         self.code = code
         self.index = index
         self.retry_after = retry_after
+        self.excess = excess
 
 
 def headers_of(error: RequestError) -> dict[str, str]:

@@ -74,7 +74,7 @@ def key_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
 
 @dataclass(frozen=True)
 class _Version:
-    """What a new version of a file differs in, a replaced symbolic link of a mounted secret included."""
+    """Facts in which a new version of a file differs, a replaced symbolic link of a mounted secret included."""
 
     inode: int
     modified: int

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,13 +20,13 @@ from embedrt.engine.machine import available_threads
 from embedrt.errors import EmbedrtError, NonFiniteError, OutOfMemory, TruncationError
 from embedrt.hub.resolve import resolve
 from embedrt.inputs.check import check_texts
-from embedrt.inputs.text import TextTokenizer, Tokens
+from embedrt.inputs.text import Side, TextTokenizer, Tokens
 from embedrt.model import Model
 from embedrt.run.queue import BatchRecord, Outcome, Queue, QueueClosed, QueueFull
 from embedrt.run.request import Gather, Request
 from embedrt.run.runner import Runner
 from embedrt.server.endpoint import Exchange
-from embedrt.server.errors import RequestError
+from embedrt.server.errors import Excess, RequestError
 from embedrt.server.settings import ModelSettings, Pooling, Settings
 from embedrt.server.token_ids import Vocabulary, read_vocabulary
 from embedrt.tasks.activations import NamedActivation
@@ -39,6 +39,11 @@ from embedrt.types import TOKENS, OnTruncation, Precision, Task
 from embedrt.vectors.sparse import SparseVectors
 
 logger = logging.getLogger("embedrt")
+
+# A text that is truncated from the left is tokenized whole.
+_MOST_FROM_LEFT = 1 << 18
+# The tokens of a text that is too long are counted if it has at most so many characters for each token of the limit.
+_COUNTED_CHARACTERS = 250
 
 Role = Literal["query", "document"]
 """The side of a search that a text is on."""
@@ -75,6 +80,7 @@ class Options:
         prompt_name: The model's prompt to put before every text; None takes the one of the role, if any.
         prompt: A prompt of the client's own.
         truncate: True to truncate texts that are too long, False for an error; None takes the model's setting.
+        truncation_side: The side of a text that truncation removes; None takes the tokenizer's.
         param: The field with the texts, for messages.
     """
 
@@ -82,6 +88,7 @@ class Options:
     prompt_name: str | None = None
     prompt: str | None = None
     truncate: bool | None = None
+    truncation_side: Side | None = None
     param: str = "input"
 
 
@@ -100,11 +107,17 @@ class Served:
         self.task: Task = model.manifest.task
         self._queue = queue
         self._pending: set[asyncio.Future[Outcome]] = set()
+        self._checking: asyncio.Future[None] | None = None
 
     @property
     def name(self) -> str:
         """The name that clients use."""
         return self.settings.name
+
+    @property
+    def pooling(self) -> str:
+        """The pooling, as text-embeddings-inference names it; "none" for models without."""
+        return _pooling_of(self.model.manifest)
 
     def offers(self, task: Task) -> bool:
         """Return True if the model does a task; some do several."""
@@ -198,13 +211,18 @@ class Served:
         return dataclasses.replace(outcome, values=rows)
 
     async def score(
-        self, exchange: Exchange, pairs: Sequence[tuple[str, str]] | str, options: Options, *, raw: bool = False
+        self,
+        exchange: Exchange,
+        items: Sequence[str | tuple[str, str]],
+        options: Options,
+        *,
+        raw: bool = False,
     ) -> Values:
         """Scores of pairs as `CrossEncoder.predict` gives them: `[pairs]`, or `[pairs, labels]` for several labels.
 
         Args:
             exchange: The request.
-            pairs: Pairs of texts; or one text, which is scored as it is.
+            items: Pairs of texts; or else texts, which are scored as they are.
             options: The options.
             raw: Return the logits, without activation.
         """
@@ -212,10 +230,11 @@ class Served:
         model = self.model
         if not isinstance(model, CrossEncoder):
             raise TypeError(f"{self.name}: expected a CrossEncoder, got {type(model).__name__}")
+        lone = len(items) > 0 and isinstance(items[0], str)
         with _as_request_error(options.param):
             call = score_call(
                 model,
-                pairs,
+                items[0] if lone else items,
                 prompt_name=self._prompt_name(options),
                 prompt=options.prompt,
                 batch_size=None,
@@ -223,15 +242,23 @@ class Served:
                 apply_softmax=False,
                 on_truncation=self._on_truncation(options),
             )
+            if lone:
+                call = dataclasses.replace(call, items=check_texts(items, options.param)[0])
         outcome = await self._run(exchange, model.runners[call.call.route], call.items, call.request, options)
         return dataclasses.replace(outcome, values=scores_of(call, outcome))  # type: ignore[arg-type]  # has `values`
 
     async def check(self) -> None:
-        """Run the model on a short text.
+        """Run the model on a short text. Checks at the same time share one run.
 
         Raises:
             RequestError: It failed, or a thread of its queue has died.
         """
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.ensure_future(self._check())
+            self._checking.add_done_callback(lambda check: check.cancelled() or check.exception())  # may have no waiter
+        await asyncio.shield(self._checking)
+
+    async def _check(self) -> None:
         route, items, request = self._probe()
         try:
             outcome = await self._outcome(self.model.runners[route], items, request, always=True)
@@ -305,21 +332,17 @@ class Served:
         self, exchange: Exchange, runner: Runner, items: Sequence[Any] | Tokens, request: Request, options: Options
     ) -> Values:
         """Compute a request in the queue, and note its facts for headers, metrics and log."""
-        if not len(items):
-            raise RequestError(f"`{options.param}` cannot be empty", "empty", param=options.param)
-        most = exchange.settings.limits.request_texts
-        if len(items) > most:
-            raise RequestError(
-                f"`{options.param}`: expected at most {most} items in a request, got {len(items)}",
-                "too_large",
-                param=options.param,
-                code="too_many_items",
-            )
+        check_count(items, exchange, options.param)
+        if options.truncation_side is not None:
+            request = await _on_side(runner, items, request, options)
         notes = exchange.notes
         notes.model = self.name
         with _as_request_error(options.param):
-            outcome = await self._outcome(runner, items, request)
-            result = outcome.get()
+            try:
+                outcome = await self._outcome(runner, items, request)
+                result = outcome.get()
+            except TruncationError as error:
+                raise await _too_long(runner, items, request, options.param, error) from error
         truncated = sorted(result.truncated)
         notes.texts += len(items)
         notes.characters += 0 if isinstance(items, Tokens) else sum(map(_characters, items))
@@ -366,6 +389,70 @@ class Served:
 
 def _stopped() -> RequestError:
     return RequestError("the engine has stopped; restart the server", "unhealthy")
+
+
+def check_count(items: Sized, exchange: Exchange, param: str) -> None:
+    """Check the number of items of a request.
+
+    Args:
+        items: The items.
+        exchange: The request.
+        param: The field with the items, for messages.
+
+    Raises:
+        RequestError: There is none, or there are more than the server allows.
+    """
+    if not len(items):
+        raise RequestError(f"`{param}` cannot be empty", "empty", param=param)
+    most = exchange.settings.limits.request_texts
+    if len(items) > most:
+        raise RequestError(
+            f"`{param}`: expected at most {most} items in a request, got {len(items)}",
+            "too_large",
+            param=param,
+            code="too_many_items",
+            excess=Excess(len(items), most, "items"),
+        )
+
+
+async def _on_side(runner: Runner, items: Sequence[Any] | Tokens, request: Request, options: Options) -> Request:
+    """The request with the side of its options, whose tokenizer is loaded in another thread."""
+    if options.truncation_side == "left" and not isinstance(items, Tokens):
+        longest = max(range(len(items)), key=lambda i: _characters(items[i]))
+        if (found := _characters(items[longest])) > _MOST_FROM_LEFT:
+            raise RequestError(
+                f"{options.param}[{longest}]: expected at most {_MOST_FROM_LEFT} characters for truncation from the "
+                f"left, got {found}; send the end of the text",
+                param=options.param,
+                index=longest,
+                excess=Excess(found, _MOST_FROM_LEFT, "characters"),
+            )
+    await asyncio.to_thread(runner.tokenizer, request.max_seq_length, options.truncation_side)
+    return dataclasses.replace(request, truncation_side=options.truncation_side)
+
+
+async def _too_long(
+    runner: Runner, items: Sequence[Any] | Tokens, request: Request, param: str, error: TruncationError
+) -> RequestError:
+    """The failure of an item that is too long, with the number of its tokens."""
+    index, limit = _index(error) or 0, request.max_seq_length
+    if limit is None or isinstance(items, Tokens):
+        return RequestError(_renamed(error, param), "truncated", param=param, index=index)
+    characters = _characters(items[index])
+    if characters > limit * _COUNTED_CHARACTERS:
+        excess = Excess(characters, limit * _COUNTED_CHARACTERS, "characters")
+    else:
+        whole = dataclasses.replace(request, max_seq_length=None, forbid_truncation=False, truncation_side=None)
+        tokens = await asyncio.to_thread(runner.tokens, [items[index]], whole)
+        excess = Excess(int(tokens.lengths[0]), limit, "tokens")
+    return RequestError(
+        f"{param}[{index}]: expected at most {excess.most} {excess.unit}, got {excess.given}; shorten the text, or let "
+        "it be truncated",
+        "truncated",
+        param=param,
+        index=index,
+        excess=excess,
+    )
 
 
 def _settle(future: "asyncio.Future[Outcome]", outcome: Outcome) -> None:
@@ -431,6 +518,7 @@ class Models:
         self.served = tuple(served)
         self.vocabulary = vocabulary
         self._strict = strict
+        self._has_warned = False
         self._by_name: dict[str, tuple[Served, Role | None]] = {}
         for one in served:
             for name in (one.name, *one.settings.aliases):
@@ -471,8 +559,19 @@ class Models:
             role = next((role for role in ROLES if (name or "").endswith(f":{role}")), None)
             found = self.served[0], role
             exchange.notes.substituted = True
+            self._warn(name or "")
         exchange.notes.model = found[0].name
         return found
+
+    def _warn(self, name: str) -> None:
+        """Log once that a model answers to a name that is not its own."""
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%r answers requests for %r, and for every other name; strict_model makes that an error",
+                self.served[0].name,
+                name[:100],
+            )
 
 
 class Queues:
@@ -547,14 +646,18 @@ _POOLINGS: Mapping[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "
 
 def _check_pooling(one: ModelSettings, manifest: Manifest) -> None:
     """Check that a model pools as its settings say: another pooling would need another export."""
-    modules = [module for route in manifest.routes.values() for module in route.modules]
-    modes = {mode for module in modules for mode in module.settings.get("pooling_mode", ())}
-    found = {_POOLINGS.get(mode, mode) for mode in modes if isinstance(mode, str)}
+    found = _pooling_of(manifest)
+    if found != one.pooling:
+        raise ValueError(f"{one.name}: pooling: expected {one.pooling}, but the model has {found}; leave it out")
+
+
+def _pooling_of(manifest: Manifest) -> str:
+    """The pooling of a model, as text-embeddings-inference names it; "none" for models without."""
     if manifest.task == "sparse":
-        found = {"splade"}
-    if found != {one.pooling}:
-        names = " and ".join(sorted(found)) or "none"
-        raise ValueError(f"{one.name}: pooling: expected {one.pooling}, but the model has {names}; leave it out")
+        return "splade"
+    modules = [module for route in manifest.routes.values() for module in route.modules]
+    modes = [mode for module in modules for mode in module.settings.get("pooling_mode", ())]
+    return " and ".join(dict.fromkeys(_POOLINGS.get(mode, str(mode)) for mode in modes)) or "none"
 
 
 def _opened(one: ModelSettings, settings: Settings, queues: Queues) -> Served:

@@ -1,6 +1,7 @@
 """The options of a server: their names in flags, environment and file, their types and their help."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,12 @@ def _text(value: Any) -> str:
     return value
 
 
+def _route(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"/[A-Za-z0-9._~:/-]*", value):
+        raise ValueError
+    return value
+
+
 def _any_text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError
@@ -127,6 +134,7 @@ _FOLDER = dataclasses.replace(_PATH, metavar="FOLDER")
 ORIGINS = Kind("origins such as 'https://example.org', or '*'", "ORIGIN", _of_commas, _texts)
 _NAMES = Kind("a list of names", "NAME", _of_commas, _texts)
 _PROMPTS = Kind("a table of prompts by name", "NAME", str, _by_name)
+_ROUTE = Kind("a path such as '/predict'", "PATH", str, _route)
 _TIME = Kind(f"seconds, more than 0 and up to {_LONGEST_WAIT:.0f}", "SECONDS", float, _seconds)
 PORT = _whole(0, 65535, "PORT")
 
@@ -298,7 +306,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             ("HOSTNAME",),
             default="127.0.0.1",
         ),
-        Option("port", "server", PORT, "TCP port.", ("--port", "-p"), ("PORT",), default="8080"),
+        Option("port", "server", PORT, "TCP port.", ("--port", "-p"), ("PORT", "AIP_HTTP_PORT"), default="8080"),
         Option("socket", "server", _PATH, "Unix socket to listen on instead of a port.", ("--socket",)),
         Option(
             "threads",
@@ -322,6 +330,22 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             _PATH,
             "Vocabulary of cl100k_base in tiktoken's format, for --token-ids cl100k_base.",
             ("--cl100k-vocabulary",),
+        ),
+        Option(
+            "predict_route",
+            "server",
+            _ROUTE,
+            "One more path for the requests of Vertex AI, which are answered at /vertex.",
+            ("--predict-route",),
+            ("AIP_PREDICT_ROUTE",),
+        ),
+        Option(
+            "health_route",
+            "server",
+            _ROUTE,
+            "One more path for health checks, which are answered at /health.",
+            ("--health-route",),
+            ("AIP_HEALTH_ROUTE",),
         ),
         Option("page", "server", _TRUTH, "Serve a page to try the models at /.", ("--page",), default="page"),
         Option(

@@ -22,6 +22,7 @@ from embedrt.server import metrics as prometheus
 from embedrt.server.application import State, make_application
 from embedrt.server.connections import Connection, ConnectionLimits, Traffic
 from embedrt.server.dialects import ENDPOINTS, openai
+from embedrt.server.dialects.platforms import routes_of
 from embedrt.server.endpoint import Endpoint, Exchange, Reply
 from embedrt.server.errors import RequestError
 from embedrt.server.keys import Keys
@@ -56,6 +57,8 @@ _FIXED = (
     "otlp_endpoint",
     "otlp_service_name",
     "page",
+    "predict_route",
+    "health_route",
 )
 _FIXED_LIMITS = ("requests", "waiting_texts", "header_seconds", "idle_seconds")
 
@@ -151,7 +154,7 @@ class Server:
         self, listening: Sequence[socket.socket], metrics: Sequence[socket.socket], ready: Callable[[], None]
     ) -> int:
         await _warm_up(self.state.models)
-        endpoints = [*ENDPOINTS]
+        endpoints = [*ENDPOINTS, *routes_of(self.state.settings)]
         own = Endpoint("GET", "/metrics", self._metrics, openai.DIALECT, "Metrics for Prometheus", public=True)
         if self.metrics is not None and not metrics:
             endpoints.append(own)
@@ -285,12 +288,13 @@ class Server:
                     await self._traffic.none_left.wait()
 
 
-def run(settings: Settings, reread: Callable[[], Settings] | None = None) -> int:
+def run(settings: Settings, reread: Callable[[], Settings] | None = None, notes: Sequence[str] = ()) -> int:
     """Serve until a signal: SIGTERM or SIGINT ends the server, a second one at once; SIGHUP reloads.
 
     Args:
         settings: The configuration.
         reread: Function that reads the configuration again.
+        notes: Lines for the log about the configuration.
 
     Returns:
         The exit status: 0, or 1 if the deadline of the end cut requests.
@@ -306,6 +310,8 @@ def run(settings: Settings, reread: Callable[[], Settings] | None = None) -> int
         listening = stack.enter_context(bound(settings))
         metrics = stack.enter_context(bound_port(settings.host, settings.metrics_port))
         log = stack.enter_context(logging_to(sys.stderr.buffer, style))
+        for note in notes:
+            logger.warning("%s", note)
         with _hangups_ignored():
             server = Server(settings, reread, log)
 

@@ -102,6 +102,8 @@ class Settings:
         access_log: Whether every request is logged.
         otlp_endpoint: Where OpenTelemetry traces go; None makes none.
         otlp_service_name: The name of the service in traces.
+        predict_route: One more path of the route for Vertex AI's requests.
+        health_route: One more path of the route that runs the models.
         page: Whether `GET /` has a page to try the models.
         local_files_only: Never touch the network.
         cache_folder: Folder for new bundles, which is searched before the local store; None takes the store alone.
@@ -126,6 +128,8 @@ class Settings:
     access_log: bool = True
     otlp_endpoint: str | None = None
     otlp_service_name: str = "embedrt"
+    predict_route: str | None = None
+    health_route: str | None = None
     page: bool = True
     local_files_only: bool = False
     cache_folder: Path | None = None

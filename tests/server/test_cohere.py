@@ -95,7 +95,7 @@ def test_truncation(served: Running) -> None:
         assert (answer.status, answer.headers["x-embedrt-truncated"]) == (200, "1")
     answer = served.post("/v2/embed", {"texts": texts, "truncate": "NONE"})
     assert (answer.status, set(answer.json)) == (400, {"message"})
-    assert answer.json["message"].startswith("texts[1]: longer than the 48 tokens")
+    assert answer.json["message"].startswith("texts[1]: expected at most 48 tokens, got 102")
 
 
 @pytest.mark.parametrize("path", ["/v1/embed", "/v2/embed"])

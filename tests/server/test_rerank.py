@@ -72,6 +72,7 @@ def test_documents_may_be_objects(served: Running) -> None:
     mixed = [{"text": text, "id": i} if i % 2 else text for i, text in enumerate(DOCUMENTS)]
     plain = served.post("/rerank", body).json["results"]
     assert served.post("/rerank", {**body, "documents": mixed, "rank_fields": ["text"]}).json["results"] == plain
+    assert served.post("/rerank", {**body, "query": {"text": QUERY}}).json["results"] == plain
 
 
 def test_the_model_that_scores_pairs_needs_no_name(served: Running) -> None:
@@ -188,10 +189,10 @@ def test_truncation_can_be_an_error(served: Running) -> None:
     assert (answer.headers["x-embedrt-truncated"], answer.headers["x-embedrt-truncated-indexes"]) == ("1", "1")
     answer = served.post("/rerank", {**body, "truncate": False})
     assert answer.status == 400
-    assert answer.json["message"].startswith("documents[1]: longer than the ")
+    assert answer.json["message"].startswith("documents[1]: expected at most 48 tokens, got 109")
     answer = served.post("/rerank", {"query": QUERY, "texts": documents, "truncate": False})
     assert (answer.status, answer.json["error_type"]) == (422, "Validation")
-    assert answer.json["error"].startswith("texts[1]: longer than the ")
+    assert answer.json["error"].endswith("must have less than 48 tokens. Given: 109 (texts[1])")
 
 
 def test_too_many_documents(bundles: dict[str, Path]) -> None:

@@ -5,8 +5,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from embedrt.inputs.text import Side
+from embedrt.server.dialects import tei
 from embedrt.server.endpoint import Dialect, Endpoint, Exchange, Reply
-from embedrt.server.errors import STATUS, Kind, RequestError, headers_of
+from embedrt.server.errors import STATUS, RequestError, headers_of
 from embedrt.server.models import Options, Served, Values
 from embedrt.server.replies import json_items, json_reply, to_json
 from embedrt.tasks.activations import NamedActivation, activate
@@ -38,7 +40,7 @@ class TeiRequest(msgspec.Struct, kw_only=True):
     query: str
     texts: list[str]
     truncate: bool | None = None
-    truncation_direction: str | None = None
+    truncation_direction: tei.Direction | None = None
     raw_scores: bool | None = None
     return_text: bool | None = None
 
@@ -47,7 +49,7 @@ class CohereRequest(msgspec.Struct, kw_only=True):
     """A query and documents to rank, as Cohere, Jina and vLLM have it. Unknown fields are ignored.
 
     Attributes:
-        query: The query.
+        query: The query: a text, or an object with a text.
         documents: The documents: texts, or objects with a text.
         model: The model; null takes the first that scores pairs.
         top_n: The number of results; null and 0 are all.
@@ -56,7 +58,7 @@ class CohereRequest(msgspec.Struct, kw_only=True):
         rank_fields: The fields of a document that count; there is only "text".
     """
 
-    query: str
+    query: str | Document
     documents: list[str | Document]
     model: str | None = None
     top_n: int | None = None
@@ -83,7 +85,7 @@ class RerankRequest(msgspec.Struct, kw_only=True):
     """A query and texts or documents to rank, with the fields of all APIs. Unknown fields are ignored.
 
     Attributes:
-        query: The query.
+        query: The query: a text, or for Jina an object with a text.
         texts: The texts of a request to TEI; the fields below belong to it.
         raw_scores: True for the model's logits.
         return_text: True to return the texts.
@@ -97,12 +99,12 @@ class RerankRequest(msgspec.Struct, kw_only=True):
         property: A request with this field and documents is one to Weaviate.
     """
 
-    query: str
+    query: str | Document
     texts: list[str] | msgspec.UnsetType = msgspec.UNSET
     raw_scores: bool | None = None
     return_text: bool | None = None
     truncate: bool | None = None
-    truncation_direction: str | None = None
+    truncation_direction: tei.Direction | None = None
     documents: list[str | Document] | msgspec.UnsetType = msgspec.UNSET
     model: str | None = None
     top_n: int | None = None
@@ -200,26 +202,7 @@ def _weaviate_error(failure: RequestError) -> Reply:
     return json_reply({"error": failure.message}, STATUS[failure.kind], headers_of(failure))
 
 
-# TEI's statuses and words for kinds of failure.
-_TEI_STATUS: dict[Kind, tuple[int, str]] = {
-    "validation": (422, "Validation"),
-    "empty": (400, "Empty"),
-    "truncated": (422, "Validation"),
-    "tokenizer": (422, "Tokenizer"),
-    "backend": (424, "Backend"),
-    "overloaded": (429, "Overloaded"),
-    "timeout": (503, "Unhealthy"),
-    "unhealthy": (503, "Unhealthy"),
-}
-
-
-def _tei_error(failure: RequestError) -> Reply:
-    status, kind = _TEI_STATUS.get(failure.kind, (STATUS[failure.kind], "Validation"))
-    return json_reply({"error": failure.message, "error_type": kind}, status, headers_of(failure))
-
-
 DIALECT = Dialect("rerank", error)
-_TEI_DIALECT = Dialect("tei", _tei_error, timings=True)
 _WEAVIATE_DIALECT = Dialect("weaviate", _weaviate_error)
 
 
@@ -229,8 +212,8 @@ async def rerank(body: CohereRequest, exchange: Exchange) -> Reply:
         raise RequestError("rank_fields: expected ['text'], the only field that is read", param="rank_fields")
     if body.top_n is not None and body.top_n < 0:
         raise RequestError(f"top_n: expected 0 or more, got {body.top_n}", param="top_n")
-    documents = [one if isinstance(one, str) else one.text for one in body.documents]
-    served, outcome = await _score(exchange, body.model, body.query, documents, "documents", truncate=body.truncate)
+    query, *documents = [one if isinstance(one, str) else one.text for one in (body.query, *body.documents)]
+    served, outcome = await _score(exchange, body.model, query, documents, "documents", truncate=body.truncate)
     results = [
         {
             "index": row["corpus_id"],
@@ -250,7 +233,16 @@ async def rerank(body: CohereRequest, exchange: Exchange) -> Reply:
 
 async def rerank_tei(body: TeiRequest, exchange: Exchange) -> Reply:
     """Rank texts for a query, as TEI does."""
-    _, outcome = await _score(exchange, None, body.query, body.texts, "texts", truncate=body.truncate, raw=True)
+    _, outcome = await _score(
+        exchange,
+        None,
+        body.query,
+        body.texts,
+        "texts",
+        truncate=body.truncate,
+        side=tei.side_of(body.truncation_direction),
+        raw=True,
+    )
     logits = outcome.values
     scores = logits if body.raw_scores else activate(logits[:, None], NamedActivation("Sigmoid"))[:, 0]
     results = [
@@ -282,6 +274,7 @@ async def _score(
     param: str,
     *,
     truncate: bool | None = None,
+    side: Side | None = None,
     raw: bool = False,
 ) -> tuple[Served, Values]:
     """The model, and one score for each document."""
@@ -297,14 +290,14 @@ async def _score(
     outcome = await served.score(
         exchange,
         [(query, document) for document in documents],
-        Options(truncate=truncate, param=param),
+        Options(truncate=truncate, truncation_side=side, param=param),
         raw=raw,
     )
     return served, outcome
 
 
 _COHERE = Endpoint("POST", "/v2/rerank", rerank, DIALECT, "Rank documents for a query", CohereRequest, RerankReply)
-_TEI = Endpoint("POST", "/rerank", rerank_tei, _TEI_DIALECT, "Rank texts for a query (TEI)", TeiRequest, list[TeiRank])
+_TEI = Endpoint("POST", "/rerank", rerank_tei, tei.DIALECT, "Rank texts for a query (TEI)", TeiRequest, list[TeiRank])
 _WEAVIATE = Endpoint(
     "POST", "/rerank", rerank_weaviate, _WEAVIATE_DIALECT, "Score documents (Weaviate)", WeaviateRequest, WeaviateReply
 )
