@@ -36,47 +36,60 @@ class Target:
 
 
 class Connection:
-    """One connection that is kept open."""
+    """A connection that is kept open, as long as the server keeps it."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-
-    @classmethod
-    async def open(cls, port: int) -> "Connection":
-        """Connect."""
-        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=1 << 24))
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, request: bytes) -> bytes:
         """Send a request, and return the body of the reply."""
-        self._writer.write(request)
-        head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        is_new = self._streams is None
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 24)
+        reader, writer = self._streams
+        try:
+            writer.write(request)
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            if is_new:
+                raise
+            await self.close()  # some servers close a connection after a number of requests
+            return await self.ask(request)
         status, *lines = head.split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in lines if ": " in line)
-        if "content-length" in headers:
-            body = await self._reader.readexactly(int(headers["content-length"]))
-        else:
-            body = await self._chunks()
+        length = headers.get("content-length")
+        body = await (_chunks(reader) if length is None else reader.readexactly(int(length)))
+        if headers.get("connection") == "close":
+            await self.close()
         if status.split(" ")[1] != "200":
             raise LoadError(f"{status}: {body[:300]!r}")
         return body
 
-    async def _chunks(self) -> bytes:
-        parts = []
-        while size := int(await self._reader.readuntil(b"\r\n"), 16):
-            parts.append((await self._reader.readexactly(size + 2))[:-2])
-        await self._reader.readexactly(2)
-        return b"".join(parts)
+    async def close(self) -> None:
+        """Disconnect."""
+        if self._streams is not None:
+            (_, writer), self._streams = self._streams, None
+            writer.close()
+            await writer.wait_closed()
 
     async def __aenter__(self) -> "Connection":
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._writer.close()
-        await self._writer.wait_closed()
+        await self.close()
+
+
+async def _chunks(reader: asyncio.StreamReader) -> bytes:
+    parts = []
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        parts.append((await reader.readexactly(size + 2))[:-2])
+    await reader.readexactly(2)
+    return b"".join(parts)
 
 
 async def _client(port: int, requests: Iterator[bytes], latencies: list[float]) -> None:
-    async with await Connection.open(port) as connection:
+    async with Connection(port) as connection:
         for request in requests:
             started = perf_counter()
             await connection.ask(request)
@@ -97,7 +110,7 @@ async def _beside(port: int, stream: Sequence[bytes], queries: Sequence[bytes], 
     latencies: list[float] = []
 
     async def query() -> None:
-        async with await Connection.open(port) as connection:
+        async with Connection(port) as connection:
             await asyncio.sleep(least)
             i = 0
             while not streaming.done():

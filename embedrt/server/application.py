@@ -46,6 +46,7 @@ class State:
         observers: Called with every request that has ended: metrics, the access log, traces.
         ready: True while the server takes requests.
         in_flight: Number of requests without a reply yet.
+        unknown_fields: Names of fields that no route knows, of those that were logged.
     """
 
     def __init__(
@@ -58,7 +59,6 @@ class State:
         self.ready = True
         self.in_flight = 0
         self.unknown_fields: set[str] = set()
-        self.has_substituted = False
 
 
 class Handling:

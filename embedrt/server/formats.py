@@ -28,7 +28,8 @@ class Embedded:
     Attributes:
         outcome: The vectors as the model has them, with their tokens.
         unit: The same at length 1, unless the client wants them as they are.
-        ranges: The minimum and the maximum of each coordinate of the model's vectors, `[2, dim]`; None if unknown.
+        ranges: The minimum and the maximum of each coordinate of the model's vectors, `[2, dim]`; None if no format
+            needs it.
     """
 
     outcome: Values
@@ -84,9 +85,10 @@ async def embed(
         most = served.model.manifest.width("sentence")
         if not 1 <= dim <= most:
             raise RequestError(f"{dim_param}: expected 1 to {most}, got {dim}", param=dim_param)
-    ranges = _ranges(served, dim)
+    needed = False
     for written in formats:
-        if written in {"int8", "uint8"} and ranges is None:
+        needed = needed or written in {"int8", "uint8"}
+        if needed and served.model.manifest.vector_ranges is None:
             raise RequestError(
                 f"{param}: {written!r} needs the range of each coordinate, which the model {served.name!r} does not "
                 "have; `embedrt ranges` measures it",
@@ -94,6 +96,9 @@ async def embed(
             )
     outcome = await served.embed(exchange, texts, options, dim=dim)
     values: Vectors = outcome.values
+    ranges = None
+    if needed:
+        ranges = np.asarray(served.model.manifest.vector_ranges, np.float32)[:, : values.shape[-1]]
     if not normalize or _has_unit_length(served, values.shape[-1]):
         return Embedded(outcome, values, ranges)
     return Embedded(outcome, truncate_and_normalize(values, values.shape[-1], normalize=True), ranges)
@@ -103,8 +108,3 @@ def _has_unit_length(served: Served, dim: int) -> bool:
     """True if the model itself normalizes its vectors: to normalize them again would change their last bits."""
     manifest = served.model.manifest
     return dim == manifest.width("sentence") and all(route.normalized for route in manifest.routes.values())
-
-
-def _ranges(served: Served, dim: int | None) -> NDArray[np.float32] | None:
-    ranges = served.model.manifest.vector_ranges
-    return None if ranges is None else np.asarray(ranges, np.float32)[:, :dim]

@@ -106,6 +106,7 @@ class Served:
         self.model = model
         self.task: Task = model.manifest.task
         self._queue = queue
+        self._pending: set[asyncio.Future[Outcome]] = set()
         self._checking: asyncio.Future[None] | None = None
 
     @property
@@ -250,7 +251,7 @@ class Served:
         """Run the model on a short text. Checks at the same time share one run.
 
         Raises:
-            RequestError: It failed.
+            RequestError: It failed, or a thread of its queue has died.
         """
         if self._checking is None or self._checking.done():
             self._checking = asyncio.ensure_future(self._check())
@@ -364,12 +365,30 @@ class Served:
             except RuntimeError:  # the loop has ended, and with it the client
                 logger.debug("a result came after the end of the server")
 
+        if not self._queue.is_alive:
+            raise _stopped()
         job = self._queue.submit(runner, items, request, done, always=always)
+        self._pending.add(future)
         try:
             return await future
         except asyncio.CancelledError:
             self._queue.cancel(job)
             raise
+        finally:
+            self._pending.discard(future)
+
+    def fail_if_stopped(self) -> bool:
+        """Fail what waits for the queue if one of its threads has died; return True if one has."""
+        if self._queue.is_alive:
+            return False
+        for future in self._pending:
+            if not future.done():
+                future.set_exception(_stopped())
+        return True
+
+
+def _stopped() -> RequestError:
+    return RequestError("the engine has stopped; restart the server", "unhealthy")
 
 
 def check_count(items: Sized, exchange: Exchange, param: str) -> None:
@@ -499,6 +518,7 @@ class Models:
         self.served = tuple(served)
         self.vocabulary = vocabulary
         self._strict = strict
+        self._has_warned = False
         self._by_name: dict[str, tuple[Served, Role | None]] = {}
         for one in served:
             for name in (one.name, *one.settings.aliases):
@@ -539,8 +559,19 @@ class Models:
             role = next((role for role in ROLES if (name or "").endswith(f":{role}")), None)
             found = self.served[0], role
             exchange.notes.substituted = True
+            self._warn(name or "")
         exchange.notes.model = found[0].name
         return found
+
+    def _warn(self, name: str) -> None:
+        """Log once that a model answers to a name that is not its own."""
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%r answers requests for %r, and for every other name; strict_model makes that an error",
+                self.served[0].name,
+                name[:100],
+            )
 
 
 class Queues:

@@ -17,6 +17,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from embedrt.errors import EmbedrtError, InferenceError
+from embedrt.run.queue import BatchRecord
 from embedrt.server import metrics as prometheus
 from embedrt.server.application import State, make_application
 from embedrt.server.connections import Connection, ConnectionLimits, Traffic
@@ -38,6 +39,8 @@ logger = logging.getLogger("embedrt.server")
 _BACKLOG = 2048
 # At the end, a connection that is kept open may send one more request for so long: the client cannot know yet.
 _LAST_REQUEST_SECONDS = 0.5
+# The rest of a body that was answered with an error is discarded for so long.
+_LINGER_SECONDS = 5.0
 # Time for the threads of the queue to end after the last request.
 _JOIN_SECONDS = 5.0
 # Settings that a reload cannot change.
@@ -92,7 +95,7 @@ class Server:
             self._tracer = open_tracer(settings.otlp_endpoint, settings.otlp_service_name)
             observers.append(self._tracer.ended)
         keys = Keys(settings.keys, settings.key_file)
-        self.queues = Queues(settings) if self.metrics is None else Queues(settings, self.metrics.batch)
+        self.queues = Queues(settings, self._observe)
         try:
             models = open_models(settings, self.queues)
         except BaseException:
@@ -104,6 +107,14 @@ class Server:
         self._server_states: list[ServerState] = []
         self._stopping = asyncio.Event()
         self._reloading = asyncio.Lock()
+
+    def _observe(self, batch: BatchRecord) -> None:
+        """Count a batch; a failure to count does not end the thread that computes."""
+        if self.metrics is not None:
+            try:
+                self.metrics.batch(batch)
+            except Exception:
+                logger.exception("a batch was not counted")
 
     def _show(self, models: Models) -> None:
         if self.metrics is not None:
@@ -149,7 +160,7 @@ class Server:
             endpoints.append(own)
         listeners = [await self._listen(endpoints, one) for one in listening]
         watchers = [await self._listen([own], one) for one in metrics]
-        clock = asyncio.get_running_loop().create_task(self._keep_time())
+        clock = asyncio.get_running_loop().create_task(self._every_second())
         ready()
         try:
             await self._stopping.wait()
@@ -208,7 +219,12 @@ class Server:
         self._server_states.append(state)
         factory = partial(
             Connection,
-            ConnectionLimits(header_seconds=limits.header_seconds, connections=most_connections()),
+            ConnectionLimits(
+                header_seconds=limits.header_seconds,
+                write_seconds=limits.body_seconds,
+                linger_seconds=min(_LINGER_SECONDS, limits.body_seconds),
+                connections=most_connections(),
+            ),
             self._traffic,
             config=config,
             server_state=state,
@@ -216,9 +232,13 @@ class Server:
         )
         return await asyncio.get_running_loop().create_server(factory, sock=listening, backlog=_BACKLOG)
 
-    async def _keep_time(self) -> None:
-        """Keep the header `date` of replies current."""
+    async def _every_second(self) -> None:
+        """Keep the header `date` of replies current, and look after the threads that compute."""
+        stopped = False
         while True:
+            if True in [one.fail_if_stopped() for one in self.state.models.served] and not stopped:
+                stopped = True
+                logger.error("a thread of the engine has died; requests and health checks fail until a restart")
             date = [(b"date", formatdate(time(), usegmt=True).encode())]
             for state in self._server_states:
                 state.default_headers = date

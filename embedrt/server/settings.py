@@ -63,7 +63,7 @@ class Limits:
         requests: Requests that wait or run at the same time, for each of the two lanes.
         waiting_texts: Texts that wait at the same time, in all requests.
         request_seconds: Seconds from the end of a request's body to its reply.
-        body_seconds: Seconds for a client to send a body.
+        body_seconds: Seconds for a client to send a body, or to read on in a reply; whoever is not slow has longer.
         header_seconds: Seconds for a client to send the headers of a request.
         idle_seconds: Seconds that a connection is kept open between two requests.
         shutdown_seconds: Seconds for accepted requests to finish after a signal to stop.

@@ -31,24 +31,11 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Running:
-    """A server that runs."""
+class Address:
+    """The address of a server, and a small client for it."""
 
     host: str
     port: int
-    server: Server = field(repr=False)
-    loop: asyncio.AbstractEventLoop = field(repr=False)
-    metrics_port: int | None = None
-
-    @property
-    def state(self) -> State:
-        """State that all requests share."""
-        return self.server.state
-
-    @property
-    def queues(self) -> Queues:
-        """The queues of the models."""
-        return self.server.queues
 
     @property
     def url(self) -> str:
@@ -75,6 +62,25 @@ class Running:
     def get(self, path: str, **headers: str) -> Answer:
         """Send a GET request."""
         return self.request("GET", path, None, headers)
+
+
+@dataclass(frozen=True)
+class Running(Address):
+    """A server that runs."""
+
+    server: Server = field(repr=False)
+    loop: asyncio.AbstractEventLoop = field(repr=False)
+    metrics_port: int | None = None
+
+    @property
+    def state(self) -> State:
+        """State that all requests share."""
+        return self.server.state
+
+    @property
+    def queues(self) -> Queues:
+        """The queues of the models."""
+        return self.server.queues
 
 
 @contextmanager

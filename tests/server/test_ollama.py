@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from embedrt import Embedder
-from tests.kit.server import Running
+from embedrt.server.settings import ModelSettings, Settings
+from tests.kit.server import Running, serving
 
 TEXTS = ["the cat", "", "a river bank", "猫 dog"]
 DETAILS = {"parent_model", "format", "family", "families", "parameter_size", "quantization_level"}
@@ -111,6 +112,13 @@ def test_wrong_fields(served: Running, path: str, fields: dict[str, Any], messag
     answer = served.post(path, {"model": "tiny", **fields})
     assert (answer.status, set(answer.json)) == (400, {"error"})
     assert answer.json["error"].startswith(message)
+
+
+def test_one_model_answers_to_every_name(tiny_bundle: Path) -> None:
+    with serving(Settings((ModelSettings("tiny", str(tiny_bundle)),), threads=1)) as running:
+        answer = running.post("/api/embed", {"model": "nomic-embed-text:latest", "input": "a"})
+        assert (answer.status, answer.json["model"]) == (200, "tiny")
+        assert answer.headers["x-embedrt-model"] == "tiny"
 
 
 @pytest.mark.parametrize("path", ["/api/embed", "/api/embeddings", "/api/show"])

@@ -157,12 +157,50 @@ def test_the_first_model_that_embeds_answers_a_request_without_a_model(served: R
     assert answer.json["model"] == "tiny"
 
 
-def test_unknown_models(server: Running, served: Running, tiny: Embedder) -> None:
+def test_unknown_models(tiny_bundle: Path, served: Running, caplog: pytest.LogCaptureFixture) -> None:
     """One model answers to every name, and says which it is; of several, none does."""
-    answer = server.post("/v1/embeddings", {"input": "a", "model": "text-embedding-3-small"})
-    assert answer.json["model"] == answer.headers["x-embedrt-model"] == "tiny"
+    with serving(Settings((ModelSettings("tiny", str(tiny_bundle)),), threads=1)) as server:
+        for _ in range(3):
+            answer = server.post("/v1/embeddings", {"input": "a", "model": "text-embedding-3-small"})
+            assert answer.json["model"] == answer.headers["x-embedrt-model"] == "tiny"
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("'tiny' answers requests for 'text-embedding-3-small'")
     failure = error(served.post("/v1/embeddings", {"input": "a", "model": "text-embedding-3-small"}), 404)
     assert (failure["code"], failure["param"]) == ("model_not_found", "model")
+
+
+def test_the_path_of_azure(served: Running) -> None:
+    answer = served.post("/openai/deployments/prompted/embeddings?api-version=2024-10-21", {"input": "a"})
+    assert answer.json["model"] == "prompted"
+    path = "/openai/deployments/prompted:query/embeddings"
+    got = served.post(path, {"input": "a", "model": "tiny"}).json["data"]
+    assert got == served.post("/v1/embeddings", {"input": "a", "model": "prompted:query"}).json["data"]
+    assert error(served.post("/openai/deployments/x/embeddings", {"input": "a"}), 404)["code"] == "model_not_found"
+
+
+def test_strict_names(tiny_bundle: Path) -> None:
+    with serving(Settings((ModelSettings("tiny", str(tiny_bundle)),), strict_model=True)) as running:
+        assert error(running.post("/v1/embeddings", {"input": "a", "model": "x"}), 404)["code"] == "model_not_found"
+        for name in ({}, {"model": None}, {"model": ""}, {"model": "tiny"}, {"model": "tiny:query"}):
+            assert running.post("/v1/embeddings", {"input": "a", **name}).status == 200
+
+
+def test_settings_of_a_model(bundles: dict[str, Path], prompted: Embedder) -> None:
+    """Another name, fewer coordinates, and a prompt for requests that name none."""
+    one = ModelSettings(
+        "mine", str(bundles["prompted"]), aliases=("text-embedding-3-small",), truncate_dim=8, default_prompt="dog "
+    )
+    with serving(Settings((one,), threads=1, strict_model=True)) as running:
+        wanted = prompted.encode(TEXTS, prompt="dog ", truncate_dim=8, normalize_embeddings=True)
+        answer = running.post("/v1/embeddings", {"input": TEXTS, "model": "text-embedding-3-small"})
+        assert answer.json["model"] == "mine"
+        got = np.array([item["embedding"] for item in answer.json["data"]])
+        np.testing.assert_allclose(got, wanted, atol=1e-6)
+        wanted = prompted.encode_query(TEXTS, truncate_dim=8, normalize_embeddings=True)
+        np.testing.assert_allclose(embed(running, TEXTS, model="text-embedding-3-small:query"), wanted, atol=1e-6)
+        answer = running.post("/v2/embed", {"texts": TEXTS, "input_type": "search_query", "embedding_types": ["int8"]})
+        plain: Any = prompted.encode_query(TEXTS, truncate_dim=8, precision="int8")
+        np.testing.assert_array_equal(answer.json["embeddings"]["int8"], plain)
 
 
 def test_a_model_of_another_task(served: Running) -> None:

@@ -72,6 +72,7 @@ def test_documents_may_be_objects(served: Running) -> None:
     mixed = [{"text": text, "id": i} if i % 2 else text for i, text in enumerate(DOCUMENTS)]
     plain = served.post("/rerank", body).json["results"]
     assert served.post("/rerank", {**body, "documents": mixed, "rank_fields": ["text"]}).json["results"] == plain
+    assert served.post("/rerank", {**body, "query": {"text": QUERY}}).json["results"] == plain
 
 
 def test_the_model_that_scores_pairs_needs_no_name(served: Running) -> None:

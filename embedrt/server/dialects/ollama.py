@@ -63,7 +63,7 @@ class EmbedReply(msgspec.Struct, kw_only=True):
     """The vectors of a request, in the order of its texts.
 
     Attributes:
-        model: The model, as the request names it.
+        model: The model, as the request names it; another one that answered has its own name.
         embeddings: The vectors.
         total_duration: Nanoseconds of the request.
         load_duration: Nanoseconds of loading, which is over.
@@ -187,7 +187,8 @@ async def embed_texts(body: EmbedRequest, exchange: Exchange) -> Reply:
         options = Options(role, truncate=body.truncate)
         embedded = await embed(served, exchange, texts, options, dim=body.dimensions)
         tokens, rows = embedded.outcome.tokens, embedded.unit
-    before = b'{"model":' + to_json(body.model or served.name) + b',"embeddings":'
+    name = served.name if exchange.notes.substituted else body.model or served.name
+    before = b'{"model":' + to_json(name) + b',"embeddings":'
     facts = {
         "total_duration": time.monotonic_ns() - started,
         "load_duration": 0,

@@ -207,6 +207,12 @@ async def embeddings(body: EmbeddingRequest, exchange: Exchange) -> Reply:
     )
 
 
+async def deployment(body: EmbeddingRequest, exchange: Exchange) -> Reply:
+    """Embed texts with the model that the path names, as Azure's clients ask for it."""
+    body.model = exchange.path.partition("/deployments/")[2].removesuffix("/embeddings")
+    return await embeddings(body, exchange)
+
+
 def _input(body: EmbeddingRequest) -> Inputs:
     if isinstance(body.input, msgspec.UnsetType):
         raise RequestError("input: expected a text or several texts, got nothing", param="input")
@@ -287,6 +293,15 @@ ENDPOINTS = (
         EmbeddingRequest,
         EmbeddingReply,
         also=("/embeddings", "/openai/v1/embeddings"),
+    ),
+    Endpoint(
+        "POST",
+        "/openai/deployments/{model:path}/embeddings",
+        deployment,
+        DIALECT,
+        "Embed texts (Azure)",
+        EmbeddingRequest,
+        EmbeddingReply,
     ),
     Endpoint(
         "GET", "/v1/models", models, DIALECT, "List the models", reply=ModelList, also=("/models", "/openai/v1/models")

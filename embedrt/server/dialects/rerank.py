@@ -49,7 +49,7 @@ class CohereRequest(msgspec.Struct, kw_only=True):
     """A query and documents to rank, as Cohere, Jina and vLLM have it. Unknown fields are ignored.
 
     Attributes:
-        query: The query.
+        query: The query: a text, or an object with a text.
         documents: The documents: texts, or objects with a text.
         model: The model; null takes the first that scores pairs.
         top_n: The number of results; null and 0 are all.
@@ -58,7 +58,7 @@ class CohereRequest(msgspec.Struct, kw_only=True):
         rank_fields: The fields of a document that count; there is only "text".
     """
 
-    query: str
+    query: str | Document
     documents: list[str | Document]
     model: str | None = None
     top_n: int | None = None
@@ -85,7 +85,7 @@ class RerankRequest(msgspec.Struct, kw_only=True):
     """A query and texts or documents to rank, with the fields of all APIs. Unknown fields are ignored.
 
     Attributes:
-        query: The query.
+        query: The query: a text, or for Jina an object with a text.
         texts: The texts of a request to TEI; the fields below belong to it.
         raw_scores: True for the model's logits.
         return_text: True to return the texts.
@@ -99,7 +99,7 @@ class RerankRequest(msgspec.Struct, kw_only=True):
         property: A request with this field and documents is one to Weaviate.
     """
 
-    query: str
+    query: str | Document
     texts: list[str] | msgspec.UnsetType = msgspec.UNSET
     raw_scores: bool | None = None
     return_text: bool | None = None
@@ -212,8 +212,8 @@ async def rerank(body: CohereRequest, exchange: Exchange) -> Reply:
         raise RequestError("rank_fields: expected ['text'], the only field that is read", param="rank_fields")
     if body.top_n is not None and body.top_n < 0:
         raise RequestError(f"top_n: expected 0 or more, got {body.top_n}", param="top_n")
-    documents = [one if isinstance(one, str) else one.text for one in body.documents]
-    served, outcome = await _score(exchange, body.model, body.query, documents, "documents", truncate=body.truncate)
+    query, *documents = [one if isinstance(one, str) else one.text for one in (body.query, *body.documents)]
+    served, outcome = await _score(exchange, body.model, query, documents, "documents", truncate=body.truncate)
     results = [
         {
             "index": row["corpus_id"],
