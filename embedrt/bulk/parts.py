@@ -105,7 +105,25 @@ def open_part(folder: Path, number: int, schema: Any, part_format: PartFormat, v
         BulkError: The part cannot be written; the message has the system's reason.
     """
     name = part_name(number, part_format)
-    with staging(folder / STAGING / name) as fresh:
+    with open_file(folder, folder / STAGING, name, schema, part_format, vector) as part:
+        yield part
+
+
+@contextmanager
+def open_file(
+    folder: Path, beside: Path, name: str, schema: Any, part_format: PartFormat, vector: str
+) -> Iterator[OpenPart]:
+    """A `with` block in which a file of vectors is written, as `open_part`.
+
+    Args:
+        folder: The folder of the file.
+        beside: The folder where it is written.
+        name: Its name.
+        schema: The `pyarrow.Schema` of the result.
+        part_format: The format.
+        vector: The column with the vectors.
+    """
+    with staging(beside / name) as fresh:
         place = fresh / "part"
         place.mkdir()
         with _disk(place / name, folder):

@@ -107,7 +107,7 @@ def test_wrong_sources(folder: Path, source: str, message: str, monkeypatch: pyt
 
 
 def test_wrong_format(folder: Path) -> None:
-    with pytest.raises(BulkError, match="format: expected one of 'parquet', .*, got 'xml'"):
+    with pytest.raises(BulkError, match=r"format: expected one of 'parquet', .*, got 'xml'"):
         names(str(folder), source_format="xml")
     with pytest.raises(BulkError, match="source: expected a file, folder, glob or URL, got none"):
         names()

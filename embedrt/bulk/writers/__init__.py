@@ -49,6 +49,13 @@ class WriterFormat(Protocol):
             OSError: The part cannot be read.
         """
 
+    def read_schema(self, path: Path) -> Any:
+        """The `pyarrow.Schema` of a part, with the metadata of the job.
+
+        Raises:
+            OSError: The part cannot be read.
+        """
+
     def read_part(self, path: Path) -> Any:
         """The rows of a part, as an iterator of `pyarrow.RecordBatch`es.
 

@@ -70,6 +70,14 @@ def read_record(path: Path) -> Any:
     return None if raw is None else json.loads(raw)
 
 
+def read_schema(path: Path) -> Any:
+    """See `WriterFormat`."""
+    try:
+        return pq.read_schema(path)
+    except pa.ArrowInvalid as error:
+        raise OSError(str(error)) from error
+
+
 def read_part(path: Path) -> Iterator[Any]:
     """See `WriterFormat`."""
     with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
