@@ -37,7 +37,7 @@ from embedrt.errors import BulkError
 from embedrt.inputs.values import one_of, positive
 
 Source = str | os.PathLike[str]
-_ERRORS = "errors.jsonl"
+_ERRORS, _STDIN = "errors.jsonl", "_stdin"
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def run_job(
 ) -> Report:
     """Begin or resume a job, as `run`; a signal is in the report."""
     check_options(meaning, course)
-    files = sources.find(source, source_format, target / JOB_FOLDER)
+    files = sources.find(source, source_format, target / _STDIN)
     transform = Transform(model, meaning, dedupe=course.dedupe != "none")
     return run_files(files, target, transform, course)
 
