@@ -10,15 +10,17 @@ LongTexts = Literal["truncate", "error", "mean", "chunks"]
 """What becomes of a text that is too long: truncated, an error, the mean of its windows, or a row for each window."""
 VectorType = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 PartFormat = Literal["parquet", "arrow", "jsonl", "npy", "lance"]
+Dedupe = Literal["none", "window", "all"]
+Engine = Literal["local", "ray", "spark"]
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """Options that decide the result. A job goes on only with the same ones.
+    r"""Options that decide the result. A job goes on only with the same ones.
 
     Attributes:
         text: The text columns, in order; for a reranker two: query and document. Empty takes the only text column.
-        template: A text with fields, as "{title}\\n{body}"; None joins nothing, and needs one column.
+        template: A text with fields, as "{title}\n{body}"; None joins nothing, and needs one column.
         id: The column with ids that are unique; None numbers the rows.
         keep: Columns of the source to keep, in order; None keeps all.
         vector: The name of the column with the result.
@@ -94,10 +96,10 @@ class Course:
     """
 
     shard: tuple[int, int] | None = None
-    dedupe: Literal["none", "window", "all"] = "window"
+    dedupe: Dedupe = "window"
     cache: str | None = None
     restart: bool = False
     progress: bool = True
     json_log: bool = False
-    engine: Literal["local", "ray", "spark"] = "local"
+    engine: Engine = "local"
     engine_options: Mapping[str, str | int] = field(default_factory=dict)

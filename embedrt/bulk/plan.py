@@ -1,6 +1,20 @@
 """The plan of a job: files, and units of their rows."""
 
-from dataclasses import dataclass
+import json
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+_COLUMNS = 5
+"""Columns of the table of units: file, start, stop, offset, first row."""
+
+Pieces = Callable[["SourceFile", int], Iterator[tuple[int, int]]]
+"""Function from a file and a number of rows to pieces of at most so many rows: their rows, and where they start."""
 
 
 @dataclass(frozen=True)
@@ -13,7 +27,7 @@ class SourceFile:
         format: The key in `formats.FORMATS`.
         size: Bytes.
         version: What changes when the file does: modification time in ns, or the etag of a URL.
-        rows: The number of rows.
+        rows: The number of rows; -1 before the file was planned.
     """
 
     path: str
@@ -21,7 +35,7 @@ class SourceFile:
     format: str
     size: int
     version: str
-    rows: int
+    rows: int = -1
 
 
 @dataclass(frozen=True)
@@ -48,3 +62,92 @@ class Unit:
     def rows(self) -> int:
         """The number of rows."""
         return self.stop - self.start
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Files and units. A unit takes 40 bytes: a job may have millions.
+
+    Attributes:
+        files: The files, in order.
+        table: The units, int64 `[units, 5]`.
+    """
+
+    files: Sequence[SourceFile]
+    table: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all files."""
+        return sum(file.rows for file in self.files)
+
+    def unit(self, number: int) -> Unit:
+        """A unit by its number."""
+        return Unit(number, *self.table[number].tolist())
+
+    def bytes_of(self, unit: Unit) -> float:
+        """The share of a unit in the bytes of its file."""
+        file = self.files[unit.file]
+        return file.size * unit.rows / max(file.rows, 1)
+
+
+def make_plan(files: Iterable[SourceFile], part_rows: int, pieces: Pieces) -> Plan:
+    """Split files into units. Without any row there is one empty unit, so that the result has its columns.
+
+    Args:
+        files: The files, in order.
+        part_rows: Rows of a unit, at most.
+        pieces: Splits one file.
+    """
+    planned: list[SourceFile] = []
+    numbers = array("q")
+    first_row = 0
+    for index, file in enumerate(files):
+        row = 0
+        for rows, offset in pieces(file, part_rows):
+            if rows:
+                numbers.extend((index, row, row + rows, offset, first_row))
+                row, first_row = row + rows, first_row + rows
+        planned.append(replace(file, rows=row))
+    if planned and not numbers:
+        numbers.extend((0, 0, 0, 0, 0))
+    return Plan(tuple(planned), np.frombuffer(numbers, np.int64).reshape(-1, _COLUMNS))
+
+
+def write_plan(plan: Plan, files: Path, units: Path) -> None:
+    """Write the files of a plan as lines of JSON, and its units as an array."""
+    with files.open("w", encoding="utf-8") as lines:
+        _write_files(plan.files, lines)
+    np.save(units, plan.table)
+
+
+def read_plan(files: Path, units: Path) -> Plan:
+    """Read what `write_plan` wrote; the units stay on disk until they are used.
+
+    Raises:
+        ValueError: One of the two is damaged.
+        OSError: One of the two cannot be read.
+    """
+    with files.open(encoding="utf-8") as lines:
+        found = tuple(_file(json.loads(line)) for line in lines)
+    table = np.load(units, mmap_mode="r", allow_pickle=False)
+    if table.dtype != np.int64 or table.ndim != 2 or table.shape[1] != _COLUMNS:
+        raise ValueError(f"{units.name}: expected int64 [units, {_COLUMNS}], got {table.dtype} {list(table.shape)}")
+    return Plan(found, table)
+
+
+def _write_files(files: Sequence[SourceFile], lines: IO[str]) -> None:
+    for file in files:
+        lines.write(json.dumps(asdict(file), ensure_ascii=False) + "\n")
+
+
+_FIELDS = {field.name for field in fields(SourceFile)}
+
+
+def _file(value: dict[str, object]) -> SourceFile:
+    if set(value) != _FIELDS:
+        raise ValueError(f"expected the fields {', '.join(sorted(_FIELDS))}, got {', '.join(sorted(value))}")
+    return SourceFile(**value)  # type: ignore[arg-type]

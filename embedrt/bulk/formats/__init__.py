@@ -1,13 +1,14 @@
 """Formats of source files, one module each. `FORMATS` has them by name; a reader streams Arrow record batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from embedrt.bulk.plan import SourceFile, Unit
+from embedrt.bulk.formats import parquet
+from embedrt.bulk.plan import SourceFile
 
 
 class Format(Protocol):
-    """The reader of a format."""
+    """The reader of a format; a module is one."""
 
     def pieces(self, path: str, filesystem: Any, rows: int) -> Iterator[tuple[int, int]]:
         """Split a file without reading more of it than needed.
@@ -18,15 +19,30 @@ class Format(Protocol):
             rows: Rows of a piece, at most.
 
         Yields:
-            The number of rows of each piece, and where it starts in the file: a byte, or 0 for formats with an index.
+            The number of rows of each piece, and where it starts in the file: a byte after decompression, or 0 for
+            formats with an index.
         """
 
     def schema(self, path: str, filesystem: Any) -> Any:
         """The `pyarrow.Schema` of a file; of formats without one, of their first rows."""
 
-    def read(self, file: SourceFile, unit: Unit, filesystem: Any, columns: Sequence[str] | None) -> Iterator[Any]:
-        """Read the rows of a unit as `pyarrow.RecordBatch`es, some columns or all.
+    def stream(
+        self, file: SourceFile, path: str, filesystem: Any, *, row: int, offset: int, columns: Sequence[str] | None
+    ) -> Iterator[Any]:
+        """Read a file from a row on, as `pyarrow.RecordBatch`es.
+
+        Args:
+            file: The file, for messages.
+            path: The path on the filesystem.
+            filesystem: A `pyarrow.fs.FileSystem`.
+            row: The first row; the start of a piece.
+            offset: Where it starts, from `pieces`.
+            columns: The columns; None reads all.
 
         Raises:
-            BulkError: A row cannot be read; the message has file, row and column.
+            BulkError: The file cannot be read; the message has its name and the row.
         """
+
+
+FORMATS: Mapping[str, Format] = {"parquet": parquet}
+"""The formats by name."""
