@@ -3,7 +3,7 @@
 import threading
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ try:
     from daft import DataType
     from daft.ai.protocols import TextEmbedder, TextEmbedderDescriptor
     from daft.ai.provider import Provider
-    from daft.ai.typing import EmbeddingDimensions, EmbedTextOptions
+    from daft.ai.typing import EmbeddingDimensions
 except ImportError as error:
     raise MissingDependencyError("Daft is not installed; run `pip install daft`") from error
 
@@ -85,7 +85,7 @@ class EmbedrtProvider(Provider):  # type: ignore[misc]
         return _NAME
 
     def get_text_embedder(
-        self, model: str | None = None, dimensions: int | None = None, **options: Unpack[EmbedTextOptions]
+        self, model: str | None = None, dimensions: int | None = None, **options: Any
     ) -> TextEmbedderDescriptor:
         """Describe the model to Daft.
 

@@ -21,13 +21,13 @@ except ImportError as error:
 class Encoder:
     """Batches of texts to batches with vectors. Each actor of Ray Data makes one, which loads the model once.
 
-    Batches may be Arrow tables, dicts of NumPy arrays or pandas DataFrames; the result is of the same kind. Arrow tables
-    (`batch_format="pyarrow"`) are the fastest, as nothing is copied.
+    Batches may be Arrow tables, dicts of NumPy arrays or pandas DataFrames; the result is of the same kind. Arrow
+    tables (`batch_format="pyarrow"`) are the fastest, as nothing is copied.
 
     Args:
         model: A bundle folder that every node can read, a name in the local store, or a hub id.
-        **options: Options of `embedrt.bulk.run` about columns, vectors and the model. Without `threads`, the model uses as
-            many as the actor has CPUs (`num_cpus`).
+        **options: Options of `embedrt.bulk.run` about columns, vectors and the model. Without `threads`, the model uses
+            as many as the actor has CPUs (`num_cpus`).
 
     Example:
         >>> dataset.map_batches(

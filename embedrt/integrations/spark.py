@@ -14,7 +14,6 @@ from embedrt.bulk.transform import Transform
 from embedrt.errors import MissingDependencyError
 
 try:
-    import pyspark
     from pyspark import TaskContext
     from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 except ImportError as error:
@@ -53,8 +52,8 @@ def encoder(model: str | Path, **options: Unpack[Options]) -> Encoding:
 
     Args:
         model: A bundle folder that every executor can read, a name in the local store, or a hub id.
-        **options: Options of `embedrt.bulk.run` about columns, vectors and the model. Vectors are lists of variable size, as
-            Spark has no others. Without `threads`, the model uses `spark.task.cpus` of them.
+        **options: Options of `embedrt.bulk.run` about columns, vectors and the model. Vectors are lists of variable
+            size, as Spark has no others. Without `threads`, the model uses `spark.task.cpus` of them.
 
     Raises:
         ValueError: Spark has no such type for vectors.
@@ -65,10 +64,10 @@ def encoder(model: str | Path, **options: Unpack[Options]) -> Encoding:
     """
     choice, meaning = choices(model, {"fixed_size": False, **options})
     if meaning.fixed_size:
-        raise ValueError("fixed_size: expected False, found True: Spark has no lists of fixed size")
+        raise ValueError("fixed_size: expected False, got True: Spark has no lists of fixed size")
     if meaning.vector_type not in _VECTOR_TYPES:
         raise ValueError(
-            f"vector_type: expected one of {', '.join(_VECTOR_TYPES)}, found {meaning.vector_type!r}: Spark has no such type"
+            f"vector_type: expected {' or '.join(_VECTOR_TYPES)}, got {meaning.vector_type!r}: Spark has no such type"
         )
     return Encoding(choice, meaning)
 

@@ -70,7 +70,7 @@ def opened() -> Iterator[Callable[[str, Layout], Database]]:
 Opened = Callable[[str, Layout], Database]
 
 
-def stored(url: str, database: Any) -> dict[str, tuple[NDArray[np.float32], dict[str, Any]]]:
+def stored(url: str, database: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
     """The rows of a table by id, read with the database's own client."""
     scheme = url.partition(":")[0]
     if scheme == "qdrant":
@@ -97,7 +97,8 @@ def stored(url: str, database: Any) -> dict[str, tuple[NDArray[np.float32], dict
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Vectors of length 1: Qdrant stores these for the cosine similarity."""
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    scaled: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return scaled
 
 
 def assert_rows(url: str, database: Database, rows: Rows) -> None:

@@ -1,5 +1,6 @@
 """Engines with real workers: every unit once, whatever dies."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def test_every_unit_is_computed_once_by_two_workers(engine: str, work: Squares) 
 def test_units_are_drawn_as_workers_become_free(engine: str, work: Squares) -> None:
     drawn = []
 
-    def numbers():  # type: ignore[no-untyped-def]
+    def numbers() -> Iterator[int]:
         for number in range(1000):
             drawn.append(number)
             yield number

@@ -29,7 +29,7 @@ class _Vector:
     raw: bytes
 
 
-class _VectorDumper(Dumper):
+class _VectorDumper(Dumper):  # type: ignore[misc]  # psycopg is not in the environment that lints
     """The writer of that format."""
 
     format = Format.BINARY
@@ -87,8 +87,8 @@ class PgVector:
             fresh = connection.execute("SELECT to_regclass(%s)", [self._table.as_string()]).fetchone() == (None,)
             connection.execute(SQL("CREATE TABLE IF NOT EXISTS {} ({})").format(self._table, SQL(", ").join(columns)))
             if fresh:
-                comment = f"{FINGERPRINT}={layout.fingerprint}"
-                connection.execute(SQL("COMMENT ON TABLE {} IS {}").format(self._table, comment))
+                made = f"{FINGERPRINT}={layout.fingerprint}"
+                connection.execute(SQL("COMMENT ON TABLE {} IS {}").format(self._table, made))
             dim, comment = self._found()
         fingerprint = comment.partition("=")[2] if comment and comment.startswith(f"{FINGERPRINT}=") else None
         check_space(self._table.as_string(), layout, dim, fingerprint)
@@ -100,7 +100,10 @@ class PgVector:
 
     def _found(self) -> tuple[int, str | None]:
         """The coordinates and the comment of the table."""
-        query = "SELECT atttypmod, obj_description(attrelid) FROM pg_attribute WHERE attrelid = %s::regclass AND attname = %s"
+        query = (
+            "SELECT atttypmod, obj_description(attrelid) FROM pg_attribute"
+            " WHERE attrelid = %s::regclass AND attname = %s"
+        )
         found = self._connection.execute(query, [self._table.as_string(), self._layout.vector]).fetchone()
         if found is None:
             raise BulkError(

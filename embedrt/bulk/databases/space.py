@@ -25,6 +25,6 @@ def check_space(table: str, layout: Layout, dim: int, fingerprint: str | None) -
         )
     if fingerprint not in {None, layout.fingerprint}:
         raise BulkError(
-            f"table {table!r}: expected vectors with the fingerprint {fingerprint}, got {layout.fingerprint}: another model "
-            "made those of the table; choose another table"
+            f"table {table!r}: expected vectors with the fingerprint {fingerprint}, got {layout.fingerprint}: another "
+            "model made those of the table; choose another table"
         )

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol, TypeVar
 
-Item = TypeVar("Item", contravariant=True)
-Outcome = TypeVar("Outcome", covariant=True)
+Item_contra = TypeVar("Item_contra", contravariant=True)
+Outcome_co = TypeVar("Outcome_co", covariant=True)
 
 ENGINES = {"ray": "embedrt.bulk.engines.ray", "spark": "embedrt.bulk.engines.spark"}
 
@@ -26,16 +26,14 @@ class Assigned:
     bundle: str | None = None
 
 
-class Work(Protocol[Item, Outcome]):
-    """The work of a job, sent to the workers by pickle.
+class Work(Protocol[Item_contra, Outcome_co]):
+    """The work of a job, sent to the workers by pickle."""
 
-    Attributes:
-        model: The bundle folder, for shipping.
-    """
+    @property
+    def model(self) -> str:
+        """The bundle folder, for shipping."""
 
-    model: str
-
-    def open(self, assigned: Assigned) -> Callable[[Item], Outcome]:
+    def open(self, assigned: Assigned) -> Callable[[Item_contra], Outcome_co]:
         """Load the model, once in a worker process.
 
         Args:

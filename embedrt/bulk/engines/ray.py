@@ -1,8 +1,8 @@
 """Ray: actors that load the model once, and take units one after the other.
 
-Options: "address" of a cluster ("auto" for the one of this machine; without it, Ray of this program or a new one), "workers"
-(as many as the cluster has CPUs or GPUs for), "cpus" of a worker (1), "gpus" of a worker (0), "ship" (1 sends the
-bundle to the workers, for clusters without a shared folder).
+Options: "address" of a cluster ("auto" for the one of this machine; without it, Ray of this program or a new one),
+"workers" (as many as the cluster has CPUs or GPUs for), "cpus" of a worker (1), "gpus" of a worker (0), "ship" (1 sends
+the bundle to the workers, for clusters without a shared folder).
 """
 
 from collections import deque

@@ -1,8 +1,8 @@
 """Spark: every unit is a task; a Python worker loads the model once, and keeps it for its later tasks.
 
-Options: "address" of a cluster (a master, or sc:// for Spark Connect; without it, the session of this program or a local
-one), "workers" (units at once; as many as Spark has slots for), "ship" (1 sends the bundle to the workers, for clusters
-without a shared folder; not with Spark Connect).
+Options: "address" of a cluster (a master, or sc:// for Spark Connect; without it, the session of this program or a
+local one), "workers" (units at once; as many as Spark has slots for), "ship" (1 sends the bundle to the workers, for
+clusters without a shared folder; not with Spark Connect).
 """
 
 import hashlib
@@ -108,7 +108,8 @@ def _slots(session: Any) -> int:
         context = session.sparkContext
     except PySparkException as error:
         raise ValueError("engine option 'workers': Spark Connect does not tell the number of slots; give it") from error
-    return max(context.defaultParallelism // int(context.getConf().get("spark.task.cpus", "1")), 1)
+    cpus = int(context.getConf().get("spark.task.cpus", "1"))
+    return max(int(context.defaultParallelism) // cpus, 1)
 
 
 def _shipped(session: Any, bundle: Path, stack: ExitStack) -> str:
@@ -122,7 +123,7 @@ def _shipped(session: Any, bundle: Path, stack: ExitStack) -> str:
 
 
 def _spread(session: Any, task: _Task, items: Iterable[Any], count: int) -> Iterator[Any]:
-    """Submit so many units at once, from a thread each: a job of one task for a unit, so that its outcome comes at once."""
+    """Submit so many units at once, from a thread each. A unit is a job of Spark, so that its outcome comes at once."""
     outcomes: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
     waiting, lock, stopped = iter(items), threading.Lock(), threading.Event()
     end = object()
