@@ -49,7 +49,7 @@ Shard = tuple[int, int]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What decides the result of a job, but for its source.
+    """Everything that decides the result of a job, but for its source.
 
     Attributes:
         model: The name of the model, for people.
@@ -274,7 +274,7 @@ def open_job(
 
 
 def differences(target: Path, record: Record, wanted: Wanted, files: Sequence[SourceFile]) -> list[str]:
-    """What differs between a job and what is wanted, one line each."""
+    """Differences between a job and the options and files of a run, one line each."""
     found = []
     before, after = asdict(record.wanted), asdict(wanted)
     del before["model"], after["model"]

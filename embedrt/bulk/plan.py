@@ -88,10 +88,12 @@ class Plan:
         """A unit by its number."""
         return Unit(number, *self.table[number].tolist())
 
-    def bytes_of(self, unit: Unit) -> float:
-        """The share of a unit in the bytes of its file."""
-        file = self.files[unit.file]
-        return file.size * unit.rows / max(file.rows, 1)
+    def shares(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The rows of units, and their shares in the bytes of their files."""
+        file, start, stop = self.table[numbers, :3].T
+        rows = stop - start
+        width = np.array([one.size / max(one.rows, 1) for one in self.files])
+        return rows, rows * width[file]
 
 
 def make_plan(files: Iterable[SourceFile], part_rows: int, pieces: Pieces) -> Plan:

@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Protocol, TextIO
 
+import numpy as np
+
 from embedrt.bulk.job import Job
 from embedrt.bulk.manifest import Line
 from embedrt.bulk.transform import Facts
 
 
 class Progress(Protocol):
-    """What is shown of a run."""
+    """A display of a run."""
 
     def made(self, line: Line) -> None:
         """Show a part that was made."""
@@ -67,7 +69,7 @@ class _Bar:
 
         self._estimate = Estimate(job)
         self._bar: Any = tqdm(
-            total=sum(job.task(number).unit.rows for number in job.missing()),
+            total=self._estimate.rows,
             unit="row",
             bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} rows{postfix}",
         )
@@ -88,18 +90,23 @@ class Estimate:
 
     Args:
         job: The job.
+
+    Attributes:
+        rows: Rows of the units without a part.
     """
 
     def __init__(self, job: Job) -> None:
-        self._job = job
+        self._plan = job.plan
         self._started = time.monotonic()
-        self._bytes_left = sum(job.plan.bytes_of(job.plan.unit(number)) for number in job.missing())
+        rows, shares = job.plan.shares(np.fromiter(job.missing(), np.int64))
+        self.rows = int(rows.sum())
+        self._bytes_left = float(shares.sum())
         self._bytes = 0.0
         self._facts = Facts()
 
     def add(self, line: Line) -> None:
         """Count a part."""
-        share = self._job.plan.bytes_of(self._job.plan.unit(line.unit))
+        share = float(self._plan.shares(np.array([line.unit]))[1][0])
         self._bytes += share
         self._bytes_left -= share
         self._facts += line.facts

@@ -201,7 +201,7 @@ def adopted(task: Task) -> Line | None:
 
 
 def _record(task: Task, facts: Facts) -> dict[str, Any]:
-    """What a part says about itself. Without times: equal vectors make equal files."""
+    """The record in a part, from which its line can be made again. Without times: equal vectors make equal files."""
     return {
         "job": task.job,
         "unit": task.unit.number,
