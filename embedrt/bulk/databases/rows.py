@@ -1,5 +1,6 @@
 """Rows of a part as databases take them: an id, a vector and the other columns."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +88,7 @@ def rows_of(table: Any, meaning: Meaning, layout: Layout, first_row: int) -> Row
         first_row: The number of the first row in the whole source.
 
     Raises:
-        BulkError: An id is negative.
+        BulkError: An id is negative, or there twice.
     """
     ids = _ids(table, meaning, layout, first_row)
     valid = np.flatnonzero(table[layout.vector].is_valid().to_numpy())
@@ -95,7 +96,13 @@ def rows_of(table: Any, meaning: Meaning, layout: Layout, first_row: int) -> Row
     flat = kept[layout.vector].combine_chunks().flatten()
     vectors = flat.to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(len(valid), layout.dim)
     others = kept.select(layout.others.names)
-    return Rows([ids[i] for i in valid.tolist()], vectors, others)
+    found = [ids[i] for i in valid.tolist()]
+    if len(set(found)) < len(found):
+        twice = next(one for one, count in Counter(found).items() if count > 1)
+        raise BulkError(
+            f"column {meaning.id!r}: expected unique ids, got {twice!r} more than once; choose another column"
+        )
+    return Rows(found, vectors, others)
 
 
 def _ids(table: Any, meaning: Meaning, layout: Layout, first_row: int) -> list[Any]:

@@ -1,7 +1,7 @@
 """Units of a job as the work of an engine."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,7 +55,9 @@ class UnitWork:
         return unit
 
 
-def lines(engine: str, transform: Transform, tasks: Iterable[Task], options: Mapping[str, str | int]) -> Iterator[Line]:
+def lines(
+    engine: str, transform: Transform, tasks: Iterable[Task], options: Mapping[str, str | int]
+) -> Generator[Line]:
     """Compute units on the workers of an engine.
 
     Args:
@@ -72,8 +74,7 @@ def lines(engine: str, transform: Transform, tasks: Iterable[Task], options: Map
     """
     model = transform.encoder.model
     work = UnitWork(os.path.abspath(model.folder), transform, (transform.fingerprint, transform.dtype))  # noqa: PTH100
-    found: Iterator[Line] = results(engine, work, map(_anywhere, tasks), options)
-    return found
+    yield from results(engine, work, map(_anywhere, tasks), options)
 
 
 def _anywhere(task: Task) -> Task:
