@@ -23,7 +23,7 @@ RUN := $(VENV)/$(BIN)/python -m
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEW_PIP := "pip>=25.1" # knows dependency groups
 
-.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients test-clusters fuzz fuzz-server endurance kills soak audit lint fix bench bench-tasks bench-serve bench-gpu docs docs-serve golden table build clean
+.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients test-clusters fuzz fuzz-server endurance kills kills-bulk soak audit lint fix bench bench-tasks bench-serve bench-gpu docs docs-serve golden table build clean
 
 help:  ## show this
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -54,6 +54,9 @@ endurance: $(VENV)/.develop  ## random lists of texts, and many threads, for min
 
 kills: $(VENV)/.develop  ## every writing operation killed at random steps; ARGS="--kills 300 --seed 7"
 	$(RUN) tests.endurance.kills $(ARGS)
+
+kills-bulk: $(VENV)/.develop  ## bulk jobs killed at random moments, then resumed; ARGS="--kills 60 --seed 7"
+	$(RUN) tests.bulk.kills $(ARGS)
 
 soak: $(VENV)/.develop  ## random calls with random faults; ARGS="--minutes 30 --seed 7"
 	$(RUN) tests.endurance.soak $(ARGS)

@@ -155,21 +155,26 @@ def _values(column: Any) -> tuple[list[Any], dict[int, str]]:
     except UnicodeDecodeError:
         return _decoded(column)
     bad = [row for row, value in enumerate(values) if type(value) is not str]
-    return values, {row: f"expected str, got {_kind(values[row])}" for row in bad}
+    return values, {row: f"expected str, got {kind_of(values[row])}" for row in bad}
 
 
 def _decoded(column: Any) -> tuple[list[Any], dict[int, str]]:
     """The values of a column of which some are not UTF-8."""
-    values: list[Any] = []
-    messages: dict[int, str] = {}
     wide = pa.types.is_large_string(column.type)
-    for row, raw in enumerate(column.cast(pa.large_binary() if wide else pa.binary()).to_pylist()):
+    return decoded(column.cast(pa.large_binary() if wide else pa.binary()).to_pylist())
+
+
+def decoded(raw: Sequence[bytes | None]) -> tuple[list[str | None], dict[int, str]]:
+    """The texts in bytes, and a message for each that is not UTF-8, or null."""
+    values: list[str | None] = []
+    messages: dict[int, str] = {}
+    for row, one in enumerate(raw):
         try:
-            values.append(None if raw is None else raw.decode())
+            values.append(None if one is None else one.decode())
         except UnicodeDecodeError as error:
             values.append(None)
             messages[row] = not_utf8(error)
-        if raw is None:
+        if one is None:
             messages[row] = "expected str, got null"
     return values, messages
 
@@ -179,7 +184,8 @@ def not_utf8(error: UnicodeDecodeError) -> str:
     return f"expected UTF-8, got byte 0x{error.object[error.start]:02x} at position {error.start + 1}"
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """The kind of a value, for messages."""
     if value is None:
         return "null"
     if isinstance(value, float) and value != value:  # noqa: PLR0124 - NaN

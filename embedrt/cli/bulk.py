@@ -25,17 +25,14 @@ class _Bulk(click.Command):
         return other.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
 
 
-class _Shard(click.ParamType[tuple[int, int]]):
-    """A shard, as 3/8."""
-
-    name = "shard"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Split the two numbers; the job checks their range."""
-        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", str(value))
-        if found is None:
-            self.fail(f"expected I/N, such as 3/8, got {value!r}", param, ctx)
-        return int(found[1]), int(found[2])
+def _shard(value: str | None) -> tuple[int, int] | None:
+    """The two numbers of a shard such as 3/8; the job checks their range."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", value)
+    if found is None:
+        raise click.BadParameter(f"expected I/N, such as 3/8, got {value!r}")
+    return int(found[1]), int(found[2])
 
 
 _ON_ERROR = ("fail", "null", "skip")
@@ -90,7 +87,12 @@ _PART_FORMATS = ("parquet", "arrow", "jsonl", "npy", "lance")
 @click.option("--with-tokens", is_flag=True, help='Add the columns "n_tokens" and "truncated".')
 @click.option("--part-format", type=click.Choice(_PART_FORMATS), default="parquet", show_default=True)
 @click.option("--part-rows", type=int, metavar="N", default=16384, show_default=True, help="Rows of a part, at most.")
-@click.option("--shard", type=_Shard(), metavar="I/N", help="Make every N-th part from the I-th on, I from 1 to N.")
+@click.option(
+    "--shard",
+    metavar="I/N",
+    callback=lambda context, option, value: _shard(value),
+    help="Make every N-th part from the I-th on, I from 1 to N.",
+)
 @click.option(
     "--dedupe",
     type=click.Choice(("none", "window", "all")),

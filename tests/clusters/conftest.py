@@ -12,6 +12,9 @@ import pytest
 from tests.kit.pages import ROOT
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# On a busy machine its processes start slowly.
+os.environ["RAY_raylet_start_wait_time_s"] = os.environ["RAY_worker_register_timeout_seconds"] = "300"
+os.environ["RAY_gcs_rpc_server_connect_timeout_s"] = os.environ["RAY_gcs_server_request_timeout_seconds"] = "120"
 os.environ["DAFT_ANALYTICS_ENABLED"] = "0"
 os.environ["DO_NOT_TRACK"] = "1"
 os.environ["ANONYMIZED_TELEMETRY"] = "False"

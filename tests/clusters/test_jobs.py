@@ -159,7 +159,7 @@ def test_another_model_on_a_worker_is_an_error(
         return results(name, UnitWork(str(minilm_bundle), work.transform, work.space), items, options)
 
     monkeypatch.setattr("embedrt.bulk.engines.units.results", other)
-    with pytest.raises(BulkError, match="expected the model .* on a worker; copy the bundle there, or ship it"):
+    with pytest.raises(BulkError, match=r"expected the model .* on a worker; copy the bundle there, or ship it"):
         run("out", engine=engine, engine_options={"workers": 1})
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from embedrt.bulk.formats import parquet
+from embedrt.bulk.formats import arrow, csv, jsonl, lines, parquet
 from embedrt.bulk.plan import SourceFile
 
 
@@ -44,5 +44,12 @@ class Format(Protocol):
         """
 
 
-FORMATS: Mapping[str, Format] = {"parquet": parquet}
+FORMATS: Mapping[str, Format] = {
+    "parquet": parquet,
+    "arrow": arrow,
+    "jsonl": jsonl,
+    "csv": csv.CSV,
+    "tsv": csv.TSV,
+    "lines": lines,
+}
 """The formats by name."""
