@@ -216,7 +216,8 @@ def bulk_tables(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         versions = ", ".join(f"{package} {found}" for package, found in record["versions"].items())
         yield f"- Versions: Python {record['machine']['python']}, {versions}"
         yield f"- Measured {record['date'][:10]} with `{record['command']}`; file `benchmarks/results/{record['file']}`"
-        yield f"- Texts: {record['rows']} rows of {record['corpus']}; Parquet to Parquet, rounds in turn: {record['rounds']}"
+        yield f"- Texts: {record['rows']} rows of {record['corpus']}, Parquet to Parquet"
+        yield f"- Engines in turn, rounds: {record['rounds']}"
         yield "- Peak memory is that of all processes of an engine"
         yield ""
         yield "| engine | dtype | rows/s | speed | compared with | peak memory, MB | in the second half | max error |"

@@ -44,12 +44,11 @@ class Encoder:
         if options.get("threads") is None:
             options["threads"] = assigned_threads()
         self._transform = Transform(*choices(model, options))
+        self._transform.encoder  # noqa: B018 - loads the model before the first batch
 
     def __call__(self, batch: Any) -> Any:
         """Add the column with the result to a batch."""
-        table = _table(batch)
-        # A batch without rows has columns without a type.
-        result = self._transform(table).table if table.num_rows else table
+        result = self._transform(_table(batch)).table
         if isinstance(batch, pa.Table):
             return result
         if isinstance(batch, Mapping):

@@ -1,8 +1,8 @@
 """Spark: a function for `DataFrame.mapInArrow`."""
 
 from collections.abc import Iterator
-from functools import cache
-from itertools import chain
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from embedrt.bulk.arguments import Options, choices
 from embedrt.bulk.options import Meaning, ModelChoice
+from embedrt.bulk.reading import tables
 from embedrt.bulk.transform import Transform
 from embedrt.errors import MissingDependencyError
 
@@ -43,8 +44,9 @@ class Encoding:
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Add the column with the result to every batch of a partition."""
-        for table in windows(batches, self._meaning.part_rows):
-            yield from transform(placed(self._model), self._meaning)(table).table.to_batches()
+        encode = transform(placed(self._model), self._meaning)
+        for table in tables(batches, encode.most_rows):
+            yield from encode(table).table.to_batches()
 
 
 def encoder(model: str | Path, **options: Unpack[Options]) -> Encoding:
@@ -72,7 +74,7 @@ def encoder(model: str | Path, **options: Unpack[Options]) -> Encoding:
     return Encoding(choice, meaning)
 
 
-@cache
+@lru_cache(maxsize=4)
 def transform(model: ModelChoice, meaning: Meaning) -> Transform:
     """The transform of this process, which keeps its model loaded."""
     return Transform(model, meaning)
@@ -80,22 +82,9 @@ def transform(model: ModelChoice, meaning: Meaning) -> Transform:
 
 def placed(model: ModelChoice) -> ModelChoice:
     """The model with the threads and the GPU that Spark has assigned to the task, where the user has chosen none."""
-    from dataclasses import replace
-
     task = TaskContext.get()
     if task is None:
         return model
     gpus = task.resources().get("gpu")
     device = f"cuda:{gpus.addresses[0]}" if gpus and model.device is None else model.device
     return replace(model, device=device, threads=model.threads or task.cpus())
-
-
-def windows(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
-    """Join batches to tables of about so many rows: a model sorts the texts of a table by length."""
-    waiting: list[pa.RecordBatch] = []
-    for batch in chain(batches, [None]):
-        if waiting and (batch is None or sum(map(len, waiting)) + len(batch) > rows):
-            yield pa.Table.from_batches(waiting)
-            waiting = []
-        if batch is not None and len(batch):
-            waiting.append(batch)

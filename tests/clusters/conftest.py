@@ -11,13 +11,15 @@ import pytest
 
 from tests.kit.pages import ROOT
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-# On a busy machine its processes start slowly.
-os.environ["RAY_raylet_start_wait_time_s"] = os.environ["RAY_worker_register_timeout_seconds"] = "300"
-os.environ["RAY_gcs_rpc_server_connect_timeout_s"] = os.environ["RAY_gcs_server_request_timeout_seconds"] = "120"
-os.environ["DAFT_ANALYTICS_ENABLED"] = "0"
-os.environ["DO_NOT_TRACK"] = "1"
-os.environ["ANONYMIZED_TELEMETRY"] = "False"
+os.environ.update(
+    {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_register_timeout_seconds": "300",  # on a busy machine its processes start slowly
+        "DAFT_ANALYTICS_ENABLED": "0",
+        "DO_NOT_TRACK": "1",
+        "ANONYMIZED_TELEMETRY": "False",
+    }
+)
 # Workers import what tests define.
 os.environ["PYTHONPATH"] = str(ROOT)
 os.environ["PYSPARK_PYTHON"] = sys.executable

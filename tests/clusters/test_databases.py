@@ -157,12 +157,11 @@ def test_a_table_is_opened_again(url: str, opened: Opened) -> None:
     assert_rows(url, database, rows_of(table, MEANING, layout, 0))
 
 
-def test_another_model_is_refused(url: str, opened: Opened) -> None:
+def test_another_model_is_refused(url: str) -> None:
     layout = layout_for(part([1]))
-    opened(url, layout).upsert(rows_of(part([1]), MEANING, layout, 0))
-    if not url.startswith("qdrant"):
-        with pytest.raises(BulkError, match="expected vectors with the fingerprint space-1, got space-2"):
-            opened(url, replace(layout, fingerprint="space-2"))
+    open_database(url, layout).close()
+    with pytest.raises(BulkError, match="expected vectors with the fingerprint space-1, got space-2"):
+        open_database(url, replace(layout, fingerprint="space-2"))
 
 
 def test_vectors_of_another_width_are_refused(url: str) -> None:
@@ -216,6 +215,12 @@ def test_chunks_have_ids_of_their_own(id_: str | None) -> None:
 def test_negative_ids_are_an_error() -> None:
     table = part([-1, 1])
     with pytest.raises(BulkError, match="column 'id': expected ids that are not negative, got -1"):
+        rows_of(table, MEANING, layout_for(table), 0)
+
+
+def test_ids_that_are_there_twice_are_an_error() -> None:
+    table = part([1, 2, 1])
+    with pytest.raises(BulkError, match="column 'id': expected unique ids, got 1 more than once"):
         rows_of(table, MEANING, layout_for(table), 0)
 
 

@@ -190,6 +190,16 @@ def test_a_part_that_was_not_noted_is_written_again(run: Run, tmp_path: Path) ->
     assert sorted(table["id"].to_pylist()) == sorted(f"row-{i}" for i in range(ROWS))
 
 
+def test_a_table_that_was_dropped_is_written_again(run: Run, tmp_path: Path) -> None:
+    import lancedb
+
+    run("out")
+    url = f"lancedb://{tmp_path}/database?table=texts"
+    embedrt.bulk.load(tmp_path / "out", url)
+    lancedb.connect(tmp_path / "database").drop_table("texts")
+    assert embedrt.bulk.load(tmp_path / "out", url).rows == ROWS
+
+
 def test_a_damaged_part_does_not_go_into_a_database(run: Run, tmp_path: Path) -> None:
     run("out")
     (tmp_path / "out/part-00000002.parquet").write_bytes(b"PAR1")

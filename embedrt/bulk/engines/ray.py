@@ -5,6 +5,7 @@ Options: "address" of a cluster ("auto" for the one of this machine; without it,
 the bundle to the workers, for clusters without a shared folder).
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from embedrt.bulk.engines import Assigned, Work
 from embedrt.bulk.engines.options import OptionValue, refuse_unknown, text, whole
 from embedrt.bulk.engines.shipping import packed, unpacked
-from embedrt.errors import BulkError, MissingDependencyError
+from embedrt.errors import BulkError, EmbedrtError, MissingDependencyError
 
 try:
     import ray
@@ -33,15 +34,22 @@ class _Worker:
     """The actor."""
 
     def __init__(self, work: Work[Any, Any], threads: int, archive: Any) -> None:
-        bundle = None if archive is None else str(unpacked(archive))
-        # Ray shows an actor without GPUs none, so the device is left to the model.
-        self._compute: Callable[[Any], Any] = work.open(Assigned(threads=threads, bundle=bundle))
+        self._work = work
+        self._threads = threads
+        self._archive = archive
+        self._lock = threading.Lock()
+        self._opened: Callable[[Any], Any] | None = None
 
-    def compute(self, item: Any) -> tuple[Any, BaseException | None]:
-        """The outcome of a unit, or its error: Ray would wrap an error, and try again what fails each time."""
+    def compute(self, item: Any) -> tuple[Any, EmbedrtError | None]:
+        """The outcome of a unit, or its error: Ray would wrap an error, or start the actor again."""
         try:
-            return self._compute(item), None
-        except BulkError as error:
+            with self._lock:
+                if self._opened is None:
+                    bundle = None if self._archive is None else str(unpacked(self._archive))
+                    # Ray shows an actor without GPUs none, so the device is left to the model.
+                    self._opened = self._work.open(Assigned(threads=self._threads, bundle=bundle))
+            return self._opened(item), None
+        except EmbedrtError as error:
             return None, error
 
 
@@ -107,12 +115,12 @@ def _done(running: dict[Any, Any], free: deque[Any]) -> Iterator[Any]:
         free.append(running.pop(reference))
         try:
             outcome, error = ray.get(reference)
-        except ray.exceptions.RayActorError as died:
+        except ray.exceptions.RayTaskError as failed:
+            raise BulkError(f"a worker failed: {failed.cause!r}") from failed
+        except ray.exceptions.RayError as died:
             raise BulkError(
                 f"a worker died {_RETRIES + 1} times at the same unit, perhaps for lack of memory: {died}"
             ) from died
-        except ray.exceptions.RayTaskError as failed:
-            raise BulkError(f"a worker failed: {failed.cause!r}") from failed
         if error is not None:
             raise error
         yield outcome

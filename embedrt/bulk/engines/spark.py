@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +22,7 @@ import pyarrow as pa
 from embedrt.bulk.engines import Assigned, Work
 from embedrt.bulk.engines.options import OptionValue, refuse_unknown, text, whole
 from embedrt.bulk.engines.shipping import packed, unpacked
-from embedrt.errors import BulkError, MissingDependencyError
+from embedrt.errors import BulkError, EmbedrtError, MissingDependencyError
 
 try:
     from pyspark import SparkFiles, TaskContext
@@ -55,15 +55,15 @@ class _Task:
             outcomes = [self._outcome(pickle.loads(item)) for item in batch.column(0).to_pylist()]  # noqa: S301
             yield pa.RecordBatch.from_pydict({"outcome": pa.array(map(pickle.dumps, outcomes), pa.binary())})
 
-    def _outcome(self, item: Any) -> tuple[Any, BulkError | None]:
+    def _outcome(self, item: Any) -> tuple[Any, EmbedrtError | None]:
         """The outcome of a unit, or its error: Spark would try again what fails each time."""
         try:
             return _opened(self._work, self._archive)(item), None
-        except BulkError as error:
+        except EmbedrtError as error:
             return None, error
 
 
-@cache
+@lru_cache(maxsize=1)  # a model is large
 def _opened(work: bytes, archive: str | None) -> Callable[[Any], Any]:
     """The work of a job, opened once in this Python worker."""
     task = TaskContext.get()
