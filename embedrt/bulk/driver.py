@@ -6,10 +6,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 from embedrt.bulk import sources
+from embedrt.bulk.engines.units import lines
 from embedrt.bulk.formats import FORMATS
 from embedrt.bulk.job import Job, Wanted, open_job
 from embedrt.bulk.known import open_known
@@ -320,7 +320,6 @@ def _compute_there(
     stopped: Callable[[], bool],
 ) -> None:
     """Compute units on the workers of an engine."""
-    engine = import_module(f"embedrt.bulk.engines.{course.engine}")
 
     def until_stopped() -> Iterator[Task]:
         for task in tasks:
@@ -328,8 +327,9 @@ def _compute_there(
                 return
             yield task
 
-    for line in engine.lines(transform, until_stopped(), course.engine_options):
-        commit(line)
+    with contextlib.closing(lines(course.engine, transform, until_stopped(), course.engine_options)) as found:
+        for line in found:
+            commit(line)
 
 
 def _say(message: str) -> None:

@@ -111,6 +111,10 @@ _PART_FORMATS = ("parquet", "arrow", "jsonl", "npy", "lance")
 @click.option("--engine", type=click.Choice(("local", "ray", "spark")), default="local", show_default=True)
 @click.option("--address", metavar="ADDRESS", help="Address of the cluster, as the engine takes it.")
 @click.option("--workers", type=int, metavar="N", help="Workers of the engine.")
+@click.option(
+    "--engine-option", "engine_options", multiple=True, metavar="NAME=VALUE", help="Such as gpus=1, cpus=4 or ship=1."
+)
+@click.option("--to", "urls", multiple=True, metavar="URL", help="Write the parts to a vector database as well.")
 def bulk(
     sources: tuple[str, ...],
     target: Path,
@@ -124,6 +128,8 @@ def bulk(
     plain_lists: bool,
     address: str | None,
     workers: int | None,
+    engine_options: tuple[str, ...],
+    urls: tuple[str, ...],
     **given: Any,
 ) -> int:
     """Encode the texts of files into files of vectors. Run the same command again to resume.
@@ -132,8 +138,13 @@ def bulk(
     one for a range of rows. Each is there whole or not at all, and `TARGET/_job` has what resumes the job. SIGINT and
     SIGTERM end the job after the part in progress.
 
+    --to writes the rows of finished parts to a table: lancedb:///FOLDER?table=NAME, qdrant://HOST?table=NAME,
+    chroma://HOST?table=NAME or pgvector://HOST/DATABASE?table=NAME. Rows with the same ids are replaced.
+
     `embedrt bulk check TARGET` checks every part by its hash, and `embedrt bulk merge TARGET FILE` joins them.
     """
+    from embedrt.bulk.databases.address import without_password
+    from embedrt.bulk.databases.loading import load
     from embedrt.bulk.driver import run_job
     from embedrt.bulk.options import Course, Meaning, ModelChoice
 
@@ -150,7 +161,7 @@ def bulk(
         fixed_size=not plain_lists,
         **{name: given[name] for name in _MEANING},
     )
-    engine = {"address": address, "workers": workers}
+    engine = {"address": address, "workers": workers, **dict(map(_named, engine_options))}
     course = Course(
         cache=None if given["cache"] is None else str(given["cache"]),
         engine_options={name: value for name, value in engine.items() if value is not None},
@@ -164,10 +175,25 @@ def bulk(
         f"{facts.truncated} truncated, {facts.duplicates} duplicate, {facts.failed} failed"
     )
     if report.stopped is None:
+        for url in urls:
+            loaded = load(target, url)
+            streams.note(f"{without_password(url)}: {loaded.parts} of {loaded.units} parts, {loaded.rows} rows written")
         return 0
     name = signal.Signals(report.stopped).name
     print(f"embedrt: ended by {name}; run the same command again to resume", file=sys.stderr)
     return 128 + report.stopped
+
+
+def _named(option: str) -> tuple[str, str]:
+    """Split an option of the engine.
+
+    Raises:
+        ValueError: It has no value.
+    """
+    name, sign, value = option.partition("=")
+    if not sign:
+        raise ValueError(f"--engine-option: expected NAME=VALUE, got {option!r}")
+    return name, value
 
 
 _MEANING = (
