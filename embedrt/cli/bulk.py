@@ -25,17 +25,14 @@ class _Bulk(click.Command):
         return other.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
 
 
-class _Shard(click.ParamType[tuple[int, int]]):
-    """A shard, as 3/8."""
-
-    name = "shard"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Split the two numbers; the job checks their range."""
-        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", str(value))
-        if found is None:
-            self.fail(f"expected I/N, such as 3/8, got {value!r}", param, ctx)
-        return int(found[1]), int(found[2])
+def _shard(value: str | None) -> tuple[int, int] | None:
+    """The two numbers of a shard such as 3/8; the job checks their range."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", value)
+    if found is None:
+        raise click.BadParameter(f"expected I/N, such as 3/8, got {value!r}")
+    return int(found[1]), int(found[2])
 
 
 _ON_ERROR = ("fail", "null", "skip")
@@ -90,7 +87,12 @@ _PART_FORMATS = ("parquet", "arrow", "jsonl", "npy", "lance")
 @click.option("--with-tokens", is_flag=True, help='Add the columns "n_tokens" and "truncated".')
 @click.option("--part-format", type=click.Choice(_PART_FORMATS), default="parquet", show_default=True)
 @click.option("--part-rows", type=int, metavar="N", default=16384, show_default=True, help="Rows of a part, at most.")
-@click.option("--shard", type=_Shard(), metavar="I/N", help="Make every N-th part from the I-th on, I from 1 to N.")
+@click.option(
+    "--shard",
+    metavar="I/N",
+    callback=lambda context, option, value: _shard(value),
+    help="Make every N-th part from the I-th on, I from 1 to N.",
+)
 @click.option(
     "--dedupe",
     type=click.Choice(("none", "window", "all")),
@@ -109,6 +111,10 @@ _PART_FORMATS = ("parquet", "arrow", "jsonl", "npy", "lance")
 @click.option("--engine", type=click.Choice(("local", "ray", "spark")), default="local", show_default=True)
 @click.option("--address", metavar="ADDRESS", help="Address of the cluster, as the engine takes it.")
 @click.option("--workers", type=int, metavar="N", help="Workers of the engine.")
+@click.option(
+    "--engine-option", "engine_options", multiple=True, metavar="NAME=VALUE", help="Such as gpus=1, cpus=4 or ship=1."
+)
+@click.option("--to", "urls", multiple=True, metavar="URL", help="Write the parts to a vector database as well.")
 def bulk(
     sources: tuple[str, ...],
     target: Path,
@@ -122,6 +128,8 @@ def bulk(
     plain_lists: bool,
     address: str | None,
     workers: int | None,
+    engine_options: tuple[str, ...],
+    urls: tuple[str, ...],
     **given: Any,
 ) -> int:
     """Encode the texts of files into files of vectors. Run the same command again to resume.
@@ -130,8 +138,13 @@ def bulk(
     one for a range of rows. Each is there whole or not at all, and `TARGET/_job` has what resumes the job. SIGINT and
     SIGTERM end the job after the part in progress.
 
+    --to writes the rows of finished parts to a table: lancedb:///FOLDER?table=NAME, qdrant://HOST?table=NAME,
+    chroma://HOST?table=NAME or pgvector://HOST/DATABASE?table=NAME. Rows with the same ids are replaced.
+
     `embedrt bulk check TARGET` checks every part by its hash, and `embedrt bulk merge TARGET FILE` joins them.
     """
+    from embedrt.bulk.databases.address import without_password
+    from embedrt.bulk.databases.loading import load
     from embedrt.bulk.driver import run_job
     from embedrt.bulk.options import Course, Meaning, ModelChoice
 
@@ -148,7 +161,7 @@ def bulk(
         fixed_size=not plain_lists,
         **{name: given[name] for name in _MEANING},
     )
-    engine = {"address": address, "workers": workers}
+    engine = {"address": address, "workers": workers, **dict(map(_named, engine_options))}
     course = Course(
         cache=None if given["cache"] is None else str(given["cache"]),
         engine_options={name: value for name, value in engine.items() if value is not None},
@@ -162,10 +175,25 @@ def bulk(
         f"{facts.truncated} truncated, {facts.duplicates} duplicate, {facts.failed} failed"
     )
     if report.stopped is None:
+        for url in urls:
+            loaded = load(target, url)
+            streams.note(f"{without_password(url)}: {loaded.parts} of {loaded.units} parts, {loaded.rows} rows written")
         return 0
     name = signal.Signals(report.stopped).name
     print(f"embedrt: ended by {name}; run the same command again to resume", file=sys.stderr)
     return 128 + report.stopped
+
+
+def _named(option: str) -> tuple[str, str]:
+    """Split an option of the engine.
+
+    Raises:
+        ValueError: It has no value.
+    """
+    name, sign, value = option.partition("=")
+    if not sign:
+        raise ValueError(f"--engine-option: expected NAME=VALUE, got {option!r}")
+    return name, value
 
 
 _MEANING = (
