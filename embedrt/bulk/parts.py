@@ -17,7 +17,6 @@ from embedrt.errors import BulkError
 
 STAGING = ".unfinished"
 """The folder in the target where parts are written."""
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)

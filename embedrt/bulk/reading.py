@@ -6,10 +6,14 @@ from typing import Any
 
 from embedrt.bulk.arrow import pa
 from embedrt.bulk.formats import FORMATS
+from embedrt.bulk.formats.blocks import COMPRESSIONS
 from embedrt.bulk.plan import SourceFile, Unit
 from embedrt.bulk.sources import open_filesystem
 from embedrt.errors import BulkError
 
+# Rows of a local file that are read in vain, rather than those from the start of a row group on.
+_SKIPPED_ROWS = 1 << 17
+_COMPRESSED = tuple(COMPRESSIONS)
 # About the bytes of the rows that are handled together.
 _BYTES = 1 << 25
 
@@ -68,10 +72,13 @@ class Reader:
         self._place = place
 
     def _at(self, file: SourceFile, unit: Unit, columns: tuple[str, ...] | None) -> _Place:
-        """The place at a unit, or a place in the same file before it that is not further away than its start."""
+        """The place at a unit, or the last one in the same file if the rows between are soon read."""
         place, self._place = self._place, None  # an iterator that is abandoned leaves no place
-        if place is not None and place.key == (file, columns) and place.row == unit.start:
-            return place
+        if place is not None and place.key == (file, columns):
+            gap = unit.start - place.row
+            most = 0 if "://" in file.path else _SKIPPED_ROWS
+            if 0 <= gap <= most or (gap > 0 and file.name.endswith(_COMPRESSED)):
+                return place
         filesystem, path = open_filesystem(file.path)
         batches = FORMATS[file.format].stream(
             file, path, filesystem, row=unit.start, offset=unit.offset, columns=columns
