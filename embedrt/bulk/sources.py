@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
+from urllib.parse import quote, unquote
 
 from embedrt.bulk.arrow import fs, pa
 from embedrt.bulk.formats import FORMATS
@@ -167,21 +168,29 @@ def _json(path: Path) -> Any:
 
 
 def _remote(url: str, source_format: str | None) -> list[SourceFile]:
-    """The files of a URL: one file, all files below a folder, or those that match a glob."""
-    wild = next((i for i, part in enumerate(url.split("/")) if _WILD.intersection(part)), None)
-    root = url if wild is None else "/".join(url.split("/")[:wild])
-    filesystem, place = open_filesystem(root)
-    prefix = root[: len(root) - len(place)] if root.endswith(place) else root.partition("://")[0] + "://"
+    """The files of a URL: one file, all files below a folder, or those that match a glob.
+
+    What follows "?" are options of the filesystem, such as the region, which the URL of each file has too.
+    """
+    base, mark, options = url.partition("?")
+    parts = base.split("/")
+    wild = next((i for i, part in enumerate(parts) if "*" in part or "[" in part), None)
+    root = base if wild is None else "/".join(parts[:wild])
+    filesystem, place = open_filesystem(root + mark + options)
     info = filesystem.get_file_info(place)
     if wild is None and info.type == fs.FileType.File:
         return [_file(url, PurePosixPath(place).name, source_format, _state_of(filesystem, place, info))]
-    found = filesystem.get_file_info(fs.FileSelector(place, recursive=True, allow_not_found=True))
+    spelled = unquote(root)
+    prefix = spelled.removesuffix(place) if spelled.endswith(place) else spelled.partition("://")[0] + "://"
+    escape = str if isinstance(filesystem, fs.PyFileSystem) else quote  # fsspec takes paths as they are
     files = []
+    found = filesystem.get_file_info(fs.FileSelector(place, recursive=True, allow_not_found=True))
     for one in sorted(found, key=lambda one: str(one.path)):
         name = PurePosixPath(one.path).relative_to(place).as_posix()
-        is_wanted = _is_wanted(name) if wild is None else _matches(name, "/".join(url.split("/")[wild:]))
+        is_wanted = _is_wanted(name) if wild is None else _matches(name, "/".join(parts[wild:]))
         if one.type == fs.FileType.File and is_wanted:
-            files.append(_file(prefix + one.path, name, source_format, _state_of(filesystem, one.path, one)))
+            path = prefix + escape(one.path) + mark + options
+            files.append(_file(path, name, source_format, _state_of(filesystem, one.path, one)))
     if not files:
         raise BulkError(f"{url}: no file is there, or none matches")
     return files

@@ -75,6 +75,15 @@ def test_urls(folder: Path) -> None:
         state(f"{url}/none.parquet")
 
 
+def test_urls_with_spaces_and_options(folder: Path) -> None:
+    (folder / "b").rename(folder / "a b%20c")
+    (file,) = find([f"{folder.as_uri()}/*/y.parquet?use_mmap=false"], None, folder)
+    assert file.path == f"{folder.as_uri()}/a%20b%2520c/y.parquet?use_mmap=false"
+    assert state(file.path) == (file.size, file.version)
+    (file,) = find([file.path], None, folder)
+    assert (file.name, file.format) == ("y.parquet", "parquet")
+
+
 def test_urls_of_fsspec(folder: Path) -> None:
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")
