@@ -10,7 +10,7 @@ from typing import Any
 from embedrt.bulk.arrow import pa
 from embedrt.bulk.options import PartFormat
 from embedrt.bulk.writers import WRITERS, Writer
-from embedrt.bundle.atomic import replace_files
+from embedrt.bundle.atomic import publish, replace_files
 from embedrt.bundle.disk import bytes_in, explained
 from embedrt.bundle.staging import staging
 from embedrt.errors import BulkError
@@ -69,11 +69,14 @@ class OpenPart:
         """
         with _disk(self._path, self._folder):
             self._writer.close({**record, "rows": self.rows})
-            made = Part(self._path.name, self.rows, self._path.stat().st_size, sha256_of(self._path))
+            made = Part(self._path.name, self.rows, size_of(self._path), sha256_of(self._path))
             beside = self._path.parent.parent / "beside"
             if beside.is_dir():  # first, so that a part is never without them
                 replace_files(beside, self._folder)
-            replace_files(self._path.parent, self._folder)
+            if self._path.is_dir():
+                publish(self._path, self._folder / self._path.name, overwrite=True)
+            else:
+                replace_files(self._path.parent, self._folder)
         self.made = made
         return made
 
@@ -138,9 +141,18 @@ def open_file(
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a part."""
+    """SHA-256 of a part; of a folder, over the names and contents of its files."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        lines = [f"{sha256_of(file)} {file.relative_to(path).as_posix()}\n" for file in files]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a part."""
+    return bytes_in(path) if path.is_dir() else path.stat().st_size
 
 
 def read_record(path: Path) -> Any:
