@@ -37,7 +37,7 @@ from embedrt.errors import BulkError
 from embedrt.inputs.values import one_of, positive
 
 Source = str | os.PathLike[str]
-_ERRORS = "errors.jsonl"
+_ERRORS, _STDIN = "errors.jsonl", "_stdin"
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,10 @@ def run_job(
 ) -> Report:
     """Begin or resume a job, as `run`; a signal is in the report."""
     check_options(meaning, course)
-    files = sources.find(source, source_format, target / JOB_FOLDER)
+    check_places(source, target)
+    files = sources.find(source, source_format, target / _STDIN)
+    if inside := [file for file in files if _is_below(file.path, target) and not _is_below(file.path, target / _STDIN)]:
+        raise ValueError(f"target: expected a folder that has no source file, got {inside[0].path}; choose another one")
     transform = Transform(model, meaning, dedupe=course.dedupe != "none")
     return run_files(files, target, transform, course)
 
@@ -291,6 +294,24 @@ def check_options(meaning: Meaning, course: Course) -> None:
             f"engine: {course.engine!r} spreads the units itself, and workers share no table; leave out shard, cache "
             "and dedupe='all'"
         )
+
+
+def check_places(source: Sequence[str], target: Path) -> None:
+    """Check that a job does not read what it writes.
+
+    Raises:
+        ValueError: The target is a URL, or lies in a folder of the source.
+    """
+    if "://" in str(target) or ":/" in str(target)[2:]:  # `Path` joins the slashes
+        raise ValueError(f"target: expected a folder, got the URL {str(target)!r}; write to a folder, then copy it")
+    for one in source:
+        if "://" not in one and Path(one).is_dir() and _is_below(target, Path(one)):
+            raise ValueError(f"target: expected a folder outside of the source {one}, got {target}")
+
+
+def _is_below(path: Source, folder: Path) -> bool:
+    """Return True if a path is a folder or something in it."""
+    return "://" not in str(path) and Path(path).resolve().is_relative_to(folder.resolve())
 
 
 def _check_shard(shard: tuple[int, int]) -> None:

@@ -232,7 +232,7 @@ def find_job(target: Path) -> Job:
     record = _read_record(target)
     if record is None:
         raise BulkError(f"{target}: expected the folder of a bulk job, found no {JOB_FOLDER}/{_RECORD} in it")
-    return Job(target, record, _read_plan(target))
+    return Job(target, record, _read_plan(target, record))
 
 
 @contextlib.contextmanager
@@ -266,7 +266,7 @@ def open_job(
             record = _read_record(target)
             if record is None or differences(target, record, wanted, files):
                 raise BulkError(f"{target}: another run began another job there; choose another folder")
-        plan = _read_plan(target)
+        plan = _read_plan(target, record)
         plan = replace(plan, files=_with_paths(plan.files, files))
         name = "" if shard is None else f"-{shard[0]}-of-{shard[1]}"
         with contextlib.nullcontext() if shard is None else _locked(target / JOB_FOLDER / f"lock{name}"):
@@ -282,7 +282,7 @@ def differences(target: Path, record: Record, wanted: Wanted, files: Sequence[So
     for old, new in ((before, after), meanings):
         found += [f"{name}: was {_shown(old[name])}, got {_shown(new[name])}" for name in old if old[name] != new[name]]
     if record.source != _digest(files):
-        found += list(_changed_files(_read_plan(target).files, files))
+        found += list(_changed_files(_read_plan(target, record).files, files))
     return found
 
 
@@ -366,12 +366,16 @@ def _read_record(target: Path) -> Record | None:
         raise BulkError(f"{path.parent}: {error}; delete the folder, and run with --restart") from error
 
 
-def _read_plan(target: Path) -> Plan:
+def _read_plan(target: Path, record: Record) -> Plan:
     folder = target / JOB_FOLDER
+    remedy = "delete the folder, and run with --restart"
     try:
-        return read_plan(folder / _FILES, folder / _UNITS)
+        plan = read_plan(folder / _FILES, folder / _UNITS)
     except (OSError, ValueError) as error:
-        raise BulkError(f"{folder}: the plan is damaged: {error}; delete the folder, and run with --restart") from error
+        raise BulkError(f"{folder}: the plan is damaged: {error}; {remedy}") from error
+    if (_digest(plan.files), plan.rows, len(plan)) != (record.source, record.rows, record.units):
+        raise BulkError(f"{folder}: the plan is damaged: it has not the files and units of {_RECORD}; {remedy}")
+    return plan
 
 
 def _create(target: Path, wanted: Wanted, files: Sequence[SourceFile], pieces: Pieces) -> None:

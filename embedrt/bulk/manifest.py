@@ -66,7 +66,7 @@ class Line:
 
 
 _FIELDS = {one.name for one in fields(Line)}
-_INTEGERS = [one.name for one in fields(Line) if one.type is int]
+_TYPES = {one.name: one.type for one in fields(Line) if isinstance(one.type, type)}
 
 
 def read_lines(folder: Path) -> Iterator[Line]:
@@ -89,7 +89,9 @@ def _line(raw: bytes) -> Line | None:
         return None
     if not isinstance(value, dict) or set(value) != _FIELDS:
         return None
-    if any(type(value[name]) is not int for name in _INTEGERS):
+    if any(type(value[name]) is not kind for name, kind in _TYPES.items()):
+        return None
+    if value["unit"] < 0 or Path(value["part"]).name != value["part"]:
         return None
     return Line(**value)
 

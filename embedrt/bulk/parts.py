@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,8 @@ def open_file(
             yield part
         finally:
             if part.made is None:
-                writer.abandon()
+                with suppress(OSError, pa.ArrowException):  # on a full disk; what ended the block is raised
+                    writer.abandon()
 
 
 def sha256_of(path: Path) -> str:

@@ -3,12 +3,14 @@
 import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from embedrt.bundle.strict_json import decode, parse_json
 
 _COLUMNS = 5
 """Columns of the table of units: file, start, stop, offset, first row."""
@@ -133,23 +135,19 @@ def read_plan(files: Path, units: Path) -> Plan:
         ValueError: One of the two is damaged.
         OSError: One of the two cannot be read.
     """
-    with files.open(encoding="utf-8") as lines:
-        found = tuple(_file(json.loads(line)) for line in lines)
-    table = np.load(units, mmap_mode="r", allow_pickle=False)
+    with files.open("rb") as lines:
+        found = tuple(decode(SourceFile, parse_json(line, files.name), files.name) for line in lines)
+    try:
+        table = np.load(units, mmap_mode="r", allow_pickle=False)
+    except EOFError as error:
+        raise ValueError(f"{units.name}: empty") from error
     if table.dtype != np.int64 or table.ndim != 2 or table.shape[1] != _COLUMNS:
         raise ValueError(f"{units.name}: expected int64 [units, {_COLUMNS}], got {table.dtype} {list(table.shape)}")
+    if len(table) and not 0 <= table[:, 0].min() <= table[:, 0].max() < len(found):
+        raise ValueError(f"{units.name}: expected units of {len(found)} files")
     return Plan(found, table)
 
 
 def _write_files(files: Sequence[SourceFile], lines: IO[str]) -> None:
     for file in files:
         lines.write(json.dumps(asdict(file), ensure_ascii=False) + "\n")
-
-
-_FIELDS = {field.name for field in fields(SourceFile)}
-
-
-def _file(value: dict[str, object]) -> SourceFile:
-    if set(value) != _FIELDS:
-        raise ValueError(f"expected the fields {', '.join(sorted(_FIELDS))}, got {', '.join(sorted(value))}")
-    return SourceFile(**value)  # type: ignore[arg-type]

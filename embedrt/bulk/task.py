@@ -105,8 +105,7 @@ class Making:
         target = Path(task.target)
         try:
             _write_errors(target / JOB_FOLDER / ERRORS, task.unit.number, self._errors)
-            part.commit(_record(task, self._facts))
-            return line_of(task, self._facts)
+            return line_of(task, self._facts, part.commit(_record(task, self._facts)).sha256)
         except OSError as error:
             raise BulkError(f"{target}: writing {task.part} failed: {reason(error)}; the parts are whole") from error
 
@@ -170,7 +169,7 @@ def check_unchanged(file: SourceFile) -> None:
         )
 
 
-def line_of(task: Task, facts: Facts) -> Line:
+def line_of(task: Task, facts: Facts, sha256: str) -> Line:
     """The manifest line of a part that is in place."""
     path = Path(task.target) / task.part
     status = path.stat()
@@ -183,7 +182,7 @@ def line_of(task: Task, facts: Facts) -> Line:
         part=task.part,
         size=status.st_size,
         mtime_ns=status.st_mtime_ns,
-        sha256=parts.sha256_of(path),
+        sha256=sha256,
         fingerprint=task.fingerprint,
         versions=versions(),
         **asdict(facts),
@@ -196,7 +195,7 @@ def adopted(task: Task) -> Line | None:
     if path.exists():
         found = parts.read_record(path)
         if isinstance(found, dict) and (found.get("job"), found.get("unit")) == (task.job, task.unit.number):
-            return line_of(task, Facts(**found["facts"]))
+            return line_of(task, Facts(**found["facts"]), parts.sha256_of(path))
     return None
 
 

@@ -118,6 +118,13 @@ class TestResume:
         path.write_text(f"{line}\n{path.read_text()}")
         assert find_job(place / "out").parts == UNITS
 
+    @pytest.mark.parametrize("change", [{"unit": -1}, {"unit": 99}, {"part": "../x"}, {"rows": "7"}, {"seconds": None}])
+    def test_a_line_with_another_value_is_no_line(self, place: Path, change: dict[str, Any]) -> None:
+        path = place / "out" / "_job" / "manifest.jsonl"
+        first, *rest = lines(place / "out")
+        path.write_text("\n".join(json.dumps(line) for line in [{**first, **change}, *rest]) + "\n")
+        assert find_job(place / "out").parts == UNITS - 1
+
     def test_a_part_of_another_job_is_not_taken(self, place: Path, tiny_bundle: Path, expected: Expected) -> None:
         jobs.run_again(place / "in", place / "other", tiny_bundle, normalize=True)
         shutil.copy(place / "other" / "part-00000001.parquet", place / "out" / "part-00000001.parquet")
@@ -149,10 +156,10 @@ class TestRefusal:
     def test_another_option(self, place: Path, tiny_bundle: Path, options: dict[str, Any], difference: str) -> None:
         with pytest.raises(BulkError) as error:
             jobs.run_again(place / "in", place / "out", tiny_bundle, **options)
-        assert str(error.value) == (
-            f"{place / 'out'}: the job there has another source or other options: {difference}; choose another "
-            "folder, or run with --restart to start over"
-        )
+        message = str(error.value)
+        assert message.startswith(f"{place / 'out'}: the job there has another source or other options: ")
+        assert message.endswith(f"{difference}; choose another folder, or run with --restart to start over")
+        assert ("fingerprint" in message) == ("max_seq_length" in options)
 
     def test_another_model(self, place: Path, tmp_path: Path) -> None:
         from embedrt import export
@@ -325,3 +332,41 @@ def test_options_that_do_not_fit() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             run("in", "out", model="none", **options)
+
+
+def test_places_that_do_not_fit(place: Path, tiny_bundle: Path) -> None:
+    """A job would read its own parts at the next run."""
+    with pytest.raises(ValueError, match="target: expected a folder outside of the source"):
+        jobs.run_again(place / "in", place / "in" / "out", tiny_bundle)
+    with pytest.raises(ValueError, match=r"target: expected a folder that has no source file, got .*a\.parquet"):
+        jobs.run_again(place / "in" / "a.parquet", place / "in", tiny_bundle)
+    with pytest.raises(ValueError, match="target: expected a folder, got the URL 's3:/bucket/out'"):
+        run(place / "in", "s3://bucket/out", model=tiny_bundle)
+    assert sorted(path.name for path in (place / "in").iterdir()) == ["a.parquet", "b.parquet"]
+
+
+@pytest.mark.parametrize("dedupe", ["none", "window", "all"])
+def test_equal_texts(place: Path, tiny_bundle: Path, expected: Expected, dedupe: str) -> None:
+    report = jobs.run_again(place / "in", place / "new", tiny_bundle, dedupe=dedupe)
+    pairs = jobs.ROWS // 9
+    assert report.done.duplicates == {"none": 0, "window": report.done.duplicates, "all": pairs}[dedupe]
+    if dedupe == "window":
+        assert 0 < report.done.duplicates < pairs
+    jobs.require_whole(place / "new", *expected)
+
+
+def test_a_cache_serves_other_jobs(place: Path, tiny_bundle: Path, expected: Expected) -> None:
+    cache = place / "cache"
+    assert jobs.run_again(place / "in", place / "first", tiny_bundle, cache=cache).done.tokens > 0
+    report = jobs.run_again(place / "in", place / "second", tiny_bundle, cache=cache, part_rows=30)
+    assert (report.done.tokens, report.done.duplicates) == (0, jobs.ROWS)
+    jobs.require_whole(place / "second", *expected)
+    other = jobs.run_again(place / "in", place / "third", tiny_bundle, cache=cache, normalize=True)
+    assert other.done.tokens > 0
+
+
+def test_a_cache_that_is_damaged(place: Path, tiny_bundle: Path) -> None:
+    (place / "cache").mkdir()
+    (place / "cache" / "results.sqlite").write_bytes(b"no table" * 1000)
+    with pytest.raises(BulkError, match=r"results\.sqlite: the table of results failed: file is not a database; make"):
+        jobs.run_again(place / "in", place / "new", tiny_bundle, cache=place / "cache")
