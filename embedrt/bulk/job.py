@@ -32,7 +32,7 @@ from embedrt.bulk.plan import Pieces, Plan, SourceFile, make_plan, read_plan, wr
 from embedrt.bulk.task import JOB_FOLDER, Task, adopted, host, versions
 from embedrt.bulk.transform import Facts
 from embedrt.bundle.locks import Lock, try_lock
-from embedrt.bundle.staging import flush, staging, sync
+from embedrt.bundle.staging import clear, flush, staging, sync
 from embedrt.bundle.strict_json import RecordError, decode, read_json
 from embedrt.errors import BulkError
 
@@ -258,6 +258,8 @@ def open_job(
     """
     target.mkdir(parents=True, exist_ok=True)
     with _locked(target / _LOCK, shared=shard is not None) as lock:
+        for folder in (target, target / parts.STAGING, target / JOB_FOLDER):
+            clear(folder)  # of runs that were killed: this one may have nothing to write
         record = _current(target, wanted, files, lock, restart=restart)
         if record is None:
             _create(target, wanted, files, pieces)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from embedrt.bulk import check, merge, run, task
 from embedrt.bulk.job import find_job
+from embedrt.bundle.locks import Lock
 from embedrt.errors import BulkError
 from tests.bulk import jobs
 
@@ -281,6 +282,40 @@ class TestTwoRuns:
     def test_another_shard_runs(self, place: Path, tiny_bundle: Path, paused: threading.Event) -> None:
         paused.set()
         assert jobs.run_again(place / "in", place / "new", tiny_bundle, shard=(2, 2)).is_whole
+
+
+def test_two_runs_at_once_without_locks(
+    place: Path, tiny_bundle: Path, expected: Expected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network file system that has none."""
+    monkeypatch.setattr("embedrt.bulk.job.try_lock", lambda *_, **__: Lock.UNSUPPORTED)
+    barrier = threading.Barrier(3)
+    reports = []
+
+    def act() -> None:
+        barrier.wait()
+        reports.append(jobs.run_again(place / "in", place / "new", tiny_bundle))
+
+    runs = [threading.Thread(target=act) for _ in range(3)]
+    for one in runs:
+        one.start()
+    for one in runs:
+        one.join()
+    assert [report.is_whole for report in reports] == [True] * 3
+    monkeypatch.undo()
+    jobs.require_whole(place / "new", *expected)
+    assert jobs.run_again(place / "in", place / "new", tiny_bundle).made.rows == 0
+
+
+def test_a_source_without_rows(place: Path, tiny_bundle: Path) -> None:
+    """The result has its columns all the same."""
+    for path in (place / "in").iterdir():
+        pq.write_table(pq.read_table(path).slice(0, 0), path)
+    report = jobs.run_again(place / "in", place / "new", tiny_bundle)
+    assert (report.parts, report.units, report.done.rows) == (1, 1, 0)
+    assert check(place / "new").is_whole
+    assert pq.read_table(merge(place / "new", place / "merged.parquet")).schema.names == ["id", "text", "embedding"]
+    assert jobs.run_again(place / "in", place / "new", tiny_bundle).made.rows == 0
 
 
 def test_a_source_that_is_replaced_meanwhile(place: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
