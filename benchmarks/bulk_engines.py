@@ -159,7 +159,7 @@ ENGINES: dict[str, Callable[..., float]] = {
 
 def vectors_of(target: Path) -> dict[int, Any]:
     """The vectors that an engine wrote, by id."""
-    found = {}
+    found: dict[int, Any] = {}
     for path in sorted(target.rglob("*.parquet")):
         table = pq.read_table(path)
         if "embedding" in table.column_names:

@@ -32,7 +32,7 @@ from embedrt.bulk.plan import Pieces, Plan, SourceFile, make_plan, read_plan, wr
 from embedrt.bulk.task import JOB_FOLDER, Task, adopted, host, versions
 from embedrt.bulk.transform import Facts
 from embedrt.bundle.locks import Lock, try_lock
-from embedrt.bundle.staging import flush, staging, sync
+from embedrt.bundle.staging import clear, flush, staging, sync
 from embedrt.bundle.strict_json import RecordError, decode, read_json
 from embedrt.errors import BulkError
 
@@ -215,10 +215,8 @@ def _agrees(target: Path, line: Line) -> bool:
     """Return True if a part is the one of a line; it is hashed if its time is another."""
     path = target / line.part
     try:
-        status = path.stat()
-        return status.st_size == line.size and (
-            status.st_mtime_ns == line.mtime_ns or parts.sha256_of(path) == line.sha256
-        )
+        size, mtime_ns = parts.state_of(path)
+        return size == line.size and (mtime_ns == line.mtime_ns or parts.sha256_of(path) == line.sha256)
     except OSError:
         return False
 
@@ -260,6 +258,8 @@ def open_job(
     """
     target.mkdir(parents=True, exist_ok=True)
     with _locked(target / _LOCK, shared=shard is not None) as lock:
+        for folder in (target, target / parts.STAGING, target / JOB_FOLDER):
+            clear(folder)  # of runs that were killed: this one may have nothing to write
         record = _current(target, wanted, files, lock, restart=restart)
         if record is None:
             _create(target, wanted, files, pieces)

@@ -17,6 +17,8 @@ from embedrt.errors import BulkError
 
 STAGING = ".unfinished"
 """The folder in the target where parts are written."""
+BESIDE = (".json", ".parquet")
+"""Endings after that of a part, of the files beside it."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,15 @@ class OpenPart:
         """
         with _disk(self._path, self._folder):
             self._writer.close({**record, "rows": self.rows})
-            made = Part(self._path.name, self.rows, size_of(self._path), sha256_of(self._path))
             beside = self._path.parent.parent / "beside"
             if beside.is_dir():  # first, so that a part is never without them
                 replace_files(beside, self._folder)
+            target = self._folder / self._path.name
             if self._path.is_dir():
-                publish(self._path, self._folder / self._path.name, overwrite=True)
+                publish(self._path, target, overwrite=True)
             else:
                 replace_files(self._path.parent, self._folder)
+            made = Part(target.name, self.rows, state_of(target)[0], sha256_of(target))
         self.made = made
         return made
 
@@ -139,19 +142,36 @@ def open_file(
                     writer.abandon()
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a part; of a folder, over the names and contents of its files."""
+def files_of(path: Path) -> list[Path]:
+    """The files of a part: itself with those beside it, or everything in its folder."""
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        lines = [f"{sha256_of(file)} {file.relative_to(path).as_posix()}\n" for file in files]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    beside = (path.with_name(f"{path.name}{ending}") for ending in BESIDE)
+    return [path, *(file for file in beside if file.exists())]
 
 
-def size_of(path: Path) -> int:
-    """The bytes of a part."""
-    return bytes_in(path) if path.is_dir() else path.stat().st_size
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a part; of several files, over their names and hashes."""
+    files = files_of(path)
+    if files == [path]:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for one in files:
+        with one.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{found} {one.relative_to(path.parent).as_posix()}\n".encode())
+    return digest.hexdigest()
+
+
+def state_of(path: Path) -> tuple[int, int]:
+    """The bytes of a part, and its newest modification time in ns.
+
+    Raises:
+        OSError: It is not there.
+    """
+    statuses = [file.stat() for file in files_of(path)]
+    return sum(status.st_size for status in statuses), max((status.st_mtime_ns for status in statuses), default=0)
 
 
 def read_record(path: Path) -> Any:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,8 @@ def run(kills: int, seed: int, act: Callable[[random.Random, Given, Path], None]
             try:
                 act(draw, given, Path(name) / f"out-{i}")
             except Exception as error:  # noqa: BLE001 - whatever comes out is a finding
-                findings.append(f"job {i} of seed {seed}: {type(error).__name__}: {error}")
+                place = traceback.format_tb(error.__traceback__)[-1].strip()
+                findings.append(f"job {i} of seed {seed}: {type(error).__name__}: {error}\n{place}")
                 print(findings[-1], flush=True)
     return findings
 

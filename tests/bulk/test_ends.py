@@ -146,3 +146,25 @@ def test_the_words_of_the_command(tmp_path: Path, tiny_bundle: Path) -> None:
     done = subprocess.run([*program, "check", target], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 1
     assert "missing: 1; run the job again" in done.stdout
+
+
+LEAVE = """
+import os, sys
+from pathlib import Path
+from embedrt.bundle.staging import staging
+entered = [staging(Path(name)) for name in sys.argv[1:]]
+for one in entered:
+    one.__enter__()
+os._exit(0)
+"""
+
+
+def test_a_run_with_nothing_to_write_clears_what_killed_runs_left(tmp_path: Path, tiny_bundle: Path) -> None:
+    texts = jobs.write_source(tmp_path / "in", 20)
+    jobs.run_again(tmp_path / "in", tmp_path / "out", tiny_bundle)
+    places = [tmp_path / "out", tmp_path / "out" / ".unfinished", tmp_path / "out" / "_job"]
+    subprocess.run([sys.executable, "-c", LEAVE, *(str(place / "x") for place in places)], check=True, timeout=240)
+    assert [len(list(place.glob(".unfinished-*"))) for place in places] == [1, 1, 1]
+    assert jobs.run_again(tmp_path / "in", tmp_path / "out", tiny_bundle).made.rows == 0
+    assert [len(list(place.glob(".unfinished-*"))) for place in places] == [0, 0, 0]
+    jobs.require_whole(tmp_path / "out", texts, jobs.vectors_of(tiny_bundle, texts))

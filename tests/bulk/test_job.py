@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from embedrt.bulk import check, merge, run, task
 from embedrt.bulk.job import find_job
+from embedrt.bundle.locks import Lock
 from embedrt.errors import BulkError
 from tests.bulk import jobs
 
@@ -283,6 +284,40 @@ class TestTwoRuns:
         assert jobs.run_again(place / "in", place / "new", tiny_bundle, shard=(2, 2)).is_whole
 
 
+def test_two_runs_at_once_without_locks(
+    place: Path, tiny_bundle: Path, expected: Expected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network file system that has none."""
+    monkeypatch.setattr("embedrt.bulk.job.try_lock", lambda *_, **__: Lock.UNSUPPORTED)
+    barrier = threading.Barrier(3)
+    reports = []
+
+    def act() -> None:
+        barrier.wait()
+        reports.append(jobs.run_again(place / "in", place / "new", tiny_bundle))
+
+    runs = [threading.Thread(target=act) for _ in range(3)]
+    for one in runs:
+        one.start()
+    for one in runs:
+        one.join()
+    assert [report.is_whole for report in reports] == [True] * 3
+    monkeypatch.undo()
+    jobs.require_whole(place / "new", *expected)
+    assert jobs.run_again(place / "in", place / "new", tiny_bundle).made.rows == 0
+
+
+def test_a_source_without_rows(place: Path, tiny_bundle: Path) -> None:
+    """The result has its columns all the same."""
+    for path in (place / "in").iterdir():
+        pq.write_table(pq.read_table(path).slice(0, 0), path)
+    report = jobs.run_again(place / "in", place / "new", tiny_bundle)
+    assert (report.parts, report.units, report.done.rows) == (1, 1, 0)
+    assert check(place / "new").is_whole
+    assert pq.read_table(merge(place / "new", place / "merged.parquet")).schema.names == ["id", "text", "embedding"]
+    assert jobs.run_again(place / "in", place / "new", tiny_bundle).made.rows == 0
+
+
 def test_a_source_that_is_replaced_meanwhile(place: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No part has rows of the new file, or of both."""
     old = [jobs.text_of(row) for row in range(jobs.ROWS)]
@@ -370,3 +405,25 @@ def test_a_cache_that_is_damaged(place: Path, tiny_bundle: Path) -> None:
     (place / "cache" / "results.sqlite").write_bytes(b"no table" * 1000)
     with pytest.raises(BulkError, match=r"results\.sqlite: the table of results failed: file is not a database; make"):
         jobs.run_again(place / "in", place / "new", tiny_bundle, cache=place / "cache")
+
+
+@pytest.mark.parametrize("part_format", ["arrow", "jsonl", "npy"])
+def test_other_formats_of_parts(place: Path, tiny_bundle: Path, part_format: str) -> None:
+    """Files beside a part belong to it."""
+    target = place / "new"
+    jobs.run_again(place / "in", target, tiny_bundle, part_format=part_format)
+    assert check(target).is_whole
+    before = lines(target)
+    part, *beside = sorted(target.glob("part-00000003.*"))
+    for path in [part, *beside]:
+        path.write_bytes(path.read_bytes() + b"x")
+        assert check(target).damaged == (part.name,)
+        assert jobs.run_again(place / "in", target, tiny_bundle, part_format=part_format).made.rows == 7
+        assert check(target).is_whole
+    (target / "_job" / "manifest.jsonl").unlink()
+    assert jobs.run_again(place / "in", target, tiny_bundle, part_format=part_format).parts == UNITS
+    after = [{**line, "seconds": 0.0} for line in lines(target)]
+    assert [line["sha256"] for line in after] == [line["sha256"] for line in before]
+    assert [line["tokens"] for line in after] == [line["tokens"] for line in before]
+    merged = merge(target, place / f"merged.{part_format}")
+    assert merged.stat().st_size > part.stat().st_size

@@ -78,7 +78,8 @@ def test_every_format(part_format: Any, values: Any, kind: Any, target: Path) ->
     table = table_of(fixed(values, kind))
     part = write(target, table, part_format)
     path = target / f"part-00000003{WRITERS[part_format].SUFFIX}"
-    assert (part.name, part.rows, part.size) == (path.name, 3, path.stat().st_size)
+    assert (part.name, part.rows) == (path.name, 3)
+    assert part.size == sum(one.stat().st_size for one in target.glob(f"{path.name}*"))
     assert part.sha256 == parts.sha256_of(path)
     assert parts.read_record(path) == {"unit": 3, "rows": 3}
     assert parts.format_of(path) == part_format

@@ -100,10 +100,12 @@ def test_daft(dimensions: int | None, tiny_bundle: Path, tiny: Embedder) -> None
 
     from embedrt.integrations.daft import EmbedrtProvider
 
-    frame = daft.from_pydict({"id": list(range(len(TEXTS))), "body": TEXTS}).into_partitions(3)
+    frame = daft.from_pydict({"id": list(range(len(TEXTS))), "body": TEXTS})
     done = frame.with_column(
         "embedding",
-        embed_text(daft.col("body"), provider=EmbedrtProvider(), model=str(tiny_bundle), dimensions=dimensions),
+        embed_text(
+            daft.col("body"), provider=EmbedrtProvider(), model=str(tiny_bundle), dimensions=dimensions, batch_size=64
+        ),
     ).to_pydict()
     assert_vectors(done["id"], done["embedding"], np.asarray(tiny.encode(TEXTS, truncate_dim=dimensions)))
 
@@ -120,7 +122,7 @@ def test_daft_keeps_nulls(tiny_bundle: Path, tiny: Embedder) -> None:
     first, second, third = done.to_pydict()["embedding"]
     assert second is None
     expected = np.asarray(tiny.encode(["a cat", ""], prompt="query: ", normalize_embeddings=True))
-    np.testing.assert_allclose(np.float32([first, third]), expected, rtol=0, atol=ATOL)
+    np.testing.assert_allclose(np.array([first, third], np.float32), expected, rtol=0, atol=ATOL)
 
 
 def test_daft_with_too_many_dimensions(tiny_bundle: Path) -> None:
