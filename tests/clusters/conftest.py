@@ -26,7 +26,10 @@ os.environ["PYSPARK_PYTHON"] = sys.executable
 
 
 # Warnings of the packages about each other.
-IGNORED = ["ignore:PySpark does not yet fully support pandas"]
+IGNORED = [
+    "ignore:PySpark does not yet fully support pandas",
+    "ignore:`use_push_based_shuffle` is deprecated",  # Ray Data reads its own option
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
