@@ -215,10 +215,8 @@ def _agrees(target: Path, line: Line) -> bool:
     """Return True if a part is the one of a line; it is hashed if its time is another."""
     path = target / line.part
     try:
-        status = path.stat()
-        return status.st_size == line.size and (
-            status.st_mtime_ns == line.mtime_ns or parts.sha256_of(path) == line.sha256
-        )
+        size, mtime_ns = parts.state_of(path)
+        return size == line.size and (mtime_ns == line.mtime_ns or parts.sha256_of(path) == line.sha256)
     except OSError:
         return False
 

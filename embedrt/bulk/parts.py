@@ -10,14 +10,15 @@ from typing import Any
 from embedrt.bulk.arrow import pa
 from embedrt.bulk.options import PartFormat
 from embedrt.bulk.writers import WRITERS, Writer
-from embedrt.bundle.atomic import replace_files
+from embedrt.bundle.atomic import publish, replace_files
 from embedrt.bundle.disk import bytes_in, explained
 from embedrt.bundle.staging import staging
 from embedrt.errors import BulkError
 
 STAGING = ".unfinished"
 """The folder in the target where parts are written."""
-_BLOCK = 1 << 20
+BESIDE = (".json", ".parquet")
+"""Endings after that of a part, of the files beside it."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,15 @@ class OpenPart:
         """
         with _disk(self._path, self._folder):
             self._writer.close({**record, "rows": self.rows})
-            made = Part(self._path.name, self.rows, self._path.stat().st_size, sha256_of(self._path))
             beside = self._path.parent.parent / "beside"
             if beside.is_dir():  # first, so that a part is never without them
                 replace_files(beside, self._folder)
-            replace_files(self._path.parent, self._folder)
+            target = self._folder / self._path.name
+            if self._path.is_dir():
+                publish(self._path, target, overwrite=True)
+            else:
+                replace_files(self._path.parent, self._folder)
+            made = Part(target.name, self.rows, state_of(target)[0], sha256_of(target))
         self.made = made
         return made
 
@@ -137,10 +142,36 @@ def open_file(
                     writer.abandon()
 
 
+def files_of(path: Path) -> list[Path]:
+    """The files of a part: itself with those beside it, or everything in its folder."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    beside = (path.with_name(f"{path.name}{ending}") for ending in BESIDE)
+    return [path, *(file for file in beside if file.exists())]
+
+
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a part."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a part; of several files, over their names and hashes."""
+    files = files_of(path)
+    if files == [path]:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for one in files:
+        with one.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{found} {one.relative_to(path.parent).as_posix()}\n".encode())
+    return digest.hexdigest()
+
+
+def state_of(path: Path) -> tuple[int, int]:
+    """The bytes of a part, and its newest modification time in ns.
+
+    Raises:
+        OSError: It is not there.
+    """
+    statuses = [file.stat() for file in files_of(path)]
+    return sum(status.st_size for status in statuses), max((status.st_mtime_ns for status in statuses), default=0)
 
 
 def read_record(path: Path) -> Any:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from embedrt.bulk.arrow import fs, pa
 from embedrt.bulk.formats import FORMATS
@@ -32,6 +32,7 @@ ENDINGS = {
 """Formats by the ending of a file, before that of a compression."""
 STDIN = "-"
 _SPOOLED = "stdin"
+_BLOCK = 1 << 20
 _COMPRESSIBLE = {"jsonl", "csv", "tsv", "lines"}
 _WILD = frozenset("*?[")
 
@@ -231,16 +232,20 @@ def _format_of(name: str) -> str | None:
 def _spooled(source_format: str | None, spool: Path) -> SourceFile:
     """A copy of standard input: lines of JSON if the first one is an object, else lines of text.
 
-    A copy that is there is whole: it was renamed, and the job goes on with it.
+    A copy that is there is whole, as it was renamed. The job goes on with it if standard input is the same or empty.
     """
     copy = spool / _SPOOLED
-    if not copy.exists():
-        if sys.stdin is None or sys.stdin.isatty():
-            raise BulkError("source: expected texts on standard input, one per line, but there is none; pass a file")
+    source = None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer
+    if copy.exists():
+        if source is not None:
+            _compare(source, copy)
+    elif source is None:
+        raise BulkError("source: expected texts on standard input, one per line, but there is none; pass a file")
+    else:
         spool.mkdir(parents=True, exist_ok=True)
         partial = spool / f"{_SPOOLED}.{os.getpid()}"
         with partial.open("wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+            shutil.copyfileobj(source, file, _BLOCK)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(copy)
@@ -248,3 +253,24 @@ def _spooled(source_format: str | None, spool: Path) -> SourceFile:
         with copy.open("rb") as file:
             source_format = "jsonl" if file.readline(1 << 16).lstrip(b"\xef\xbb\xbf \t").startswith(b"{") else "lines"
     return _file(str(copy.absolute()), "standard input", source_format)
+
+
+def _compare(source: BinaryIO, copy: Path) -> None:
+    """Check that standard input is the copy, or empty.
+
+    Raises:
+        BulkError: It is not.
+    """
+    place = 0
+    with copy.open("rb") as file:
+        while block := source.read(_BLOCK):
+            if file.read(len(block)) != block:
+                break
+            place += len(block)
+        else:
+            if place in {0, copy.stat().st_size}:
+                return
+    raise BulkError(
+        f"standard input: expected that of the job, got other bytes after {place}; delete {copy.parent} and run with "
+        "--restart"
+    )

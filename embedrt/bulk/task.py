@@ -172,7 +172,7 @@ def check_unchanged(file: SourceFile) -> None:
 def line_of(task: Task, facts: Facts, sha256: str) -> Line:
     """The manifest line of a part that is in place."""
     path = Path(task.target) / task.part
-    status = path.stat()
+    size, mtime_ns = parts.state_of(path)
     return Line(
         unit=task.unit.number,
         file=task.file.name,
@@ -180,8 +180,8 @@ def line_of(task: Task, facts: Facts, sha256: str) -> Line:
         stop=task.unit.stop,
         first_row=task.unit.first_row,
         part=task.part,
-        size=status.st_size,
-        mtime_ns=status.st_mtime_ns,
+        size=size,
+        mtime_ns=mtime_ns,
         sha256=sha256,
         fingerprint=task.fingerprint,
         versions=versions(),

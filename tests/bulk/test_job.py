@@ -370,3 +370,25 @@ def test_a_cache_that_is_damaged(place: Path, tiny_bundle: Path) -> None:
     (place / "cache" / "results.sqlite").write_bytes(b"no table" * 1000)
     with pytest.raises(BulkError, match=r"results\.sqlite: the table of results failed: file is not a database; make"):
         jobs.run_again(place / "in", place / "new", tiny_bundle, cache=place / "cache")
+
+
+@pytest.mark.parametrize("part_format", ["arrow", "jsonl", "npy"])
+def test_other_formats_of_parts(place: Path, tiny_bundle: Path, part_format: str) -> None:
+    """Files beside a part belong to it."""
+    target = place / "new"
+    jobs.run_again(place / "in", target, tiny_bundle, part_format=part_format)
+    assert check(target).is_whole
+    before = lines(target)
+    part, *beside = sorted(target.glob("part-00000003.*"))
+    for path in [part, *beside]:
+        path.write_bytes(path.read_bytes() + b"x")
+        assert check(target).damaged == (part.name,)
+        assert jobs.run_again(place / "in", target, tiny_bundle, part_format=part_format).made.rows == 7
+        assert check(target).is_whole
+    (target / "_job" / "manifest.jsonl").unlink()
+    assert jobs.run_again(place / "in", target, tiny_bundle, part_format=part_format).parts == UNITS
+    after = [{**line, "seconds": 0.0} for line in lines(target)]
+    assert [line["sha256"] for line in after] == [line["sha256"] for line in before]
+    assert [line["tokens"] for line in after] == [line["tokens"] for line in before]
+    merged = merge(target, place / f"merged.{part_format}")
+    assert merged.stat().st_size > part.stat().st_size

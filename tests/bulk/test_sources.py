@@ -132,7 +132,13 @@ def test_standard_input(content: bytes, chosen: str, tmp_path: Path, monkeypatch
     first = find(["-"], None, tmp_path / "job")
     assert (first[0].name, first[0].format, first[0].size) == ("standard input", chosen, len(content))
     assert Path(first[0].path).read_bytes() == content
-    assert find(["-"], None, tmp_path / "job") == first  # a job that goes on has no input
+    for again in (None, Input(b""), Input(content)):  # of a job that goes on
+        monkeypatch.setattr("sys.stdin", again)
+        assert find(["-"], None, tmp_path / "job") == first
+    for other in (content[:-1] + b"x", content + b"x"):
+        monkeypatch.setattr("sys.stdin", Input(other))
+        with pytest.raises(BulkError, match="standard input: expected that of the job, got other bytes after"):
+            find(["-"], None, tmp_path / "job")
 
 
 def test_no_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

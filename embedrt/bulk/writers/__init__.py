@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from embedrt.bulk.writers import parquet
+from embedrt.bulk.writers import arrow, jsonl, lance, npy, parquet
 
 
 class Writer(Protocol):
@@ -64,5 +64,5 @@ class WriterFormat(Protocol):
         """
 
 
-WRITERS: Mapping[str, WriterFormat] = {"parquet": parquet}
+WRITERS: Mapping[str, WriterFormat] = {"parquet": parquet, "arrow": arrow, "jsonl": jsonl, "npy": npy, "lance": lance}
 """The formats by name."""

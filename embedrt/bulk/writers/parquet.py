@@ -21,13 +21,13 @@ class Part:
     Args:
         path: The file.
         schema: The schema.
-        vector: The column with the vectors.
+        vector: The column with the vectors; None if there is none.
     """
 
-    def __init__(self, path: Path, schema: Any, vector: str) -> None:
+    def __init__(self, path: Path, schema: Any, vector: str | None) -> None:
         # Parquet stores a byte as 4 bytes; a dictionary of its 256 values stores it as one. Floats gain nothing from
         # a dictionary or compression.
-        kinds = dict(_leaves(vector, schema.field(vector).type))
+        kinds = {} if vector is None else dict(_leaves(vector, schema.field(vector).type))
         packed = [name for name, kind in kinds.items() if pa.types.is_integer(kind)]
         others = [name for field in schema if field.name != vector for name, _ in _leaves(field.name, field.type)]
         plain = [name for name in kinds if name not in packed]
