@@ -28,7 +28,7 @@ os.environ["PYSPARK_PYTHON"] = sys.executable
 # Warnings of the packages about each other.
 IGNORED = [
     "ignore:PySpark does not yet fully support pandas",
-    "ignore:`use_push_based_shuffle` is deprecated",  # Ray Data reads its own option
+    "ignore::DeprecationWarning:ray.data.context",  # Ray Data reads its own old options
 ]
 
 
