@@ -58,7 +58,7 @@ class Encoder:
 
 def assigned_threads() -> int | None:
     """The CPUs that Ray has assigned to this actor; None outside of Ray, and for an actor that reserves none."""
-    if not ray.is_initialized():
+    if not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
         return None
     assigned = ray.get_runtime_context().get_assigned_resources().get("CPU", 0)
     return int(assigned) or None

@@ -26,7 +26,10 @@ os.environ["PYSPARK_PYTHON"] = sys.executable
 
 
 # Warnings of the packages about each other.
-IGNORED = ["ignore:PySpark does not yet fully support pandas"]
+IGNORED = [
+    "ignore:PySpark does not yet fully support pandas",
+    "ignore::DeprecationWarning:ray.data.context",  # Ray Data reads its own old options
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

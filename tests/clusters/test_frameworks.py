@@ -35,7 +35,7 @@ def test_ray_data(ray_cluster: None, batch_format: str, tiny_bundle: Path, expec
     from embedrt.integrations.ray import Encoder
 
     table = pd.DataFrame({"id": range(len(TEXTS)), "body": TEXTS})
-    done = ray.data.from_pandas(table).map_batches(
+    done = ray.data.from_pandas([table[:150], table[150:]]).map_batches(
         Encoder,
         fn_constructor_kwargs={"model": str(tiny_bundle), "text": "body"},
         batch_format=batch_format,
