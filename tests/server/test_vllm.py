@@ -104,7 +104,7 @@ def test_a_model_of_sentences(served: Running, tiny: Embedder) -> None:
         ({}, "object missing required field input"),
         ({"input": []}, "`input` cannot be empty"),
         ({"input": ["a", None]}, "input[1]: expected str, got null"),
-        ({"input": "a", "task": "classify"}, "task: invalid enum value 'classify'"),
+        ({"input": "a", "task": "classify"}, "task: expected 'embed' or 'token_embed', got 'classify'"),
         ({"input": "a", "model": "sparse"}, "the model 'sparse' is of the task 'sparse'"),
         ({"input": "a", "model": "late", "task": "embed"}, "the model 'late' is of the task 'multi-vector'"),
     ],
