@@ -68,7 +68,7 @@ class TestEmbed:
         answer = served.post("/embed", {"inputs": "A cat sat."})
         np.testing.assert_allclose(answer.json, tiny.encode(["A cat sat."]), atol=1e-6)
 
-    def test_dimensions_are_cut_before_the_vector_is_scaled(self, served: Running, prompted: Embedder) -> None:
+    def test_vectors_are_truncated_before_they_are_scaled(self, served: Running, prompted: Embedder) -> None:
         answer = served.post("/embed", {"inputs": TEXTS, "model": "prompted", "dimensions": 5})
         expected = prompted.encode(TEXTS, truncate_dim=5, normalize_embeddings=True)
         np.testing.assert_allclose(answer.json, expected, atol=1e-6)

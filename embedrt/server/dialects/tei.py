@@ -96,7 +96,7 @@ class EmbedRequest(TokensRequest, kw_only=True):
         prompt_name: The model's prompt to put before every text.
         model: The model, or an alias such as "name:query"; null takes the first of the task. TEI has no such field.
         normalize: Scale the vectors to length 1; null does it.
-        dimensions: Coordinates to keep; the rest is cut off before the vector is scaled.
+        dimensions: Coordinates to keep; vectors are truncated to them before they are scaled.
     """
 
     normalize: bool | None = None
