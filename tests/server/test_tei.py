@@ -227,6 +227,13 @@ class TestTokenizer:
         whole = served.post("/tokenize", {"inputs": ["the cat: one"], "model": "prompted"}).json
         assert served.post("/tokenize", body).json == whole
 
+    def test_many_characters(self, served: Running) -> None:
+        answer = served.post("/tokenize", {"inputs": ["one ", "two" * 2**19]})
+        assert answer.status == 422
+        assert answer.json["error"] == (
+            "Input validation error: `inputs` must have less than 1048576 characters. Given: 1572868"
+        )
+
     def test_decode(self, served: Running, tiny: Embedder) -> None:
         texts = ["one two three", "a cat"]
         rows = [tiny.tokenizer.encode(text) for text in texts]

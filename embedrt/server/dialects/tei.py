@@ -15,11 +15,11 @@ import numpy as np
 from embedrt._version import __version__
 from embedrt.inputs.text import Side, Tokens
 from embedrt.server.endpoint import Dialect, Endpoint, Exchange, Reply
-from embedrt.server.errors import STATUS, Kind, RequestError, headers_of
+from embedrt.server.errors import STATUS, Excess, Kind, RequestError, headers_of
 from embedrt.server.formats import embed as embed_texts
 from embedrt.server.input_types import input_type_of
 from embedrt.server.models import Options, Role, Served, check_count
-from embedrt.server.replies import json_items, json_reply
+from embedrt.server.replies import json_items, json_reply, to_json
 from embedrt.server.token_ids import IdRows, read_items, tokens_of_ids
 from embedrt.tasks.activations import NamedActivation, activate, softmax
 from embedrt.types import Task
@@ -40,6 +40,10 @@ _STATUS: dict[Kind, tuple[int, str]] = {
 # What TEI puts before messages about one text.
 _ABOUT_TEXT = "Input validation error: "
 _MOST_TOKENS = 2**31 - 1
+# Characters that /tokenize takes: the reply is a hundred times as long.
+_MOST_TOKENIZED = 1 << 20
+# What a dict with an index and a weight takes to write, in numbers of a vector.
+_SPARSE_COST = 8
 
 
 def error(failure: RequestError) -> Reply:
@@ -319,7 +323,8 @@ async def embed_sparse(body: TokensRequest, exchange: Exchange) -> Reply:
             for number, value in zip(rows.indices[start:end].tolist(), rows.values[start:end], strict=True)
         ]
 
-    return Reply(await json_items(range(rows.rows), b"", b"", row, width=256))
+    weights = len(rows.values) // max(1, rows.rows)
+    return Reply(await json_items(range(rows.rows), b"", b"", row, width=_SPARSE_COST * max(1, weights)))
 
 
 async def predict(body: PredictRequest, exchange: Exchange) -> Reply:
@@ -396,21 +401,31 @@ async def tokenize(body: TokenizeRequest, exchange: Exchange) -> Reply:
     options = _options(served, role, body)
     prompt = served.prompt(options) if body.prompt_name is not None else ""
     special = body.add_special_tokens is not False
-    found = await asyncio.to_thread(_tokenized, served, [prompt + text for text in texts], options, special)
-    return Reply(await json_items(found, b"", b"", width=64))
+    given = sum(map(len, texts))
+    if given > _MOST_TOKENIZED:
+        raise RequestError(
+            f"inputs: expected at most {_MOST_TOKENIZED} characters in all, got {given}; send fewer texts",
+            param="inputs",
+            excess=Excess(given, _MOST_TOKENIZED, "characters"),
+        )
+    return Reply(await asyncio.to_thread(_tokenized, served, [prompt + text for text in texts], options, special))
 
 
-def _tokenized(served: Served, texts: list[str], options: Options, special: bool) -> list[list[dict[str, Any]]]:
+def _tokenized(served: Served, texts: list[str], options: Options, special: bool) -> tuple[bytes, ...]:
+    """The reply with the tokens of texts; a text at a time, as its tokens take much memory before they are JSON."""
     tokenizer = served.tokenizer(options)[0].tokenizer(None)
-    return [
-        [
-            {"id": number, "text": name, "special": True, "start": None, "stop": None}
-            if is_special
-            else {"id": number, "text": part, "special": False, "start": start, "stop": stop}
-            for number, name, is_special, part, start, stop in _tokens(tokenizer, text, special=special)
-        ]
+    blocks = [
+        to_json(
+            [
+                {"id": number, "text": name, "special": True, "start": None, "stop": None}
+                if is_special
+                else {"id": number, "text": part, "special": False, "start": start, "stop": stop}
+                for number, name, is_special, part, start, stop in _tokens(tokenizer, text, special=special)
+            ]
+        )
         for text in texts
     ]
+    return (b"[" + b",".join(blocks) + b"]",)
 
 
 def _tokens(tokenizer: Any, text: str, *, special: bool) -> Iterator[tuple[int, str, bool, str, int, int]]:
