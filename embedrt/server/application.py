@@ -5,9 +5,10 @@ import dataclasses
 import logging
 import re
 from collections.abc import Sequence
+from itertools import count
+from secrets import token_hex
 from time import monotonic
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 from starlette.routing import Route, Router
@@ -16,12 +17,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from embedrt.server.body import Disconnected, read_body
 from embedrt.server.cross_origin import allow_origins
 from embedrt.server.decoding import decoded
-from embedrt.server.dialects import ENDPOINTS, openai
+from embedrt.server.dialects import openai
 from embedrt.server.endpoint import Endpoint, Exchange, Reply
 from embedrt.server.errors import Kind, RequestError
 from embedrt.server.keys import Keys
 from embedrt.server.models import Models
 from embedrt.server.observers import GONE, Ended, Observer
+from embedrt.server.routes import routes
 from embedrt.server.settings import Settings
 
 logger = logging.getLogger("embedrt.server")
@@ -29,6 +31,8 @@ logger = logging.getLogger("embedrt.server")
 # A client that leaves is noticed once a request has taken so long: to watch for it costs as much as a short request.
 _WATCH_SECONDS = 0.02
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
+# Ids that are made here: of the process, and of the request in it. To ask the system for each takes longer.
+_PROCESS, _NUMBERS = token_hex(10), count()
 # Indexes of truncated texts that a header lists.
 _LISTED = 100
 # Names of unknown fields that are logged, and the largest body in which they are looked for.
@@ -210,7 +214,7 @@ def _error_reply(endpoint: Endpoint, error: RequestError) -> Reply:
 
 
 def _request_id(given: str | None) -> str:
-    return given if given is not None and _REQUEST_ID.fullmatch(given) else uuid4().hex
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else f"{_PROCESS}{next(_NUMBERS):012x}"
 
 
 async def _send(reply: Reply, exchange: Exchange, started: float, send: Send, *, timings: bool) -> None:
@@ -301,11 +305,11 @@ def _failing(name: str, message: str, kind: Kind) -> Endpoint:
     return Endpoint("GET", name, fail, openai.DIALECT, "", public=True)
 
 
-def make_application(state: State, endpoints: Sequence[Endpoint] = ENDPOINTS) -> ASGIApp:
+def make_application(state: State, endpoints: Sequence[Endpoint] | None = None) -> ASGIApp:
     """The ASGI application of a server.
 
     Args:
         state: The configuration and the open models.
-        endpoints: The routes.
+        endpoints: The routes; None takes all.
     """
-    return allow_origins(_Application(state, endpoints), state.settings.cors_origins)
+    return allow_origins(_Application(state, routes() if endpoints is None else endpoints), state.settings.cors_origins)

@@ -21,7 +21,7 @@ from embedrt.run.queue import BatchRecord
 from embedrt.server import metrics as prometheus
 from embedrt.server.application import State, make_application
 from embedrt.server.connections import Connection, ConnectionLimits, Traffic
-from embedrt.server.dialects import ENDPOINTS, openai
+from embedrt.server.dialects import openai
 from embedrt.server.dialects.platforms import routes_of
 from embedrt.server.endpoint import Endpoint, Exchange, Reply
 from embedrt.server.errors import RequestError
@@ -30,6 +30,7 @@ from embedrt.server.logs import Log, Style, access_log, logging_to
 from embedrt.server.metrics import Connections, Metrics
 from embedrt.server.models import Models, Queues, open_models
 from embedrt.server.observers import Observer
+from embedrt.server.routes import routes
 from embedrt.server.settings import Settings
 from embedrt.server.sockets import address_of, bound, bound_port, most_connections
 from embedrt.server.tracing import open_tracer
@@ -154,10 +155,9 @@ class Server:
         self, listening: Sequence[socket.socket], metrics: Sequence[socket.socket], ready: Callable[[], None]
     ) -> int:
         await _warm_up(self.state.models)
-        endpoints = [*ENDPOINTS, *routes_of(self.state.settings)]
         own = Endpoint("GET", "/metrics", self._metrics, openai.DIALECT, "Metrics for Prometheus", public=True)
-        if self.metrics is not None and not metrics:
-            endpoints.append(own)
+        more = [own] if self.metrics is not None and not metrics else []
+        endpoints = routes([*routes_of(self.state.settings), *more])
         listeners = [await self._listen(endpoints, one) for one in listening]
         watchers = [await self._listen([own], one) for one in metrics]
         clock = asyncio.get_running_loop().create_task(self._every_second())

@@ -108,7 +108,7 @@ class Pooled(msgspec.Struct, kw_only=True):
 
     index: int
     object: Literal["pooling"]
-    data: list[float] | list[list[float]] | str
+    data: list[float | list[float]] | str
 
 
 class PoolingReply(msgspec.Struct, kw_only=True):
