@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from embedrt._version import __version__
+from embedrt.bundle.check import FileRecord
 from embedrt.inputs.text import Side, Tokens
 from embedrt.server.endpoint import Dialect, Endpoint, Exchange, Reply
 from embedrt.server.errors import STATUS, Excess, Kind, RequestError, headers_of
@@ -24,6 +25,7 @@ from embedrt.server.token_ids import IdRows, read_items, tokens_of_ids
 from embedrt.tasks.activations import NamedActivation, activate, softmax
 from embedrt.types import Task
 
+_CONFIG = "config.json"
 # Seconds after which a model that does not answer counts as broken.
 _HEALTH_SECONDS = 10.0
 # TEI's statuses and words for kinds of failure; the others have their own status, and count as failed validation.
@@ -492,13 +494,14 @@ def _model_type(served: Served) -> dict[str, Any]:
 
 def labels_of(served: Served) -> tuple[str, ...]:
     """The names of a classifier's labels, from the config of its bundle."""
-    return _labels(served.model.folder, served.model.manifest.width("scores"))
+    manifest = served.model.manifest
+    return _labels(served.model.folder, manifest.files.get(_CONFIG), manifest.width("scores"))
 
 
-@cache
-def _labels(folder: Path, count: int) -> tuple[str, ...]:
+@lru_cache(64)
+def _labels(folder: Path, record: FileRecord | None, count: int) -> tuple[str, ...]:
     try:
-        content = json.loads((folder / "config.json").read_bytes())
+        content = {} if record is None else json.loads((folder / _CONFIG).read_bytes())
         names = tuple(content["id2label"][str(i)] for i in range(count))
     except (OSError, ValueError, KeyError, TypeError):
         return tuple(f"LABEL_{i}" for i in range(count))
