@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 import embedrt
 from embedrt import CrossEncoder, Embedder, MultiVectorEncoder, SparseEncoder
+from embedrt.server import models as models_module
 from embedrt.server.dialects import tei
 from embedrt.server.errors import RequestError
 from embedrt.server.models import Served
@@ -122,6 +123,14 @@ class TestOtherOutputs:
         assert [len(rows) for rows in found] == [len(rows) for rows in expected]
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+    def test_vectors_of_too_many_tokens(self, served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A request of a few megabytes would have a reply of many gigabytes."""
+        monkeypatch.setattr(models_module, "_TOKEN_NUMBERS", 32 * 60)
+        assert served.post("/embed_all", {"inputs": ["x" * 100, "y" * 12]}).status == 200
+        answer = served.post("/embed_all", {"inputs": ["x" * 100, "y" * 13]})
+        assert (answer.status, answer.json["error_type"]) == (413, "Validation")
+        assert answer.json["error"].startswith("inputs: expected texts of at most 60 tokens in all for vectors of tok")
 
     def test_tokens_of_late_interaction(self, served: Running, bundles: dict[str, Path]) -> None:
         with MultiVectorEncoder(bundles["late"]) as model:
