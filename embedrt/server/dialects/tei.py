@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -44,8 +44,8 @@ _ABOUT_TEXT = "Input validation error: "
 _MOST_TOKENS = 2**31 - 1
 # Characters that /tokenize takes: the reply is a hundred times as long.
 _MOST_TOKENIZED = 1 << 20
-# What a dict with an index and a weight takes to write, in numbers of a vector.
-_SPARSE_COST = 8
+# Numbers of a vector that are written in the time of a small object.
+_OBJECT_COST = 8
 
 
 def error(failure: RequestError) -> Reply:
@@ -326,7 +326,7 @@ async def embed_sparse(body: TokensRequest, exchange: Exchange) -> Reply:
         ]
 
     weights = len(rows.values) // max(1, rows.rows)
-    return Reply(await json_items(range(rows.rows), b"", b"", row, width=_SPARSE_COST * max(1, weights)))
+    return Reply(await json_items(range(rows.rows), b"", b"", row, width=_OBJECT_COST * max(1, weights)))
 
 
 async def predict(body: PredictRequest, exchange: Exchange) -> Reply:
@@ -336,21 +336,22 @@ async def predict(body: PredictRequest, exchange: Exchange) -> Reply:
     options = Options(truncate=body.truncate, truncation_side=side_of(body.truncation_direction), param="inputs")
     if not items:
         raise RequestError("`inputs` cannot be empty", "empty", param="inputs")
-    scores: list[Any] = [None] * len(items)
+    names = labels_of(served) if served.offers("score") else ()
+    scores = np.empty((len(items), len(names)), np.float32)
     for kind in (str, tuple):
         rows = [i for i, item in enumerate(items) if isinstance(item, kind)]
         if rows:
             with _naming(rows if is_batch else None):
                 found = await served.score(exchange, [items[i] for i in rows], options, raw=True)
-            for i, row in zip(rows, _scaled(found.values, raw=body.raw_scores is True), strict=True):
-                scores[i] = row
-    names = labels_of(served)
-    predictions = [
-        [{"score": row[i], "label": names[i]} for i in np.argsort(-row, kind="stable").tolist()] for row in scores
-    ]
+            scores[rows] = _scaled(found.values, raw=body.raw_scores is True)
+    order = np.argsort(-scores, axis=1, kind="stable")
+
+    def predictions(index: int, _: Any) -> list[dict[str, Any]]:
+        return [{"score": scores[index, label], "label": names[label]} for label in order[index].tolist()]
+
     if not is_batch:
-        return json_reply(predictions[0])
-    return Reply(await json_items(predictions, b"", b"", width=len(names) * 8))
+        return json_reply(predictions(0, None))
+    return Reply(await json_items(range(len(items)), b"", b"", predictions, width=_OBJECT_COST * len(names)))
 
 
 def _sequences(inputs: str | list[str | list[str]]) -> tuple[list[str | tuple[str, str]], bool]:
@@ -451,7 +452,8 @@ async def decode(body: DecodeRequest, exchange: Exchange) -> Reply:
     runner, tokenizer = served.tokenizer(Options(role=role, param="ids"))
     tokens_of_ids(rows, runner, None, "ids")
     skip = body.skip_special_tokens is not False
-    return json_reply([tokenizer.backend.decode(row, skip_special_tokens=skip) for row in rows.rows])
+    decode_all = partial(tokenizer.backend.decode_batch, rows.rows, skip_special_tokens=skip)
+    return json_reply(await asyncio.to_thread(decode_all))
 
 
 async def info(_: None, exchange: Exchange) -> Reply:
