@@ -44,6 +44,8 @@ logger = logging.getLogger("embedrt")
 
 # A text that is truncated from the left is tokenized whole.
 _MOST_FROM_LEFT = 1 << 18
+# Numbers in the vectors of all tokens of a request: 256 MB, and a gigabyte as JSON.
+_TOKEN_NUMBERS = 1 << 26
 # The tokens of a text that is too long are counted if it has at most so many characters for each token of the limit.
 _COUNTED_CHARACTERS = 250
 
@@ -192,6 +194,8 @@ class Served:
                     on_truncation=self._on_truncation(options),
                 )
                 request = dataclasses.replace(request_of(call), gather=TokenVectors())
+        width = model.manifest.width("multi-vector" if self.offers("multi-vector") else "tokens")
+        _check_vectors_of_tokens(items, call.max_seq_length, width, options.param)
         return await self._run(exchange, model.runners[call.route], items, request, options)
 
     async def embed_sparse(self, exchange: Exchange, texts: Sequence[str], options: Options) -> Values:
@@ -388,6 +392,24 @@ class Served:
 
 def _stopped() -> RequestError:
     return RequestError("the engine has stopped; restart the server", "unhealthy")
+
+
+def _check_vectors_of_tokens(texts: Sequence[str], limit: int | None, width: int, param: str) -> None:
+    """Check that the vectors of all tokens fit into a bounded part of the memory.
+
+    Raises:
+        RequestError: They may not: a token takes a character at least.
+    """
+    tokens = sum(len(text) if limit is None else min(len(text), limit) for text in texts)
+    most = _TOKEN_NUMBERS // width
+    if tokens > most:
+        raise RequestError(
+            f"{param}: expected texts of at most {most} tokens in all for vectors of tokens, got up to {tokens}; send "
+            "fewer texts at a time",
+            "too_large",
+            param=param,
+            code="too_many_tokens",
+        )
 
 
 def check_count(items: Sized, exchange: Exchange, param: str) -> None:
