@@ -42,6 +42,7 @@ def generated() -> dict[str, str]:
         "reference/api.md": api(),
         "reference/cli.md": command_line(),
         "reference/errors.md": errors(),
+        "reference/server-settings.md": server_settings(),
     }
 
 
@@ -126,6 +127,63 @@ def command_help(*command: str) -> str:
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
     arguments = [sys.executable, "-m", "embedrt", *command, "--help"]
     return subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def server_settings() -> str:
+    """Every setting of `embedrt serve`, with its flags, variables and key."""
+    from embedrt.server.options import GROUPS
+
+    lines = [
+        "# Server settings",
+        "",
+        "`embedrt serve` takes a setting from a flag, else from an environment variable, else from the file that",
+        "`--config` or the variable `EMBEDRT_SERVE_CONFIG` names. `embedrt serve --check` prints what was settled as",
+        "such a file. Every flag has a variable of its own: `EMBEDRT_SERVE_PORT` for `--port`. Those of",
+        "text-embeddings-inference and of platforms, below, are read after it. `HOSTNAME` counts only if it is an",
+        "address, as containers set it to their name.",
+        "",
+        "The file is TOML. Unknown keys are errors, and relative paths start at its folder:",
+        "",
+        "```toml",
+        _SERVER_FILE,
+        "```",
+        "",
+        "MODEL on the command line may be the name of one in the file: `embedrt serve bge --config serve.toml` serves",
+        "that one alone. Flags and variables of models apply to every model.",
+    ]
+    for title, group in GROUPS.items():
+        lines += ["", f"## {title}", "", "| flag | variable | key | default | meaning |", "|---|---|---|---|---|"]
+        for option in group:
+            cells = (
+                ", ".join(f"`{flag}`" for flag in option.flags) or "-",
+                ", ".join(f"`{name}`" for name in option.also) or "-",
+                f"`{_TABLES[option.scope]}{option.field}`" if option.in_file else "-",
+                option.default_value,
+                option.help,
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+_TABLES = {"server": "", "limits": "limits.", "model": "models."}
+_SERVER_FILE = """\
+host = "0.0.0.0"
+key_file = "keys.txt"
+
+[limits]
+request_texts = 4096
+
+[[models]]
+name = "bge"
+source = "bundles/bge-small"
+aliases = ["text-embedding-3-small"]
+dtype = "int8"
+prompts = { query = "query: " }
+
+[[models]]
+name = "reranker"
+source = "bundles/reranker"
+auto_truncate = false"""
 
 
 def errors() -> str:

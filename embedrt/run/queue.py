@@ -29,8 +29,9 @@ logger = logging.getLogger("embedrt")
 Lane = Literal["query", "bulk"]
 LANES: tuple[Lane, ...] = ("query", "bulk")
 
-# A request of so many texts, with so many characters for each token of a batch, counts as a query.
-_QUERY_TEXTS, _QUERY_CHARACTERS = 8, 4
+# A request of so many texts, with so many characters for each token of a batch, counts as a query; on a GPU, whose
+# batches are large, with so many in all, as its texts are tokenized in the caller's thread.
+_QUERY_TEXTS, _QUERY_CHARACTERS, _MOST_QUERY_CHARACTERS = 8, 4, 8192
 # Texts that are tokenized at a time, and the batches of a thread whose tokens may wait in the pool.
 _PORTION, _AHEAD = 256, 64
 # While queries come, batches of the other lane are half as large, so that a query waits half as long for one that runs:
@@ -546,7 +547,8 @@ def _lane(runner: Runner, items: Sequence[Any] | Tokens) -> Lane:
     if isinstance(items, Tokens):
         return "query" if len(items.ids) <= runner.token_budget else "bulk"
     characters = sum(len(item) if isinstance(item, str) else sum(map(len, item)) for item in items)
-    return "query" if characters <= _QUERY_CHARACTERS * runner.token_budget else "bulk"
+    most = min(_QUERY_CHARACTERS * runner.token_budget, _MOST_QUERY_CHARACTERS)
+    return "query" if characters <= most else "bulk"
 
 
 def _window(pool: _Pool, at: int, budget: int) -> tuple[int, int, int]:

@@ -92,7 +92,7 @@ def settle(words: Words, environment: Mapping[str, str]) -> Settled:
     layers = [in_file, variables, flags]
     merged = _merged(layers)
     notes += [
-        f"{given.place}: {_NO_EFFECT}: {FLAGS[name].help}"
+        f"{given.place}: {_NO_EFFECT}: {FLAGS[name].help[:1].lower()}{FLAGS[name].help[1:]}"
         for name, given in merged.items()
         if FLAGS[name].scope == "accepted"
     ]
@@ -157,6 +157,12 @@ def _of_environment(environment: Mapping[str, str]) -> tuple[Layer, list[str]]:
         f"{variable}: unknown variable, {_NO_EFFECT}{_near(variable, known)}"
         for variable in sorted(set(environment) - known)
         if variable.startswith(PREFIX) and not environment[variable].startswith(_SERVICE_LINK)
+    ]
+    keys = FLAGS["server.keys"]
+    notes += [
+        f"{variable}: empty, so it is no key"
+        for variable in (keys.variable, *keys.also)
+        if environment.get(variable) == "" and keys.name not in layer
     ]
     return layer, notes
 

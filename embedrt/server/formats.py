@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from embedrt.embedder import Embedder
 from embedrt.inputs.text import Tokens
 from embedrt.server.endpoint import Exchange
 from embedrt.server.errors import RequestError
@@ -26,8 +27,8 @@ class Embedded:
     """Vectors before they are written in a format.
 
     Attributes:
-        outcome: The vectors as the model has them, with their tokens.
-        unit: The same at length 1, unless the client wants them as they are.
+        outcome: The outcome of the request; with ranges, its vectors are as the model has them.
+        unit: The vectors at length 1, unless the client wants them as they are.
         ranges: The minimum and the maximum of each coordinate of the model's vectors, `[2, dim]`; None if no format
             needs it.
     """
@@ -85,26 +86,27 @@ async def embed(
         most = served.model.manifest.width("sentence")
         if not 1 <= dim <= most:
             raise RequestError(f"{dim_param}: expected 1 to {most}, got {dim}", param=dim_param)
-    needed = False
-    for written in formats:
-        needed = needed or written in {"int8", "uint8"}
-        if needed and served.model.manifest.vector_ranges is None:
-            raise RequestError(
-                f"{param}: {written!r} needs the range of each coordinate, which the model {served.name!r} does not "
-                "have; `embedrt ranges` measures it",
-                param=param,
-            )
-    outcome = await served.embed(exchange, texts, options, dim=dim)
+    quantized = next((written for written in formats if written in {"int8", "uint8"}), None)
+    if quantized is not None and served.model.manifest.vector_ranges is None:
+        raise RequestError(
+            f"{param}: {quantized!r} needs the range of each coordinate, which the model {served.name!r} does not "
+            "have; `embedrt ranges` measures it",
+            param=param,
+        )
+    scales = normalize and not _has_unit_length(served, dim)
+    # Ranges are those of vectors as the model has them; otherwise the engine's threads scale, batch by batch.
+    outcome = await served.embed(exchange, texts, options, dim=dim, normalize=scales and quantized is None)
     values: Vectors = outcome.values
-    ranges = None
-    if needed:
-        ranges = np.asarray(served.model.manifest.vector_ranges, np.float32)[:, : values.shape[-1]]
-    if not normalize or _has_unit_length(served, values.shape[-1]):
-        return Embedded(outcome, values, ranges)
-    return Embedded(outcome, truncate_and_normalize(values, values.shape[-1], normalize=True), ranges)
+    if quantized is None:
+        return Embedded(outcome, values, None)
+    width = values.shape[-1]
+    ranges = np.asarray(served.model.manifest.vector_ranges, np.float32)[:, :width]
+    return Embedded(outcome, truncate_and_normalize(values, width, normalize=scales), ranges)
 
 
-def _has_unit_length(served: Served, dim: int) -> bool:
+def _has_unit_length(served: Served, dim: int | None) -> bool:
     """True if the model itself normalizes its vectors: to normalize them again would change their last bits."""
-    manifest = served.model.manifest
-    return dim == manifest.width("sentence") and all(route.normalized for route in manifest.routes.values())
+    model = served.model
+    width = model.truncate_dim if dim is None and isinstance(model, Embedder) else dim
+    is_whole = width is None or (served.offers("embed") and width == model.manifest.width("sentence"))
+    return is_whole and all(route.normalized for route in model.manifest.routes.values())

@@ -4,9 +4,11 @@ import asyncio
 import dataclasses
 import logging
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -107,6 +109,7 @@ class Served:
         self.task: Task = model.manifest.task
         self._queue = queue
         self._pending: set[asyncio.Future[Outcome]] = set()
+        self._mailbox: _Mailbox | None = None
         self._checking: asyncio.Future[None] | None = None
 
     @property
@@ -359,15 +362,11 @@ class Served:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Outcome] = loop.create_future()
 
-        def done(outcome: Outcome) -> None:
-            try:
-                loop.call_soon_threadsafe(_settle, future, outcome)
-            except RuntimeError:  # the loop has ended, and with it the client
-                logger.debug("a result came after the end of the server")
-
         if not self._queue.is_alive:
             raise _stopped()
-        job = self._queue.submit(runner, items, request, done, always=always)
+        if self._mailbox is None or self._mailbox.loop is not loop:
+            self._mailbox = _Mailbox(loop)
+        job = self._queue.submit(runner, items, request, partial(self._mailbox.put, future), always=always)
         self._pending.add(future)
         try:
             return await future
@@ -455,9 +454,35 @@ async def _too_long(
     )
 
 
-def _settle(future: "asyncio.Future[Outcome]", outcome: Outcome) -> None:
-    if not future.done():
-        future.set_result(outcome)
+class _Mailbox:
+    """Outcomes on their way from the queue's threads to the event loop, which is woken once for many.
+
+    Args:
+        loop: The event loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._outcomes: deque[tuple[asyncio.Future[Outcome], Outcome]] = deque()
+        self._is_awake = False
+
+    def put(self, future: "asyncio.Future[Outcome]", outcome: Outcome) -> None:
+        """Send an outcome, from any thread."""
+        self._outcomes.append((future, outcome))
+        if self._is_awake:
+            return
+        self._is_awake = True
+        try:
+            self.loop.call_soon_threadsafe(self._deliver)
+        except RuntimeError:  # the loop has ended, and with it the client
+            logger.debug("a result came after the end of the server")
+
+    def _deliver(self) -> None:
+        self._is_awake = False  # what comes from here on wakes the loop again
+        while self._outcomes:
+            future, outcome = self._outcomes.popleft()
+            if not future.done():
+                future.set_result(outcome)
 
 
 def _characters(item: Any) -> int:

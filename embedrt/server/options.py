@@ -77,6 +77,12 @@ def _route(value: Any) -> str:
     return value
 
 
+def _key(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[!-~]+", value):
+        raise ValueError
+    return value
+
+
 def _any_text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError
@@ -128,6 +134,7 @@ _TRUTH = Kind("true or false", "", _truth_of, _truth)
 _WORD = Kind("a text without control characters", "TEXT", str, _text)
 _NAME = dataclasses.replace(_WORD, metavar="NAME")
 _ANY = dataclasses.replace(_WORD, metavar="VALUE")
+_KEY = Kind("printable ASCII characters without spaces", "KEY", str, _key)
 _PROMPT = Kind("a text", "TEXT", str, _any_text)
 _PATH = Kind("a path", "FILE", str, lambda value: Path(_text(value)), is_path=True)
 _FOLDER = dataclasses.replace(_PATH, metavar="FOLDER")
@@ -157,7 +164,7 @@ class Option:
         in_file: Whether the file may have it.
         many: Whether the flag may be given several times.
         secret: Whether messages must not show the value.
-        default: The default as the help text has it; None leaves it out.
+        default: The default as the help text has it; None leaves it out. For a switch, its flag without dashes.
     """
 
     field: str
@@ -183,6 +190,13 @@ class Option:
         return "; ".join((*default, *(f"variable {name}" for name in self.also[:1])))
 
     @property
+    def default_value(self) -> str:
+        """The default as a table has it."""
+        if self.default is None:
+            return "-"
+        return self.default if self.kind.metavar else str(not self.default.startswith("no-")).lower()
+
+    @property
     def variable(self) -> str:
         """The server's own environment variable."""
         return PREFIX + self.flags[0].lstrip("-").replace("-", "_").upper()
@@ -190,12 +204,19 @@ class Option:
 
 GROUPS: dict[str, tuple[Option, ...]] = {
     "Models": (
-        Option("source", "model", _NAME, "A model, in place of MODEL.", ("--model-id",), ("MODEL_ID",)),
+        Option(
+            "source",
+            "model",
+            _NAME,
+            "A bundle folder, a name in the local store, or a hub id; the same as MODEL.",
+            ("--model-id",),
+            ("MODEL_ID",),
+        ),
         Option(
             "name",
             "model",
             _NAME,
-            "Name that clients use, if there is one model.",
+            "Name that clients use. The flag and the variable need a single model.",
             ("--served-model-name",),
             ("SERVED_MODEL_NAME",),
             default="the model's",
@@ -366,7 +387,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "hub_token",
             "server",
-            _WORD,
+            _KEY,
             "Hub token; other users of the machine can see it, so prefer the variable HF_TOKEN.",
             ("--hf-token", "--hf-api-token"),
             ("HF_TOKEN", "HF_API_TOKEN"),
@@ -378,7 +399,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "keys",
             "server",
-            _WORD,
+            _KEY,
             "API key that requests must have; may be given several times. Other users of the machine can see it, so "
             "prefer --api-key-file or the variable API_KEY.",
             ("--api-key",),

@@ -10,6 +10,7 @@ from threading import Event, Thread
 from typing import Any
 
 from embedrt.server.application import State
+from embedrt.server.logs import Log
 from embedrt.server.models import Queues
 from embedrt.server.serving import Server
 from embedrt.server.settings import Settings
@@ -84,9 +85,11 @@ class Running(Address):
 
 
 @contextmanager
-def serving(settings: Settings, reread: Callable[[], Settings] | None = None) -> Iterator[Running]:
+def serving(
+    settings: Settings, reread: Callable[[], Settings] | None = None, log: Log | None = None
+) -> Iterator[Running]:
     """Run a server on a free port of this machine, in a thread."""
-    server = Server(settings, reread)
+    server = Server(settings, reread, log)
     with bound(replace(settings, port=0)) as listening, bound_port("127.0.0.1", settings.metrics_port) as metrics:
         ready = Event()
         ended: list[int] = []

@@ -93,6 +93,9 @@ def test_truncation(served: Running) -> None:
     for truncate in (None, "END"):
         answer = served.post("/v2/embed", {"texts": texts, "truncate": truncate})
         assert (answer.status, answer.headers["x-embedrt-truncated"]) == (200, "1")
+    left = served.post("/v2/embed", {"texts": ["the " * 100 + "dog " * 46], "truncate": "START"}).json["embeddings"]
+    plain = served.post("/v2/embed", {"texts": ["dog " * 46]}).json["embeddings"]
+    np.testing.assert_allclose(left["float"], plain["float"], atol=1e-6)
     answer = served.post("/v2/embed", {"texts": texts, "truncate": "NONE"})
     assert (answer.status, set(answer.json)) == (400, {"message"})
     assert answer.json["message"].startswith("texts[1]: expected at most 48 tokens, got 102")

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import pytest
 
-from embedrt.server.dialects import cohere, ollama, openai, rerank, vllm
+from embedrt.server.dialects import ENDPOINTS, cohere, ollama, openai, rerank, vllm
 from embedrt.server.endpoint import Dialect
 from embedrt.server.errors import STATUS, Kind, RequestError
 from embedrt.server.settings import ModelSettings, Settings
@@ -42,6 +43,12 @@ def test_the_shape_of_every_kind(dialect: Dialect, keys: set[str], kind: Kind) -
     for waiting in ("timeout", "unhealthy"):
         expected[waiting] = {"retry-after": "1"}
     assert reply.headers == expected.get(kind, {})
+
+
+def test_every_body_and_reply_has_a_schema() -> None:
+    types = [one for endpoint in ENDPOINTS for one in (endpoint.body, endpoint.reply) if one is not None]
+    schemas, _ = msgspec.json.schema_components(types)
+    assert len(schemas) == len(types)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from embedrt import Embedder
+from embedrt.server.models import Queues, open_models
 from embedrt.server.settings import Limits, ModelSettings, Settings
 from tests.kit.server import Answer, Running, serving
 
@@ -203,10 +204,11 @@ def test_settings_of_a_model(bundles: dict[str, Path], prompted: Embedder) -> No
         np.testing.assert_array_equal(answer.json["embeddings"]["int8"], plain)
 
 
-def test_a_model_of_another_task(served: Running) -> None:
-    failure = error(served.post("/v1/embeddings", {"input": "a", "model": "sigmoid"}))
-    assert failure["param"] == "model"
-    assert "'sigmoid' is of the task 'score'" in failure["message"]
+@pytest.mark.parametrize(("model", "task"), [("sigmoid", "score"), ("sparse", "sparse"), ("late", "multi-vector")])
+def test_a_model_of_another_task(served: Running, model: str, task: str) -> None:
+    failure = error(served.post("/v1/embeddings", {"input": "a", "model": model, "dimensions": 4}))
+    assert (failure["param"], failure["code"]) == ("model", "wrong_task")
+    assert f"{model!r} is of the task {task!r}" in failure["message"]
 
 
 def test_truncation_is_in_the_headers(server: Running, tiny: Embedder) -> None:
@@ -226,6 +228,14 @@ def test_truncation_can_be_an_error(server: Running, truncate: Any) -> None:
     assert "input[1]" in failure["message"]
     assert "48 tokens" in failure["message"]
     assert server.post("/v1/embeddings", {**body, "truncate": True}).status == 200
+
+
+@pytest.mark.parametrize("fields", [{"truncation_side": "left"}, {"truncate": "START"}])
+def test_the_side_of_truncation(server: Running, tiny: Embedder, fields: dict[str, Any]) -> None:
+    text = "the " * 100 + "dog " * 46
+    np.testing.assert_allclose(embed(server, text, **fields), tiny.encode(["dog " * 46]), atol=1e-6)
+    for right in ({}, {"truncation_side": "right"}, {"truncate": "END"}):
+        np.testing.assert_allclose(embed(server, text, **right), tiny.encode(["the " * 46]), atol=1e-6)
 
 
 def test_the_setting_that_makes_truncation_an_error(tiny_bundle: Path) -> None:
@@ -363,6 +373,12 @@ def test_wrong_token_ids(readers: Running, model: str, ids: list[Any], message: 
     failure = error(readers.post("/v1/embeddings", {"input": ids, "model": model}))
     assert failure["message"].startswith(message)
     assert failure["param"] == "input"
+
+
+def test_ids_of_cl100k_base_need_a_vocabulary(tiny_bundle: Path) -> None:
+    settings = Settings((ModelSettings("tiny", str(tiny_bundle), token_ids="cl100k_base"),))
+    with pytest.raises(ValueError, match="token_ids: 'cl100k_base' needs a vocabulary"):
+        open_models(settings, Queues(settings))
 
 
 # The list of models.

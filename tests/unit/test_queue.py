@@ -250,6 +250,21 @@ class TestLanes:
         client.run([words(60)] * 200)
         assert alone.count(True) <= 2
 
+    @pytest.mark.parametrize(
+        ("budget", "items", "lane"),
+        [
+            (512, ["one"] * 8, "query"),
+            (512, ["one"] * 9, "bulk"),
+            (512, ["x" * 2048], "query"),
+            (512, ["x" * 2049], "bulk"),
+            (512, [("x" * 1000, "x" * 1049)], "bulk"),
+            (65536, ["x" * 8192], "query"),
+            (65536, ["x" * 8193], "bulk"),
+        ],
+    )
+    def test_what_is_a_query(self, runner: Runner, budget: int, items: list[Any], lane: str) -> None:
+        assert queue_module._lane(runner.with_max_tokens(budget), items) == lane
+
 
 class TestBounds:
     def test_exactly_what_does_not_fit_is_refused(self, held: tuple[Client, Gate]) -> None:

@@ -154,7 +154,7 @@ def test_variables_of_text_embeddings_inference() -> None:
         "TOKENIZATION_WORKERS", "MAX_BATCH_TOKENS", "MAX_BATCH_REQUESTS", "UDS_PATH", "DISABLE_SPANS",
     ]  # fmt: skip
     assert found.notes[1] == (
-        "MAX_BATCH_TOKENS: without effect here: The token budget follows the device; --max-tokens sets it."
+        "MAX_BATCH_TOKENS: without effect here: the token budget follows the device; --max-tokens sets it."
     )
     assert not any("secret" in str(part) or "a,key" in str(part) for part in (repr(found), found.notes))
 
@@ -173,6 +173,17 @@ def test_unknown_variables_of_the_server_are_noted() -> None:
     assert found.notes == (
         "EMBEDRT_SERVE_PROT: unknown variable, without effect here; did you mean EMBEDRT_SERVE_PORT?",
     )
+
+
+def test_an_empty_key_is_noted() -> None:
+    """As of a secret that was not found: requests need no key then."""
+    assert whole(*MODEL, API_KEY="").notes == ("API_KEY: empty, so it is no key",)
+    assert whole(*MODEL, API_KEY="", EMBEDRT_SERVE_API_KEY="k").notes == ()
+
+
+def test_variables_of_vertex_ai() -> None:
+    found = settled(*MODEL, AIP_HTTP_PORT="8888", AIP_PREDICT_ROUTE="/v1/p:predict", AIP_HEALTH_ROUTE="/v1/h")
+    assert (found.port, found.predict_route, found.health_route) == (8888, "/v1/p:predict", "/v1/h")
 
 
 # Models.
@@ -320,7 +331,18 @@ def test_errors_of_the_file(written: Path, content: str, message: str) -> None:
         (("x",), {}, {"PORT": "many"}, "PORT: expected an integer from 0 to 65535, got 'many'"),
         (("x",), {}, {"EMBEDRT_SERVE_PORT": "-1"}, "EMBEDRT_SERVE_PORT: expected an integer from 0 to 65535, got -1"),
         (("x",), {}, {"JSON_OUTPUT": "perhaps"}, "JSON_OUTPUT: expected true or false, got 'perhaps'"),
-        (("x",), {}, {"API_KEY": "\x00secret"}, "API_KEY: expected a text without control characters, got another "),
+        (
+            ("x",),
+            {},
+            {"API_KEY": "a secret"},
+            "API_KEY: expected printable ASCII characters without spaces, got ",
+        ),
+        (
+            ("x",),
+            {},
+            {"AIP_PREDICT_ROUTE": "predict"},
+            "AIP_PREDICT_ROUTE: expected a path such as '/predict', got ",
+        ),
         (("x",), {"model.default_prompt": "a", "model.default_prompt_name": "b"}, {}, "--default-prompt: excludes --"),
     ],
 )
@@ -386,7 +408,7 @@ def test_check_prints_the_settled_configuration(
         assert line in output.splitlines()
     assert "a-secret" not in output + errors
     assert errors == (
-        "embedrt: UDS_PATH: without effect here: There is no socket between server and model; --socket is one for "
+        "embedrt: UDS_PATH: without effect here: there is no socket between server and model; --socket is one for "
         "clients.\n"
     )
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 from numpy.typing import NDArray
 
+from embedrt.inputs.text import Side
 from embedrt.server.endpoint import Dialect, Endpoint, Exchange, Reply
 from embedrt.server.errors import STATUS, RequestError, headers_of
 from embedrt.server.formats import Format, embed, item
@@ -47,7 +48,8 @@ class EmbedRequest(msgspec.Struct, kw_only=True):
         images: Images, which are not supported.
         embedding_types: The formats of the vectors; null is "float".
         output_dimension: Coordinates to keep; the rest is cut off, and the vector normalized.
-        truncate: "NONE" makes texts that are too long an error; "START" and "END" are the side to truncate.
+        truncate: "NONE" makes texts that are too long an error; "START" and "END" are the side that
+            truncation removes.
     """
 
     model: str | None = None
@@ -117,6 +119,8 @@ def error(failure: RequestError) -> Reply:
 
 DIALECT = Dialect("cohere", error)
 
+_SIDES: dict[str, Side] = {"START": "left", "END": "right"}
+
 
 async def embed_v2(body: EmbedRequest, exchange: Exchange) -> Reply:
     """Embed texts, as version 2 has it."""
@@ -133,12 +137,17 @@ async def _embed(body: EmbedRequest, exchange: Exchange, types: list[Format] | N
     param, texts = _texts(body)
     chosen = input_type_of(served.model.prompts, role=role, named=body.input_type)
     formats: list[Format] = list(dict.fromkeys(types or ["float"]))
-    truncate = None if body.truncate is None else body.truncate != "NONE"
     embedded = await embed(
         served,
         exchange,
         texts,
-        Options(chosen.role, chosen.prompt_name, truncate=truncate, param=param),
+        Options(
+            chosen.role,
+            chosen.prompt_name,
+            truncate=None if body.truncate is None else body.truncate != "NONE",
+            truncation_side=_SIDES.get(body.truncate or ""),
+            param=param,
+        ),
         formats,
         dim=body.output_dimension,
         param="embedding_types",

@@ -53,9 +53,10 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True):
         normalize: The same, as older versions of vLLM have it.
         use_activation: The same, as vLLM has it.
         late_chunking: Jina's switch, which is not available.
-        truncate: false or "NONE" makes texts that are too long an error.
+        truncate: false or "NONE" makes texts that are too long an error; "START" and "END" are the side that
+            truncation removes.
         truncate_prompt_tokens: vLLM's maximum of tokens; -1 is the model's.
-        truncation_side: The side on which texts are truncated.
+        truncation_side: The side of a text that truncation removes.
         add_special_tokens: vLLM's switch, which cannot be false.
         embed_dtype: vLLM's number format of base64.
         endianness: vLLM's byte order of base64.
@@ -182,7 +183,12 @@ async def embeddings(body: EmbeddingRequest, exchange: Exchange) -> Reply:
         prompt_name=body.prompt_name,
         param="task" if body.input_type is None else "input_type",
     )
-    options = Options(chosen.role, chosen.prompt_name, truncate=_truncates(body, served))
+    options = Options(
+        chosen.role,
+        chosen.prompt_name,
+        truncate=_truncates(body, served),
+        truncation_side="left" if body.truncate == "START" else body.truncation_side,
+    )
     written: Format = body.embedding_type or body.encoding_format or "float"
     embedded = await embed(
         served,
@@ -240,8 +246,6 @@ def _refuse_what_changes_vectors(body: EmbeddingRequest) -> None:
             "add_special_tokens: expected true; the model reads texts with its special tokens",
             param="add_special_tokens",
         )
-    if body.truncation_side == "left" or body.truncate == "START":
-        raise RequestError("truncation_side: expected 'right'", param="truncation_side")
 
 
 def _truncates(body: EmbeddingRequest, served: Served) -> bool | None:
@@ -249,8 +253,9 @@ def _truncates(body: EmbeddingRequest, served: Served) -> bool | None:
     limit, wanted = served.model.max_seq_length, body.truncate_prompt_tokens
     if wanted is not None:
         if wanted != -1 and (limit is None or wanted < limit):
+            least = "" if limit is None else f" or at least {limit}, the model's limit"
             raise RequestError(
-                f"truncate_prompt_tokens: expected -1 or at least the model's limit of {limit}, got {wanted}",
+                f"truncate_prompt_tokens: expected -1{least}, got {wanted}",
                 param="truncate_prompt_tokens",
             )
         return True

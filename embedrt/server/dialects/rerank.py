@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from embedrt.inputs.text import Side
-from embedrt.server.dialects import tei
+from embedrt.server.dialects import tei, weaviate
 from embedrt.server.endpoint import Dialect, Endpoint, Exchange, Reply
 from embedrt.server.errors import STATUS, RequestError, headers_of
 from embedrt.server.models import Options, Served, Values
@@ -198,12 +198,7 @@ def error(failure: RequestError) -> Reply:
     return json_reply(content, STATUS[failure.kind], headers_of(failure))
 
 
-def _weaviate_error(failure: RequestError) -> Reply:
-    return json_reply({"error": failure.message}, STATUS[failure.kind], headers_of(failure))
-
-
 DIALECT = Dialect("rerank", error)
-_WEAVIATE_DIALECT = Dialect("weaviate", _weaviate_error)
 
 
 async def rerank(body: CohereRequest, exchange: Exchange) -> Reply:
@@ -299,7 +294,7 @@ async def _score(
 _COHERE = Endpoint("POST", "/v2/rerank", rerank, DIALECT, "Rank documents for a query", CohereRequest, RerankReply)
 _TEI = Endpoint("POST", "/rerank", rerank_tei, tei.DIALECT, "Rank texts for a query (TEI)", TeiRequest, list[TeiRank])
 _WEAVIATE = Endpoint(
-    "POST", "/rerank", rerank_weaviate, _WEAVIATE_DIALECT, "Score documents (Weaviate)", WeaviateRequest, WeaviateReply
+    "POST", "/rerank", rerank_weaviate, weaviate.DIALECT, "Score documents (Weaviate)", WeaviateRequest, WeaviateReply
 )
 
 
