@@ -109,6 +109,7 @@ class Endpoint:
         also: More paths of the same route.
         choose: Function from a body, not yet decoded, to the endpoint that answers it, where several APIs share a path;
             then `body` and `reply` are for the OpenAPI document alone.
+        forms: The endpoints that `choose` takes, whose replies and errors the OpenAPI document has too.
         probe: Whether the route says if the server takes requests: status 503 from the beginning of a shutdown on.
     """
 
@@ -122,4 +123,5 @@ class Endpoint:
     public: bool = False
     also: tuple[str, ...] = ()
     choose: "Callable[[bytes], Endpoint] | None" = None
+    forms: "tuple[Endpoint, ...]" = ()
     probe: bool = False
