@@ -27,8 +27,8 @@ from embedrt.model import Model
 from embedrt.run.queue import BatchRecord, Outcome, Queue, QueueClosed, QueueFull
 from embedrt.run.request import Gather, Request
 from embedrt.run.runner import Runner
-from embedrt.server.endpoint import Exchange
 from embedrt.server.errors import Excess, RequestError
+from embedrt.server.notes import Context
 from embedrt.server.settings import ModelSettings, Pooling, Settings
 from embedrt.server.token_ids import Vocabulary, read_vocabulary
 from embedrt.tasks.activations import NamedActivation
@@ -130,7 +130,7 @@ class Served:
 
     async def embed(
         self,
-        exchange: Exchange,
+        exchange: Context,
         texts: Sequence[str] | Tokens,
         options: Options,
         *,
@@ -166,7 +166,7 @@ class Served:
         with _as_request_error(options.param):
             return dataclasses.replace(outcome, values=stored(outcome.values, call))
 
-    async def embed_tokens(self, exchange: Exchange, texts: Sequence[str], options: Options) -> Values:
+    async def embed_tokens(self, exchange: Context, texts: Sequence[str], options: Options) -> Values:
         """One array `[tokens, width]` a text: its token embeddings, or the multi-vector embedding of such a model."""
         model = self.model
         with _as_request_error(options.param):
@@ -198,7 +198,7 @@ class Served:
         _check_vectors_of_tokens(items, call.max_seq_length, width, options.param)
         return await self._run(exchange, model.runners[call.route], items, request, options)
 
-    async def embed_sparse(self, exchange: Exchange, texts: Sequence[str], options: Options) -> Values:
+    async def embed_sparse(self, exchange: Context, texts: Sequence[str], options: Options) -> Values:
         """`SparseVectors` `[texts, vocabulary]`."""
         self._require("sparse")
         model = self.model
@@ -219,7 +219,7 @@ class Served:
 
     async def score(
         self,
-        exchange: Exchange,
+        exchange: Context,
         items: Sequence[str | tuple[str, str]],
         options: Options,
         *,
@@ -336,7 +336,7 @@ class Served:
         return "ignore" if truncate else "error"
 
     async def _run(
-        self, exchange: Exchange, runner: Runner, items: Sequence[Any] | Tokens, request: Request, options: Options
+        self, exchange: Context, runner: Runner, items: Sequence[Any] | Tokens, request: Request, options: Options
     ) -> Values:
         """Compute a request in the queue, and note its facts for headers, metrics and log."""
         check_count(items, exchange, options.param)
@@ -412,7 +412,7 @@ def _check_vectors_of_tokens(texts: Sequence[str], limit: int | None, width: int
         )
 
 
-def check_count(items: Sized, exchange: Exchange, param: str) -> None:
+def check_count(items: Sized, exchange: Context, param: str) -> None:
     """Check the number of items of a request.
 
     Args:
@@ -578,7 +578,7 @@ class Models:
         found = self._by_name.get(name)
         return None if found is None else found[0]
 
-    def find(self, name: str | None, exchange: Exchange, task: Task | None = None) -> tuple[Served, Role | None]:
+    def find(self, name: str | None, exchange: Context, task: Task | None = None) -> tuple[Served, Role | None]:
         """The model of a name or alias, and the role that the alias implies.
 
         Args:
