@@ -288,10 +288,9 @@ def test_the_sources_import_what_the_package_depends_on_and_nothing_else(path: P
             assert (path.stem, inside) in {("torch_tensors", True), ("types", False)}
         else:
             is_peer = path in BENCH and inside and top in PEERS
-            serves = SERVER in path.parents and (top in SERVING or (inside and top in TRACING))
-            assert (
-                top in ALLOWED or is_peer or serves or OPTIONAL.get(top) == path.stem or top in sys.stdlib_module_names
-            ), f"{path.name} imports {name}"
+            serves = SERVER in path.parents and top in SERVING
+            known = top in ALLOWED or top in sys.stdlib_module_names or OPTIONAL.get(top) == path.stem
+            assert known or is_peer or serves, f"{path.name} imports {name}"
         if top == "click":
             assert path.parent.name == "cli", f"{path.name} imports click"
         if top in {"onnxruntime", "tokenizers", "huggingface_hub", "tqdm", "platformdirs", *OPTIONAL}:
