@@ -27,8 +27,8 @@ from embedrt.model import Model
 from embedrt.run.queue import BatchRecord, Outcome, Queue, QueueClosed, QueueFull
 from embedrt.run.request import Gather, Request
 from embedrt.run.runner import Runner
-from embedrt.server.endpoint import Exchange
 from embedrt.server.errors import Excess, RequestError
+from embedrt.server.notes import Context
 from embedrt.server.settings import ModelSettings, Pooling, Settings
 from embedrt.server.token_ids import Vocabulary, read_vocabulary
 from embedrt.tasks.activations import NamedActivation
@@ -44,6 +44,8 @@ logger = logging.getLogger("embedrt")
 
 # A text that is truncated from the left is tokenized whole.
 _MOST_FROM_LEFT = 1 << 18
+# Numbers in the vectors of all tokens of a request: 256 MB, and a gigabyte as JSON.
+_TOKEN_NUMBERS = 1 << 26
 # The tokens of a text that is too long are counted if it has at most so many characters for each token of the limit.
 _COUNTED_CHARACTERS = 250
 
@@ -128,7 +130,7 @@ class Served:
 
     async def embed(
         self,
-        exchange: Exchange,
+        exchange: Context,
         texts: Sequence[str] | Tokens,
         options: Options,
         *,
@@ -164,7 +166,7 @@ class Served:
         with _as_request_error(options.param):
             return dataclasses.replace(outcome, values=stored(outcome.values, call))
 
-    async def embed_tokens(self, exchange: Exchange, texts: Sequence[str], options: Options) -> Values:
+    async def embed_tokens(self, exchange: Context, texts: Sequence[str], options: Options) -> Values:
         """One array `[tokens, width]` a text: its token embeddings, or the multi-vector embedding of such a model."""
         model = self.model
         with _as_request_error(options.param):
@@ -192,9 +194,11 @@ class Served:
                     on_truncation=self._on_truncation(options),
                 )
                 request = dataclasses.replace(request_of(call), gather=TokenVectors())
+        width = model.manifest.width("multi-vector" if self.offers("multi-vector") else "tokens")
+        _check_vectors_of_tokens(items, call.max_seq_length, width, options.param)
         return await self._run(exchange, model.runners[call.route], items, request, options)
 
-    async def embed_sparse(self, exchange: Exchange, texts: Sequence[str], options: Options) -> Values:
+    async def embed_sparse(self, exchange: Context, texts: Sequence[str], options: Options) -> Values:
         """`SparseVectors` `[texts, vocabulary]`."""
         self._require("sparse")
         model = self.model
@@ -215,7 +219,7 @@ class Served:
 
     async def score(
         self,
-        exchange: Exchange,
+        exchange: Context,
         items: Sequence[str | tuple[str, str]],
         options: Options,
         *,
@@ -332,7 +336,7 @@ class Served:
         return "ignore" if truncate else "error"
 
     async def _run(
-        self, exchange: Exchange, runner: Runner, items: Sequence[Any] | Tokens, request: Request, options: Options
+        self, exchange: Context, runner: Runner, items: Sequence[Any] | Tokens, request: Request, options: Options
     ) -> Values:
         """Compute a request in the queue, and note its facts for headers, metrics and log."""
         check_count(items, exchange, options.param)
@@ -390,7 +394,25 @@ def _stopped() -> RequestError:
     return RequestError("the engine has stopped; restart the server", "unhealthy")
 
 
-def check_count(items: Sized, exchange: Exchange, param: str) -> None:
+def _check_vectors_of_tokens(texts: Sequence[str], limit: int | None, width: int, param: str) -> None:
+    """Check that the vectors of all tokens fit into a bounded part of the memory.
+
+    Raises:
+        RequestError: They may not: a token takes a character at least.
+    """
+    tokens = sum(len(text) if limit is None else min(len(text), limit) for text in texts)
+    most = _TOKEN_NUMBERS // width
+    if tokens > most:
+        raise RequestError(
+            f"{param}: expected texts of at most {most} tokens in all for vectors of tokens, got up to {tokens}; send "
+            "fewer texts at a time",
+            "too_large",
+            param=param,
+            code="too_many_tokens",
+        )
+
+
+def check_count(items: Sized, exchange: Context, param: str) -> None:
     """Check the number of items of a request.
 
     Args:
@@ -556,7 +578,7 @@ class Models:
         found = self._by_name.get(name)
         return None if found is None else found[0]
 
-    def find(self, name: str | None, exchange: Exchange, task: Task | None = None) -> tuple[Served, Role | None]:
+    def find(self, name: str | None, exchange: Context, task: Task | None = None) -> tuple[Served, Role | None]:
         """The model of a name or alias, and the role that the alias implies.
 
         Args:

@@ -125,6 +125,8 @@ async def _answer(body: msgspec.Raw, exchange: Exchange, place: str) -> Reply:
     except RequestError as failure:
         if place and not failure.message.startswith(place):
             failure.message = f"{place}: {failure.message}"
+            if failure.excess is not None and failure.excess.unit != "items":
+                failure.excess = None  # TEI's message for it names no instance
         raise
 
 

@@ -320,5 +320,6 @@ ENDPOINTS = (
         RerankReply,
         also=("/v1/rerank", "/v2/rerank", "/openai/v1/rerank", "/v1/re-rank"),
         choose=endpoint_of,
+        forms=(_COHERE, _TEI, _WEAVIATE),
     ),
 )
