@@ -671,7 +671,7 @@ def open_models(settings: Settings, queues: Queues, before: Models | None = None
     Args:
         settings: The configuration.
         queues: The queues.
-        before: Models that are open; those whose settings are the same are taken over.
+        before: Models that are open; those whose settings and bundles are the same are taken over.
 
     Raises:
         EmbedrtError: A model could not be opened; the message names it.
@@ -682,11 +682,8 @@ def open_models(settings: Settings, queues: Queues, before: Models | None = None
         if settings.cl100k_vocabulary is None:
             raise ValueError("token_ids: 'cl100k_base' needs a vocabulary; set cl100k_vocabulary to a file with it")
         vocabulary = read_vocabulary(settings.cl100k_vocabulary)
-    kept = [] if before is None else before.served
-    served = [
-        next((open_one for open_one in kept if open_one.settings == one), None) or _opened(one, settings, queues)
-        for one in settings.models
-    ]
+    kept = () if before is None else before.served
+    served = [_opened(one, settings, queues, kept) for one in settings.models]
     return Models(served, strict=settings.strict_model, vocabulary=vocabulary)
 
 
@@ -717,7 +714,7 @@ def _pooling_of(manifest: Manifest) -> str:
     return " and ".join(dict.fromkeys(_POOLINGS.get(mode, str(mode)) for mode in modes)) or "none"
 
 
-def _opened(one: ModelSettings, settings: Settings, queues: Queues) -> Served:
+def _opened(one: ModelSettings, settings: Settings, queues: Queues, kept: Sequence[Served]) -> Served:
     folder = resolve(
         one.source,
         revision=one.revision,
@@ -726,6 +723,10 @@ def _opened(one: ModelSettings, settings: Settings, queues: Queues) -> Served:
         cache_folder=settings.cache_folder,
     )
     manifest = read_manifest(folder)
+    for open_one in kept:
+        loaded = open_one.model.loaded
+        if (open_one.settings, loaded.folder, loaded.manifest) == (one, folder.absolute(), manifest):
+            return open_one
     if one.pooling is not None:
         _check_pooling(one, manifest)
     prompts, default = dict(one.prompts), one.default_prompt_name
