@@ -446,7 +446,7 @@ def test_without_the_extra(tiny_bundle: Path) -> None:
         ([], 1, " is not installed; run `pip install 'embedrt[cpu,serve]'`"),
     ):
         command = [sys.executable, "-c", program, "serve", str(tiny_bundle), *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == status, done.stderr
         assert shown in done.stdout + done.stderr
 
