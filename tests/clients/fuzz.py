@@ -70,9 +70,7 @@ def counting(bundles: Path) -> Iterator[tuple[Running, Counts]]:
         yield running, counts
 
 
-def run(
-    server: Running, folder: Path, *, seed: int, examples: int = EXAMPLES, phases: str = "coverage,fuzzing"
-) -> str:
+def run(server: Running, folder: Path, *, seed: int, examples: int = EXAMPLES, phases: str = "coverage,fuzzing") -> str:
     """The output of one run of schemathesis if it found a failure, else nothing."""
     command = [
         str(PYTHON.with_name("schemathesis")),
