@@ -27,8 +27,8 @@ from embedrt.model import Model
 from embedrt.run.queue import BatchRecord, Outcome, Queue, QueueClosed, QueueFull
 from embedrt.run.request import Gather, Request
 from embedrt.run.runner import Runner
-from embedrt.server.endpoint import Exchange
 from embedrt.server.errors import Excess, RequestError
+from embedrt.server.notes import Context
 from embedrt.server.settings import ModelSettings, Pooling, Settings
 from embedrt.server.token_ids import Vocabulary, read_vocabulary
 from embedrt.tasks.activations import NamedActivation
@@ -130,7 +130,7 @@ class Served:
 
     async def embed(
         self,
-        exchange: Exchange,
+        exchange: Context,
         texts: Sequence[str] | Tokens,
         options: Options,
         *,
@@ -166,7 +166,7 @@ class Served:
         with _as_request_error(options.param):
             return dataclasses.replace(outcome, values=stored(outcome.values, call))
 
-    async def embed_tokens(self, exchange: Exchange, texts: Sequence[str], options: Options) -> Values:
+    async def embed_tokens(self, exchange: Context, texts: Sequence[str], options: Options) -> Values:
         """One array `[tokens, width]` a text: its token embeddings, or the multi-vector embedding of such a model."""
         model = self.model
         with _as_request_error(options.param):
@@ -198,7 +198,7 @@ class Served:
         _check_vectors_of_tokens(items, call.max_seq_length, width, options.param)
         return await self._run(exchange, model.runners[call.route], items, request, options)
 
-    async def embed_sparse(self, exchange: Exchange, texts: Sequence[str], options: Options) -> Values:
+    async def embed_sparse(self, exchange: Context, texts: Sequence[str], options: Options) -> Values:
         """`SparseVectors` `[texts, vocabulary]`."""
         self._require("sparse")
         model = self.model
@@ -219,7 +219,7 @@ class Served:
 
     async def score(
         self,
-        exchange: Exchange,
+        exchange: Context,
         items: Sequence[str | tuple[str, str]],
         options: Options,
         *,
@@ -254,6 +254,16 @@ class Served:
         outcome = await self._run(exchange, model.runners[call.call.route], call.items, call.request, options)
         return dataclasses.replace(outcome, values=scores_of(call, outcome))  # type: ignore[arg-type]  # has `values`
 
+    def warm_up(self) -> None:
+        """Make what requests would make on first use: the sessions of every route.
+
+        Raises:
+            EmbedrtError: The model failed on a short text.
+        """
+        for route, runner in self.model.runners.items():
+            items, request = self._probe(route)
+            runner.warm_up(items, request)
+
     async def check(self) -> None:
         """Run the model on a short text. Checks at the same time share one run.
 
@@ -266,9 +276,9 @@ class Served:
         await asyncio.shield(self._checking)
 
     async def _check(self) -> None:
-        route, items, request = self._probe()
+        items, request = self._probe(self._first)
         try:
-            outcome = await self._outcome(self.model.runners[route], items, request, always=True)
+            outcome = await self._outcome(self.model.runners[self._first], items, request, always=True)
         except EmbedrtError as error:
             raise RequestError("the model failed on a short text", "unhealthy") from error
         if outcome.failure is not None:
@@ -293,7 +303,7 @@ class Served:
     def _first(self) -> str:
         return next(iter(self.model.runners))
 
-    def _probe(self) -> tuple[str, list[Any], Request]:
+    def _probe(self, route: str) -> tuple[list[Any], Request]:
         model = self.model
         if isinstance(model, CrossEncoder):
             call = score_call(
@@ -306,13 +316,13 @@ class Served:
                 apply_softmax=False,
                 on_truncation="ignore",
             )
-            return call.call.route, call.items, call.request
+            return call.items, call.request
         gather: Gather = SentenceVectors(1)
         if self.task == "sparse":
             gather = SparseRows(1)
         elif self.task == "multi-vector":
             gather = MultiVectors(Counted())
-        return self._first, ["health check"], Request(gather, model.lengths[self._first])
+        return ["health check"], Request(gather, model.lengths[route])
 
     def _require(self, task: Task) -> None:
         if not self.offers(task):
@@ -336,7 +346,7 @@ class Served:
         return "ignore" if truncate else "error"
 
     async def _run(
-        self, exchange: Exchange, runner: Runner, items: Sequence[Any] | Tokens, request: Request, options: Options
+        self, exchange: Context, runner: Runner, items: Sequence[Any] | Tokens, request: Request, options: Options
     ) -> Values:
         """Compute a request in the queue, and note its facts for headers, metrics and log."""
         check_count(items, exchange, options.param)
@@ -412,7 +422,7 @@ def _check_vectors_of_tokens(texts: Sequence[str], limit: int | None, width: int
         )
 
 
-def check_count(items: Sized, exchange: Exchange, param: str) -> None:
+def check_count(items: Sized, exchange: Context, param: str) -> None:
     """Check the number of items of a request.
 
     Args:
@@ -578,7 +588,7 @@ class Models:
         found = self._by_name.get(name)
         return None if found is None else found[0]
 
-    def find(self, name: str | None, exchange: Exchange, task: Task | None = None) -> tuple[Served, Role | None]:
+    def find(self, name: str | None, exchange: Context, task: Task | None = None) -> tuple[Served, Role | None]:
         """The model of a name or alias, and the role that the alias implies.
 
         Args:
@@ -661,7 +671,7 @@ def open_models(settings: Settings, queues: Queues, before: Models | None = None
     Args:
         settings: The configuration.
         queues: The queues.
-        before: Models that are open; those whose settings are the same are taken over.
+        before: Models that are open; those whose settings and bundles are the same are taken over.
 
     Raises:
         EmbedrtError: A model could not be opened; the message names it.
@@ -672,11 +682,8 @@ def open_models(settings: Settings, queues: Queues, before: Models | None = None
         if settings.cl100k_vocabulary is None:
             raise ValueError("token_ids: 'cl100k_base' needs a vocabulary; set cl100k_vocabulary to a file with it")
         vocabulary = read_vocabulary(settings.cl100k_vocabulary)
-    kept = [] if before is None else before.served
-    served = [
-        next((open_one for open_one in kept if open_one.settings == one), None) or _opened(one, settings, queues)
-        for one in settings.models
-    ]
+    kept = () if before is None else before.served
+    served = [_opened(one, settings, queues, kept) for one in settings.models]
     return Models(served, strict=settings.strict_model, vocabulary=vocabulary)
 
 
@@ -707,7 +714,7 @@ def _pooling_of(manifest: Manifest) -> str:
     return " and ".join(dict.fromkeys(_POOLINGS.get(mode, str(mode)) for mode in modes)) or "none"
 
 
-def _opened(one: ModelSettings, settings: Settings, queues: Queues) -> Served:
+def _opened(one: ModelSettings, settings: Settings, queues: Queues, kept: Sequence[Served]) -> Served:
     folder = resolve(
         one.source,
         revision=one.revision,
@@ -716,6 +723,10 @@ def _opened(one: ModelSettings, settings: Settings, queues: Queues) -> Served:
         cache_folder=settings.cache_folder,
     )
     manifest = read_manifest(folder)
+    for open_one in kept:
+        loaded = open_one.model.loaded
+        if (open_one.settings, loaded.folder, loaded.manifest) == (one, folder.absolute(), manifest):
+            return open_one
     if one.pooling is not None:
         _check_pooling(one, manifest)
     prompts, default = dict(one.prompts), one.default_prompt_name
