@@ -341,6 +341,19 @@ class Runner:
         ]
         return next((failure for failure in failures if failure is not None), None)
 
+    def warm_up(self, items: Sequence[Any], request: Request) -> None:
+        """Make the sessions of a batch that runs alone, and of batches side by side, by a run on each.
+
+        Raises:
+            EmbedrtError: A run failed.
+        """
+        tokens = self.tokens(items, request)
+        for alone in (True, False):
+            rows = Rows(self.begin(items, request), tokens, 0, np.arange(len(tokens)))
+            (failure,) = self.compute([rows], alone=alone)
+            if failure is not None:
+                raise failure
+
     @property
     def token_budget(self) -> int:
         """Tokens of a batch, padding included."""

@@ -254,6 +254,16 @@ class Served:
         outcome = await self._run(exchange, model.runners[call.call.route], call.items, call.request, options)
         return dataclasses.replace(outcome, values=scores_of(call, outcome))  # type: ignore[arg-type]  # has `values`
 
+    def warm_up(self) -> None:
+        """Make what requests would make on first use: the sessions of every route.
+
+        Raises:
+            EmbedrtError: The model failed on a short text.
+        """
+        for route, runner in self.model.runners.items():
+            items, request = self._probe(route)
+            runner.warm_up(items, request)
+
     async def check(self) -> None:
         """Run the model on a short text. Checks at the same time share one run.
 
@@ -266,9 +276,9 @@ class Served:
         await asyncio.shield(self._checking)
 
     async def _check(self) -> None:
-        route, items, request = self._probe()
+        items, request = self._probe(self._first)
         try:
-            outcome = await self._outcome(self.model.runners[route], items, request, always=True)
+            outcome = await self._outcome(self.model.runners[self._first], items, request, always=True)
         except EmbedrtError as error:
             raise RequestError("the model failed on a short text", "unhealthy") from error
         if outcome.failure is not None:
@@ -293,7 +303,7 @@ class Served:
     def _first(self) -> str:
         return next(iter(self.model.runners))
 
-    def _probe(self) -> tuple[str, list[Any], Request]:
+    def _probe(self, route: str) -> tuple[list[Any], Request]:
         model = self.model
         if isinstance(model, CrossEncoder):
             call = score_call(
@@ -306,13 +316,13 @@ class Served:
                 apply_softmax=False,
                 on_truncation="ignore",
             )
-            return call.call.route, call.items, call.request
+            return call.items, call.request
         gather: Gather = SentenceVectors(1)
         if self.task == "sparse":
             gather = SparseRows(1)
         elif self.task == "multi-vector":
             gather = MultiVectors(Counted())
-        return self._first, ["health check"], Request(gather, model.lengths[self._first])
+        return ["health check"], Request(gather, model.lengths[route])
 
     def _require(self, task: Task) -> None:
         if not self.offers(task):

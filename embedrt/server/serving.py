@@ -327,12 +327,16 @@ def run(settings: Settings, reread: Callable[[], Settings] | None = None, notes:
 
 
 async def _warm_up(models: Models) -> None:
-    """Run every model once, which also allocates what later runs need."""
+    """Run every model, in each way that makes something on first use, and then as requests do."""
+    loop = asyncio.get_running_loop()
     for one in models.served:
         try:
+            await loop.run_in_executor(None, one.warm_up)
             await one.check()
         except RequestError as error:
             raise InferenceError(f"{one.name}: {error.message}: {error.__cause__}") from error
+        except EmbedrtError as error:
+            raise InferenceError(f"{one.name}: the model failed on a short text: {error}") from error
 
 
 def _changed(old: Settings, new: Settings) -> list[str]:

@@ -398,6 +398,19 @@ class TestFailures:
         assert sorted(Client(queue, runner).run(texts).get().truncated) == [3, 555]
 
 
+def test_sessions_are_made_before_the_first_request(tiny_bundle: Path) -> None:
+    """One batch alone, and batches side by side, have a session each, and each takes a moment to make."""
+    runner = Embedder(tiny_bundle, threads=2).runners["default"]
+    engine: Any = runner.engine
+    before = {*engine._sessions}
+    runner.warm_up(["one"], SENTENCES)
+    made = {*engine._sessions}
+    assert len(made) == 2 > len(before)
+    runner.run(texts_of(300), SENTENCES)
+    runner.run(["one"], SENTENCES)
+    assert {*engine._sessions} == made
+
+
 @given(
     st.lists(st.integers(1, 100), min_size=1, max_size=80).map(sorted),
     st.integers(0, 79),
