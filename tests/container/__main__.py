@@ -178,8 +178,7 @@ def _try_out(build: Build, name: str) -> None:
             raise SystemExit(f"the server did not start: {''.join(lines)}")
         print(line.rstrip())
         address = f"http://127.0.0.1:{found[1]}"
-        probe = [word.replace("http://127.0.0.1:8080", address) for word in words("HEALTHCHECK")]
-        subprocess.run(probe, env=variables, user=user, check=True)
+        subprocess.run(words("HEALTHCHECK"), env={**variables, "PORT": found[1]}, user=user, check=True)
         body = json.dumps({"input": "how do otters sleep?"}).encode()
         with urlopen(Request(f"{address}/v1/embeddings", body, {"content-type": "application/json"})) as reply:
             vector = json.load(reply)["data"][0]["embedding"]
