@@ -15,7 +15,7 @@ def test_random_requests_have_described_replies_and_no_error_of_the_server(
     bundles = shared_folder(tmp_path_factory, "clients/fuzz", make_bundles)
     seed = random.randrange(10**6)
     with counting(bundles) as (server, counts):
-        failure = run(server, tmp_path, seed=seed, examples=12, phases="fuzzing")
+        failure = run(server, tmp_path, seed=seed, examples=20, phases="fuzzing")
     assert not failure, f"seed {seed}\n{failure}"
     assert not counts.failed, f"seed {seed}: {counts.failed}"
     assert counts.requests > 400

@@ -11,7 +11,6 @@ of the server may not grow from the middle of the run to its end, and SIGTERM en
 import argparse
 import http.client
 import json
-import os
 import signal
 import socket
 import statistics
@@ -64,7 +63,10 @@ class Soak:
         wrong: Descriptions of what went wrong.
         done: What clients did, by name.
         statuses: Answers by status.
-        samples: What may not grow, once a second.
+        samples: The memory, once a second.
+        rests: What may not grow, in the middle and at the end, while no client is connected.
+        resting: Set while clients wait.
+        idle: Clients that wait.
         ended: Set at the end.
         ending: Set once the server has had its signal to end.
     """
@@ -76,7 +78,10 @@ class Soak:
     wrong: list[str] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
-    samples: list[dict[str, float]] = field(default_factory=list)
+    samples: list[float] = field(default_factory=list)
+    rests: list[dict[str, float]] = field(default_factory=list)
+    resting: threading.Event = field(default_factory=threading.Event)
+    idle: Counter[str] = field(default_factory=Counter)
     ended: threading.Event = field(default_factory=threading.Event)
     ending: threading.Event = field(default_factory=threading.Event)
 
@@ -231,7 +236,10 @@ def killed(soak: Soak, draw: Random) -> None:
         "s.sendall(sys.stdin.buffer.read()); print('sent', flush=True); s.recv(1); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-S", "-c", program, str(soak.port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-S", "-c", program, str(soak.port)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     ) as client:
         assert client.stdin is not None
         assert client.stdout is not None
@@ -296,28 +304,42 @@ def _client(soak: Soak, seed: str) -> None:
         except Exception as error:  # noqa: BLE001 - findings
             soak.wrong.append(f"{action.__name__}: {error!r}")
         soak.done[action.__name__] += 1
+        while soak.resting.is_set() and not soak.ended.is_set():
+            soak.idle[seed] = 1
+            soak.ended.wait(0.05)
+        soak.idle[seed] = 0
 
 
 def _sample(pid: int) -> dict[str, float]:
-    status = Path(f"/proc/{pid}/status").read_text()
-    figures = dict(line.split(":", 1) for line in status.splitlines())
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return {
-        "memory MB": int(figures["VmRSS"].split()[0]) / 1024,
-        "threads": float(figures["Threads"]),
-        "descriptors": float(len(os.listdir(f"/proc/{pid}/fd"))),  # noqa: PTH208 - a count
+        "memory MB": int(status["VmRSS"].split()[0]) / 1024,
+        "threads": float(status["Threads"]),
+        "descriptors": float(len([*Path(f"/proc/{pid}/fd").iterdir()])),
     }
 
 
-def _growth(samples: list[dict[str, float]]) -> dict[str, float]:
+def _rest(soak: Soak) -> None:
+    """Let the clients finish what they do, and note what the server has left."""
+    soak.resting.set()
+    end = time.monotonic() + 2 * _HANG_S
+    while soak.idle.total() < _CLIENTS and time.monotonic() < end:
+        soak.ended.wait(0.05)
+    lowest: dict[str, float] = {}
+    for _ in range(10):  # connections end a moment after their clients
+        soak.ended.wait(1)
+        found = _sample(soak.server.process.pid)
+        lowest = {name: min(value, lowest.get(name, value)) for name, value in found.items()}
+    soak.rests.append(lowest)
+    soak.resting.clear()
+
+
+def _growth(soak: Soak) -> dict[str, float]:
     """What grew from the middle of the run to its end."""
-    half = samples[len(samples) // 2 :]
+    half = soak.samples[len(soak.samples) // 2 :]
     middle, end = half[: len(half) // 3 + 1], half[-(len(half) // 3 + 1) :]
-    lowest = {"threads", "descriptors"}  # connections come and go
-    return {
-        name: (min if name in lowest else statistics.median)([one[name] for one in end])
-        - (min if name in lowest else statistics.median)([one[name] for one in middle])
-        for name in GROWTH
-    }
+    grown = {name: soak.rests[-1][name] - soak.rests[0][name] for name in GROWTH}
+    return {**grown, "memory MB": statistics.median(end) - statistics.median(middle)}
 
 
 def soak_server(minutes: float, seed: int, folder: Path) -> Soak:
@@ -347,8 +369,12 @@ def soak_server(minutes: float, seed: int, folder: Path) -> Soak:
             if server.process.poll() is not None:
                 soak.wrong.append(f"the server ended: {server.lines[-5:]}")
                 break
-            soak.samples.append(_sample(server.process.pid))
+            soak.samples.append(_sample(server.process.pid)["memory MB"])
             soak.ended.wait(1)
+            if not soak.rests and now - began > minutes * 30:
+                _rest(soak)
+        _rest(soak)
+        soak.ended.wait(2)  # under load again
         soak.ending.set()
         server.send(signal.SIGTERM)
         status = server.wait()
@@ -370,10 +396,10 @@ def main() -> int:
     print(f"seed {seed}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         soak = soak_server(arguments.minutes, seed, Path(folder))
-    grown = _growth(soak.samples)
+    grown = _growth(soak)
     print(f"done: {dict(soak.done)}")
     print(f"statuses: {dict(soak.statuses)}")
-    print(f"last: {soak.samples[-1]}; growth: {grown}")
+    print(f"at the end: {soak.rests[-1]}; growth: {grown}")
     if arguments.minutes >= 2:  # a shorter run still warms up
         soak.wrong += [f"{name} grew by {grown[name]:.1f}" for name, most in GROWTH.items() if grown[name] > most]
     for one in soak.wrong[:_ENOUGH]:

@@ -319,7 +319,7 @@ def endpoint_of(body: bytes) -> Endpoint:
 
 
 ENDPOINTS = (
-    replace(_EMBEDDINGS, also=("/embeddings", "/openai/v1/embeddings"), choose=endpoint_of),
+    replace(_EMBEDDINGS, also=("/embeddings", "/openai/v1/embeddings"), choose=endpoint_of, forms=(_EMBEDDINGS, _JINA)),
     Endpoint(
         "POST",
         "/openai/deployments/{model:path}/embeddings",
