@@ -192,6 +192,9 @@ class Server:
             except (EmbedrtError, ValueError, OSError) as error:
                 logger.error("the configuration was not reloaded, the old one stays: %s", error)  # noqa: TRY400
                 return
+            except Exception:
+                logger.exception("the configuration was not reloaded, the old one stays")
+                return
             kept = _changed(state.settings, settings)
             if kept:
                 logger.warning("a reload cannot change these settings, restart for them: %s", ", ".join(kept))
