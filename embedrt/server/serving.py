@@ -1,6 +1,7 @@
 """Run a server: sockets, signals, reloads, and an end that loses no accepted request."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -200,7 +201,9 @@ class Server:
                 logger.warning("a reload cannot change these settings, restart for them: %s", ", ".join(kept))
             state.settings, state.models, state.keys = settings, models, keys
             self._show(models)
-            logger.info("reloaded: %s", ", ".join(one.name for one in models.served))
+            del models, keys, settings
+            await loop.run_in_executor(None, gc.collect)  # models that were replaced may be part of a cycle
+            logger.info("reloaded: %s", ", ".join(one.name for one in state.models.served))
 
     async def _listen(self, endpoints: Sequence[Endpoint], listening: socket.socket) -> asyncio.Server:
         limits = self.state.settings.limits
