@@ -82,6 +82,7 @@ def run(server: Running, folder: Path, *, seed: int, examples: int = EXAMPLES, p
         *("--seed", str(seed)),
         *("--generation-database", "none"),
         *("--warnings", "off"),
+        *("--request-timeout", "120"),  # a busy machine is slow, and that is no failure
         "--no-color",
     ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1800, check=False)
