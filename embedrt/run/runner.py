@@ -294,9 +294,13 @@ class Runner:
         try:
             batch, results = self._computed(parts, alone=alone)
         except EmbedrtError as error:
-            if len(parts) > 1:
-                return [self.compute([part], alone=alone)[0] for part in parts]
-            return [self._recovered(parts[0], error)]
+            if len(parts) == 1:
+                return [self._recovered(parts[0], error)]
+            if isinstance(error, OutOfMemory):
+                lengths = np.concatenate([part.tokens.lengths[part.rows] for part in parts])
+                tokens = int(lengths.sum() if self.is_packed else len(lengths) * lengths.max())
+                self._budget.lower(max(tokens // 2, int(lengths.max())), self.engine.device.name)
+            return [self.compute([part], alone=alone)[0] for part in parts]
         if len(parts) == 1:
             return [self._kept(parts[0], batch, results)]
         ends = np.cumsum([len(part.rows) for part in parts]).tolist()

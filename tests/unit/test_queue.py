@@ -381,6 +381,16 @@ class TestFailures:
         assert isinstance(failure, OutOfMemory)
         assert str(failure).startswith("texts[1]: ")
 
+    def test_later_batches_of_several_requests_are_smaller(self, held: tuple[Client, Gate]) -> None:
+        client, gate = held
+        gate.fail = lambda batch: OutOfMemory("full") if batch.shape[0] == 3 else None
+        first = client.submit([words(40)])[1]
+        gate.next()
+        waiting = [client.submit([words(length)])[1] for length in (12, 13, 14)]
+        gate.open()
+        assert [one.get(timeout=WAIT).failure for one in (first, *waiting)] == [None] * 4
+        assert client.runner.token_budget == 3 * 14 // 2
+
     @pytest.mark.parametrize("count", [2, 700])
     def test_a_truncated_text_is_found_before_the_model_runs(self, held: tuple[Client, Gate], count: int) -> None:
         client, gate = held
