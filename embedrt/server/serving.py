@@ -29,8 +29,9 @@ from embedrt.server.errors import RequestError
 from embedrt.server.keys import Keys
 from embedrt.server.logs import Log, Style, access_log, logging_to
 from embedrt.server.metrics import Connections, Metrics
-from embedrt.server.models import Models, Queues, open_models
+from embedrt.server.models import Models
 from embedrt.server.observers import Observer
+from embedrt.server.opening import Queues, open_models
 from embedrt.server.routes import routes
 from embedrt.server.settings import Settings
 from embedrt.server.sockets import address_of, bound, bound_port, most_connections

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from embedrt import Embedder
-from embedrt.server.models import Queues, open_models
+from embedrt.server.opening import Queues, open_models
 from embedrt.server.settings import Limits, ModelSettings, Settings
 from tests.kit.server import Answer, Running, serving
 

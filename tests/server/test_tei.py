@@ -14,7 +14,7 @@ from embedrt import CrossEncoder, Embedder, MultiVectorEncoder, SparseEncoder
 from embedrt.server import models as models_module
 from embedrt.server.dialects import tei
 from embedrt.server.errors import RequestError
-from embedrt.server.models import Served
+from embedrt.server.served import Served
 from embedrt.server.settings import Limits, ModelSettings, Settings
 from tests.kit.bundles import copy_bundle, rehash
 from tests.kit.edits import edit_json

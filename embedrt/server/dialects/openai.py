@@ -11,8 +11,8 @@ from embedrt.server.endpoint import Dialect, Endpoint, Exchange, Reply
 from embedrt.server.errors import STATUS, Kind, RequestError, headers_of
 from embedrt.server.formats import Format, embed, item
 from embedrt.server.input_types import input_type_of
-from embedrt.server.models import Options, Served
 from embedrt.server.replies import json_items, json_reply, to_json
+from embedrt.server.served import Options, Served
 from embedrt.server.token_ids import IdRows, Inputs, read_items, tokens_of_ids
 
 _TYPES: dict[Kind, str] = {

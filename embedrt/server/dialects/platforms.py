@@ -11,7 +11,7 @@ from embedrt.server.decoding import decoded
 from embedrt.server.dialects import rerank, tei
 from embedrt.server.endpoint import Endpoint, Exchange, Reply
 from embedrt.server.errors import RequestError
-from embedrt.server.models import check_count
+from embedrt.server.served import check_count
 from embedrt.server.settings import Settings
 from embedrt.types import Task
 

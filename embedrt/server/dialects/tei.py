@@ -19,8 +19,8 @@ from embedrt.server.endpoint import Dialect, Endpoint, Exchange, Reply
 from embedrt.server.errors import STATUS, Excess, Kind, RequestError, headers_of
 from embedrt.server.formats import embed as embed_texts
 from embedrt.server.input_types import input_type_of
-from embedrt.server.models import Options, Role, Served, check_count
 from embedrt.server.replies import json_items, json_reply, to_json
+from embedrt.server.served import Options, Role, Served, check_count
 from embedrt.server.token_ids import IdRows, read_items, tokens_of_ids
 from embedrt.tasks.activations import NamedActivation, activate, softmax
 from embedrt.types import Task

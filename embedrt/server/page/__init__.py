@@ -13,8 +13,8 @@ from embedrt.bundle.manifest import KIND_OF_TASK
 from embedrt.server.dialects.openai import error
 from embedrt.server.dialects.tei import health
 from embedrt.server.endpoint import Dialect, Endpoint, Exchange, Reply
-from embedrt.server.models import ROLES, Served
 from embedrt.server.replies import json_reply
+from embedrt.server.served import ROLES, Served
 from embedrt.types import Task
 
 DIALECT = Dialect("embedrt", error)
