@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 import embedrt
 from embedrt import CrossEncoder, Embedder, MultiVectorEncoder, SparseEncoder
-from embedrt.server import models as models_module
+from embedrt.server import served as served_module
 from embedrt.server.dialects import tei
 from embedrt.server.errors import RequestError
 from embedrt.server.served import Served
@@ -126,7 +126,7 @@ class TestOtherOutputs:
 
     def test_vectors_of_too_many_tokens(self, served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
         """A request of a few megabytes would have a reply of many gigabytes."""
-        monkeypatch.setattr(models_module, "_TOKEN_NUMBERS", 32 * 60)
+        monkeypatch.setattr(served_module, "_TOKEN_NUMBERS", 32 * 60)
         assert served.post("/embed_all", {"inputs": ["x" * 100, "y" * 12]}).status == 200
         answer = served.post("/embed_all", {"inputs": ["x" * 100, "y" * 13]})
         assert (answer.status, answer.json["error_type"]) == (413, "Validation")
