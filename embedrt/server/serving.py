@@ -42,8 +42,6 @@ logger = logging.getLogger("embedrt.server")
 _BACKLOG = 2048
 # At the end, a connection that is kept open may send one more request for so long: the client cannot know yet.
 _LAST_REQUEST_SECONDS = 0.5
-# The rest of a body that was answered with an error is discarded for so long.
-_LINGER_SECONDS = 5.0
 # Time for the threads of the queue to end after the last request.
 _JOIN_SECONDS = 5.0
 # Settings that a reload cannot change.
@@ -229,7 +227,7 @@ class Server:
             ConnectionLimits(
                 header_seconds=limits.header_seconds,
                 write_seconds=limits.body_seconds,
-                linger_seconds=min(_LINGER_SECONDS, limits.body_seconds),
+                linger_seconds=limits.body_seconds,
                 connections=most_connections(),
             ),
             self._traffic,
