@@ -530,9 +530,9 @@ class Queue:
             self._waiting_texts[job.lane] -= len(unit.left)
             self._waiting_tokens[job.lane] -= sum(length for length, _ in unit.left)
             unit.left.clear()
-            key = (job.runner, unit.pool.outputs, job.lane)
-            if not entries and self._pools.get(key) is unit.pool:
-                del self._pools[key]  # a closed model is freed
+            name = (job.runner, unit.pool.outputs, job.lane)
+            if not entries and self._pools.get(name) is unit.pool:
+                del self._pools[name]  # a closed model is freed
         if job in self._unread:
             self._unread.remove(job)
         if self._closed and not any(self._jobs.values()):
