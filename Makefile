@@ -24,7 +24,7 @@ RUN := $(VENV)/$(BIN)/python -m
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEW_PIP := "pip>=25.1" # knows dependency groups
 
-.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients test-clusters fuzz fuzz-server endurance kills kills-bulk soak audit lint fix bench bench-tasks bench-serve bench-bulk bench-gpu docs docs-serve golden table build clean
+.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients test-clusters fuzz fuzz-server endurance kills kills-bulk soak soak-server test-container audit lint fix bench bench-tasks bench-serve bench-bulk bench-gpu docs docs-serve golden table build clean
 
 help:  ## show this
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -62,6 +62,12 @@ kills-bulk: $(VENV)/.develop  ## bulk jobs killed at random moments, then resume
 soak: $(VENV)/.develop  ## random calls with random faults; ARGS="--minutes 30 --seed 7"
 	$(RUN) tests.endurance.soak $(ARGS)
 
+soak-server: $(VENV)/.develop  ## a server under random load and faults, with leaks counted; ARGS="--minutes 10 --seed 7"
+	$(RUN) tests.endurance.soak_server $(ARGS)
+
+test-container: $(VENV)/.develop  ## the steps of examples/docker/Dockerfile, without docker
+	$(RUN) tests.container $(ARGS)
+
 audit: $(AUDIT)/.ready  ## known vulnerabilities of the runtime dependencies; says so where their database is unreachable
 	$(AUDIT)/$(BIN)/python tests/lint/audit.py
 
@@ -97,6 +103,8 @@ lint: $(VENV)/.develop  ## style, types, layers, docstrings and spelling
 	$(VENV)/$(BIN)/lint-imports
 	$(VENV)/$(BIN)/python tests/lint/docstrings.py embedrt export
 	$(RUN) codespell_lib .
+	@if [ -x $(VENV)/$(BIN)/hadolint ]; then $(VENV)/$(BIN)/hadolint examples/docker/Dockerfile; \
+	else echo "not run: hadolint, which has no package for this platform"; fi
 
 fix: $(VENV)/.develop  ## format, and mend what ruff can mend
 	$(RUN) ruff check --fix .

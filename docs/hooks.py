@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the tests read the generated pages without MkDocs
     from mkdocs.config.defaults import MkDocsConfig
@@ -42,6 +42,7 @@ def generated() -> dict[str, str]:
         "reference/api.md": api(),
         "reference/cli.md": command_line(),
         "reference/errors.md": errors(),
+        "reference/http.md": http_routes(),
         "reference/server-settings.md": server_settings(),
     }
 
@@ -184,6 +185,78 @@ prompts = { query = "query: " }
 name = "reranker"
 source = "bundles/reranker"
 auto_truncate = false"""
+
+
+def http_routes() -> str:
+    """Every route of the server with the fields of its requests, from the OpenAPI document."""
+    from embedrt.server.openapi import openapi
+    from embedrt.server.routes import routes
+
+    table = routes()
+    described = openapi(table)
+    lines = [
+        "# HTTP routes",
+        "",
+        "[Serving](../guides/serving.md) has the clients. Unknown fields are ignored. `/openapi.json` of a running",
+        "server describes the replies too, and `/metrics`, unless metrics are off or have a port of their own.",
+    ]
+    for dialect in dict.fromkeys(endpoint.dialect.name for endpoint in table):
+        lines += ["", f"## {_APIS[dialect]}", "", "| route | purpose | key |", "|---|---|---|"]
+        own = [endpoint for endpoint in table if endpoint.dialect.name == dialect]
+        for endpoint in own:
+            paths = ", ".join(f"`{path.replace(':path}', '}')}`" for path in (endpoint.path, *endpoint.also))
+            key = "-" if endpoint.public else "if set"
+            lines.append(f"| {endpoint.method} {paths} | {endpoint.summary} | {key} |")
+        first = {one.body: one for one in reversed(own)}  # routes with the same body are described once
+        for endpoint in reversed(first.values()):
+            lines += _request_fields(endpoint.method, endpoint.path.replace(":path}", "}"), described)
+    return "\n".join([*lines, ""])
+
+
+_APIS = {
+    "openai": "OpenAI",
+    "rerank": "Reranking, by the APIs of Cohere, Jina, vLLM, TEI and Weaviate",
+    "cohere": "Cohere",
+    "vllm": "vLLM",
+    "ollama": "Ollama",
+    "tei": "TEI",
+    "weaviate": "Weaviate",
+    "embedrt": "embedrt",
+}
+
+
+def _request_fields(method: str, path: str, described: dict[str, Any]) -> list[str]:
+    """A table with the fields of a request."""
+    operation = described["paths"][path][method.lower()]
+    if "requestBody" not in operation:
+        return []
+    schemas = described["components"]["schemas"]
+    body = operation["requestBody"]["content"]["application/json"]["schema"]
+    lines = []
+    for part in body.get("anyOf", [body]):
+        schema = schemas[part["$ref"].rpartition("/")[2]]
+        lines += ["", f"`{method} {path}`: {schema['description']}", "", "| field | type | meaning |", "|---|---|---|"]
+        for name, one in schema["properties"].items():
+            needed = ", required" if name in schema.get("required", ()) else ""
+            lines.append(f"| `{name}` | {_type_of(one)}{needed} | {one.get('description', '')} |")
+    return lines
+
+
+def _type_of(schema: dict[str, Any]) -> str:
+    """The type of a field in words."""
+    if "$ref" in schema:
+        return "object"
+    if "anyOf" in schema:
+        kinds = dict.fromkeys(_type_of(one) for one in schema["anyOf"] if one != {"type": "null"})
+        return " or ".join(kinds)
+    if "enum" in schema or "const" in schema:
+        values = schema.get("enum", [schema.get("const")])
+        return ", ".join(f"`{value}`" for value in values if value is not None)
+    name = str(schema.get("type", "anything"))
+    if name == "array" and schema.get("items"):
+        items = _type_of(schema["items"])
+        return f"list of ({items})" if " or " in items else f"list of {items}"
+    return {"integer": "int", "boolean": "bool", "array": "list"}.get(name, name)
 
 
 def errors() -> str:

@@ -487,8 +487,6 @@ class Queue:
         self._waiting_texts[lane] -= end - start
         for owner in by_unit:
             owner.job.started = owner.job.started or now
-        if not pool.entries:
-            self._pools.pop((runner, pool.outputs, lane), None)  # a closed model is freed
         self._overtaken = lane == "query" and self._is_waiting("bulk")
         others = sum(self._running.values())
         if others:
@@ -532,8 +530,9 @@ class Queue:
             self._waiting_texts[job.lane] -= len(unit.left)
             self._waiting_tokens[job.lane] -= sum(length for length, _ in unit.left)
             unit.left.clear()
-            if not entries:
-                self._pools.pop((job.runner, unit.pool.outputs, job.lane), None)
+            name = (job.runner, unit.pool.outputs, job.lane)
+            if not entries and self._pools.get(name) is unit.pool:
+                del self._pools[name]  # a closed model is freed
         if job in self._unread:
             self._unread.remove(job)
         if self._closed and not any(self._jobs.values()):

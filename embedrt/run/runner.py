@@ -294,9 +294,13 @@ class Runner:
         try:
             batch, results = self._computed(parts, alone=alone)
         except EmbedrtError as error:
-            if len(parts) > 1:
-                return [self.compute([part], alone=alone)[0] for part in parts]
-            return [self._recovered(parts[0], error)]
+            if len(parts) == 1:
+                return [self._recovered(parts[0], error)]
+            if isinstance(error, OutOfMemory):
+                lengths = np.concatenate([part.tokens.lengths[part.rows] for part in parts])
+                tokens = int(lengths.sum() if self.is_packed else len(lengths) * lengths.max())
+                self._budget.lower(max(tokens // 2, int(lengths.max())), self.engine.device.name)
+            return [self.compute([part], alone=alone)[0] for part in parts]
         if len(parts) == 1:
             return [self._kept(parts[0], batch, results)]
         ends = np.cumsum([len(part.rows) for part in parts]).tolist()
@@ -340,6 +344,19 @@ class Runner:
             for rows in (part.rows[:middle], part.rows[middle:])
         ]
         return next((failure for failure in failures if failure is not None), None)
+
+    def warm_up(self, items: Sequence[Any], request: Request) -> None:
+        """Make the sessions of a batch that runs alone, and of batches side by side, by a run on each.
+
+        Raises:
+            EmbedrtError: A run failed.
+        """
+        tokens = self.tokens(items, request)
+        for alone in (True, False):
+            rows = Rows(self.begin(items, request), tokens, 0, np.arange(len(tokens)))
+            (failure,) = self.compute([rows], alone=alone)
+            if failure is not None:
+                raise failure
 
     @property
     def token_budget(self) -> int:

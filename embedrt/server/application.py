@@ -14,7 +14,7 @@ import msgspec
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from embedrt.server.body import Disconnected, read_body
+from embedrt.server.body import Bodies, Disconnected, Share, read_body
 from embedrt.server.cross_origin import allow_origins
 from embedrt.server.decoding import decoded
 from embedrt.server.dialects import openai
@@ -37,6 +37,8 @@ _PROCESS, _NUMBERS = token_hex(10), count()
 _LISTED = 100
 # Names of unknown fields that are logged, and the largest body in which they are looked for.
 _MOST_UNKNOWN, _SMALL_BODY = 100, 16 * 1024
+# Bodies of the largest size that all requests together may have in memory, and the least bytes for it.
+_BODIES, _LEAST_BODIES = 8, 256 * 2**20
 _FIELD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -48,6 +50,7 @@ class State:
         models: The open models.
         keys: The API keys.
         observers: Called with every request that has ended: metrics, the access log, traces.
+        bodies: The memory for bodies of requests without a reply yet.
         ready: True while the server takes requests.
         in_flight: Number of requests without a reply yet.
         unknown_fields: Names of fields that no route knows, of those that were logged.
@@ -60,6 +63,7 @@ class State:
         self.models = models
         self.keys = Keys(settings.keys, settings.key_file) if keys is None else keys
         self.observers = tuple(observers)
+        self.bodies = Bodies(max(_BODIES * settings.limits.body_bytes, _LEAST_BODIES))
         self.ready = True
         self.in_flight = 0
         self.unknown_fields: set[str] = set()
@@ -91,11 +95,11 @@ class Handling:
             state.models,
             state.settings,
         )
-        watch = _Watch(receive)
+        watch, share = _Watch(receive), Share(state.bodies)
         state.in_flight += 1
         status, failure = GONE, None
         try:
-            endpoint, reply, failure = await self._reply(exchange, scope, receive, watch)
+            endpoint, reply, failure = await self._reply(exchange, scope, receive, watch, share)
             watch.stop()
             await _send(reply, exchange, started, send, timings=endpoint.dialect.timings)
             status = reply.status
@@ -106,13 +110,14 @@ class Handling:
                 raise
         finally:
             watch.stop()
+            share.free()
             state.in_flight -= 1
             ended = Ended(exchange, self._endpoint, scope, status, failure, started, monotonic() - started)
             for observe in state.observers:
                 observe(ended)
 
     async def _reply(
-        self, exchange: Exchange, scope: Scope, receive: Receive, watch: "_Watch"
+        self, exchange: Exchange, scope: Scope, receive: Receive, watch: "_Watch", share: Share
     ) -> tuple[Endpoint, Reply, RequestError | None]:
         endpoint, state = self._endpoint, self._state
         try:
@@ -120,7 +125,7 @@ class Handling:
             body = None
             if endpoint.body is not None:
                 limits = exchange.settings.limits
-                raw = await read_body(receive, scope["headers"], limits.body_bytes, limits.body_seconds)
+                raw = await read_body(receive, scope["headers"], limits.body_bytes, limits.body_seconds, share)
                 endpoint = endpoint if endpoint.choose is None else endpoint.choose(raw)
                 self._look_for_unknown_fields(raw)
                 body = decoded(endpoint.body, raw)

@@ -34,7 +34,52 @@ def declared_length(headers: Iterable[tuple[bytes, bytes]], limit: int) -> int |
     return length
 
 
-async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], limit: int, seconds: float) -> bytes:
+class Bodies:
+    """The bytes of all bodies in memory: many large requests at once may not take more than a bounded part of it.
+
+    Args:
+        most: The most bytes.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.used = 0
+
+
+class Share:
+    """The part of one request.
+
+    Args:
+        bodies: All bodies.
+    """
+
+    __slots__ = ("_bodies", "_used")
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+        self._used = 0
+
+    def take(self, size: int) -> None:
+        """Count bytes of the body.
+
+        Raises:
+            RequestError: There is no room for them.
+        """
+        self._used += size
+        self._bodies.used += size
+        if self._bodies.used > self._bodies.most:
+            message = "the bodies of all requests are too large together; try again"
+            raise RequestError(message, "overloaded", retry_after=1)
+
+    def free(self) -> None:
+        """The request has ended."""
+        self._bodies.used -= self._used
+        self._used = 0
+
+
+async def read_body(
+    receive: Receive, headers: Iterable[tuple[bytes, bytes]], limit: int, seconds: float, share: Share
+) -> bytes:
     """Read a body, or fail as soon as it is too large or too slow.
 
     Args:
@@ -42,6 +87,11 @@ async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], li
         headers: Header names in lowercase, and values.
         limit: The largest body in bytes.
         seconds: The time for a body that hardly grows; each 16 KiB extend it by a second.
+        share: The part of the request in the memory for bodies.
+
+    Raises:
+        RequestError: The body is too large or too slow, or encoded, or there is no memory for it.
+        Disconnected: The client closed the connection.
     """
     declared_length(headers, limit)
     loop = asyncio.get_running_loop()
@@ -58,6 +108,7 @@ async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], li
                 size += len(part)
                 if size > limit:
                     raise _too_large(limit)
+                share.take(len(part))
                 if not event.get("more_body", False):
                     return b"".join([*parts, part]) if parts else part
                 parts.append(part)

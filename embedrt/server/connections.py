@@ -35,7 +35,7 @@ class ConnectionLimits:
     header_seconds: float = 10.0
     header_bytes: int = 64 * 1024
     write_seconds: float = 30.0
-    linger_seconds: float = 5.0
+    linger_seconds: float = 30.0
     connections: int = 1000
 
 

@@ -2,11 +2,14 @@
 
 import re
 from functools import cache
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from embedrt.inputs.values import shown
 from embedrt.server.errors import RequestError
+
+_WRONG_VALUE = "Invalid enum value "
 
 
 @cache
@@ -30,8 +33,12 @@ def decoded(kind: Any, body: bytes | msgspec.Raw, place: str = "") -> Any:
     except msgspec.ValidationError as error:
         message, _, at = str(error).partition(" - at `$")
         path = (place + at.rstrip("`")).lstrip(".")
-        message = message.replace("`", "").replace(" | ", " or ")
-        message = message[:1].lower() + message[1:]
+        if message.startswith(_WRONG_VALUE) and (choices := _choices(kind, path)):
+            value = message[len(_WRONG_VALUE) :].strip("'")
+            message = f"expected {choices}, got {shown(value)}"
+        else:
+            message = message.replace("`", "").replace(" | ", " or ")
+            message = message[:1].lower() + message[1:300]
         index = re.search(r"\[(\d+)\]", path)
         raise RequestError(
             f"{path}: {message}" if path else message,
@@ -40,3 +47,17 @@ def decoded(kind: Any, body: bytes | msgspec.Raw, place: str = "") -> Any:
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"the body is no valid JSON: {error}", code="invalid_json") from error
+
+
+def _choices(kind: Any, path: str) -> str:
+    """The values that a field may have, for a message; empty if its type is not found."""
+    name = re.split(r"[.\[]", path)[0]
+    waiting: list[Any] = [get_type_hints(kind).get(name)] if isinstance(kind, type) else []
+    found: list[str] = []
+    while waiting:
+        one = waiting.pop(0)
+        if get_origin(one) is Literal:
+            found += map(repr, get_args(one))
+        else:
+            waiting += get_args(one)
+    return " or ".join(filter(None, [", ".join(found[:-1]), *found[-1:]]))

@@ -2,13 +2,12 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from embedrt.server.errors import RequestError
-
-if TYPE_CHECKING:
-    from embedrt.server.models import Models
-    from embedrt.server.settings import Settings
+from embedrt.server.models import Models
+from embedrt.server.notes import Notes
+from embedrt.server.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -26,33 +25,6 @@ class Reply:
     status: int = 200
     media_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Notes:
-    """Facts about a request that its headers, the metrics and the log show.
-
-    Attributes:
-        model: The served name of the model.
-        substituted: Whether the client asked for another model than the one that answered.
-        texts: Texts that the model read; a pair counts as one.
-        characters: Characters of these texts.
-        tokens: Their tokens, after truncation.
-        truncated: Indexes of the truncated texts.
-        tokenize_seconds: Seconds of tokenization.
-        queue_seconds: Seconds that the first text waited for its batch.
-        engine_seconds: Seconds from the first batch to the last.
-    """
-
-    model: str = ""
-    substituted: bool = False
-    texts: int = 0
-    characters: int = 0
-    tokens: int = 0
-    truncated: list[int] = field(default_factory=list)
-    tokenize_seconds: float = 0.0
-    queue_seconds: float = 0.0
-    engine_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,8 +45,8 @@ class Exchange:
     path: str
     headers: Mapping[str, str]
     query: str
-    models: "Models"
-    settings: "Settings"
+    models: Models
+    settings: Settings
     notes: Notes = field(default_factory=Notes)
 
 
@@ -109,6 +81,7 @@ class Endpoint:
         also: More paths of the same route.
         choose: Function from a body, not yet decoded, to the endpoint that answers it, where several APIs share a path;
             then `body` and `reply` are for the OpenAPI document alone.
+        forms: The endpoints that `choose` takes, whose replies and errors the OpenAPI document has too.
         probe: Whether the route says if the server takes requests: status 503 from the beginning of a shutdown on.
     """
 
@@ -122,4 +95,5 @@ class Endpoint:
     public: bool = False
     also: tuple[str, ...] = ()
     choose: "Callable[[bytes], Endpoint] | None" = None
+    forms: "tuple[Endpoint, ...]" = ()
     probe: bool = False

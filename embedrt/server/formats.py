@@ -11,8 +11,8 @@ from embedrt.embedder import Embedder
 from embedrt.inputs.text import Tokens
 from embedrt.server.endpoint import Exchange
 from embedrt.server.errors import RequestError
-from embedrt.server.models import Options, Served, Values
 from embedrt.server.replies import base64_floats
+from embedrt.server.served import Options, Served, Values
 from embedrt.tasks.embed import truncate_and_normalize
 from embedrt.types import Precision, Vectors
 from embedrt.vectors.quantization import quantize_embeddings

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from embedrt.server.errors import RequestError
-from embedrt.server.models import Role
+from embedrt.server.served import Role
 
 # By name in lower case, with "_" for "." and "-". Cohere, Jina, Voyage, NVIDIA and Google have different names.
 _ROLES: dict[str, Role] = {

@@ -48,15 +48,15 @@ def with_document(endpoints: Sequence[Endpoint], dialect: Dialect) -> tuple[Endp
 
 def openapi(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """The OpenAPI 3.1 document of a table of endpoints."""
-    kinds = [kind for endpoint in endpoints for kind in (endpoint.body, endpoint.reply) if kind is not None]
+    kinds = [kind for endpoint in endpoints for kind in _kinds(endpoint)]
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_COMPONENTS)
     schema_of = iter(schemas)
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         body = None if endpoint.body is None else next(schema_of)
-        reply = None if endpoint.reply is None else next(schema_of)
+        replies = [next(schema_of) for _ in _replies(endpoint)]
         for path in (endpoint.path, *endpoint.also):
-            operation = _operation(endpoint, path, body, reply)
+            operation = _operation(endpoint, path, body, _one_of(replies))
             paths.setdefault(_PARAMETER.sub(r"{\1}", path), {})[endpoint.method.lower()] = operation
     structs = list(_structs(kinds))
     # Two structs of one name are told apart by their modules.
@@ -73,6 +73,22 @@ def openapi(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     }
     short: dict[str, Any] = orjson.loads(orjson.dumps(document).replace(b"embedrt.server.dialects.", b""))
     return short
+
+
+def _replies(endpoint: Endpoint) -> list[Any]:
+    """The types of the replies of an endpoint: one for each of its forms."""
+    return [one.reply for one in endpoint.forms or (endpoint,) if one.reply is not None]
+
+
+def _kinds(endpoint: Endpoint) -> list[Any]:
+    """The types of its bodies: requests, then replies."""
+    return [*([] if endpoint.body is None else [endpoint.body]), *_replies(endpoint)]
+
+
+def _one_of(schemas: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    if not schemas:
+        return None
+    return schemas[0] if len(schemas) == 1 else {"anyOf": [*schemas]}
 
 
 def _operation(
@@ -96,15 +112,25 @@ def _operation(
     if reply is not None:
         success["content"] = _json(reply)
     failure: dict[str, Any] = {"description": "Failure"}
-    example = b"".join(endpoint.dialect.error(RequestError("message", param="field", code="code", index=0)).body)
-    if example:
-        failure["content"] = _json(_shape(orjson.loads(example)))
+    shape = _one_of(list(_errors(endpoint)))
+    if shape is not None:
+        failure["content"] = _json(shape)
     described["responses"] = {"2XX" if reply is None else "200": success, "default": failure}
     return described
 
 
 def _json(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
+
+
+def _errors(endpoint: Endpoint) -> Iterator[dict[str, Any]]:
+    """The shapes of its errors, each from an example: what the dialect makes of a failure."""
+    seen = set()
+    for dialect in (one.dialect for one in endpoint.forms or (endpoint,)):
+        body = b"".join(dialect.error(RequestError("message", param="field", code="code", index=0)).body)
+        if body and body not in seen:
+            seen.add(body)
+            yield _shape(orjson.loads(body))
 
 
 def _shape(example: Any) -> dict[str, Any]:

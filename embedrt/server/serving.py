@@ -1,6 +1,7 @@
 """Run a server: sockets, signals, reloads, and an end that loses no accepted request."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -28,8 +29,9 @@ from embedrt.server.errors import RequestError
 from embedrt.server.keys import Keys
 from embedrt.server.logs import Log, Style, access_log, logging_to
 from embedrt.server.metrics import Connections, Metrics
-from embedrt.server.models import Models, Queues, open_models
+from embedrt.server.models import Models
 from embedrt.server.observers import Observer
+from embedrt.server.opening import Queues, open_models
 from embedrt.server.routes import routes
 from embedrt.server.settings import Settings
 from embedrt.server.sockets import address_of, bound, bound_port, most_connections
@@ -40,8 +42,6 @@ logger = logging.getLogger("embedrt.server")
 _BACKLOG = 2048
 # At the end, a connection that is kept open may send one more request for so long: the client cannot know yet.
 _LAST_REQUEST_SECONDS = 0.5
-# The rest of a body that was answered with an error is discarded for so long.
-_LINGER_SECONDS = 5.0
 # Time for the threads of the queue to end after the last request.
 _JOIN_SECONDS = 5.0
 # Settings that a reload cannot change.
@@ -192,12 +192,17 @@ class Server:
             except (EmbedrtError, ValueError, OSError) as error:
                 logger.error("the configuration was not reloaded, the old one stays: %s", error)  # noqa: TRY400
                 return
+            except Exception:
+                logger.exception("the configuration was not reloaded, the old one stays")
+                return
             kept = _changed(state.settings, settings)
             if kept:
                 logger.warning("a reload cannot change these settings, restart for them: %s", ", ".join(kept))
             state.settings, state.models, state.keys = settings, models, keys
             self._show(models)
-            logger.info("reloaded: %s", ", ".join(one.name for one in models.served))
+            del models, keys, settings
+            await loop.run_in_executor(None, gc.collect)  # models that were replaced may be part of a cycle
+            logger.info("reloaded: %s", ", ".join(one.name for one in state.models.served))
 
     async def _listen(self, endpoints: Sequence[Endpoint], listening: socket.socket) -> asyncio.Server:
         limits = self.state.settings.limits
@@ -222,7 +227,7 @@ class Server:
             ConnectionLimits(
                 header_seconds=limits.header_seconds,
                 write_seconds=limits.body_seconds,
-                linger_seconds=min(_LINGER_SECONDS, limits.body_seconds),
+                linger_seconds=limits.body_seconds,
                 connections=most_connections(),
             ),
             self._traffic,
@@ -327,12 +332,16 @@ def run(settings: Settings, reread: Callable[[], Settings] | None = None, notes:
 
 
 async def _warm_up(models: Models) -> None:
-    """Run every model once, which also allocates what later runs need."""
+    """Run every model, in each way that makes something on first use, and then as requests do."""
+    loop = asyncio.get_running_loop()
     for one in models.served:
         try:
+            await loop.run_in_executor(None, one.warm_up)
             await one.check()
         except RequestError as error:
             raise InferenceError(f"{one.name}: {error.message}: {error.__cause__}") from error
+        except EmbedrtError as error:
+            raise InferenceError(f"{one.name}: the model failed on a short text: {error}") from error
 
 
 def _changed(old: Settings, new: Settings) -> list[str]:

@@ -1,6 +1,7 @@
 """Sockets that a server listens on: TCP, or the file of a Unix socket."""
 
 import errno
+import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -67,7 +68,8 @@ def bound_port(host: str, port: int | None) -> Iterator[list[socket.socket]]:
                 raise OSError(f"--host {host}: {error.strerror}") from error
             for family, kind, protocol, _, address in dict.fromkeys(found):
                 one = stack.enter_context(socket.socket(family, kind, protocol))
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if os.name == "posix":  # after a restart; on Windows it would let another program take the port
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
                     one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 free = sockets[0].getsockname()[1] if sockets else port  # the same free port for all addresses

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Timer
 from typing import IO, Any
 
 from tests.clients.conftest import CLIENTS
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+# Seconds that a browser may run.
+_LONGEST = 500
 UNPACKED = CLIENTS / "browser" / "root" / "usr"
 
 
@@ -70,9 +73,9 @@ class Page:
         return result["result"].get("value")
 
     def wait(self, condition: str) -> None:
-        """Wait until an expression is true: the page's own frames look, for at most ten seconds."""
+        """Wait until an expression is true: the page's own frames look, for at most a minute."""
         script = """new Promise((done, fail) => {
-            const last = performance.now() + 10000;
+            const last = performance.now() + 60000;
             const look = () => {
                 if (%s) done(true);
                 else if (performance.now() > last) fail("waited in vain");
@@ -157,6 +160,8 @@ def browsing(browser: Path, profile: Path, *, width: int = 960, height: int = 86
     )
     os.close(to_browser)
     os.close(from_browser)
+    hanging = Timer(_LONGEST, process.kill)  # the pipe then ends, and with it the test
+    hanging.start()
     with os.fdopen(reading, "rb") as received, os.fdopen(writing, "wb") as sent:
         try:
             page = Page(received, sent)
@@ -169,5 +174,6 @@ def browsing(browser: Path, profile: Path, *, width: int = 960, height: int = 86
             page.session = None
             page.send("Browser.close")
         finally:
+            hanging.cancel()
             process.kill()
             process.wait(30)

@@ -64,7 +64,7 @@ def environment(folder: Path) -> dict[str, str]:
         "HAYSTACK_TELEMETRY_ENABLED": "False",
         "ANONYMIZED_TELEMETRY": "False",
         "LANGSMITH_TRACING": "false",
-        "HF_HUB_OFFLINE": "1",
+        "HF_ENDPOINT": "http://127.0.0.1:9",
         "NODE_PATH": str(CLIENTS / "node_modules"),
     }
 

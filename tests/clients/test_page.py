@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedrt import CrossEncoder, Embedder
+from embedrt import CrossEncoder, Embedder, MultiVectorEncoder, SparseEncoder
+from embedrt.server.settings import ModelSettings, Settings
 from tests.clients.browser import Page, browsing, find_browser
 from tests.clients.conftest import MODEL, RERANKER, outcome
+from tests.clients.fuzz import make_bundles
 from tests.kit.server import Running, serving
+from tests.kit.shared_folders import shared_folder
 
 BROWSER = find_browser()
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
@@ -69,14 +72,57 @@ def test_a_click_does_the_same_and_truncation_is_shown(page: Page) -> None:
 
 
 def test_a_reranker_scores_a_document_for_a_query(page: Page, reranker_bundle: Path) -> None:
-    page.run(
-        f"(() => {{ const m = document.getElementById('model'); m.value = '{RERANKER}'; "
-        "m.dispatchEvent(new Event('change')); })()"
-    )
+    choose(page, RERANKER)
     assert (page.text("first-label"), page.text("second-label")) == ("Query", "Document")
     compare(page, FIRST, SECOND)
     assert page.text("score") == f"{CrossEncoder(reranker_bundle).predict([(FIRST, SECOND)])[0]:.4f}"
     assert "rerank" in page.text("code")
+
+
+def choose(page: Page, model: str) -> None:
+    """Choose a model in the list."""
+    page.run(
+        f"(() => {{ const list = document.getElementById('model'); list.value = '{model}'; "
+        "list.dispatchEvent(new Event('change')); })()"
+    )
+
+
+def test_models_of_other_tasks_and_with_prompts(
+    browser: Page, minilm_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    bundles = shared_folder(tmp_path_factory, "clients/fuzz", make_bundles)
+    models = (
+        ModelSettings("prompted", str(minilm_bundle), prompts={"query": "query: "}),
+        ModelSettings("sparse", str(bundles / "sparse")),
+        ModelSettings("late", str(bundles / "multi-vector")),
+    )
+    with serving(Settings(models)) as running:
+        browser.open(f"{running.url}/")
+        browser.wait("document.getElementById('model').options.length === 3")
+        compare(browser, FIRST, SECOND)
+        dense = Embedder(minilm_bundle)
+        vectors = np.asarray(dense.encode([f"query: {FIRST}", SECOND]))
+        assert browser.text("score") == f"{float(vectors[0] @ vectors[1]):.4f}"
+        assert "prompted:query" in browser.text("code")
+        browser.click("sides")
+        assert "prompted:query" not in browser.text("code")
+        compare(browser, FIRST, SECOND)
+        vectors = np.asarray(dense.encode([FIRST, SECOND]))
+        assert browser.text("score") == f"{float(vectors[0] @ vectors[1]):.4f}"
+
+        choose(browser, "sparse")
+        browser.click("sides")
+        compare(browser, FIRST, SECOND)
+        sparse = SparseEncoder(bundles / "sparse")
+        score = sparse.similarity(sparse.encode_query([FIRST]), sparse.encode_document([SECOND]))
+        assert float(browser.text("score")) == pytest.approx(float(score[0, 0]), abs=6e-5)
+        assert "embed_sparse" in browser.text("code")
+
+        choose(browser, "late")
+        compare(browser, FIRST, SECOND)
+        late = MultiVectorEncoder(bundles / "multi-vector")
+        score = late.similarity(late.encode_query([FIRST]), late.encode_document([SECOND]))
+        assert float(browser.text("score")) == pytest.approx(float(score[0, 0]), abs=6e-5)
 
 
 def test_the_keyboard_reaches_everything_in_order(page: Page) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 from textwrap import indent
 
@@ -34,6 +35,7 @@ from tests.kit.shared_folders import shared_folder
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 HUB_EXPORT = re.compile(r"embedrt export [\w-]+/[\w.-]+( |$)")
 FRAMEWORKS = ROOT / "docs" / "guides" / "frameworks.md"
+SERVING = ROOT / "docs" / "guides" / "serving.md"  # tests/clients runs its clients against a server
 MAKEFILE = text(ROOT / "Makefile")
 # Base classes of the frameworks, with what an adapter inherits from them.
 STAND_INS = {
@@ -48,6 +50,10 @@ CALLS = {
     "LangChain": "assert len(embeddings.embed_documents(['a', 'b'])[1]) == len(embeddings.embed_query('a')) == 384",
     "Chroma": "assert function(['a', 'b']).shape == (2, 384)",
 }
+# Kinds of code blocks.
+LANGUAGES = defaultdict(
+    lambda: {"sh", "python", "dockerfile"}, {SERVING: {"sh", "python", "toml", "json", "javascript"}}
+)
 # Measuring may take as long as it is told; here it is told less.
 SHORTER = {
     "--seconds 10": "--seconds 1",
@@ -120,6 +126,8 @@ def run(command: list[str], folder: Path, stdin: str = "", **variables: str) -> 
 def run_command(line: str, folder: Path) -> None:
     words, _, file = line.partition(" < ")
     arguments = shlex.split(words)[1:]
+    if arguments[0] == "serve":  # it would not end
+        arguments.append("--check")
     if arguments[0] == "export" and "-o" in arguments:
         shutil.rmtree(folder / arguments[arguments.index("-o") + 1], ignore_errors=True)
     stdin = (folder / file).read_text(encoding="utf-8") if file else ""
@@ -130,6 +138,8 @@ def run_command(line: str, folder: Path) -> None:
 @pytest.mark.subprocess
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_page_runs_from_top_to_bottom(page: Path, workplace: Path, request: pytest.FixtureRequest) -> None:
+    for name, content in titled_blocks("toml", page).items():
+        (workplace / name).write_text(content, encoding="utf-8")
     for line in [line for line, first in COMMANDS.items() if first == page]:
         if line == INT8_EXPORT:
             made = request.getfixturevalue("minilm_int8_bundle")
@@ -167,7 +177,7 @@ def test_adapters_for_frameworks(framework: str, workplace: Path) -> None:
 
 def test_every_adapter_is_tried() -> None:
     assert set(titled_blocks("python", FRAMEWORKS)) == set(CALLS)
-    assert not [page for page in PAGES if titled_blocks("python", page) and page != FRAMEWORKS]
+    assert not [page for page in PAGES if titled_blocks("python", page) and page not in {FRAMEWORKS, SERVING}]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -183,7 +193,7 @@ def test_every_command_line_has_options_that_exist(page: Path) -> None:
 def test_every_other_shell_line_is_understood(page: Path) -> None:
     for line in shell_lines(page):
         program, *arguments = shlex.split(line)
-        assert program in {"embedrt", "pip", "make"}, line
+        assert program in {"embedrt", "pip", "make"} or (program == "curl" and page == SERVING), line
         if program == "make":
             assert re.search(rf"^{arguments[0]}:", MAKEFILE, re.MULTILINE), line
 
@@ -200,7 +210,7 @@ def test_every_extra_and_make_target_exists(page: Path) -> None:
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
     for page in PAGES:
         languages = re.findall(r"^```(.+)$", text(page), re.MULTILINE)
-        assert {re.sub(' title=".*"', "", language) for language in languages} <= {"sh", "python", "dockerfile"}, page
+        assert {re.sub(' title=".*"', "", language) for language in languages} <= LANGUAGES[page], page
 
 
 def test_the_readme_can_be_read_in_three_minutes() -> None:

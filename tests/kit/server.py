@@ -11,7 +11,7 @@ from typing import Any
 
 from embedrt.server.application import State
 from embedrt.server.logs import Log
-from embedrt.server.models import Queues
+from embedrt.server.opening import Queues
 from embedrt.server.serving import Server
 from embedrt.server.settings import Settings
 from embedrt.server.sockets import bound, bound_port

@@ -90,7 +90,20 @@ def process(folder: Path, models: dict[str, Path], **settings: Any) -> Iterator[
     listed = [{"name": name, "source": str(bundle)} for name, bundle in models.items()]
     path.write_text(json.dumps({"models": listed, "port": 0, "threads": 1, **settings}))
     command = [sys.executable, "-m", "tests.kit.server_process", str(path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ}) as started:
+    with running(command, path) as one:
+        yield one
+
+
+@contextmanager
+def running(command: list[str], path: Path, **environment: str) -> Iterator[Process]:
+    """Run a command that serves.
+
+    Args:
+        command: The command.
+        path: Its settings.
+        environment: More environment variables.
+    """
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}) as started:
         one = Process(started, path, [], threading.Condition(), threading.Event())
         one.reading.set()
         reader = threading.Thread(target=_collect, args=(one,))

@@ -39,6 +39,7 @@ _BUNDLES: dict[str, Callable[[Path], Any]] = {
     "three": partial(_exported, score_models.MODELS["three"], "score"),
     "sparse": partial(_exported, sparse_models.MODELS["splade"], "sparse"),
     "late": partial(_exported, late_models.MODELS["fixed"], "multi-vector"),
+    "all": partial(_exported, late_models.three_outputs, None),
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from embedrt import Embedder
-from embedrt.server.models import Queues, open_models
+from embedrt.server.opening import Queues, open_models
 from embedrt.server.settings import Limits, ModelSettings, Settings
 from tests.kit.server import Answer, Running, serving
 
@@ -269,14 +269,16 @@ def test_truncate_prompt_tokens(server: Running, limit: int) -> None:
         ({"input": [{"image": "data:"}]}, "input[0]: object missing required field text", "input"),
         ({"input": "a", "dimensions": "x"}, "dimensions: expected int or null, got str", "dimensions"),
         ({"input": "a", "model": 1}, "model: expected str or null, got int", "model"),
-        ({"input": "a", "encoding_format": "bytes"}, "encoding_format: invalid enum value 'bytes'", "encoding_format"),
+        (
+            {"input": "a", "encoding_format": "bytes"},
+            "encoding_format: expected 'float' or 'base64', got 'bytes'",
+            "encoding_format",
+        ),
         ({"input": "a", "encoding_format": 1}, "encoding_format: expected str or null, got int", "encoding_format"),
-        ({"input": "a", "endianness": "big"}, "endianness: invalid enum value 'big'", "endianness"),
-        ({"input": "a", "embed_dtype": "float16"}, "embed_dtype: invalid enum value 'float16'", "embed_dtype"),
+        ({"input": "a", "endianness": "big"}, "endianness: expected 'native' or 'little', got 'big'", "endianness"),
+        ({"input": "a", "embed_dtype": "float16"}, "embed_dtype: expected 'float32', got 'float16'", "embed_dtype"),
         ({"input": "a", "input_type": "x"}, "input_type: expected 'query', 'document' or the name of", "input_type"),
-        ({"input": "a", "task": "x"}, "task: expected 'query', 'document' or the name of a prompt", "task"),
         ({"input": "a", "prompt_name": "x"}, "prompt_name: expected one of", "prompt_name"),
-        ({"input": "a", "late_chunking": True}, "late_chunking: expected false", "late_chunking"),
         ({"input": "a", "add_special_tokens": False}, "add_special_tokens: expected true", "add_special_tokens"),
         (
             {"input": "a", "truncate_prompt_tokens": 3},
@@ -293,7 +295,30 @@ def test_wrong_fields(server: Running, fields: dict[str, Any], message: str, par
     assert (failure["type"], failure["param"]) == ("invalid_request_error", param)
 
 
+JINA = ["task", "embedding_type", "late_chunking", "normalized"]
+
+
+@pytest.mark.parametrize("name", JINA)
+def test_errors_of_requests_with_fields_of_jina_have_its_shape(server: Running, name: str) -> None:
+    answer = server.post("/v1/embeddings", {"input": "a", name: "x"})
+    assert (answer.status, set(answer.json)) == (400, {"detail"})
+    assert answer.json["detail"].startswith(f"{name}: ")
+    assert set(server.post("/v1/embeddings", {"input": [7], name: None}).json) == {"detail"}
+    error(server.post("/v1/embeddings", {"input": [name, 7]}))
+
+
+def test_late_chunking_is_not_available(server: Running) -> None:
+    answer = server.post("/v1/embeddings", {"input": "a", "late_chunking": True})
+    assert (answer.status, answer.json) == (400, {"detail": "late_chunking: expected false; it is not supported"})
+    assert server.post("/v1/embeddings", {"input": "a", "late_chunking": False}).status == 200
+
+
 BAD_BODIES = [b"", b"{", b"[]", b'"a"', b"nonsense", b"\xff\xfe", b'{"input":"\\ud800"}', b"[" * 10**5]
+
+
+def test_a_long_value_is_shortened(server: Running) -> None:
+    failure = error(server.post("/v1/embeddings", {"input": "a", "encoding_format": "text " * 1000}))
+    assert len(failure["message"]) < 200
 
 
 @pytest.mark.parametrize("body", BAD_BODIES)

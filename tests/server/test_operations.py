@@ -1,5 +1,6 @@
 """Keys, logs, metrics, requests of other origins, and connections, each with what only it does."""
 
+import gzip
 import json
 import logging
 import re
@@ -7,11 +8,13 @@ import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO, RawIOBase
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from embedrt.errors import MissingDependencyError
 from embedrt.server import tracing
@@ -376,3 +379,45 @@ def _response(one: socket.socket) -> bytes:
     while len(read) < end:
         read += one.recv(end - len(read))
     return read
+
+
+def test_traces(settings: Settings) -> None:
+    """A span for each request, below that of the client, sent by the end of the server."""
+    collected: list[bytes] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            assert self.path == "/v1/traces"
+            body = self.rfile.read(int(self.headers["content-length"]))
+            collected.append(gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body)
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Print nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+        thread = threading.Thread(target=collector.serve_forever)
+        thread.start()
+        try:
+            endpoint = f"http://127.0.0.1:{collector.server_address[1]}"
+            with serving(replace(settings, otlp_endpoint=endpoint, otlp_service_name="ours")) as running:
+                parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+                assert embed(running, {"input": [SECRET, "two"]}, traceparent=parent) == 200
+                assert embed(running, {"input": []}) == 400
+        finally:
+            collector.shutdown()
+            thread.join()
+    requests = [ExportTraceServiceRequest.FromString(body) for body in collected]
+    (resource,) = (one for request in requests for one in request.resource_spans)
+    assert {one.key: one.value.string_value for one in resource.resource.attributes}["service.name"] == "ours"
+    good, bad = resource.scope_spans[0].spans
+    assert good.name == bad.name == "POST /v1/embeddings"
+    assert (good.trace_id.hex(), good.parent_span_id.hex()) == tuple(parent.split("-")[1:3])
+    values = {one.key: one.value for one in good.attributes}
+    assert values["embedrt.texts"].int_value == 2
+    assert values["http.response.status_code"].int_value == 200
+    assert {one.key: one.value.string_value for one in bad.attributes}["error.type"] == "empty"
+    assert 0 < good.end_time_unix_nano - good.start_time_unix_nano < 60e9
+    assert SECRET.encode() not in b"".join(collected)

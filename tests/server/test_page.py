@@ -63,9 +63,10 @@ def test_the_page_knows_the_task_and_the_sides_of_every_model(server: Running) -
     assert models[1]["width"] == 1
 
 
-def test_the_page_can_be_switched_off(tiny_bundle: Path) -> None:
+def test_without_the_page_there_is_a_health_check(tiny_bundle: Path) -> None:
     with serving(replace(Settings((ModelSettings("tiny", str(tiny_bundle)),)), page=False)) as running:
-        assert running.get("/").status == 404
+        answer = running.get("/")
+        assert (answer.status, answer.body) == (200, b"")
 
 
 def test_with_keys_the_page_is_public_and_the_models_are_not(tiny_bundle: Path) -> None:

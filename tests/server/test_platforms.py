@@ -95,6 +95,11 @@ class TestVertex:
             ([{"inputs": "one"}, {"inputs": 1}], 422, "instances[1].inputs: expected str or array, got int"),
             ([{"inputs": "one"}, {"inputs": []}], 400, "instances[1]: `inputs` cannot be empty"),
             (
+                [{"inputs": "one"}, {"inputs": "cat " * 60, "truncate": False}],
+                422,
+                "instances[1]: inputs[0]: expected at most 48 tokens, got 62; shorten the text, or let it be truncated",
+            ),
+            (
                 [{"inputs": "one"}, {"inputs": "one", "prompt_name": "x"}],
                 422,
                 "instances[1]: prompt_name: expected one ",

@@ -1,5 +1,6 @@
 """Processes that serve: signals, reloads, sockets, exit statuses."""
 
+import asyncio
 import http.client
 import json
 import signal
@@ -13,6 +14,9 @@ import pytest
 from embedrt import Embedder
 from embedrt.server.settings import ModelSettings, Settings
 from embedrt.server.sockets import bound
+from embedrt_export import export
+from tests.kit.bundles import copy_bundle
+from tests.kit.models import make_model
 from tests.kit.server import serving
 from tests.kit.server_process import process
 
@@ -130,6 +134,19 @@ def test_sighup_reloads_models_keys_and_prompts(tmp_path: Path, tiny_bundle: Pat
         one, other = (np.float32(json.loads(body)["data"][0]["embedding"]) for body in (plain, prompted))
         assert np.abs(one - other).max() > 1e-4
         assert any("a reload cannot change these settings, restart for them: port" in line for line in server.lines)
+
+
+def test_a_reload_opens_a_replaced_bundle_and_keeps_the_others(tmp_path: Path, tiny_bundle: Path) -> None:
+    bundle = copy_bundle(tiny_bundle, tmp_path / "bundle")
+    settings = Settings((ModelSettings("kept", str(tiny_bundle)), ModelSettings("replaced", str(bundle))))
+    with serving(settings, lambda: settings) as running:
+        kept, old = running.state.models.served
+        before = running.post("/v1/embeddings", {**BODY, "model": "replaced"}).json["data"]
+        export(make_model(tmp_path / "another", seed=1), bundle, overwrite=True)
+        asyncio.run_coroutine_threadsafe(running.server.reload(), running.loop).result(60)
+        assert running.state.models.served[0] is kept
+        assert running.state.models.served[1] is not old
+        assert running.post("/v1/embeddings", {**BODY, "model": "replaced"}).json["data"] != before
 
 
 def test_a_bad_reload_keeps_the_old_state(tmp_path: Path, tiny_bundle: Path) -> None:

@@ -11,9 +11,10 @@ from tokenizers import Tokenizer
 
 import embedrt
 from embedrt import CrossEncoder, Embedder, MultiVectorEncoder, SparseEncoder
+from embedrt.server import served as served_module
 from embedrt.server.dialects import tei
 from embedrt.server.errors import RequestError
-from embedrt.server.models import Served
+from embedrt.server.served import Served
 from embedrt.server.settings import Limits, ModelSettings, Settings
 from tests.kit.bundles import copy_bundle, rehash
 from tests.kit.edits import edit_json
@@ -68,7 +69,7 @@ class TestEmbed:
         answer = served.post("/embed", {"inputs": "A cat sat."})
         np.testing.assert_allclose(answer.json, tiny.encode(["A cat sat."]), atol=1e-6)
 
-    def test_dimensions_are_cut_before_the_vector_is_scaled(self, served: Running, prompted: Embedder) -> None:
+    def test_vectors_are_truncated_before_they_are_scaled(self, served: Running, prompted: Embedder) -> None:
         answer = served.post("/embed", {"inputs": TEXTS, "model": "prompted", "dimensions": 5})
         expected = prompted.encode(TEXTS, truncate_dim=5, normalize_embeddings=True)
         np.testing.assert_allclose(answer.json, expected, atol=1e-6)
@@ -122,6 +123,14 @@ class TestOtherOutputs:
         assert [len(rows) for rows in found] == [len(rows) for rows in expected]
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+    def test_vectors_of_too_many_tokens(self, served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A request of a few megabytes would have a reply of many gigabytes."""
+        monkeypatch.setattr(served_module, "_TOKEN_NUMBERS", 32 * 60)
+        assert served.post("/embed_all", {"inputs": ["x" * 100, "y" * 12]}).status == 200
+        answer = served.post("/embed_all", {"inputs": ["x" * 100, "y" * 13]})
+        assert (answer.status, answer.json["error_type"]) == (413, "Validation")
+        assert answer.json["error"].startswith("inputs: expected texts of at most 60 tokens in all for vectors of tok")
 
     def test_tokens_of_late_interaction(self, served: Running, bundles: dict[str, Path]) -> None:
         with MultiVectorEncoder(bundles["late"]) as model:
@@ -226,6 +235,13 @@ class TestTokenizer:
         body = {"inputs": "one", "model": "prompted", "prompt_name": "query"}
         whole = served.post("/tokenize", {"inputs": ["the cat: one"], "model": "prompted"}).json
         assert served.post("/tokenize", body).json == whole
+
+    def test_many_characters(self, served: Running) -> None:
+        answer = served.post("/tokenize", {"inputs": ["one ", "two" * 2**19]})
+        assert answer.status == 422
+        assert answer.json["error"] == (
+            "Input validation error: `inputs` must have less than 1048576 characters. Given: 1572868"
+        )
 
     def test_decode(self, served: Running, tiny: Embedder) -> None:
         texts = ["one two three", "a cat"]

@@ -104,7 +104,7 @@ def test_a_model_of_sentences(served: Running, tiny: Embedder) -> None:
         ({}, "object missing required field input"),
         ({"input": []}, "`input` cannot be empty"),
         ({"input": ["a", None]}, "input[1]: expected str, got null"),
-        ({"input": "a", "task": "classify"}, "task: invalid enum value 'classify'"),
+        ({"input": "a", "task": "classify"}, "task: expected 'embed' or 'token_embed', got 'classify'"),
         ({"input": "a", "model": "sparse"}, "the model 'sparse' is of the task 'sparse'"),
         ({"input": "a", "model": "late", "task": "embed"}, "the model 'late' is of the task 'multi-vector'"),
     ],
@@ -113,3 +113,16 @@ def test_wrong_pooling(served: Running, fields: dict[str, Any], message: str) ->
     answer = served.post("/pooling", {"model": "tiny", **fields})
     assert answer.status == 400
     assert answer.json["error"]["message"].startswith(message)
+
+
+def test_a_model_with_all_outputs(served: Running, bundles: dict[str, Path]) -> None:
+    """BGE-M3 embeds sentences, and on request tokens."""
+    with Embedder(bundles["all"]) as model, MultiVectorEncoder(bundles["all"]) as late:
+        sentences, tokens = model.encode(TEXTS), late.encode(TEXTS, convert_to_numpy=True)
+    np.testing.assert_allclose(pooled(served.post("/pooling", {"input": TEXTS, "model": "all"})), sentences, atol=1e-6)
+    data = served.post("/v1/embeddings", {"input": TEXTS, "model": "all"}).json["data"]
+    np.testing.assert_allclose([one["embedding"] for one in data], sentences, atol=1e-6)
+    got = pooled(served.post("/pooling", {"input": TEXTS, "model": "all", "task": "token_embed"}))
+    for one, other in zip(got, tokens, strict=True):
+        np.testing.assert_allclose(np.float32(one).reshape(other.shape), other, atol=1e-6)
+    assert served.post("/embed_sparse", {"inputs": TEXTS, "model": "all"}).status == 200

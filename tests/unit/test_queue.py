@@ -381,6 +381,16 @@ class TestFailures:
         assert isinstance(failure, OutOfMemory)
         assert str(failure).startswith("texts[1]: ")
 
+    def test_later_batches_of_several_requests_are_smaller(self, held: tuple[Client, Gate]) -> None:
+        client, gate = held
+        gate.fail = lambda batch: OutOfMemory("full") if batch.shape[0] == 3 else None
+        first = client.submit([words(40)])[1]
+        gate.next()
+        waiting = [client.submit([words(length)])[1] for length in (12, 13, 14)]
+        gate.open()
+        assert [one.get(timeout=WAIT).failure for one in (first, *waiting)] == [None] * 4
+        assert client.runner.token_budget == 3 * 14 // 2
+
     @pytest.mark.parametrize("count", [2, 700])
     def test_a_truncated_text_is_found_before_the_model_runs(self, held: tuple[Client, Gate], count: int) -> None:
         client, gate = held
@@ -396,6 +406,19 @@ class TestFailures:
         texts = texts_of(600, longest=5)
         texts[3] = texts[555] = words(300)
         assert sorted(Client(queue, runner).run(texts).get().truncated) == [3, 555]
+
+
+def test_sessions_are_made_before_the_first_request(tiny_bundle: Path) -> None:
+    """One batch alone, and batches side by side, have a session each, and each takes a moment to make."""
+    runner = Embedder(tiny_bundle, threads=2).runners["default"]
+    engine: Any = runner.engine
+    before = {*engine._sessions}
+    runner.warm_up(["one"], SENTENCES)
+    made = {*engine._sessions}
+    assert len(made) == 2 > len(before)
+    runner.run(texts_of(300), SENTENCES)
+    runner.run(["one"], SENTENCES)
+    assert {*engine._sessions} == made
 
 
 @given(

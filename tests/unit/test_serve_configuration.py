@@ -1,6 +1,8 @@
 """The configuration of a server: flags, environment and file, their order, and their errors."""
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -416,7 +418,7 @@ def test_check_prints_the_settled_configuration(
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["--prot", "1", "x"], 2, "No such option '--prot'"),
+        (["--prot", "1", "x"], 2, "--prot"),
         (["--port", "many", "x"], 1, "embedrt: --port: expected an integer from 0 to 65535, got 'many'"),
         (["--config", "none.toml"], 1, "No such file or directory: 'none.toml'"),
         ([], 1, "embedrt: expected at least one model: run `embedrt serve MODEL`"),
@@ -429,6 +431,24 @@ def test_errors_of_the_command(
     monkeypatch.delenv("MODEL_ID", raising=False)
     assert main(["serve", *words]) == status
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.subprocess
+def test_without_the_extra(tiny_bundle: Path) -> None:
+    """The help and `--check` work, and the error has the command to run."""
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['uvicorn', 'starlette', 'msgspec', 'orjson'])); "
+        "from embedrt.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    for words, status, shown in (
+        (["--help"], 0, "Usage: "),
+        (["--check"], 0, 'name = "tiny-bert"'),
+        ([], 1, " is not installed; run `pip install 'embedrt[cpu,serve]'`"),
+    ):
+        command = [sys.executable, "-c", program, "serve", str(tiny_bundle), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == status, done.stderr
+        assert shown in done.stdout + done.stderr
 
 
 def test_help_has_every_flag_in_its_group() -> None:

@@ -11,8 +11,8 @@ from embedrt.server.endpoint import Dialect, Endpoint, Exchange, Reply
 from embedrt.server.errors import STATUS, RequestError, headers_of
 from embedrt.server.formats import Format, embed, item
 from embedrt.server.input_types import input_type_of
-from embedrt.server.models import Options
 from embedrt.server.replies import json_items, json_reply, to_json
+from embedrt.server.served import Options
 
 
 class Content(msgspec.Struct, kw_only=True):

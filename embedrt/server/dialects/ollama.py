@@ -11,8 +11,8 @@ import numpy as np
 from embedrt.server.endpoint import Dialect, Endpoint, Exchange, Reply
 from embedrt.server.errors import STATUS, RequestError, headers_of
 from embedrt.server.formats import embed
-from embedrt.server.models import Options, Role, Served
 from embedrt.server.replies import json_items, json_reply, to_json
+from embedrt.server.served import Options, Role, Served
 
 _STARTED = datetime.now(UTC).isoformat()
 # What clients compare: the features of this release are there.

@@ -1,6 +1,7 @@
 """OpenAI's API, with the fields that Jina and vLLM add to it: embeddings, and the list of models."""
 
 import time
+from dataclasses import replace
 from typing import Any, Literal
 
 import msgspec
@@ -10,8 +11,8 @@ from embedrt.server.endpoint import Dialect, Endpoint, Exchange, Reply
 from embedrt.server.errors import STATUS, Kind, RequestError, headers_of
 from embedrt.server.formats import Format, embed, item
 from embedrt.server.input_types import input_type_of
-from embedrt.server.models import Options, Served
 from embedrt.server.replies import json_items, json_reply, to_json
+from embedrt.server.served import Options, Served
 from embedrt.server.token_ids import IdRows, Inputs, read_items, tokens_of_ids
 
 _TYPES: dict[Kind, str] = {
@@ -168,7 +169,12 @@ def error(failure: RequestError) -> Reply:
     return json_reply({"error": content}, STATUS[failure.kind], headers_of(failure))
 
 
+def _jina_error(failure: RequestError) -> Reply:
+    return json_reply({"detail": failure.message}, STATUS[failure.kind], headers_of(failure))
+
+
 DIALECT = Dialect("openai", error)
+_JINA_DIALECT = Dialect("jina", _jina_error)
 
 
 async def embeddings(body: EmbeddingRequest, exchange: Exchange) -> Reply:
@@ -288,17 +294,32 @@ def _item(name: str, served: Served) -> dict[str, Any]:
     }
 
 
+class _JinaKeys(msgspec.Struct):
+    """The fields that Jina alone has."""
+
+    task: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    embedding_type: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    late_chunking: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    normalized: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_EMBEDDINGS = Endpoint("POST", "/v1/embeddings", embeddings, DIALECT, "Embed texts", EmbeddingRequest, EmbeddingReply)
+_JINA = replace(_EMBEDDINGS, dialect=_JINA_DIALECT)
+
+
+def endpoint_of(body: bytes) -> Endpoint:
+    """The endpoint of the API that a body is for: Jina's, which has other errors, if it has a field of Jina's."""
+    if not any(b'"%b"' % name.encode() in body for name in _JinaKeys.__struct_fields__):  # saves a second decoding
+        return _EMBEDDINGS
+    try:
+        keys = msgspec.json.decode(body, type=_JinaKeys)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _EMBEDDINGS  # whose decoder has the error
+    return _EMBEDDINGS if keys == _JinaKeys() else _JINA
+
+
 ENDPOINTS = (
-    Endpoint(
-        "POST",
-        "/v1/embeddings",
-        embeddings,
-        DIALECT,
-        "Embed texts",
-        EmbeddingRequest,
-        EmbeddingReply,
-        also=("/embeddings", "/openai/v1/embeddings"),
-    ),
+    replace(_EMBEDDINGS, also=("/embeddings", "/openai/v1/embeddings"), choose=endpoint_of, forms=(_EMBEDDINGS, _JINA)),
     Endpoint(
         "POST",
         "/openai/deployments/{model:path}/embeddings",

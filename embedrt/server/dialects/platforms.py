@@ -11,7 +11,7 @@ from embedrt.server.decoding import decoded
 from embedrt.server.dialects import rerank, tei
 from embedrt.server.endpoint import Endpoint, Exchange, Reply
 from embedrt.server.errors import RequestError
-from embedrt.server.models import check_count
+from embedrt.server.served import check_count
 from embedrt.server.settings import Settings
 from embedrt.types import Task
 
@@ -125,6 +125,8 @@ async def _answer(body: msgspec.Raw, exchange: Exchange, place: str) -> Reply:
     except RequestError as failure:
         if place and not failure.message.startswith(place):
             failure.message = f"{place}: {failure.message}"
+            if failure.excess is not None and failure.excess.unit != "items":
+                failure.excess = None  # TEI's message for it names no instance
         raise
 
 

@@ -9,8 +9,8 @@ from embedrt.inputs.text import Side
 from embedrt.server.dialects import tei, weaviate
 from embedrt.server.endpoint import Dialect, Endpoint, Exchange, Reply
 from embedrt.server.errors import STATUS, RequestError, headers_of
-from embedrt.server.models import Options, Served, Values
 from embedrt.server.replies import json_items, json_reply, to_json
+from embedrt.server.served import Options, Served, Values
 from embedrt.tasks.activations import NamedActivation, activate
 from embedrt.tasks.rerank import ranked
 
@@ -320,5 +320,6 @@ ENDPOINTS = (
         RerankReply,
         also=("/v1/rerank", "/v2/rerank", "/openai/v1/rerank", "/v1/re-rank"),
         choose=endpoint_of,
+        forms=(_COHERE, _TEI, _WEAVIATE),
     ),
 )

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -13,17 +13,19 @@ import msgspec
 import numpy as np
 
 from embedrt._version import __version__
+from embedrt.bundle.check import FileRecord
 from embedrt.inputs.text import Side, Tokens
 from embedrt.server.endpoint import Dialect, Endpoint, Exchange, Reply
-from embedrt.server.errors import STATUS, Kind, RequestError, headers_of
+from embedrt.server.errors import STATUS, Excess, Kind, RequestError, headers_of
 from embedrt.server.formats import embed as embed_texts
 from embedrt.server.input_types import input_type_of
-from embedrt.server.models import Options, Role, Served, check_count
-from embedrt.server.replies import json_items, json_reply
+from embedrt.server.replies import json_items, json_reply, to_json
+from embedrt.server.served import Options, Role, Served, check_count
 from embedrt.server.token_ids import IdRows, read_items, tokens_of_ids
 from embedrt.tasks.activations import NamedActivation, activate, softmax
 from embedrt.types import Task
 
+_CONFIG = "config.json"
 # Seconds after which a model that does not answer counts as broken.
 _HEALTH_SECONDS = 10.0
 # TEI's statuses and words for kinds of failure; the others have their own status, and count as failed validation.
@@ -40,6 +42,10 @@ _STATUS: dict[Kind, tuple[int, str]] = {
 # What TEI puts before messages about one text.
 _ABOUT_TEXT = "Input validation error: "
 _MOST_TOKENS = 2**31 - 1
+# Characters that /tokenize takes: the reply is a hundred times as long.
+_MOST_TOKENIZED = 1 << 20
+# Numbers of a vector that are written in the time of a small object.
+_OBJECT_COST = 8
 
 
 def error(failure: RequestError) -> Reply:
@@ -96,7 +102,7 @@ class EmbedRequest(TokensRequest, kw_only=True):
         prompt_name: The model's prompt to put before every text.
         model: The model, or an alias such as "name:query"; null takes the first of the task. TEI has no such field.
         normalize: Scale the vectors to length 1; null does it.
-        dimensions: Coordinates to keep; the rest is cut off before the vector is scaled.
+        dimensions: Coordinates to keep; vectors are truncated to them before they are scaled.
     """
 
     normalize: bool | None = None
@@ -319,7 +325,8 @@ async def embed_sparse(body: TokensRequest, exchange: Exchange) -> Reply:
             for number, value in zip(rows.indices[start:end].tolist(), rows.values[start:end], strict=True)
         ]
 
-    return Reply(await json_items(range(rows.rows), b"", b"", row, width=256))
+    weights = len(rows.values) // max(1, rows.rows)
+    return Reply(await json_items(range(rows.rows), b"", b"", row, width=_OBJECT_COST * max(1, weights)))
 
 
 async def predict(body: PredictRequest, exchange: Exchange) -> Reply:
@@ -329,21 +336,22 @@ async def predict(body: PredictRequest, exchange: Exchange) -> Reply:
     options = Options(truncate=body.truncate, truncation_side=side_of(body.truncation_direction), param="inputs")
     if not items:
         raise RequestError("`inputs` cannot be empty", "empty", param="inputs")
-    scores: list[Any] = [None] * len(items)
+    names = labels_of(served) if served.offers("score") else ()
+    scores = np.empty((len(items), len(names)), np.float32)
     for kind in (str, tuple):
         rows = [i for i, item in enumerate(items) if isinstance(item, kind)]
         if rows:
             with _naming(rows if is_batch else None):
                 found = await served.score(exchange, [items[i] for i in rows], options, raw=True)
-            for i, row in zip(rows, _scaled(found.values, raw=body.raw_scores is True), strict=True):
-                scores[i] = row
-    names = labels_of(served)
-    predictions = [
-        [{"score": row[i], "label": names[i]} for i in np.argsort(-row, kind="stable").tolist()] for row in scores
-    ]
+            scores[rows] = _scaled(found.values, raw=body.raw_scores is True)
+    order = np.argsort(-scores, axis=1, kind="stable")
+
+    def predictions(index: int, _: Any) -> list[dict[str, Any]]:
+        return [{"score": scores[index, label], "label": names[label]} for label in order[index].tolist()]
+
     if not is_batch:
-        return json_reply(predictions[0])
-    return Reply(await json_items(predictions, b"", b"", width=len(names) * 8))
+        return json_reply(predictions(0, None))
+    return Reply(await json_items(range(len(items)), b"", b"", predictions, width=_OBJECT_COST * len(names)))
 
 
 def _sequences(inputs: str | list[str | list[str]]) -> tuple[list[str | tuple[str, str]], bool]:
@@ -396,21 +404,31 @@ async def tokenize(body: TokenizeRequest, exchange: Exchange) -> Reply:
     options = _options(served, role, body)
     prompt = served.prompt(options) if body.prompt_name is not None else ""
     special = body.add_special_tokens is not False
-    found = await asyncio.to_thread(_tokenized, served, [prompt + text for text in texts], options, special)
-    return Reply(await json_items(found, b"", b"", width=64))
+    given = sum(map(len, texts))
+    if given > _MOST_TOKENIZED:
+        raise RequestError(
+            f"inputs: expected at most {_MOST_TOKENIZED} characters in all, got {given}; send fewer texts",
+            param="inputs",
+            excess=Excess(given, _MOST_TOKENIZED, "characters"),
+        )
+    return Reply(await asyncio.to_thread(_tokenized, served, [prompt + text for text in texts], options, special))
 
 
-def _tokenized(served: Served, texts: list[str], options: Options, special: bool) -> list[list[dict[str, Any]]]:
+def _tokenized(served: Served, texts: list[str], options: Options, special: bool) -> tuple[bytes, ...]:
+    """The reply with the tokens of texts; a text at a time, as its tokens take much memory before they are JSON."""
     tokenizer = served.tokenizer(options)[0].tokenizer(None)
-    return [
-        [
-            {"id": number, "text": name, "special": True, "start": None, "stop": None}
-            if is_special
-            else {"id": number, "text": part, "special": False, "start": start, "stop": stop}
-            for number, name, is_special, part, start, stop in _tokens(tokenizer, text, special=special)
-        ]
+    blocks = [
+        to_json(
+            [
+                {"id": number, "text": name, "special": True, "start": None, "stop": None}
+                if is_special
+                else {"id": number, "text": part, "special": False, "start": start, "stop": stop}
+                for number, name, is_special, part, start, stop in _tokens(tokenizer, text, special=special)
+            ]
+        )
         for text in texts
     ]
+    return (b"[" + b",".join(blocks) + b"]",)
 
 
 def _tokens(tokenizer: Any, text: str, *, special: bool) -> Iterator[tuple[int, str, bool, str, int, int]]:
@@ -434,7 +452,8 @@ async def decode(body: DecodeRequest, exchange: Exchange) -> Reply:
     runner, tokenizer = served.tokenizer(Options(role=role, param="ids"))
     tokens_of_ids(rows, runner, None, "ids")
     skip = body.skip_special_tokens is not False
-    return json_reply([tokenizer.backend.decode(row, skip_special_tokens=skip) for row in rows.rows])
+    decode_all = partial(tokenizer.backend.decode_batch, rows.rows, skip_special_tokens=skip)
+    return json_reply(await asyncio.to_thread(decode_all))
 
 
 async def info(_: None, exchange: Exchange) -> Reply:
@@ -477,13 +496,14 @@ def _model_type(served: Served) -> dict[str, Any]:
 
 def labels_of(served: Served) -> tuple[str, ...]:
     """The names of a classifier's labels, from the config of its bundle."""
-    return _labels(served.model.folder, served.model.manifest.width("scores"))
+    manifest = served.model.manifest
+    return _labels(served.model.folder, manifest.files.get(_CONFIG), manifest.width("scores"))
 
 
-@cache
-def _labels(folder: Path, count: int) -> tuple[str, ...]:
+@lru_cache(64)
+def _labels(folder: Path, record: FileRecord | None, count: int) -> tuple[str, ...]:
     try:
-        content = json.loads((folder / "config.json").read_bytes())
+        content = {} if record is None else json.loads((folder / _CONFIG).read_bytes())
         names = tuple(content["id2label"][str(i)] for i in range(count))
     except (OSError, ValueError, KeyError, TypeError):
         return tuple(f"LABEL_{i}" for i in range(count))

@@ -13,8 +13,8 @@ from embedrt.server.endpoint import Dialect, Endpoint, Exchange, Reply
 from embedrt.server.errors import RequestError
 from embedrt.server.formats import embed
 from embedrt.server.input_types import input_type_of
-from embedrt.server.models import Options, Served
 from embedrt.server.replies import base64_floats, json_items, to_json
+from embedrt.server.served import Options, Served
 
 DIALECT = Dialect("vllm", openai.error)
 

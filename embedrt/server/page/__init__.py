@@ -11,10 +11,10 @@ import msgspec
 
 from embedrt.bundle.manifest import KIND_OF_TASK
 from embedrt.server.dialects.openai import error
+from embedrt.server.dialects.tei import health
 from embedrt.server.endpoint import Dialect, Endpoint, Exchange, Reply
-from embedrt.server.errors import RequestError
-from embedrt.server.models import ROLES, Served
 from embedrt.server.replies import json_reply
+from embedrt.server.served import ROLES, Served
 from embedrt.types import Task
 
 DIALECT = Dialect("embedrt", error)
@@ -39,9 +39,9 @@ class PageModel(msgspec.Struct, kw_only=True):
 
 
 async def page(_: None, exchange: Exchange) -> Reply:
-    """The page."""
+    """The page; without it, a health check, as TEI's clients and platforms expect it here."""
     if not exchange.settings.page:
-        raise RequestError("this server has no such route", "not_found")
+        return await health(None, exchange)
     content, policy = _content()
     headers = {
         "content-security-policy": policy,
