@@ -9,11 +9,9 @@ this environment, infinity in `EMBEDRT_INFINITY`, llama.cpp's server in `EMBEDRT
 
 import argparse
 import base64
-import datetime
 import json
 import os
 import random
-import shlex
 import socket
 import subprocess
 import sys
@@ -33,15 +31,15 @@ from numpy.typing import NDArray
 
 from benchmarks.corpus import load_corpus
 from benchmarks.models import packaged
-from benchmarks.repository import ROOT, commit
+from benchmarks.record import circumstances, heading, write
+from benchmarks.repository import ROOT
 from benchmarks.targets import Verdict, at_least, at_most, target_table
 from embedrt import Embedder
-from embedrt.bench import environment
 from embedrt.bench.gguf_file import write_gguf
 from embedrt.bench.model import export
 from embedrt.bench.peers import Files
 from embedrt.bench.process import OFFLINE
-from embedrt.bench.record import FORMAT, machine_name, machine_title, spread
+from embedrt.bench.record import spread
 
 KIND = "serving"
 OWN = "embedrt"
@@ -118,7 +116,7 @@ def servers() -> dict[str, Server]:
 
 @dataclass
 class Measured:
-    """What was measured of one server.
+    """Measurements of one server.
 
     Attributes:
         error: The reason of a failure, or None.
@@ -427,11 +425,7 @@ def verdicts(found: Mapping[str, Mapping[str, Any]], tokens_per_text: float, thr
 def serving_tables(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """For each machine: a table of servers, and the targets."""
     for record in records:
-        yield f"## Servers: {record['machine']['title']}"
-        yield ""
-        versions = ", ".join(f"{package} {found}" for package, found in record["versions"].items())
-        yield f"- Versions: Python {record['machine']['python']}, {versions}"
-        yield f"- Measured {record['date'][:10]} with `{record['command']}`; file `benchmarks/results/{record['file']}`"
+        yield from heading("Servers", record)
         texts = f"{record['corpus']}, {record['tokens_per_text']:.0f} tokens on average"
         yield f"- all-MiniLM-L6-v2; texts: {texts}; {record['rounds']} rounds in turn; client on the same cores"
         yield ""
@@ -486,30 +480,20 @@ def main() -> None:
         found, encoded = measure(names, texts, options.rounds, options.only)
         counts = Embedder(bundle).token_count(texts.mixed)
     servers_found = as_record(found, encoded)
-    found_machine = environment.machine()
-    machine = {"name": machine_name(found_machine), "title": machine_title(found_machine), **found_machine}
     command = ["python", "-m", "benchmarks.serving", "--rounds", str(options.rounds), "--texts", str(options.texts)]
-    record = {
-        "format": FORMAT,
-        "kind": KIND,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(command),
-        "commit": commit(),
-        "machine": machine,
-        "versions": environment.versions(),
-        "corpus": load_corpus().origin,
+    record = circumstances(KIND, command)
+    record |= {
         "rounds": options.rounds,
         "tokens_per_text": sum(counts) / len(counts),
         "units": UNITS,
         "servers": servers_found,
         "targets": [
-            asdict(row) for row in verdicts(servers_found, sum(counts) / len(counts), found_machine["usable_cores"])
+            asdict(row) for row in verdicts(servers_found, sum(counts) / len(counts), record["machine"]["usable_cores"])
         ],
     }
     print("\n".join(serving_tables([{**record, "file": "(not written)"}])))
     if options.output is not None:
-        path = options.output / f"{record['date'][:10]}-{machine['name']}-{KIND}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write(record, options.output)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,8 @@ language model's head with seeded weights.
 """
 
 import argparse
-import datetime
 import json
 import random
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -27,13 +25,13 @@ from numpy.typing import NDArray
 
 from benchmarks.corpus import FOLDOC, dictionary, load_corpus
 from benchmarks.models import packaged
-from benchmarks.repository import ROOT, commit
+from benchmarks.record import circumstances, heading, write
+from benchmarks.repository import ROOT
 from benchmarks.retrieval import search
 from benchmarks.targets import Verdict, at_least, at_most, target_table
-from embedrt.bench import environment
 from embedrt.bench.model import export
 from embedrt.bench.process import Worker, WorkerError
-from embedrt.bench.record import FORMAT, machine_name, machine_title, spread
+from embedrt.bench.record import spread
 from embedrt.inputs.text import read_tokenizer
 
 KIND = "tasks"
@@ -263,11 +261,7 @@ def jobs(kept: Path, rounds: int) -> dict[str, Job]:
 def task_tables(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """For each machine: a table of rerankers, one of sparse encoders, and the targets."""
     for record in records:
-        yield f"## Rerank and sparse: {record['machine']['title']}"
-        yield ""
-        versions = ", ".join(f"{package} {found}" for package, found in record["versions"].items())
-        yield f"- Versions: Python {record['machine']['python']}, {versions}"
-        yield f"- Measured {record['date'][:10]} with `{record['command']}`; file `benchmarks/results/{record['file']}`"
+        yield from heading("Rerank and sparse", record)
         yield f"- Texts: {record['corpus']}; {record['rounds']} rounds in turn"
         yield ""
         for name, documents in (("rerank", "of 150 tokens"), ("mixed", "of all lengths")):
@@ -320,17 +314,8 @@ def main() -> None:
         kept.mkdir(parents=True, exist_ok=True)
         todo = jobs(kept, options.rounds)
         found = {name: as_record(measure(job), job) for name, job in todo.items()}
-    found_machine = environment.machine()
-    machine = {"name": machine_name(found_machine), "title": machine_title(found_machine), **found_machine}
     record = {
-        "format": FORMAT,
-        "kind": KIND,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "benchmarks.tasks", "--rounds", str(options.rounds)]),
-        "commit": commit(),
-        "machine": machine,
-        "versions": environment.versions(),
-        "corpus": load_corpus().origin,
+        **circumstances(KIND, ["python", "-m", "benchmarks.tasks", "--rounds", str(options.rounds)]),
         "rounds": options.rounds,
         "sparse_documents": len(todo["sparse"].turns[0]["documents"]),
         "units": UNITS,
@@ -339,8 +324,7 @@ def main() -> None:
     }
     print("\n".join(task_tables([{**record, "file": "(not written)"}])))
     if options.output is not None:
-        path = options.output / f"{record['date'][:10]}-{machine['name']}-{KIND}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write(record, options.output)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embedrt.errors import EmbedrtError, InferenceError, TruncationError
-from embedrt.inputs.check import preview
+from embedrt.errors import EmbedrtError, InferenceError
 from embedrt.inputs.text import Tokens
 from embedrt.run.request import Request, Result
-from embedrt.run.runner import Rows, Runner, Work
+from embedrt.run.runner import Rows, Runner, Work, require_untruncated
 
 logger = logging.getLogger("embedrt")
 
@@ -545,9 +544,14 @@ def _lane(runner: Runner, items: Sequence[Any] | Tokens) -> Lane:
         return "bulk"
     if isinstance(items, Tokens):
         return "query" if len(items.ids) <= runner.token_budget else "bulk"
-    characters = sum(len(item) if isinstance(item, str) else sum(map(len, item)) for item in items)
+    characters = sum(map(characters_of, items))
     most = min(_QUERY_CHARACTERS * runner.token_budget, _MOST_QUERY_CHARACTERS)
     return "query" if characters <= most else "bulk"
+
+
+def characters_of(item: str | Sequence[str]) -> int:
+    """The characters of a text, or of a pair of texts."""
+    return len(item) if isinstance(item, str) else sum(map(len, item))
 
 
 def _window(pool: _Pool, at: int, budget: int) -> tuple[int, int, int]:
@@ -606,13 +610,7 @@ def _record(taken: _Taken, seconds: float, *, failed: bool) -> BatchRecord:
 
 def _require_untruncated(job: Job, read: Sequence[Tokens]) -> None:
     if job.request.forbid_truncation:
-        start, truncated = 0, []
-        for tokens in read:
-            truncated += [start + i for i in tokens.truncated]
-            start += len(tokens)
-        if truncated:
-            limit = job.request.max_seq_length
-            raise TruncationError(f"{preview(truncated)}: longer than the {limit} tokens that the model reads")
+        require_untruncated(Tokens.joined(read).truncated, job.request.max_seq_length)
 
 
 def _deliver(job: Job, failure: BaseException | None) -> None:

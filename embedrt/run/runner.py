@@ -390,7 +390,7 @@ class Runner:
         for tokens in self._tokenized(items, request):
             work.truncated.extend(work.indexes[start + i] for i in tokens.truncated)
             if request.forbid_truncation:
-                _require_untruncated(work.truncated, request.max_seq_length)
+                require_untruncated(work.truncated, request.max_seq_length)
             is_last = start + len(tokens) == len(items)
             batches, planned = self._plan(tokens, request.batch_size, is_last=is_last)
             few = len(batches) == 1 or planned <= self._budget.tokens
@@ -541,6 +541,7 @@ def output_widths(route: Route) -> dict[str, int]:
     return {name: output.width for name, output in route.outputs.items() if name not in PER_TOKEN}
 
 
-def _require_untruncated(truncated: list[int], limit: int | None) -> None:
+def require_untruncated(truncated: list[int], limit: int | None) -> None:
+    """Raise a `TruncationError` that names the truncated texts, if there are any."""
     if truncated:
         raise TruncationError(f"{preview(truncated)}: longer than the {limit} tokens that the model reads")

@@ -20,7 +20,7 @@ from embedrt.errors import EmbedrtError, NonFiniteError, OutOfMemory, Truncation
 from embedrt.inputs.check import check_texts
 from embedrt.inputs.text import Side, TextTokenizer, Tokens
 from embedrt.model import Model
-from embedrt.run.queue import Outcome, Queue, QueueClosed, QueueFull
+from embedrt.run.queue import Outcome, Queue, QueueClosed, QueueFull, characters_of
 from embedrt.run.request import Gather, Request
 from embedrt.run.runner import Runner
 from embedrt.server.errors import Excess, RequestError
@@ -28,11 +28,11 @@ from embedrt.server.notes import Context
 from embedrt.server.settings import ModelSettings, Pooling
 from embedrt.tasks.activations import NamedActivation
 from embedrt.tasks.call import call_for, prompt_for, route_for, task_prompt
-from embedrt.tasks.embed import SentenceVectors, TokenVectors, request_of, stored
+from embedrt.tasks.embed import SentenceVectors, TokenVectors, request_of
 from embedrt.tasks.multi_vector import Counted, MultiVectors, multi_vector_call
 from embedrt.tasks.rerank import score_call, scores_of
 from embedrt.tasks.sparse import SparseRows
-from embedrt.types import TOKENS, OnTruncation, Precision, Task
+from embedrt.types import TOKENS, OnTruncation, Task
 from embedrt.vectors.sparse import SparseVectors
 
 logger = logging.getLogger("embedrt")
@@ -134,7 +134,6 @@ class Served:
         *,
         dim: int | None = None,
         normalize: bool = False,
-        precision: Precision = "float32",
     ) -> Values:
         """Sentence embeddings, `[texts, dim]`, as `Embedder.encode` gives them.
 
@@ -144,7 +143,6 @@ class Served:
             options: The options.
             dim: Coordinates to keep; None takes the model's.
             normalize: Scale the vectors to length 1, after truncation.
-            precision: The number format of the vectors.
         """
         self._require("embed")
         model = self.model
@@ -154,15 +152,12 @@ class Served:
                 model,  # type: ignore[arg-type]  # of the task "embed", so an `Embedder`
                 prompt_name=self._prompt_name(options),
                 prompt=options.prompt,
-                precision=precision,
                 normalize_embeddings=normalize,
                 truncate_dim=dim,
                 task=self._task(options),
                 on_truncation=self._on_truncation(options),
             )
-        outcome = await self._run(exchange, model.runners[call.route], items, request_of(call), options)
-        with _as_request_error(options.param):
-            return dataclasses.replace(outcome, values=stored(outcome.values, call))
+        return await self._run(exchange, model.runners[call.route], items, request_of(call), options)
 
     async def embed_tokens(self, exchange: Context, texts: Sequence[str], options: Options) -> Values:
         """One array `[tokens, width]` a text: its token embeddings, or the multi-vector embedding of such a model."""
@@ -360,7 +355,7 @@ class Served:
                 raise await _too_long(runner, items, request, options.param, error) from error
         truncated = sorted(result.truncated)
         notes.texts += len(items)
-        notes.characters += 0 if isinstance(items, Tokens) else sum(map(_characters, items))
+        notes.characters += 0 if isinstance(items, Tokens) else sum(map(characters_of, items))
         notes.tokens += int(outcome.lengths.sum())
         notes.truncated.extend(truncated)
         notes.tokenize_seconds += outcome.tokenize_seconds
@@ -447,8 +442,8 @@ def check_count(items: Sized, exchange: Context, param: str) -> None:
 async def _on_side(runner: Runner, items: Sequence[Any] | Tokens, request: Request, options: Options) -> Request:
     """The request with the side of its options, whose tokenizer is loaded in another thread."""
     if options.truncation_side == "left" and not isinstance(items, Tokens):
-        longest = max(range(len(items)), key=lambda i: _characters(items[i]))
-        if (found := _characters(items[longest])) > _MOST_FROM_LEFT:
+        longest = max(range(len(items)), key=lambda i: characters_of(items[i]))
+        if (found := characters_of(items[longest])) > _MOST_FROM_LEFT:
             raise RequestError(
                 f"{options.param}[{longest}]: expected at most {_MOST_FROM_LEFT} characters for truncation from the "
                 f"left, got {found}; send the end of the text",
@@ -467,7 +462,7 @@ async def _too_long(
     index, limit = _index(error) or 0, request.max_seq_length
     if limit is None or isinstance(items, Tokens):
         return RequestError(_renamed(error, param), "truncated", param=param, index=index)
-    characters = _characters(items[index])
+    characters = characters_of(items[index])
     if characters > limit * _COUNTED_CHARACTERS:
         excess = Excess(characters, limit * _COUNTED_CHARACTERS, "characters")
     else:
@@ -513,10 +508,6 @@ class _Mailbox:
             future, outcome = self._outcomes.popleft()
             if not future.done():
                 future.set_result(outcome)
-
-
-def _characters(item: Any) -> int:
-    return len(item) if isinstance(item, str) else sum(map(len, item))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from embedrt.server.errors import Kind
 from embedrt.server.observers import GONE, Ended
 
 WORKS = ("embed", "predict")
-"""What a model does, as names of metrics have it."""
+"""Words for the kinds of model in the names of metrics."""
 
 _SECONDS = tuple(0.00001 * 1.5**n for n in range(1, 36))
 _LENGTHS = tuple(2.0**n for n in range(20))

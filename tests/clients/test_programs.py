@@ -41,7 +41,7 @@ def assert_vectors(found: Any, expected: NDArray[np.float32]) -> None:
 def assert_openai(
     result: Any, minilm: Embedder, expected: NDArray[np.float32], expected_many: NDArray[np.float32]
 ) -> None:
-    """What both packages of OpenAI give."""
+    """Check the results of one of OpenAI's packages."""
     assert_vectors(result["base64"], expected)
     assert np.float32(result["base64"]).tobytes() == np.float32(result["float"]).tobytes()
     # The hosted service has vectors of length 1, also after it has dropped coordinates.

@@ -278,7 +278,7 @@ ACTIONS: dict[Callable[[Soak, Random], None], int] = {
     killed: 1,
     look: 4,
 }
-"""What clients do, and how often."""
+"""Actions of the clients, and their weights."""
 
 
 def _read(one: socket.socket) -> bytes:
@@ -335,7 +335,7 @@ def _rest(soak: Soak) -> None:
 
 
 def _growth(soak: Soak) -> dict[str, float]:
-    """What grew from the middle of the run to its end."""
+    """Growth from the middle of the run to its end."""
     half = soak.samples[len(soak.samples) // 2 :]
     middle, end = half[: len(half) // 3 + 1], half[-(len(half) // 3 + 1) :]
     grown = {name: soak.rests[-1][name] - soak.rests[0][name] for name in GROWTH}

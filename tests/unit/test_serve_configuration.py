@@ -37,7 +37,7 @@ def written(tmp_path: Path) -> Path:
 
 
 def test_every_field_of_the_settings_has_an_option() -> None:
-    """What no option sets cannot be configured."""
+    """Every setting has an option that sets it."""
     fields = {
         *(f"server.{field.name}" for field in dataclasses.fields(Settings)),
         *(f"limits.{field.name}" for field in dataclasses.fields(Limits)),
@@ -56,7 +56,7 @@ def test_no_two_options_share_a_flag_or_a_variable() -> None:
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.default], ids=lambda option: option.name)
 def test_defaults_of_the_help_text_are_those_of_the_settings(option: object) -> None:
-    """Where the help text has a number or an address, it is the one that holds."""
+    """Numbers and addresses of the help text are those that hold."""
     from embedrt.server.options import Option
 
     assert isinstance(option, Option)
@@ -384,7 +384,7 @@ _TEXTS = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_s
     )
 )
 def test_the_settled_configuration_is_a_file(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> None:
-    """What `--check` prints can be given to `--config`."""
+    """The output of `--check` can be given to `--config`."""
     file = tmp_path_factory.mktemp("shown") / "serve.toml"
     file.write_text(shown_as_toml(settings), encoding="utf-8")
     assert settled(file=file) == dataclasses.replace(settings, config_file=file)

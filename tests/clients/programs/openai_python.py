@@ -19,7 +19,7 @@ def vectors(made: Any) -> list[list[float]]:
 
 
 def refusal(error: type[BadRequestError | NotFoundError], **wrong: Any) -> dict[str, Any]:
-    """What the client reads of an error."""
+    """Fields of an error that the client reads."""
     try:
         client.embeddings.create(**{"model": model, "input": texts, **wrong})
     except error as raised:
