@@ -3,15 +3,13 @@
     python -m benchmarks.bulk --keep DIR --output benchmarks/results --rows 200000     # `make bench-bulk`
 
 Rows are entries of the corpus with a number before them, so that no text is there twice. The time is that of the
-process from its start to its end. Peak memory is that of the process and all below it, as the kernel divides shared
-pages among them (PSS).
+process from its start to its end. An engine that would take an hour gets fewer rows, and the comparison is by rows a
+second. Peak memory is that of the process and all below it, as the kernel divides shared pages among them (PSS).
 """
 
 import argparse
-import datetime
 import json
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -30,12 +28,12 @@ import pyarrow.parquet as pq
 from benchmarks.bulk_engines import vectors_of
 from benchmarks.corpus import load_corpus
 from benchmarks.models import packaged
-from benchmarks.repository import ROOT, commit
+from benchmarks.record import circumstances, heading, write
+from benchmarks.repository import ROOT
 from benchmarks.targets import Verdict, at_least, at_most, target_table
-from embedrt.bench import environment
 from embedrt.bench.model import export
 from embedrt.bench.process import OFFLINE
-from embedrt.bench.record import FORMAT, machine_name, machine_title, spread
+from embedrt.bench.record import spread
 
 KIND = "bulk"
 _WAIT_SECONDS = 0.1
@@ -49,6 +47,10 @@ UNITS = {
     "second_half_rss_mb": "the same after half the time",
     "max_error": "largest absolute difference of a coordinate to Embedder.encode in float32",
 }
+_COLUMNS = [
+    *("engine", "dtype", "rows", "rows/s", "speed", "compared with"),
+    *("peak memory, MB", "in the second half", "max error"),
+]
 _NONE = "-"
 
 
@@ -61,24 +63,26 @@ class Engine:
         packages: The packages that it needs, as they are imported.
         dtype: The dtype of the model.
         against: The engine that its speed is compared with.
+        few: Whether it gets the fewer rows.
     """
 
     run: str
     packages: tuple[str, ...] = ()
     dtype: str = "float32"
     against: str = REFERENCE
+    few: bool = False
 
 
 ENGINES = {
-    "encode_iter": Engine("embedrt_stream"),
-    "embedrt bulk": Engine("embedrt_bulk", against="encode_iter"),
+    "encode_iter": Engine("embedrt_stream", few=True),
+    "embedrt bulk": Engine("embedrt_bulk", against="encode_iter", few=True),
     "encode_iter int8": Engine("embedrt_stream", dtype="int8"),
     "embedrt bulk int8": Engine("embedrt_bulk", dtype="int8", against="encode_iter int8"),
-    "Ray Data, embedrt": Engine("ray_embedrt", ("ray",)),
-    "Daft, embedrt": Engine("daft_embedrt", ("daft",)),
-    REFERENCE: Engine("ray_data", ("ray", "sentence_transformers")),
-    "Daft embed_text, sentence-transformers": Engine("daft_embed_text", ("daft", "sentence_transformers")),
-    "datasets.map, sentence-transformers": Engine("datasets_map", ("datasets", "sentence_transformers")),
+    "Ray Data, embedrt": Engine("ray_embedrt", ("ray",), few=True),
+    "Daft, embedrt": Engine("daft_embedrt", ("daft",), few=True),
+    REFERENCE: Engine("ray_data", ("ray", "sentence_transformers"), few=True),
+    "Daft embed_text, sentence-transformers": Engine("daft_embed_text", ("daft", "sentence_transformers"), few=True),
+    "datasets.map, sentence-transformers": Engine("datasets_map", ("datasets", "sentence_transformers"), few=True),
 }
 
 
@@ -87,6 +91,7 @@ class Measured:
     """The measurements of one engine.
 
     Attributes:
+        rows: The rows that it encodes.
         error: The reason of a failure, or None.
         seconds: By round.
         peak_rss_mb: By round.
@@ -94,6 +99,7 @@ class Measured:
         max_error: Largest absolute difference to the reference vectors; None where no vectors are written.
     """
 
+    rows: int
     error: str | None = None
     seconds: list[float] = field(default_factory=list)
     peak_rss_mb: list[float] = field(default_factory=list)
@@ -172,14 +178,15 @@ def _tree(pid: int) -> Iterator[int]:
             yield from _tree(int(child))
 
 
-def as_record(found: Mapping[str, Measured], rows: int) -> dict[str, Any]:
+def as_record(found: Mapping[str, Measured]) -> dict[str, Any]:
     """The results as plain data."""
     return {
         name: {
             "dtype": ENGINES[name].dtype,
+            "rows": result.rows,
             "error": result.error,
             "seconds_s": spread(result.seconds),
-            "rows_per_s": spread([rows / seconds for seconds in result.seconds]),
+            "rows_per_s": spread(_rates(result)),
             "against": ENGINES[name].against,
             "ratio": _ratio(result, found.get(ENGINES[name].against)),
             "peak_rss_mb": max(result.peak_rss_mb, default=None),
@@ -193,7 +200,11 @@ def as_record(found: Mapping[str, Measured], rows: int) -> dict[str, Any]:
 def _ratio(result: Measured, reference: Measured | None) -> dict[str, float] | None:
     if reference is None or reference is result or reference.error or result.error:
         return None
-    return spread([theirs / own for own, theirs in zip(result.seconds, reference.seconds, strict=True)])
+    return spread([own / theirs for own, theirs in zip(_rates(result), _rates(reference), strict=True)])
+
+
+def _rates(result: Measured) -> list[float]:
+    return [result.rows / seconds for seconds in result.seconds]
 
 
 def verdicts(engines: Mapping[str, Any]) -> Iterator[Verdict]:
@@ -211,17 +222,13 @@ def verdicts(engines: Mapping[str, Any]) -> Iterator[Verdict]:
 def bulk_tables(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """For each machine: a table of engines, and the targets."""
     for record in records:
-        yield f"## Bulk jobs: {record['machine']['title']}"
-        yield ""
-        versions = ", ".join(f"{package} {found}" for package, found in record["versions"].items())
-        yield f"- Versions: Python {record['machine']['python']}, {versions}"
-        yield f"- Measured {record['date'][:10]} with `{record['command']}`; file `benchmarks/results/{record['file']}`"
+        yield from heading("Bulk jobs", record)
         yield f"- Texts: {record['rows']} rows of {record['corpus']}, Parquet to Parquet"
         yield f"- Engines in turn, rounds: {record['rounds']}"
         yield "- Peak memory is that of all processes of an engine"
         yield ""
-        yield "| engine | dtype | rows/s | speed | compared with | peak memory, MB | in the second half | max error |"
-        yield "|---|---|---|---|---|---|---|---|"
+        yield f"| {' | '.join(_COLUMNS)} |"
+        yield "|---" * len(_COLUMNS) + "|"
         for name, engine in record["engines"].items():
             yield _row(name, engine)
         yield ""
@@ -232,11 +239,12 @@ def bulk_tables(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _row(name: str, engine: Mapping[str, Any]) -> str:
     if engine["error"]:
         reason = " ".join(engine["error"].split()).replace("|", "\\|")[-120:]
-        return f"| {name} | {engine['dtype']} | failed: {reason} |" + " |" * 5
+        return f"| {name} | {engine['dtype']} | {engine['rows']:,} | failed: {reason} |" + " |" * 5
     ratio, error = engine["ratio"], engine["max_error"]
     cells = [
         name,
         engine["dtype"],
+        f"{engine['rows']:,}",
         f"{engine['rows_per_s']['median']:.1f}",
         f"{ratio['median']:.2f}x" if ratio else _NONE,
         engine["against"] if ratio else _NONE,
@@ -253,6 +261,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the bundle and the rows, used again if it has them")
     parser.add_argument("--output", type=Path, help="folder for the results file")
     parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--few", type=int, default=8_000, help="rows of the engines that would take an hour")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--engines", help="names with ';' between them; all that are installed otherwise")
     options = parser.parse_args()
@@ -260,32 +269,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         kept = options.keep or Path(scratch)
         kept.mkdir(parents=True, exist_ok=True)
-        source, bundle, model = kept / f"rows-{options.rows}.parquet", kept / "bundle", packaged()
-        if not source.is_file():
-            write_source(source, options.rows)
+        bundle, model = kept / "bundle", packaged()
         if not bundle.is_dir():
             export(str(model), ["float32", "int8"], bundle, offline=True)
-        paths = {"source": str(source), "bundle": str(bundle.resolve()), "model": str(model)}
-        expected = reference_vectors(source, bundle)
-        found = {name: Measured() for name in wanted if all(map(find_spec, ENGINES[name].packages))}
+        sources = {rows: kept / f"rows-{rows}.parquet" for rows in (options.rows, options.few)}
+        for rows, source in sources.items():
+            if not source.is_file():
+                write_source(source, rows)
+        expected = {rows: reference_vectors(source, bundle) for rows, source in sources.items()}
+        found = {
+            name: Measured(options.few if ENGINES[name].few else options.rows)
+            for name in wanted
+            if all(map(find_spec, ENGINES[name].packages))
+        }
         for _ in range(options.rounds):
             for name, result in found.items():
                 if result.error is None:
-                    measure(ENGINES[name], paths, result, expected)
+                    paths = {"bundle": str(bundle.resolve()), "model": str(model), "source": str(sources[result.rows])}
+                    measure(ENGINES[name], paths, result, expected[result.rows])
                     print(name, result, file=sys.stderr)
-    found_machine = environment.machine()
-    machine = {"name": machine_name(found_machine), "title": machine_title(found_machine), **found_machine}
-    command = ["python", "-m", "benchmarks.bulk", "--rows", str(options.rows), "--rounds", str(options.rounds)]
-    engines = as_record(found, options.rows)
-    record = {
-        "format": FORMAT,
-        "kind": KIND,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(command),
-        "commit": commit(),
-        "machine": machine,
-        "versions": {**environment.versions(), **_versions()},
-        "corpus": load_corpus().origin,
+    command = ["python", "-m", "benchmarks.bulk", "--rows", str(options.rows), "--few", str(options.few)]
+    record = circumstances(KIND, [*command, "--rounds", str(options.rounds)])
+    engines = as_record(found)
+    record |= {
+        "versions": {**record["versions"], **_versions()},
         "rows": options.rows,
         "rounds": options.rounds,
         "units": UNITS,
@@ -294,8 +301,7 @@ def main() -> None:
     }
     print("\n".join(bulk_tables([{**record, "file": "(not written)"}])))
     if options.output is not None:
-        path = options.output / f"{record['date'][:10]}-{machine['name']}-{KIND}.json"
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write(record, options.output)
 
 
 def reference_vectors(source: Path, bundle: Path) -> dict[int, Any]:

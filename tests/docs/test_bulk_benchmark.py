@@ -13,7 +13,7 @@ from benchmarks.bulk_engines import vectors_of
 
 def record(**engines: Measured) -> dict[str, Any]:
     """The record of some engines, by names with "_" for spaces."""
-    found = as_record({name.replace("_", " "): one for name, one in engines.items()}, 1000)
+    found = as_record({name.replace("_", " "): one for name, one in engines.items()})
     return {
         "kind": KIND,
         "machine": {"title": "A machine", "python": "3.12"},
@@ -37,16 +37,18 @@ def test_no_text_is_there_twice(tmp_path: Path) -> None:
 
 
 def test_verdicts_and_table() -> None:
-    alone = Measured(seconds=[10.0, 20.0], peak_rss_mb=[300.0, 310.0], second_half_rss_mb=[300.0, 300.0])
-    bulk = Measured(seconds=[10.0, 16.0], peak_rss_mb=[400.0, 420.0], second_half_rss_mb=[400.0, 420.0], max_error=1e-7)
-    failed = Measured(error="it | broke")
+    alone = Measured(1000, seconds=[10.0, 20.0], peak_rss_mb=[300.0, 310.0], second_half_rss_mb=[300.0, 300.0])
+    bulk = Measured(
+        1000, seconds=[10.0, 16.0], peak_rss_mb=[400.0, 420.0], second_half_rss_mb=[400.0, 420.0], max_error=1e-7
+    )
+    failed = Measured(500, error="it | broke")
     made = record()
-    made["engines"] = as_record({"encode_iter": alone, "embedrt bulk": bulk, "Daft, embedrt": failed}, 1000)
+    made["engines"] = as_record({"encode_iter": alone, "embedrt bulk": bulk, "Daft, embedrt": failed})
     assert made["engines"]["embedrt bulk"]["ratio"]["median"] == 1.125
     assert [row.met for row in verdicts(made["engines"])] == [True, True, None, None]
     table = "\n".join(bulk_tables([json.loads(json.dumps(made))]))
-    assert "| embedrt bulk | float32 | 81.2 | 1.12x | encode_iter | 420 | 420 | 1.0e-07 |" in table
-    assert "| Daft, embedrt | float32 | failed: it \\| broke |" in table
+    assert "| embedrt bulk | float32 | 1,000 | 81.2 | 1.12x | encode_iter | 420 | 420 | 1.0e-07 |" in table
+    assert "| Daft, embedrt | float32 | 500 | failed: it \\| broke |" in table
 
 
 def test_vectors_are_found_by_id(tmp_path: Path) -> None:
