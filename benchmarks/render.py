@@ -8,7 +8,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from benchmarks import serving, tasks
+from benchmarks import bulk, serving, tasks
+from benchmarks.bulk import bulk_tables
 from benchmarks.gpu.record import KIND, gpu_tables
 from benchmarks.repository import ROOT
 from benchmarks.serving import serving_tables
@@ -59,6 +60,15 @@ def newest_servers(folder: Path = RESULTS) -> list[dict[str, Any]]:
     return _newest(folder, serving.KIND, lambda record: record["machine"]["name"])
 
 
+def newest_bulk(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """The newest record of bulk jobs on each machine, by the machine's name.
+
+    Raises:
+        ValueError: A file has another format version.
+    """
+    return _newest(folder, bulk.KIND, lambda record: record["machine"]["name"])
+
+
 def _newest(folder: Path, kind: str | None, name_of: Callable[[dict[str, Any]], str]) -> list[dict[str, Any]]:
     records: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.json")):  # the date comes first in the name
@@ -73,6 +83,7 @@ def pages(
     gpus: Sequence[Mapping[str, Any]],
     others: Sequence[Mapping[str, Any]],
     servers: Sequence[Mapping[str, Any]],
+    bulks: Sequence[Mapping[str, Any]],
 ) -> dict[Path, str]:
     """Contents of every file that shows measured numbers, by path."""
     readme, measured = ROOT / "README.md", ROOT / "docs" / "measured.md"
@@ -80,7 +91,13 @@ def pages(
         readme: between(readme.read_text(encoding="utf-8"), readme_table(records)),
         measured: between(
             measured.read_text(encoding="utf-8"),
-            chain(machine_tables(records), task_tables(others), serving_tables(servers), gpu_tables(gpus)),
+            chain(
+                machine_tables(records),
+                task_tables(others),
+                bulk_tables(bulks),
+                serving_tables(servers),
+                gpu_tables(gpus),
+            ),
         ),
         ROOT / "docs" / "speed.svg": draw(records),
     }
@@ -263,7 +280,7 @@ def _cell(text: str) -> str:
 
 def main() -> None:
     """Write the files."""
-    for path, text in pages(newest(), newest_gpus(), newest_tasks(), newest_servers()).items():
+    for path, text in pages(newest(), newest_gpus(), newest_tasks(), newest_servers(), newest_bulk()).items():
         path.write_text(text, encoding="utf-8")
 
 

@@ -60,6 +60,10 @@ class PoolError(EmbedrtError):
     """A worker process died or did not start, or the pool is closed."""
 
 
+class BulkError(EmbedrtError):
+    """A bulk job cannot go on: a row cannot be read, something was changed, or another run uses the folder."""
+
+
 class ExportError(EmbedrtError):
     """A model repo cannot be exported: a file is missing or damaged, or the weights do not match the config."""
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "encode": "embedrt.cli.encode:encode",
     "rerank": "embedrt.cli.rerank:rerank",
     "serve": "embedrt.cli.serve:serve",
+    "bulk": "embedrt.cli.bulk:bulk",
     "info": "embedrt.cli.info:info",
     "verify": "embedrt.cli.verify:verify",
     "diff": "embedrt.cli.diff:diff",

@@ -20,6 +20,7 @@ from benchmarks.render import (
     between,
     machine_tables,
     newest,
+    newest_bulk,
     newest_gpus,
     newest_servers,
     newest_tasks,
@@ -364,5 +365,5 @@ def test_the_row_of_the_readme() -> None:
 def test_readme_docs_and_plot_are_those_of_the_committed_files() -> None:
     records = newest()
     assert records
-    for path, text in pages(records, newest_gpus(), newest_tasks(), newest_servers()).items():
+    for path, text in pages(records, newest_gpus(), newest_tasks(), newest_servers(), newest_bulk()).items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `python -m benchmarks.render`"

@@ -11,6 +11,8 @@ from collections import defaultdict
 from pathlib import Path
 from textwrap import indent
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from docs.hooks import command_help, commands
@@ -105,6 +107,9 @@ def workplace(tmp_path: Path, own_store: Path, minilm_bundle: Path, minilm_sourc
         shutil.copytree(task_bundles / name, tmp_path / name, copy_function=os.link)
     (tmp_path / "my-model").symlink_to(minilm_source)
     (tmp_path / "lines.txt").write_text("one\ntwo\n", encoding="utf-8")
+    rows = range(250)
+    articles = {"id": rows, "title": [f"title {i}" for i in rows], "body": [f"body {i}" for i in rows]}
+    pq.write_table(pa.table(articles), tmp_path / "articles.parquet")
     (tmp_path / "sample.txt").write_text("".join(f"sentence {i}\n" for i in range(120)), encoding="utf-8")
     return tmp_path
 

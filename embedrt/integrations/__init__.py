@@ -1,0 +1,1 @@
+"""Adapters for other frameworks, one small module each; a module imports its framework, and needs it installed."""
