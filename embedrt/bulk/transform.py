@@ -333,7 +333,7 @@ class Transform:
         ranges = getattr(self.encoder, "ranges", None)
         seed = _json([self.fingerprint, self.dtype, options, None if ranges is None else ranges.tolist()])
         key = hashlib.blake2b(seed, digest_size=32).digest()
-        joined = (text if isinstance(text, str) else "\0".join(text) for text in texts)
+        joined = (text if isinstance(text, str) else json.dumps(text) for text in texts)  # whose border is certain
         return [hashlib.blake2b(text.encode(), digest_size=16, key=key).digest() for text in joined]
 
     def _encoded(self, texts: list[Any]) -> tuple[Encoded, dict[int, str]]:
