@@ -24,6 +24,9 @@ RUN := $(VENV)/$(BIN)/python -m
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEW_PIP := "pip>=25.1" # knows dependency groups
 
+# What compares with sentence-transformers imports it, whatever the user has chosen.
+export EMBEDRT_AS_SENTENCE_TRANSFORMERS := 0
+
 .PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients test-clusters fuzz fuzz-server endurance kills kills-bulk soak soak-server test-container audit lint fix bench bench-tasks bench-serve bench-bulk bench-gpu docs docs-serve golden table build clean
 
 help:  ## show this
