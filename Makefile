@@ -72,6 +72,9 @@ test-container: $(VENV)/.develop  ## the steps of examples/docker/Dockerfile, wi
 audit: $(AUDIT)/.ready  ## known vulnerabilities of the runtime dependencies; says so where their database is unreachable
 	$(AUDIT)/$(BIN)/python tests/lint/audit.py
 
+# What compares with sentence-transformers imports it, whatever the user has chosen.
+export EMBEDRT_AS_SENTENCE_TRANSFORMERS := 0
+
 # A process for every core; torch's own threads would only wait for each other.
 test-reference: export OMP_NUM_THREADS := 1
 test-reference: $(REFERENCE)/.ready  ## compare live with sentence-transformers and transformers, on torch
