@@ -45,7 +45,7 @@ def test_nothing_is_installed_in_another_way() -> None:
 def test_a_file_has_what_its_environment_needs(name: str) -> None:
     """`make constraints` writes it again."""
     pinned = versions(name)
-    for line in KNOWN[name].requirements:
+    for line in (*KNOWN[name].requirements, *KNOWN[name].alone):
         needed = Requirement(line)
         found = pinned[canonicalize_name(needed.name)]
         assert [*needed.specifier.filter(found)], f"{line}: constraints/{name}.txt has {', '.join(found)}"

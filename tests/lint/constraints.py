@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,12 @@ class Environment:
 
     Attributes:
         requirements: The lines for pip, without the package itself.
+        alone: Those of packages that are installed without their dependencies.
         lowest: The runtime dependencies have their lowest supported versions.
     """
 
     requirements: tuple[str, ...]
+    alone: tuple[str, ...] = ()
     lowest: bool = False
 
 
@@ -42,8 +44,12 @@ def environments(makefile: str, pyproject: dict[str, Any]) -> dict[str, Environm
         name = folders[variable] or "develop"
         if not name.startswith("bench"):
             before = found.get(name, Environment(()))
-            lines = (*before.requirements, *requirements(arguments, pyproject))
-            found[name] = Environment(lines, before.lowest or "--constraint" in arguments)
+            lines = requirements(arguments, pyproject)
+            if "--no-deps" in arguments:
+                found[name] = replace(before, alone=(*before.alone, *lines))
+            else:
+                lowest = before.lowest or "--constraint" in arguments
+                found[name] = replace(before, requirements=(*before.requirements, *lines), lowest=lowest)
     return found
 
 
@@ -59,20 +65,23 @@ def requirements(arguments: str, pyproject: dict[str, Any]) -> list[str]:
     return lines
 
 
-def resolve(environment: Environment, python: str) -> str:
-    """The content of the file of an environment, for Python from this version on."""
-    command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", python]
+def resolve(environment: Environment, python: str) -> list[str]:
+    """The lines of the file of an environment, for Python from this version on."""
+    command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", python, "-"]
     # The lowest versions need not run on a later Python.
     command += ["--python-platform", "linux"] if environment.lowest else ["--universal"]
+
+    def compiled(lines: tuple[str, ...], *options: str) -> list[str]:
+        done = subprocess.run(
+            [*command, *options], input="\n".join(lines), stdout=subprocess.PIPE, text=True, check=True
+        )
+        return done.stdout.splitlines()
+
     with tempfile.TemporaryDirectory() as folder:
-        if environment.lowest:
-            floors = Path(folder) / "floors.txt"
-            floors.write_bytes(subprocess.check_output([sys.executable, ROOT / "tests/lint/lowest.py"]))
-            command += ["--constraint", str(floors)]
-        lines = "\n".join(environment.requirements)
-        return subprocess.run(
-            [*command, "-"], input=lines, stdout=subprocess.PIPE, text=True, check=True, cwd=folder
-        ).stdout
+        floors = Path(folder) / "floors.txt"
+        floors.write_bytes(subprocess.check_output([sys.executable, ROOT / "tests/lint/lowest.py"]))
+        found = compiled(environment.requirements, *(["--constraint", str(floors)] if environment.lowest else []))
+    return sorted(found + (compiled(environment.alone, "--no-deps") if environment.alone else []))
 
 
 def main(names: list[str]) -> int:
@@ -84,9 +93,9 @@ def main(names: list[str]) -> int:
         return 2
     FOLDER.mkdir(exist_ok=True)
     for name in names or known:
-        content = resolve(known[name], pyproject["project"]["requires-python"].removeprefix(">="))
-        (FOLDER / f"{name}.txt").write_text(content, encoding="utf-8")
-        print(f"constraints/{name}.txt: {len(content.splitlines())} packages")
+        lines = resolve(known[name], pyproject["project"]["requires-python"].removeprefix(">="))
+        (FOLDER / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        print(f"constraints/{name}.txt: {len(lines)} packages")
     return 0
 
 
