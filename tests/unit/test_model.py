@@ -504,6 +504,7 @@ class TestSave:
         read = json.loads((tmp_path / "copy" / "config_sentence_transformers.json").read_bytes())
         assert (read["prompts"], read["similarity_fn_name"]) == (other.manifest.prompts, "euclidean")
         assert json.loads((tmp_path / "copy" / "sentence_bert_config.json").read_bytes())["max_seq_length"] == 6
+        assert json.loads((tmp_path / "copy" / "tokenizer_config.json").read_bytes())["model_max_length"] == 6
 
     def test_the_copy_still_has_its_proof(self, tiny_bundle: Path, tmp_path: Path) -> None:
         model = Embedder(tiny_bundle)
