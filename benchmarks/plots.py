@@ -63,8 +63,8 @@ def plots(
             "Servers",
             (
                 "The same model behind HTTP; server and client share the cores. Latencies are on a logarithmic scale: "
-                'the bar ends at the median, the line at the 99th percentile. "Beside a stream" is a query while another '
-                "client sends 10,000 texts."
+                'the bar ends at the median, the line at the 99th percentile. "Beside a stream" is a query while '
+                "another client sends 10,000 texts."
             ),
             _servers,
             servers,
