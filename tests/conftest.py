@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from embedrt import Embedder
 from embedrt_export import export
+from tests.kit.clients import Record, recorder
 from tests.kit.hub_client import Client
 from tests.kit.hub_server import Hub, serve
 from tests.kit.models import make_model
@@ -116,6 +117,24 @@ def tiny_bundle(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def tiny(tiny_bundle: Path) -> Embedder:
     """The random BERT, loaded."""
     return Embedder(tiny_bundle)
+
+
+@pytest.fixture(scope="session")
+def reranker_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a small cross-encoder."""
+
+    def make(folder: Path) -> None:
+        from tests.kit import score_models  # few tests need it
+
+        export(score_models.MODELS["sigmoid"](folder / "model"), folder / "bundle")
+
+    return shared_folder(tmp_path_factory, "clients/reranker", make) / "bundle"
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Record:
+    """Assert that the error of a client is within the tolerance, and add a row to the table of clients."""
+    return recorder(request.node.nodeid.partition("::")[0])
 
 
 @pytest.fixture

@@ -4,10 +4,13 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from embedrt.bulk.manifest import Line
+from embedrt.bulk.progress import Progress
 from embedrt.bulk.reading import Reader
+from embedrt.bulk.rows import TABLE
 from embedrt.bulk.task import Making, Task, windows
 from embedrt.bulk.transform import Known, Transform, Transformed
 
@@ -21,6 +24,7 @@ def compute_all(
     known: Known | None,
     commit: Callable[[Line], None],
     stopped: Callable[[], bool],
+    shown: Progress,
 ) -> None:
     """Compute units in order.
 
@@ -30,11 +34,12 @@ def compute_all(
         known: A table of results.
         commit: Function that takes the line of a part once it is in place, in the thread that wrote it.
         stopped: Function that returns True to end after the unit in the model.
+        shown: The display that takes what is done of units in the model.
 
     Raises:
         BulkError: A unit cannot be read, computed or written. The units before it are whole.
     """
-    _Pipeline(transform, tasks, known, commit, stopped).run()
+    _Pipeline(transform, tasks, known, commit, stopped, shown).run()
 
 
 class _Pipeline:
@@ -51,12 +56,14 @@ class _Pipeline:
         known: Known | None,
         commit: Callable[[Line], None],
         stopped: Callable[[], bool],
+        shown: Progress,
     ) -> None:
         self._transform = transform
         self._tasks = tasks
         self._known = known
         self._commit = commit
         self._stopped = stopped
+        self._shown = shown
         self._rooms = threading.Semaphore(_WINDOWS)
         self._ahead: queue.SimpleQueue[tuple[Task, Any] | None] = queue.SimpleQueue()
         self._behind: queue.SimpleQueue[tuple[Task, Transformed | None] | None] = queue.SimpleQueue()
@@ -109,6 +116,7 @@ class _Pipeline:
 
     def _compute(self) -> None:
         row: int | None = None  # the next row of a unit that was begun
+        places = TABLE
         while row is not None or not self._stopped():
             entry = self._ahead.get()
             if entry is None or self._closing.is_set() or (row is None and self._stopped()):
@@ -119,8 +127,11 @@ class _Pipeline:
                 self._behind.put((task, None))
                 row = None
                 continue
-            row = task.unit.start if row is None else row
-            outcome = self._transform(table, file=task.file.name, first_row=row, known=self._known)
+            if row is None:
+                row, places = task.unit.start, task.places
+            advance = partial(self._shown.batch, task.unit.number)
+            outcome = self._transform(table, places=places, first_row=row, known=self._known, advance=advance)
+            self._shown.window(task.unit.number, outcome.facts)
             row += table.num_rows
             del table
             self._behind.put((task, outcome))

@@ -11,39 +11,19 @@ from typing import Any
 import pytest
 
 from embedrt.server.settings import ModelSettings, Settings
-from embedrt_export import export
-from tests.kit import score_models
+from tests.kit.clients import TEXTS, npm_version, package_version
 from tests.kit.pages import ROOT
 from tests.kit.server import Running, serving
-from tests.kit.shared_folders import shared_folder
 
 MODEL = "all-MiniLM-L6-v2"
 RERANKER = "reranker"
 PROGRAMS = Path(__file__).parent / "programs"
 CLIENTS = Path(os.environ.get("EMBEDRT_CLIENTS", ROOT / ".venv-clients")).absolute()
 PYTHON = CLIENTS / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-TEXTS = [
-    "Sea otters hold hands while they sleep.",
-    "How do otters sleep?",
-    "The stadium is full of people, and it rains.",
-    "Ein Hund läuft über die Straße.",
-    "猫は窓辺で眠る。",
-    "word " * 300,  # more than the model reads
-]
 # As many as OpenAI takes in a request.
 MANY = [f"{TEXTS[i % 3]} {i}" for i in range(2048)]
 
 Program = Callable[..., Any]
-
-
-@pytest.fixture(scope="session")
-def reranker_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of a small cross-encoder."""
-
-    def make(folder: Path) -> None:
-        export(score_models.MODELS["sigmoid"](folder / "model"), folder / "bundle")
-
-    return shared_folder(tmp_path_factory, "clients/reranker", make) / "bundle"
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +53,16 @@ def vocabulary() -> Path:
     """The vocabulary of cl100k_base in tiktoken's format: a package of LlamaIndex has it."""
     # The name is the SHA-1 of the address that tiktoken would download it from.
     return next(CLIENTS.glob("**/llama_index/core/_static/tiktoken_cache/9b5ad71b2ce5302211f9c61530b329a4922fc6a4"))
+
+
+def version(package: str) -> str:
+    """The version of a client in Python."""
+    return package_version(package, CLIENTS)
+
+
+def javascript_version(package: str) -> str:
+    """The version of a client in JavaScript."""
+    return npm_version(package, CLIENTS)
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 
 from embedrt import CrossEncoder, Embedder
 from embedrt.server.settings import ModelSettings, Settings
-from tests.clients.conftest import MODEL, RERANKER, TEXTS
+from tests.clients.conftest import MODEL, RERANKER
+from tests.kit.clients import TEXTS
 from tests.kit.server import Running, serving
 
 ATOL = 1e-6

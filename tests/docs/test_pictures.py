@@ -16,7 +16,7 @@ _CHARACTER = {"13": 6.8, "12": 6.3}
 _CONTRAST = 4.5
 
 
-@pytest.fixture(params=PICTURES, ids=lambda path: path.stem)
+@pytest.fixture(params=PICTURES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def picture(request: pytest.FixtureRequest) -> Path:
     found: Path = request.param
     return found

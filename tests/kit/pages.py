@@ -20,6 +20,8 @@ FOLLOWED = [
         "from-sentence-transformers",
     )
 ]
+# Their blocks with a title need frameworks, and run in tests/integrations.
+INTEGRATION_PAGES: list[Path] = []
 
 # The line that quantizes the real model: a fixture runs it, once for all who use the bundle.
 INT8_EXPORT = "embedrt export ./my-model -o fast/ --dtype float32,int8"

@@ -8,6 +8,7 @@ from typing import Any
 from embedrt.bulk.arrow import pa
 from embedrt.bulk.formats.failures import explained
 from embedrt.bulk.plan import SourceFile
+from embedrt.bulk.rows import check_names
 
 _MAGIC = b"ARROW1"
 
@@ -63,7 +64,9 @@ def _opened(path: str, filesystem: Any, places: list[int] | None) -> Iterator[tu
         source.seek(0)
         if is_file:
             file = pa.ipc.open_file(source, options=options)
+            check_names(path, file.schema.names)
             yield file.schema, (file.get_batch(i) for i in range(file.num_record_batches))
         else:
             reader = pa.ipc.open_stream(source, options=options)
+            check_names(path, reader.schema.names)
             yield reader.schema, iter(reader)

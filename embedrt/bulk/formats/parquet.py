@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from embedrt.bulk.arrow import pa, pq
+from embedrt.bulk.arrow import pq
 from embedrt.bulk.formats.failures import explained
 from embedrt.bulk.plan import SourceFile
+from embedrt.bulk.rows import check_names
 
 # Small batches and buffers; otherwise a whole row group is held in memory.
 _BATCH_ROWS, _BUFFER_BYTES = 1024, 1 << 20
@@ -59,7 +60,9 @@ def stream(
 def _open(path: str, filesystem: Any) -> Any:
     source = filesystem.open_input_file(path)
     try:
-        return pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
-    except (pa.ArrowException, OSError):
+        file = pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
+        check_names(path, file.schema_arrow.names)
+    except BaseException:
         source.close()
         raise
+    return file

@@ -1,0 +1,25 @@
+"""The code of the guides about frameworks: every block with a title runs, beside a bundle and a reranker."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.kit.pages import INTEGRATION_PAGES, titled_blocks
+
+BLOCKS = {title: code for page in INTEGRATION_PAGES for title, code in titled_blocks("python", page).items()}
+
+
+@pytest.mark.parametrize("title", BLOCKS)
+def test_a_block_runs(
+    title: str, minilm_bundle: Path, reranker_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, bundle in {"bundle": minilm_bundle, "reranker": reranker_bundle}.items():
+        shutil.copytree(bundle, tmp_path / name, copy_function=os.link)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(BLOCKS[title], title, "exec"), {"__name__": "__main__"})
+
+
+def test_titles_are_of_one_block_each() -> None:
+    assert len(BLOCKS) == sum(len(titled_blocks("python", page)) for page in INTEGRATION_PAGES)
