@@ -11,6 +11,7 @@ _WIDTH, _LEFT, _RIGHT, _BAR, _HEAD = 860, 250, 270, 20, 46
 # A static model is a different kind of thing: a hundred times as fast, with other vectors. The tables have it.
 _ALIKE = 0.99
 _CHART, _LABEL = 180, 14
+_CHARACTER = 6.5  # pixels of a label, more than the mean in the fonts of systems
 _STYLE = """\
 <style>
 .paper { fill: #ffffff }
@@ -107,18 +108,19 @@ def panel(title: str, note: str, bars: Sequence[Bar], top: int) -> Panel:
         top: The height at which it begins.
     """
     parts = [_text(10, top + 20, title, "title"), _text(10, top + 36, note, "note")]
+    left = max([_LEFT, *(round(_CHARACTER * len(bar.label)) + 18 for bar in bars)])
     for row, bar in enumerate(bars):
         y = top + _HEAD + row * _BAR
-        width, reach = (max(1, round(share * (_WIDTH - _LEFT - _RIGHT))) for share in (bar.length, bar.reach))
+        width, reach = (max(1, round(share * (_WIDTH - left - _RIGHT))) for share in (bar.length, bar.reach))
         parts += [
-            _text(_LEFT - 8, y + 14, bar.label, bar.whose, anchor="end"),
-            f'<rect class="{bar.whose}" x="{_LEFT}" y="{y + 3}" width="{width}" height="{_BAR - 6}" rx="2"/>',
+            _text(left - 8, y + 14, bar.label, bar.whose, anchor="end"),
+            f'<rect class="{bar.whose}" x="{left}" y="{y + 3}" width="{width}" height="{_BAR - 6}" rx="2"/>',
         ]
         if reach > width:
             parts.append(
-                f'<polyline class="{bar.whose} line" points="{_LEFT + width},{y + 10} {_LEFT + reach},{y + 10}"/>'
+                f'<polyline class="{bar.whose} line" points="{left + width},{y + 10} {left + reach},{y + 10}"/>'
             )
-        parts.append(_text(_LEFT + max(width, reach) + 6, y + 14, bar.beside, "text"))
+        parts.append(_text(left + max(width, reach) + 6, y + 14, bar.beside, "text"))
     return parts, _HEAD + len(bars) * _BAR + 14
 
 
