@@ -40,11 +40,19 @@ HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 HUB_EXPORT = re.compile(r"embedrt export [\w-]+/[\w.-]+( |$)")
 SERVING = ROOT / "docs" / "guides" / "serving.md"  # tests/clients runs its clients against a server
 DROP_IN = ROOT / "docs" / "guides" / "drop-in.md"  # test_drop_in.py runs its shell lines
+# tests/languages runs what is not Python.
+LANGUAGES_GUIDE = ROOT / "docs" / "guides" / "other-languages.md"
+BROWSER = ROOT / "docs" / "tutorials" / "browser.md"
 MAKEFILE = text(ROOT / "Makefile")
 # Kinds of code blocks.
 LANGUAGES = defaultdict(
     lambda: {"sh", "python", "dockerfile"},
-    {SERVING: {"sh", "python", "toml", "json", "javascript"}, DROP_IN: {"sh", "python", "toml"}},
+    {
+        SERVING: {"sh", "python", "toml", "json", "javascript"},
+        DROP_IN: {"sh", "python", "toml"},
+        LANGUAGES_GUIDE: {"python", "javascript"},
+        BROWSER: {"sh", "text"},
+    },
 )
 # Measuring may take as long as it is told; here it is told less.
 SHORTER = {
@@ -176,7 +184,8 @@ def test_every_command_line_has_options_that_exist(page: Path) -> None:
 def test_every_other_shell_line_is_understood(page: Path) -> None:
     for line in shell_lines(page):
         program, *arguments = shlex.split(line)
-        assert program in {"embedrt", "pip", "make"} or (program == "curl" and page == SERVING), line
+        others = {SERVING: {"curl"}, BROWSER: {"npm", "python3"}}.get(page, set())
+        assert program in {"embedrt", "pip", "make"} | others, line
         if program == "make":
             assert re.search(rf"^{arguments[0]}:", MAKEFILE, re.MULTILINE), line
 
