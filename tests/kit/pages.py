@@ -21,7 +21,7 @@ FOLLOWED = [
     )
 ]
 # Their blocks with a title need frameworks, and run in tests/integrations.
-INTEGRATION_PAGES: list[Path] = []
+INTEGRATION_PAGES = [ROOT / "docs" / "guides" / "frameworks.md"]
 
 # The line that quantizes the real model: a fixture runs it, once for all who use the bundle.
 INT8_EXPORT = "embedrt export ./my-model -o fast/ --dtype float32,int8"

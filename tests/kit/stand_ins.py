@@ -79,7 +79,9 @@ def _option(arguments: list[str], name: str) -> list[str]:
 def _docker(arguments: list[str]) -> int:
     """Images are folders with the files of the last stage; a container is its entry point, as a process."""
     command, *rest = arguments
-    return {"build": _build, "run": _run, "logs": _logs, "stop": _stop, "rm": lambda _: 0}[command](rest)
+    if command == "rm":
+        return 0
+    return {"build": _build, "run": _run, "logs": _logs, "stop": _stop}[command](rest)
 
 
 def _build(arguments: list[str]) -> int:

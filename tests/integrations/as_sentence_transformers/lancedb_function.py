@@ -13,7 +13,7 @@ texts, target = json.loads(sys.argv[1]), sys.argv[2]
 function = get_registry().get("sentence-transformers").create(name="all-MiniLM-L6-v2", device="cpu", normalize=False)
 
 
-class Row(LanceModel):
+class Row(LanceModel):  # type: ignore[misc]
     """A row of the table."""
 
     text: str = function.SourceField()
