@@ -91,7 +91,7 @@ def plots(
 
 
 def plot_page(found: Iterable[Plot]) -> Iterator[str]:
-    """The plots as Markdown, each with what was measured, and the command and file of its figures."""
+    """The plots as Markdown, each with what was measured, and the files of its figures."""
     for plot in found:
         yield f"## {plot.title}"
         yield ""
@@ -100,10 +100,7 @@ def plot_page(found: Iterable[Plot]) -> Iterator[str]:
         yield f"![{plot.title}: {plot.about.partition('. ')[0]}]({plot.file})"
         yield ""
         for record in plot.records:
-            yield (
-                f"- {record['machine']['title']}: measured {record['date'][:10]} with `{record['command']}`; "
-                f"file `benchmarks/results/{record['file']}`"
-            )
+            yield f"- {record['machine']['title']}: `benchmarks/results/{record['file']}`"
         yield ""
 
 
