@@ -209,7 +209,8 @@ def _bulk(records: Sequence[Record]) -> str:
 
 def _rows(record: Record, top: int) -> Panel:
     speeds = {
-        f"{name} ({one['dtype']})": one["rows_per_s"]["median"] for name, one in _measured(record["engines"]).items()
+        name if one["dtype"] in name else f"{name} ({one['dtype']})": one["rows_per_s"]["median"]
+        for name, one in _measured(record["engines"]).items()
     }
     title = f"Rows per second, {record['machine']['title']}"
     return panel(title, f"all-MiniLM-L6-v2; {record['date'][:10]}", _longest_first(speeds, "{:.0f} rows/s"), top)
