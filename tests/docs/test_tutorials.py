@@ -137,6 +137,8 @@ def test_shorter_commands_are_those_of_the_tutorials() -> None:
         ("0.52  a note", "0.52  another", False),
         ("...\nlast ...", "one\ntwo\nlast line\n", True),
         ("...\nlast 1.0", "one\nlast 2.0", False),
+        ("[0.6..., 1.5e-08]", "[0.6624, 1.5e-08]", True),
+        ("[0.6...]", "[0.7]", False),
         ("5 of 5 parts", "4 of 4 parts", False),
     ],
 )
