@@ -26,7 +26,7 @@ from embedrt.bulk.options import (
     PartFormat,
     VectorType,
 )
-from embedrt.bulk.pipeline import compute_all
+from embedrt.bulk.pipeline import Pipeline
 from embedrt.bulk.plan import SourceFile
 from embedrt.bulk.progress import showing
 from embedrt.bulk.signals import ending, finishing
@@ -241,7 +241,7 @@ def run_files(files: Sequence[SourceFile], target: Path, transform: Transform, c
             tasks = job.tasks(commit)
             if course.engine == "local":
                 with open_known(_job_table(job, course), None if course.cache is None else Path(course.cache)) as known:
-                    compute_all(transform, tasks, known, commit, stop.__bool__, shown)
+                    Pipeline(transform, tasks, known, commit, stop.__bool__, shown).run()
             else:
                 _compute_there(transform, tasks, course, commit, stop.__bool__)
         if job.parts < job.units and not stop:

@@ -18,15 +18,11 @@ _WINDOWS = 3
 """Windows of rows in memory: one that is read, one in the model, one that is written."""
 
 
-def compute_all(
-    transform: Transform,
-    tasks: Iterable[Task],
-    known: Known | None,
-    commit: Callable[[Line], None],
-    stopped: Callable[[], bool],
-    shown: Progress,
-) -> None:
-    """Compute units in order.
+class Pipeline:
+    """Computes units in order. Two threads are beside the caller's, in which the model runs.
+
+    A unit is a number of tables, then None in place of one. The queues are bounded by the semaphore: a room is taken
+    before a table is read, and given back once its result is written.
 
     Args:
         transform: The transform.
@@ -35,18 +31,6 @@ def compute_all(
         commit: Function that takes the line of a part once it is in place, in the thread that wrote it.
         stopped: Function that returns True to end after the unit in the model.
         shown: The display that takes what is done of units in the model.
-
-    Raises:
-        BulkError: A unit cannot be read, computed or written. The units before it are whole.
-    """
-    _Pipeline(transform, tasks, known, commit, stopped, shown).run()
-
-
-class _Pipeline:
-    """Two threads beside the caller's, in which the model runs.
-
-    A unit is a number of tables, then None in place of one. The queues are bounded by the semaphore: a room is taken
-    before a table is read, and given back once its result is written.
     """
 
     def __init__(
@@ -71,6 +55,11 @@ class _Pipeline:
         self._failures: list[BaseException] = []
 
     def run(self) -> None:
+        """Compute the units.
+
+        Raises:
+            BulkError: A unit cannot be read, computed or written. The units before it are whole.
+        """
         threads = [
             threading.Thread(target=self._guarded, args=(work,), name=f"embedrt-bulk-{name}", daemon=True)
             for name, work in (("read", self._read), ("write", self._write))

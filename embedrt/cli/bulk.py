@@ -47,6 +47,8 @@ _PART_FORMATS = ("parquet", "arrow", "jsonl", "npy", "lance")
         'embedrt bulk in/*.parquet out/ --text title --text body --template "{title}\\n{body}"',
         "embedrt bulk in/ out/ --model BAAI/bge-small-en-v1.5 --shard 3/8",
         "embedrt bulk s3://bucket/articles/ out/ --text body --keep id --vector-type float16",
+        "embedrt bulk in/ out/ --engine ray --address auto --workers 16",
+        "embedrt bulk in/ out/ --id id --to 'lancedb:///data/lance?table=articles'",
         "embedrt bulk check out/",
         "embedrt bulk merge out/ vectors.parquet",
     ),
