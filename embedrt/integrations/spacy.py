@@ -57,7 +57,7 @@ def _similarity(one: Any, other: Any) -> float:
     return float(cos_sim(one.vector, other.vector)[0, 0])
 
 
-@Language.factory(
+@Language.factory(  # type: ignore[untyped-decorator]
     "embedrt",
     assigns=["doc.vector", "doc.user_hooks", "doc.user_span_hooks", "doc.user_token_hooks"],
     default_config={"device": None, "dtype": None, "threads": None, "truncate_dim": None, "normalize": False},

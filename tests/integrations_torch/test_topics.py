@@ -59,5 +59,5 @@ def test_keywords(options: dict[str, Any], documents: list[str], minilm: Embedde
         for model in (EmbedrtBackend(minilm), torch_minilm)
     )
     assert [[word for word, _ in one] for one in ours] == [[word for word, _ in one] for one in theirs]
-    scores = [[score for one in some for _, score in one] for some in (ours, theirs)]
-    np.testing.assert_allclose(*scores, rtol=0, atol=1.01e-4)  # KeyBERT rounds them to four digits
+    found, expected = ([score for one in some for _, score in one] for some in (ours, theirs))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1.01e-4)  # KeyBERT rounds them to four digits
