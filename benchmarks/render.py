@@ -1,4 +1,4 @@
-"""README row, docs/measured.md and docs/speed.svg, generated from the newest results file of each machine.
+"""README row, docs/measured.md, docs/performance.md and its plots, generated from the newest results of each machine.
 
 python -m benchmarks.render        # `make bench` ends with it
 """
@@ -11,12 +11,13 @@ from typing import Any
 from benchmarks import bulk, serving, tasks
 from benchmarks.bulk import bulk_tables
 from benchmarks.gpu.record import KIND, gpu_tables
+from benchmarks.plots import plot_page, plots
 from benchmarks.repository import ROOT
 from benchmarks.serving import serving_tables
 from benchmarks.targets import target_table
 from benchmarks.tasks import task_tables
 from embedrt.bench.engines import OWN, OWN_INT8, REFERENCE, role
-from embedrt.bench.plot import cosine, draw
+from embedrt.bench.plot import cosine
 from embedrt.bench.record import read_record
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -86,7 +87,9 @@ def pages(
     bulks: Sequence[Mapping[str, Any]],
 ) -> dict[Path, str]:
     """Contents of every file that shows measured numbers, by path."""
-    readme, measured = ROOT / "README.md", ROOT / "docs" / "measured.md"
+    docs = ROOT / "docs"
+    readme, measured, performance = ROOT / "README.md", docs / "measured.md", docs / "performance.md"
+    drawn = plots(records, others, servers, bulks)
     return {
         readme: between(readme.read_text(encoding="utf-8"), readme_table(records)),
         measured: between(
@@ -99,7 +102,8 @@ def pages(
                 gpu_tables(gpus),
             ),
         ),
-        ROOT / "docs" / "speed.svg": draw(records),
+        performance: between(performance.read_text(encoding="utf-8"), plot_page(drawn)),
+        **{docs / plot.file: plot.svg for plot in drawn},
     }
 
 

@@ -11,6 +11,7 @@ from embedrt._version import __version__
 from embedrt.bundle.reports import ParityReport, QualityReport, RankReport
 from embedrt.embedder import Embedder
 from embedrt.errors import (
+    BulkError,
     BundleError,
     DeviceError,
     EmbeddingsError,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from embedrt.vectors.token_pooling import HierarchicalTokenPooling
 
 __all__ = [
+    "BulkError",
     "BundleError",
     "CrossEncoder",
     "DeviceError",

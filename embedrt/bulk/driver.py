@@ -14,6 +14,7 @@ from embedrt.bulk.formats import FORMATS
 from embedrt.bulk.job import Job, Wanted, open_job
 from embedrt.bulk.known import open_known
 from embedrt.bulk.manifest import Line
+from embedrt.bulk.names import without_secrets
 from embedrt.bulk.options import (
     Course,
     Dedupe,
@@ -25,7 +26,7 @@ from embedrt.bulk.options import (
     PartFormat,
     VectorType,
 )
-from embedrt.bulk.pipeline import compute_all
+from embedrt.bulk.pipeline import Pipeline
 from embedrt.bulk.plan import SourceFile
 from embedrt.bulk.progress import showing
 from embedrt.bulk.signals import ending, finishing
@@ -131,7 +132,7 @@ def run(
             leaves them out.
         with_tokens: Whether columns "n_tokens" and "truncated" are added.
         part_format: The format of the parts.
-        part_rows: Rows of a part, at most.
+        part_rows: Rows of a part, at most; small files are gathered.
         source_format: The format of the source; None goes by the endings of the names.
         device: As in `Embedder`.
         dtype: As in `Embedder`.
@@ -240,7 +241,7 @@ def run_files(files: Sequence[SourceFile], target: Path, transform: Transform, c
             tasks = job.tasks(commit)
             if course.engine == "local":
                 with open_known(_job_table(job, course), None if course.cache is None else Path(course.cache)) as known:
-                    compute_all(transform, tasks, known, commit, stop.__bool__)
+                    Pipeline(transform, tasks, known, commit, stop.__bool__, shown).run()
             else:
                 _compute_there(transform, tasks, course, commit, stop.__bool__)
         if job.parts < job.units and not stop:
@@ -303,7 +304,9 @@ def check_places(source: Sequence[str], target: Path) -> None:
         ValueError: The target is a URL, or lies in a folder of the source.
     """
     if "://" in str(target) or ":/" in str(target)[2:]:  # `Path` joins the slashes
-        raise ValueError(f"target: expected a folder, got the URL {str(target)!r}; write to a folder, then copy it")
+        raise ValueError(
+            f"target: expected a folder, got the URL {without_secrets(str(target))!r}; write to a folder, then copy it"
+        )
     for one in source:
         if "://" not in one and Path(one).is_dir() and _is_below(target, Path(one)):
             raise ValueError(f"target: expected a folder outside of the source {one}, got {target}")

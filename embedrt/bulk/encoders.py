@@ -32,6 +32,9 @@ from embedrt.types import SENTENCE, TOKENS, Task
 from embedrt.vectors.quantization import quantize_embeddings
 from embedrt.vectors.sparse import bounds_of
 
+Advance = Callable[[int, int], None]
+"""Function that takes the numbers of texts and tokens of a batch that is done; threads call it at the same time."""
+
 # Texts whose windows are held in memory at a time.
 _SLICE = 1024
 
@@ -70,8 +73,12 @@ class Encoder(Protocol):
     def bytes_per_text(self) -> int:
         """About the bytes of a result, for the bound of memory."""
 
-    def encode(self, texts: list[Any]) -> Encoded:
+    def encode(self, texts: list[Any], advance: Advance) -> Encoded:
         """Encode texts, or pairs of texts.
+
+        Args:
+            texts: The texts.
+            advance: Called as batches are done.
 
         Raises:
             NonFiniteError: The model returned NaN or infinity.
@@ -91,9 +98,11 @@ class _Counting:
 
     Attributes:
         gather: The other collector.
+        advance: See `Encoder.encode`.
     """
 
     gather: Gather
+    advance: Advance
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -113,7 +122,9 @@ class _Counting:
     ) -> None:
         """See `Gather`."""
         self.gather.keep(values[0], rows, batch, results)
-        values[1][rows] = _lengths(batch)
+        lengths = _lengths(batch)
+        values[1][rows] = lengths
+        self.advance(len(rows), int(lengths.sum()))
 
 
 def _lengths(batch: Batch) -> NDArray[np.int64]:
@@ -126,9 +137,11 @@ def _lengths(batch: Batch) -> NDArray[np.int64]:
     return counted
 
 
-def _run(runner: Runner, items: list[Any], request: Request) -> tuple[Result, NDArray[np.int32], NDArray[np.bool_]]:
+def _run(
+    runner: Runner, items: list[Any], request: Request, advance: Advance
+) -> tuple[Result, NDArray[np.int32], NDArray[np.bool_]]:
     """Run a request: its result, the tokens of each item, and True for each that was truncated."""
-    result = runner.run(items, replace(request, gather=_Counting(request.gather)))
+    result = runner.run(items, replace(request, gather=_Counting(request.gather, advance)))
     values, tokens = result.values
     truncated = np.zeros(len(items), bool)
     truncated[result.truncated] = True
@@ -229,12 +242,12 @@ class DenseEncoder:
         """The ranges of int8 and uint8 vectors, `[2, dim]`."""
         return self.call.ranges
 
-    def encode(self, texts: list[str]) -> Encoded:
+    def encode(self, texts: list[str], advance: Advance) -> Encoded:
         """See `Encoder`."""
         runner = self.model.runners[self.call.route]
         if self.long_texts == "chunks":
-            return self._windows(runner, texts)
-        result, tokens, truncated = _run(runner, texts, request_of(self.call))
+            return self._windows(runner, texts, advance)
+        result, tokens, truncated = _run(runner, texts, request_of(self.call), advance)
         if self.long_texts == "mean" and result.truncated:
             long = sorted(result.truncated)
             items = [texts[i] for i in long]
@@ -243,7 +256,7 @@ class DenseEncoder:
             truncated[:] = False
         return Encoded(self._column(result.values), tokens, truncated)
 
-    def _windows(self, runner: Runner, texts: list[str]) -> Encoded:
+    def _windows(self, runner: Runner, texts: list[str], advance: Advance) -> Encoded:
         """Encode every window of texts."""
         width = runner.widths[SENTENCE]
         request = request_of(replace(self.call, dim=width, normalize=False))
@@ -260,6 +273,7 @@ class DenseEncoder:
             tokens.append(found.tokens.lengths.astype(np.int32))
             spans += found.spans
             counts += np.bincount(owners, minlength=len(texts))
+            advance(min(_SLICE, len(texts) - start), len(found.tokens.ids))
         return Encoded(
             pa.concat_arrays(columns) if columns else pa.array([], self.type),
             np.concatenate([np.zeros(0, np.int32), *tokens]),
@@ -320,7 +334,7 @@ class ScoreEncoder:
         """See `Encoder`."""
         return 4 * self.labels
 
-    def encode(self, texts: list[tuple[str, str]]) -> Encoded:
+    def encode(self, texts: list[tuple[str, str]], advance: Advance) -> Encoded:
         """See `Encoder`."""
         call = score_call(
             self.model,
@@ -331,7 +345,7 @@ class ScoreEncoder:
             apply_softmax=False,
             on_truncation="ignore",
         )
-        result, tokens, truncated = _run(self.model.runners[call.call.route], call.items, call.request)
+        result, tokens, truncated = _run(self.model.runners[call.call.route], call.items, call.request, advance)
         return Encoded(self._array(scores_of(call, result)), tokens, truncated)
 
     def _array(self, scores: NDArray[np.float32]) -> Any:
@@ -370,12 +384,12 @@ class SparseRowsEncoder:
         """See `Encoder`: a few hundred entries."""
         return 8 * 512
 
-    def encode(self, texts: list[str]) -> Encoded:
+    def encode(self, texts: list[str], advance: Advance) -> Encoded:
         """See `Encoder`."""
         counted: list[Any] = []
 
         def run(items: list[str], request: Request) -> Result:
-            result, *facts = _run(self.model.runners[self.call.route], items, request)
+            result, *facts = _run(self.model.runners[self.call.route], items, request, advance)
             counted.extend(facts)
             return result
 
@@ -435,9 +449,9 @@ class MultiVectorsEncoder:
         """See `Encoder`: as many vectors as a text may have tokens, at most 256."""
         return 4 * self.call.dim * min(self.call.max_seq_length or 256, 256)
 
-    def encode(self, texts: list[str]) -> Encoded:
+    def encode(self, texts: list[str], advance: Advance) -> Encoded:
         """See `Encoder`."""
-        result, tokens, truncated = _run(self.model.runners[self.call.route], texts, self.request)
+        result, tokens, truncated = _run(self.model.runners[self.call.route], texts, self.request, advance)
         counts = np.fromiter(map(len, result.values), np.int64, len(texts))
         flat = np.concatenate([np.zeros((0, self.call.dim), np.float32), *result.values])
         return Encoded(self._array(flat, counts), tokens, truncated)

@@ -29,7 +29,7 @@ from embedrt.bulk import manifest, parts
 from embedrt.bulk.manifest import Line
 from embedrt.bulk.options import Meaning
 from embedrt.bulk.plan import Pieces, Plan, SourceFile, make_plan, read_plan, write_plan
-from embedrt.bulk.task import JOB_FOLDER, Task, adopted, host, versions
+from embedrt.bulk.task import JOB_FOLDER, Task, adopted, alike, host, versions
 from embedrt.bulk.transform import Facts
 from embedrt.bundle.locks import Lock, try_lock
 from embedrt.bundle.staging import clear, flush, staging, sync
@@ -147,8 +147,8 @@ class Job:
     def task(self, number: int) -> Task:
         """A unit with what its computation needs."""
         unit = self.plan.unit(number)
-        file = self.plan.files[unit.file]
-        return Task(str(self.target), self.record.digest, file, unit, self.meaning, self.record.wanted.fingerprint)
+        files = self.plan.files_of(unit)
+        return Task(str(self.target), self.record.digest, files, unit, self.meaning, self.record.wanted.fingerprint)
 
     def tasks(self, adopt: Callable[[Line], None]) -> Iterator[Task]:
         """The units without a part, in order.
@@ -380,7 +380,7 @@ def _read_plan(target: Path, record: Record) -> Plan:
 
 def _create(target: Path, wanted: Wanted, files: Sequence[SourceFile], pieces: Pieces) -> None:
     """Plan a job and rename its folder into place, unless another run was first."""
-    plan = make_plan(files, wanted.meaning.part_rows, pieces)
+    plan = make_plan(files, wanted.meaning.part_rows, pieces, alike)
     record = Record(_VERSION, wanted, _digest(files), len(plan.files), plan.rows, len(plan), versions())
     with staging(target / JOB_FOLDER) as fresh:
         folder = fresh / JOB_FOLDER

@@ -19,9 +19,10 @@ class Line:
 
     Attributes:
         unit: The number of the unit.
-        file: The name of the source file.
+        file: The name of the source file; of several, the first one.
+        files: The number of source files.
         start: The first row in the file.
-        stop: The row after the last.
+        stop: The row after the last; rows of further files are counted on.
         first_row: The number of the first row in the whole source.
         part: The name of the part.
         size: Bytes of the part.
@@ -40,6 +41,7 @@ class Line:
 
     unit: int
     file: str
+    files: int
     start: int
     stop: int
     first_row: int

@@ -35,7 +35,7 @@ class Meaning:
         on_error: What becomes of rows that cannot be read or computed.
         with_tokens: Whether columns "n_tokens" and "truncated" are added.
         part_format: The format of the parts.
-        part_rows: Rows of a part, at most.
+        part_rows: Rows of a part, at most; small files are gathered.
     """
 
     text: tuple[str, ...] = ()

@@ -4,10 +4,13 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from embedrt.bulk.manifest import Line
+from embedrt.bulk.progress import Progress
 from embedrt.bulk.reading import Reader
+from embedrt.bulk.rows import TABLE
 from embedrt.bulk.task import Making, Task, windows
 from embedrt.bulk.transform import Known, Transform, Transformed
 
@@ -15,14 +18,11 @@ _WINDOWS = 3
 """Windows of rows in memory: one that is read, one in the model, one that is written."""
 
 
-def compute_all(
-    transform: Transform,
-    tasks: Iterable[Task],
-    known: Known | None,
-    commit: Callable[[Line], None],
-    stopped: Callable[[], bool],
-) -> None:
-    """Compute units in order.
+class Pipeline:
+    """Computes units in order. Two threads are beside the caller's, in which the model runs.
+
+    A unit is a number of tables, then None in place of one. The queues are bounded by the semaphore: a room is taken
+    before a table is read, and given back once its result is written.
 
     Args:
         transform: The transform.
@@ -30,18 +30,7 @@ def compute_all(
         known: A table of results.
         commit: Function that takes the line of a part once it is in place, in the thread that wrote it.
         stopped: Function that returns True to end after the unit in the model.
-
-    Raises:
-        BulkError: A unit cannot be read, computed or written. The units before it are whole.
-    """
-    _Pipeline(transform, tasks, known, commit, stopped).run()
-
-
-class _Pipeline:
-    """Two threads beside the caller's, in which the model runs.
-
-    A unit is a number of tables, then None in place of one. The queues are bounded by the semaphore: a room is taken
-    before a table is read, and given back once its result is written.
+        shown: The display that takes what is done of units in the model.
     """
 
     def __init__(
@@ -51,12 +40,14 @@ class _Pipeline:
         known: Known | None,
         commit: Callable[[Line], None],
         stopped: Callable[[], bool],
+        shown: Progress,
     ) -> None:
         self._transform = transform
         self._tasks = tasks
         self._known = known
         self._commit = commit
         self._stopped = stopped
+        self._shown = shown
         self._rooms = threading.Semaphore(_WINDOWS)
         self._ahead: queue.SimpleQueue[tuple[Task, Any] | None] = queue.SimpleQueue()
         self._behind: queue.SimpleQueue[tuple[Task, Transformed | None] | None] = queue.SimpleQueue()
@@ -64,6 +55,11 @@ class _Pipeline:
         self._failures: list[BaseException] = []
 
     def run(self) -> None:
+        """Compute the units.
+
+        Raises:
+            BulkError: A unit cannot be read, computed or written. The units before it are whole.
+        """
         threads = [
             threading.Thread(target=self._guarded, args=(work,), name=f"embedrt-bulk-{name}", daemon=True)
             for name, work in (("read", self._read), ("write", self._write))
@@ -109,6 +105,7 @@ class _Pipeline:
 
     def _compute(self) -> None:
         row: int | None = None  # the next row of a unit that was begun
+        places = TABLE
         while row is not None or not self._stopped():
             entry = self._ahead.get()
             if entry is None or self._closing.is_set() or (row is None and self._stopped()):
@@ -119,8 +116,11 @@ class _Pipeline:
                 self._behind.put((task, None))
                 row = None
                 continue
-            row = task.unit.start if row is None else row
-            outcome = self._transform(table, file=task.file.name, first_row=row, known=self._known)
+            if row is None:
+                row, places = task.unit.start, task.places
+            advance = partial(self._shown.batch, task.unit.number)
+            outcome = self._transform(table, places=places, first_row=row, known=self._known, advance=advance)
+            self._shown.window(task.unit.number, outcome.facts)
             row += table.num_rows
             del table
             self._behind.put((task, outcome))

@@ -4,19 +4,23 @@ import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedrt.bulk.names import without_secrets
 from embedrt.bundle.strict_json import decode, parse_json
 
-_COLUMNS = 5
-"""Columns of the table of units: file, start, stop, offset, first row."""
+_COLUMNS = 6
+"""Columns of the table of units: file, start, stop, offset, first row, files."""
+_START, _STOP = 1, 2
 
 Pieces = Callable[["SourceFile", int], Iterator[tuple[int, int]]]
 """Function from a file and a number of rows to pieces of at most so many rows: their rows, and where they start."""
+Alike = Callable[["SourceFile", "SourceFile"], bool]
+"""Function that returns True if the rows of two files may be in one part."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class SourceFile:
         size: Bytes.
         version: What changes when the file does: modification time in ns, or the etag of a URL.
         rows: The number of rows; -1 before the file was planned.
+        offset: The position of the first row, for formats that have one; else 0.
     """
 
     path: str
@@ -38,19 +43,23 @@ class SourceFile:
     size: int
     version: str
     rows: int = -1
+    offset: int = 0
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Rows of one file that become one part. The number fixes the name of the part, and with it the order.
+    """Rows that become one part: a range of one file, or several small files, each whole.
+
+    The number fixes the name of the part, and with it the order.
 
     Attributes:
         number: The number, from 0 on.
-        file: The index of the file in the plan.
+        file: The index of the first file in the plan.
         start: The first row in the file.
-        stop: The row after the last.
+        stop: The row after the last; rows of further files are counted on.
         offset: The position of the first row in the file, for formats that have one; else 0.
         first_row: The number of the first row in the whole source.
+        files: The number of files.
     """
 
     number: int
@@ -59,6 +68,7 @@ class Unit:
     stop: int
     offset: int
     first_row: int
+    files: int = 1
 
     @property
     def rows(self) -> int:
@@ -68,11 +78,11 @@ class Unit:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Files and units. A unit takes 40 bytes: a job may have millions.
+    """Files and units. A unit takes 48 bytes: a job may have millions.
 
     Attributes:
         files: The files, in order.
-        table: The units, int64 `[units, 5]`.
+        table: The units, int64 `[units, 6]`.
     """
 
     files: Sequence[SourceFile]
@@ -90,41 +100,67 @@ class Plan:
         """A unit by its number."""
         return Unit(number, *self.table[number].tolist())
 
+    def files_of(self, unit: Unit) -> tuple[SourceFile, ...]:
+        """The files of a unit."""
+        return tuple(self.files[unit.file : unit.file + unit.files])
+
     def shares(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """The rows of units, and their shares in the bytes of their files."""
-        file, start, stop = self.table[numbers, :3].T
+        file, start, stop, _, _, files = self.table[numbers].T
         rows = stop - start
-        width = np.array([one.size / max(one.rows, 1) for one in self.files])
-        return rows, rows * width[file]
+        of_files, size = self._sums[file + files].T - self._sums[file].T
+        return rows, size * rows / np.maximum(of_files, 1)
+
+    @cached_property
+    def _sums(self) -> NDArray[np.int64]:
+        """The rows and the bytes of all files before each file."""
+        sizes = np.array([(0, 0), *((file.rows, file.size) for file in self.files)], np.int64)
+        return sizes.cumsum(axis=0)
 
 
-def make_plan(files: Iterable[SourceFile], part_rows: int, pieces: Pieces) -> Plan:
-    """Split files into units. Without any row there is one empty unit, so that the result has its columns.
+def make_plan(files: Iterable[SourceFile], part_rows: int, pieces: Pieces, alike: Alike) -> Plan:
+    """Split large files into units, and gather small ones that are alike, as long as they have no more rows.
+
+    Without any row there is one empty unit, so that the result has its columns.
 
     Args:
         files: The files, in order.
         part_rows: Rows of a unit, at most.
         pieces: Splits one file.
+        alike: Decides if a file may follow another one in a unit.
     """
     planned: list[SourceFile] = []
     numbers = array("q")
     first_row = 0
+    last: SourceFile | None = None  # whose unit has nothing but whole files, and may have more
     for index, file in enumerate(files):
-        row = 0
+        row = count = 0
+        place = 0
         for rows, offset in pieces(file, part_rows):
             if rows:
-                numbers.extend((index, row, row + rows, offset, first_row))
-                row, first_row = row + rows, first_row + rows
-        planned.append(replace(file, rows=row))
+                place = place if count else offset
+                numbers.extend((index, row, row + rows, offset, first_row + row, 1))
+                row, count = row + rows, count + 1
+        first_row += row
+        planned.append(replace(file, rows=row, offset=place))
+        unit = numbers[-2 * _COLUMNS : -_COLUMNS]  # before that of this file
+        if count == 1 and last is not None and unit[_STOP] - unit[_START] + row <= part_rows and alike(last, file):
+            del numbers[-_COLUMNS:]
+            numbers[_STOP - _COLUMNS] += row
+            numbers[-1] = index + 1 - numbers[-_COLUMNS]
+        if count:
+            last = file if count == 1 else None
     if planned and not numbers:
-        numbers.extend((0, 0, 0, 0, 0))
+        numbers.extend((0, 0, 0, 0, 0, 1))
     return Plan(tuple(planned), np.frombuffer(numbers, np.int64).reshape(-1, _COLUMNS))
 
 
 def write_plan(plan: Plan, files: Path, units: Path) -> None:
-    """Write the files of a plan as lines of JSON, and its units as an array."""
+    """Write the files of a plan as lines of JSON, without the secrets of URLs, and its units as an array."""
     with files.open("w", encoding="utf-8") as lines:
-        _write_files(plan.files, lines)
+        for file in plan.files:
+            record = asdict(replace(file, path=without_secrets(file.path)))
+            lines.write(json.dumps(record, ensure_ascii=False) + "\n")
     np.save(units, plan.table)
 
 
@@ -143,11 +179,7 @@ def read_plan(files: Path, units: Path) -> Plan:
         raise ValueError(f"{units.name}: empty") from error
     if table.dtype != np.int64 or table.ndim != 2 or table.shape[1] != _COLUMNS:
         raise ValueError(f"{units.name}: expected int64 [units, {_COLUMNS}], got {table.dtype} {list(table.shape)}")
-    if len(table) and not 0 <= table[:, 0].min() <= table[:, 0].max() < len(found):
+    first, files_of = table[:, 0], table[:, -1]
+    if len(table) and (table.min() < 0 or files_of.min() < 1 or (first + files_of).max() > len(found)):
         raise ValueError(f"{units.name}: expected units of {len(found)} files")
     return Plan(found, table)
-
-
-def _write_files(files: Sequence[SourceFile], lines: IO[str]) -> None:
-    for file in files:
-        lines.write(json.dumps(asdict(file), ensure_ascii=False) + "\n")

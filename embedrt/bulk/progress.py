@@ -1,7 +1,8 @@
-"""Progress of a job: a bar that estimates the end by tokens, or lines of JSON."""
+"""Progress of a job: a bar that moves with every batch and estimates the end, or lines of JSON."""
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,13 @@ from embedrt.bulk.transform import Facts
 
 
 class Progress(Protocol):
-    """A display of a run."""
+    """A display of a run. Safe to use from several threads."""
+
+    def batch(self, unit: int, texts: int, tokens: int) -> None:
+        """Show a batch of the window that is in the model."""
+
+    def window(self, unit: int, facts: Facts) -> None:
+        """Show a window: numbers in the place of those of its batches."""
 
     def made(self, line: Line) -> None:
         """Show a part that was made."""
@@ -44,22 +51,28 @@ def showing(job: Job, *, bar: bool, json_log: bool) -> Iterator[Progress]:
 
 
 class _Nothing:
+    def batch(self, unit: int, texts: int, tokens: int) -> None:
+        del unit, texts, tokens
+
+    def window(self, unit: int, facts: Facts) -> None:
+        del unit, facts
+
     def made(self, line: Line) -> None:
         del line
 
 
-class _Lines:
+class _Lines(_Nothing):
     def __init__(self, job: Job, stream: TextIO) -> None:
         self._job = job
         self._stream = stream
         self._estimate = Estimate(job)
 
     def made(self, line: Line) -> None:
-        self._estimate.add(line)
+        self._estimate.made(line)
         fields = asdict(line)
         del fields["versions"]
         done = {"parts": self._job.parts, "of": self._job.units, "seconds_left": self._estimate.seconds_left()}
-        self._stream.write(json.dumps({"time": round(time.time(), 3), **fields, **done}, ensure_ascii=False) + "\n")
+        self._stream.write(json.dumps({"time": round(time.time(), 3), **fields, **done}) + "\n")
         self._stream.flush()
 
 
@@ -67,26 +80,42 @@ class _Bar:
     def __init__(self, job: Job) -> None:
         from tqdm import tqdm
 
+        self._lock = threading.Lock()
         self._estimate = Estimate(job)
         self._bar: Any = tqdm(
             total=self._estimate.rows,
             unit="row",
+            miniters=1,  # tqdm adapts it to the largest step otherwise
             bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} rows{postfix}",
         )
 
+    def batch(self, unit: int, texts: int, tokens: int) -> None:
+        with self._lock:
+            self._estimate.batch(unit, texts, tokens)
+            self._show()
+
+    def window(self, unit: int, facts: Facts) -> None:
+        with self._lock:
+            self._estimate.window(unit, facts)
+            self._show()
+
     def made(self, line: Line) -> None:
-        self._estimate.add(line)
+        with self._lock:
+            self._estimate.made(line)
+            self._show()
+
+    def _show(self) -> None:
         self._bar.set_postfix_str(self._estimate.text(), refresh=False)
-        self._bar.update(line.rows)
+        self._bar.update(min(self._estimate.facts.rows, self._estimate.rows) - self._bar.n)
 
     def close(self) -> None:
         self._bar.close()
 
 
 class Estimate:
-    """The speed of a run and its end, by tokens.
+    """The speed of a run, and its end.
 
-    Nobody knows the tokens of a text before it is read, but how many tokens a byte of the source has so far.
+    Nobody knows the tokens of a text before it is read: the rest is estimated by the bytes of its source.
 
     Args:
         job: The job.
@@ -100,35 +129,51 @@ class Estimate:
         self._started = time.monotonic()
         rows, shares = job.plan.shares(np.fromiter(job.missing(), np.int64))
         self.rows = int(rows.sum())
-        self._bytes_left = float(shares.sum())
-        self._bytes = 0.0
-        self._facts = Facts()
+        self._bytes = float(shares.sum())
+        self._made, self._made_bytes = Facts(), 0.0
+        self._windows: dict[int, Facts] = {}  # of units without a part
+        self._batches: dict[int, Facts] = {}  # of windows that are not done
 
-    def add(self, line: Line) -> None:
-        """Count a part."""
-        share = float(self._plan.shares(np.array([line.unit]))[1][0])
-        self._bytes += share
-        self._bytes_left -= share
-        self._facts += line.facts
+    def batch(self, unit: int, texts: int, tokens: int) -> None:
+        """Count a batch."""
+        self._batches[unit] = self._batches.get(unit, Facts()) + Facts(rows=texts, tokens=tokens)
+
+    def window(self, unit: int, facts: Facts) -> None:
+        """Count a window, in the place of its batches."""
+        self._batches.pop(unit, None)
+        self._windows[unit] = self._windows.get(unit, Facts()) + facts
+
+    def made(self, line: Line) -> None:
+        """Count a part, in the place of its windows."""
+        self._windows.pop(line.unit, None)
+        self._made += line.facts
+        self._made_bytes += self._share(line.unit, line.rows)
+
+    @property
+    def facts(self) -> Facts:
+        """The numbers so far."""
+        return sum((*self._windows.values(), *self._batches.values()), self._made)
 
     def seconds_left(self) -> float | None:
-        """The estimated seconds until the end; None before the first part."""
-        if not self._bytes:
+        """The estimated seconds until the end; None before the first batch."""
+        begun = [*self._windows.items(), *self._batches.items()]
+        done = self._made_bytes + sum(self._share(unit, facts.rows) for unit, facts in begun)
+        if not done:
             return None
-        speed = (self._facts.tokens or self._bytes) / max(time.monotonic() - self._started, 1e-9)
-        left = max(self._bytes_left, 0.0) * (self._facts.tokens / self._bytes if self._facts.tokens else 1.0)
-        return round(left / speed, 1)
+        return round(max(self._bytes - done, 0.0) / done * (time.monotonic() - self._started), 1)
+
+    def _share(self, unit: int, rows: int) -> float:
+        """The bytes of the source that some rows of a unit have."""
+        of_unit, size = self._plan.shares(np.array([unit]))
+        return rows * float(size[0]) / max(int(of_unit[0]), 1)
 
     def text(self) -> str:
         """The speed, the share of special texts, and the time left."""
         seconds = max(time.monotonic() - self._started, 1e-9)
-        rows = max(self._facts.rows, 1)
-        shares = [
-            (self._facts.truncated, "truncated"),
-            (self._facts.duplicates, "duplicate"),
-            (self._facts.failed, "failed"),
-        ]
-        words = [f"{self._facts.rows / seconds:.0f} rows/s", f"{self._facts.tokens / seconds:.0f} tokens/s"]
+        facts = self.facts
+        rows = max(facts.rows, 1)
+        shares = [(facts.truncated, "truncated"), (facts.duplicates, "duplicate"), (facts.failed, "failed")]
+        words = [f"{facts.rows / seconds:.0f} rows/s", f"{facts.tokens / seconds:.0f} tokens/s"]
         words += [f"{count / rows:.1%} {name}" for count, name in shares if count]
         left = self.seconds_left()
         return ", ".join([*words, *([] if left is None else [f"{clock(left)} left"])])

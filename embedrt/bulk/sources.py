@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 from embedrt.bulk.arrow import fs, pa
 from embedrt.bulk.formats import FORMATS
 from embedrt.bulk.formats.blocks import COMPRESSIONS
+from embedrt.bulk.names import printable, without_secrets
 from embedrt.bulk.plan import SourceFile
 from embedrt.errors import BulkError, MissingDependencyError
 
@@ -77,7 +78,7 @@ def state(path: str) -> tuple[int, str]:
     filesystem, place = open_filesystem(path)
     info = filesystem.get_file_info(place)
     if info.type != fs.FileType.File:
-        raise FileNotFoundError(path)
+        raise FileNotFoundError(without_secrets(path))
     return _state_of(filesystem, place, info)
 
 
@@ -101,13 +102,15 @@ def _by_fsspec(path: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ImportError as error:
-        raise MissingDependencyError(f"{path}: fsspec is not installed; run `pip install fsspec`") from error
+        raise MissingDependencyError(
+            f"{without_secrets(path)}: fsspec is not installed; run `pip install fsspec`"
+        ) from error
     try:
         filesystem, place = fsspec.core.url_to_fs(path)
     except ImportError as error:
-        raise MissingDependencyError(f"{path}: {error}") from error
+        raise MissingDependencyError(f"{without_secrets(path)}: {error}") from error
     except ValueError as error:
-        raise BulkError(f"{path}: expected a path or URL, got {error}") from error
+        raise BulkError(f"{without_secrets(path)}: expected a path or URL, got {error}") from error
     return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), place
 
 
@@ -192,7 +195,7 @@ def _remote(url: str, source_format: str | None) -> list[SourceFile]:
             path = prefix + escape(one.path) + mark + options
             files.append(_file(path, name, source_format, _state_of(filesystem, one.path, one)))
     if not files:
-        raise BulkError(f"{url}: no file is there, or none matches")
+        raise BulkError(f"{without_secrets(url)}: no file is there, or none matches")
     return files
 
 
@@ -220,6 +223,9 @@ def _state_of(filesystem: Any, place: str, info: Any) -> tuple[int, str]:
 
 def _file(path: str, name: str, source_format: str | None, found: tuple[int, str] | None = None) -> SourceFile:
     chosen = source_format or _format_of(name)
+    name = printable(name)
+    if not _is_utf8(path):
+        raise BulkError(f"{name}: expected a path in UTF-8, got other bytes; rename the file or its folder")
     if chosen is None:
         raise BulkError(
             f"{name}: expected an ending of {', '.join(ENDINGS)}, with .gz or .zst after it for text; choose the "
@@ -227,6 +233,14 @@ def _file(path: str, name: str, source_format: str | None, found: tuple[int, str
         )
     size, version = found or state(path)
     return SourceFile(path, name, chosen, size, version, rows=-1)
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _format_of(name: str) -> str | None:

@@ -3,10 +3,11 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ from embedrt.bulk.manifest import Line
 from embedrt.bulk.options import Meaning
 from embedrt.bulk.plan import SourceFile, Unit
 from embedrt.bulk.reading import Reader, tables
-from embedrt.bulk.rows import RowError
+from embedrt.bulk.rows import Places, RowError, of_file
 from embedrt.bulk.transform import Facts, Known, Transform, Transformed
 from embedrt.bundle.atomic import replace_files
 from embedrt.bundle.disk import reason
@@ -37,7 +38,7 @@ class Task:
     Attributes:
         target: The folder of the job.
         job: The digest of what decides the job's result.
-        file: The source file.
+        files: The source files.
         unit: The unit.
         meaning: The options that decide the result.
         fingerprint: The fingerprint of the vector space.
@@ -45,10 +46,26 @@ class Task:
 
     target: str
     job: str
-    file: SourceFile
+    files: tuple[SourceFile, ...]
     unit: Unit
     meaning: Meaning
     fingerprint: str
+
+    @property
+    def pieces(self) -> Iterator[tuple[SourceFile, Unit]]:
+        """Each file with the unit of the rows that are in it."""
+        if len(self.files) == 1:
+            yield self.files[0], self.unit
+            return
+        for file in self.files:
+            if file.rows:
+                yield file, replace(self.unit, start=0, stop=file.rows, offset=file.offset)
+
+    @property
+    def places(self) -> Places:
+        """The places of the rows, for messages."""
+        rows = (file.rows for file in self.files[:-1])
+        return Places(tuple(file.name for file in self.files), tuple(accumulate(rows, initial=0)))
 
     @property
     def part(self) -> str:
@@ -95,11 +112,11 @@ class Making:
             BulkError: The source was changed since the plan was made, or the part cannot be written.
         """
         task = self._task
-        part = self._part or self._open(self._transform.schema(_schema(task.file)))
-        check_unchanged(task.file)  # last of all, as files may be mapped into memory
+        part = self._part or self._open(self._transform.schema(schema_of(task.files[0])))
+        check_unchanged(task.files)  # last of all, as files may be mapped into memory
         if self._facts.rows != task.unit.rows:
             raise BulkError(
-                f"{task.file.name}: expected {task.unit.rows} rows from row {task.unit.start} on, got "
+                f"{task.files[0].name}: expected {task.unit.rows} rows from row {task.unit.start} on, got "
                 f"{self._facts.rows}; run with --restart to plan the job again"
             )
         target = Path(task.target)
@@ -120,15 +137,20 @@ class Making:
 
 
 def windows(transform: Transform, task: Task, reader: Reader) -> Iterator[Any]:
-    """The rows of a unit, as `pyarrow.Table`s of bounded size.
+    """The rows of a unit, as `pyarrow.Table`s of bounded size, without columns that nobody wants.
 
     Raises:
-        BulkError: A row cannot be read, or the source was changed.
+        BulkError: A row cannot be read, a column is missing, or the source was changed.
     """
     try:
-        yield from tables(reader.read(task.file, task.unit), transform.most_rows)
+        columns = None
+        if task.meaning.keep is not None:
+            with of_file(task.files[0].name):
+                columns = transform.columns(schema_of(task.files[0]))
+        batches = (batch for file, unit in task.pieces for batch in reader.read(file, unit, columns))
+        yield from tables(batches, transform.most_rows)
     except BulkError:
-        check_unchanged(task.file)
+        check_unchanged(task.files)
         raise
 
 
@@ -144,29 +166,30 @@ def compute(transform: Transform, task: Task, reader: Reader, known: Known | Non
     Raises:
         BulkError: A row has no result, the source was changed, or the part cannot be written.
     """
-    row = task.unit.start
+    row, places = task.unit.start, task.places
     with Making(transform, task) as making:
         for table in windows(transform, task, reader):
-            making.add(transform(table, file=task.file.name, first_row=row, known=known))
+            making.add(transform(table, places=places, first_row=row, known=known))
             row += table.num_rows
         return making.commit()
 
 
-def check_unchanged(file: SourceFile) -> None:
-    """Check that a source file is the one of the plan.
+def check_unchanged(files: Iterable[SourceFile]) -> None:
+    """Check that source files are those of the plan.
 
     Raises:
-        BulkError: It is another one, or gone.
+        BulkError: One is another, or gone.
     """
-    try:
-        size, found = sources.state(file.path)
-    except OSError as error:
-        raise BulkError(f"{file.name}: expected the file of the plan, got: {reason(error)}; put it back") from error
-    if (size, found) != (file.size, file.version):
-        raise BulkError(
-            f"{file.name}: changed while the job ran, from {file.size} bytes at {file.version} to {size} bytes at "
-            f"{found}; put the old file back, or run with --restart to start over"
-        )
+    for file in files:
+        try:
+            size, found = sources.state(file.path)
+        except OSError as error:
+            raise BulkError(f"{file.name}: expected the file of the plan, got: {reason(error)}; put it back") from error
+        if (size, found) != (file.size, file.version):
+            raise BulkError(
+                f"{file.name}: changed while the job ran, from {file.size} bytes at {file.version} to {size} bytes at "
+                f"{found}; put the old file back, or run with --restart to start over"
+            )
 
 
 def line_of(task: Task, facts: Facts, sha256: str) -> Line:
@@ -175,7 +198,8 @@ def line_of(task: Task, facts: Facts, sha256: str) -> Line:
     size, mtime_ns = parts.state_of(path)
     return Line(
         unit=task.unit.number,
-        file=task.file.name,
+        file=task.files[0].name,
+        files=len(task.files),
         start=task.unit.start,
         stop=task.unit.stop,
         first_row=task.unit.first_row,
@@ -204,7 +228,8 @@ def _record(task: Task, facts: Facts) -> dict[str, Any]:
     return {
         "job": task.job,
         "unit": task.unit.number,
-        "file": task.file.name,
+        "file": task.files[0].name,
+        "files": len(task.files),
         "start": task.unit.start,
         "stop": task.unit.stop,
         "facts": asdict(replace(facts, seconds=0.0)),
@@ -212,9 +237,16 @@ def _record(task: Task, facts: Facts) -> dict[str, Any]:
     }
 
 
-def _schema(file: SourceFile) -> Any:
+@lru_cache(maxsize=64)  # the types of JSON lines take a look at 4 MB
+def schema_of(file: SourceFile) -> Any:
+    """The `pyarrow.Schema` of a source file."""
     filesystem, path = sources.open_filesystem(file.path)
     return FORMATS[file.format].schema(path, filesystem)
+
+
+def alike(one: SourceFile, other: SourceFile) -> bool:
+    """Return True if the rows of two files may be in one part: they have the same columns."""
+    return one.format == other.format and bool(schema_of(one).equals(schema_of(other)))
 
 
 def _write_errors(folder: Path, number: int, errors: list[RowError]) -> None:

@@ -1,13 +1,13 @@
 """Texts of a table: its text columns, joined by a template, with an error for each row that has none."""
 
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from embedrt.bulk.arrow import pa
 from embedrt.bulk.options import Meaning
-from embedrt.bulk.rows import MESSAGES, RowError
+from embedrt.bulk.rows import MESSAGES, Places, RowError
 from embedrt.errors import BulkError
 
 
@@ -33,12 +33,12 @@ class Texts:
     Attributes:
         items: The texts, or the pairs of texts, of the rows that have some.
         rows: The rows of these in the table.
-        errors: The other rows.
+        errors: The errors of the other rows.
     """
 
     items: list[Any]
     rows: list[int]
-    errors: list[RowError] = field(default_factory=list)
+    errors: Mapping[int, RowError] = field(default_factory=dict)
 
 
 def reading_of(meaning: Meaning, schema: Any, *, pairs: bool) -> Reading:
@@ -63,7 +63,7 @@ def reading_of(meaning: Meaning, schema: Any, *, pairs: bool) -> Reading:
             )
         columns = columns or fields
     elif not columns:
-        columns = tuple(name for name in names if _is_text(schema.field(name).type))
+        columns = tuple(field.name for field in schema if field.name != MESSAGES and _is_text(field.type))
         if len(columns) != 1 + pairs:
             raise BulkError(
                 f"text: expected {'two text columns' if pairs else 'one text column'}, got {_listed(columns) or 'none'}"
@@ -72,6 +72,8 @@ def reading_of(meaning: Meaning, schema: Any, *, pairs: bool) -> Reading:
     for name in columns:
         if name not in names:
             raise BulkError(f"column {name!r}: missing; the columns are {_listed(names)}")
+        if names.count(name) > 1:
+            raise BulkError(f"column {name!r}: expected one, got {names.count(name)}; rename one of them")
     if pairs:
         if len(columns) != 2 or parts is not None:
             raise BulkError(
@@ -101,28 +103,28 @@ def template_parts(template: str) -> tuple[tuple[str, str | None], ...]:
     return tuple((literal, name) for literal, name, _, _ in parsed)
 
 
-def texts_of(table: Any, reading: Reading, *, file: str, first_row: int) -> Texts:
+def texts_of(table: Any, reading: Reading, places: Places, first_row: int) -> Texts:
     """Read the texts of a table.
 
     Args:
         table: A `pyarrow.Table`.
         reading: The way to read them.
-        file: The name of the file, for messages.
-        first_row: The row of the file that is the first of the table.
+        places: The places of the rows, for messages.
+        first_row: The first row of the table.
     """
     errors: dict[int, RowError] = {}
     if MESSAGES in table.column_names:
         for row, message in _unreadable(table.column(MESSAGES)):
             column, _, text = message.rpartition("\0")
-            errors[row] = RowError(file, first_row + row, column or None, text)
+            errors[row] = places.error(first_row + row, column or None, text)
     columns = {}
     for name in dict.fromkeys(reading.columns):
         values, found = _values(table.column(name))
         for row, message in found.items():
-            errors.setdefault(row, RowError(file, first_row + row, name, message))
+            errors.setdefault(row, places.error(first_row + row, name, message))
         columns[name] = values
     rows = [row for row in range(table.num_rows) if row not in errors] if errors else list(range(table.num_rows))
-    return Texts(_items(columns, reading, rows), rows, [errors[row] for row in sorted(errors)])
+    return Texts(_items(columns, reading, rows), rows, errors)
 
 
 def unreadable(column: str | None, message: str) -> str:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from embedrt._version import __version__
 from embedrt.bulk.arrow import pa
-from embedrt.bulk.encoders import Encoded, Encoder, open_encoder
+from embedrt.bulk.encoders import Advance, Encoded, Encoder, open_encoder
 from embedrt.bulk.options import Meaning, ModelChoice
-from embedrt.bulk.rows import MESSAGES, RowError
+from embedrt.bulk.rows import MESSAGES, TABLE, Places, RowError, of_file
 from embedrt.bulk.texts import Reading, Texts, reading_of, texts_of
 from embedrt.errors import BulkError, InferenceError, NonFiniteError, OutOfMemory
 from embedrt.vectors.sparse import bounds_of, spans
@@ -163,6 +163,20 @@ class Transform:
         self._reading(source)
         return pa.schema([*(source.field(name) for name in self._kept(source)), *self._added()], self.metadata)
 
+    def columns(self, source: Any) -> list[str] | None:
+        """The columns of a source to read; None for all.
+
+        Args:
+            source: The `pyarrow.Schema` of the source.
+
+        Raises:
+            BulkError: As `schema`.
+        """
+        if self.meaning.keep is None:
+            return None
+        wanted = {*self._reading(source).columns, *self._kept(source)}
+        return [name for name in source.names if name in wanted]
+
     def _reading(self, source: Any) -> Reading:
         return reading_of(self.meaning, source, pairs=self.encoder.model.manifest.task == "score")
 
@@ -190,48 +204,56 @@ class Transform:
 
     def _added(self) -> list[Any]:
         """The fields of the result that the source does not have."""
-        added = [pa.field(self.meaning.vector, self.encoder.type)]
+        added = [pa.field(self.meaning.vector, self.encoder.type, nullable=self.meaning.on_error == "null")]
         if self.meaning.long_texts == "chunks":
             added += [pa.field(name, pa.int32()) for name in CHUNK]
         if self.meaning.with_tokens:
             added += [pa.field(FACTS[0], pa.int32()), pa.field(FACTS[1], pa.bool_())]
         return added
 
-    def __call__(self, table: Any, *, file: str = "", first_row: int = 0, known: Known | None = None) -> Transformed:
+    def __call__(
+        self,
+        table: Any,
+        *,
+        places: Places = TABLE,
+        first_row: int = 0,
+        known: Known | None = None,
+        advance: Advance = lambda texts, tokens: None,
+    ) -> Transformed:
         """Encode the texts of a table.
 
         Args:
             table: A `pyarrow.Table`.
-            file: The name of the file, for messages.
-            first_row: The row of the file that is the first of the table.
+            places: The places of the rows, for messages.
+            first_row: The first row of the table.
             known: A table of results, for duplicates of the whole job and for caches.
+            advance: Called with the numbers of texts and tokens of a batch that is done, from several threads.
 
         Raises:
             BulkError: A row has no result, and `on_error` is "fail"; the message has file, row and column.
         """
-        schema = self.schema(table.schema)
+        with of_file(places.files[0]):
+            schema = self.schema(table.schema)
         reading = self._reading(table.schema)
-        texts = texts_of(table, reading, file=file, first_row=first_row)
+        texts = texts_of(table, reading, places, first_row)
         if self.meaning.id is not None:
-            texts = _with_ids(texts, table.column(self.meaning.id), self.meaning.id, file, first_row)
+            texts = _with_ids(texts, table.column(self.meaning.id), self.meaning.id, places, first_row)
         if texts.errors and self.meaning.on_error == "fail":
-            raise texts.errors[0].raised()
-        unique, places = _unique(texts.items) if self.dedupe else (texts.items, np.arange(len(texts.items)))
-        results, failures, fresh, seconds = self._results(unique, file, known)
-        errors = texts.errors
-        if failures:
-            column = None if len(reading.columns) > 1 else reading.columns[0]
-            failed = [
-                RowError(file, first_row + row, column, failures[place])
-                for row, place in zip(texts.rows, places.tolist(), strict=True)
-                if place in failures
-            ]
-            if self.meaning.on_error == "fail":
-                raise failed[0].raised()
-            errors = sorted([*errors, *failed], key=lambda error: error.row)
+            raise texts.errors[min(texts.errors)].raised()
+        unique, numbers = _unique(texts.items) if self.dedupe else (texts.items, np.arange(len(texts.items)))
+        results, failures, fresh, seconds = self._results(unique, known, advance)
+        column = None if len(reading.columns) > 1 else reading.columns[0]
+        failed = {
+            row: places.error(first_row + row, column, failures[text])
+            for row, text in zip(texts.rows, numbers.tolist(), strict=True)
+            if text in failures
+        }
+        if failed and self.meaning.on_error == "fail":
+            raise failed[min(failed)].raised()
+        errors = {**texts.errors, **failed}
         found = np.full(table.num_rows, -1, np.int64)
-        found[texts.rows] = places
-        found[[error.row - first_row for error in errors]] = -1
+        found[texts.rows] = numbers
+        found[list(errors)] = -1
         made = self._table(table, schema, found, results)
         facts = Facts(
             rows=table.num_rows,
@@ -242,7 +264,7 @@ class Transform:
             failed=len(errors),
             seconds=seconds,
         )
-        return Transformed(made, errors, facts)
+        return Transformed(made, [errors[row] for row in sorted(errors)], facts)
 
     def _table(self, table: Any, schema: Any, found: NDArray[np.int64], results: "_Results") -> Any:
         """The table of the result.
@@ -285,24 +307,24 @@ class Transform:
         return pa.table([*kept.columns, *columns], schema=schema)
 
     def _results(
-        self, texts: list[Any], file: str, known: Known | None
+        self, texts: list[Any], known: Known | None, advance: Advance
     ) -> "tuple[_Results, dict[int, str], int, float]":
         """The results of texts, those that have none with the reason, the tokens, and the seconds of the model."""
         begun = time.perf_counter()
         if known is None or self.meaning.long_texts == "chunks":
-            encoded, failures = self._encoded(texts)
+            encoded, failures = self._encoded(texts, advance)
             reused = 0
             fresh = int(encoded.tokens.sum())
         else:
-            encoded, failures, reused, fresh = self._with_known(texts, known)
+            encoded, failures, reused, fresh = self._with_known(texts, known, advance)
         return _Results(encoded, reused), failures, fresh, time.perf_counter() - begun
 
-    def _with_known(self, texts: list[Any], known: Known) -> tuple[Encoded, dict[int, str], int, int]:
+    def _with_known(self, texts: list[Any], known: Known, advance: Advance) -> tuple[Encoded, dict[int, str], int, int]:
         """The results of texts of which a table has some."""
         hashes = self._hashes(texts)
         there = known.find(hashes)
         missing = [i for i, packed in enumerate(there) if packed is None]
-        encoded, failed = self._encoded([texts[i] for i in missing])
+        encoded, failed = self._encoded([texts[i] for i in missing], advance)
         if failed and self.meaning.on_error == "fail":
             return encoded, {missing[i]: message for i, message in failed.items()}, 0, 0
         good = [i for i in range(len(missing)) if i not in failed]
@@ -333,22 +355,22 @@ class Transform:
         ranges = getattr(self.encoder, "ranges", None)
         seed = _json([self.fingerprint, self.dtype, options, None if ranges is None else ranges.tolist()])
         key = hashlib.blake2b(seed, digest_size=32).digest()
-        joined = (text if isinstance(text, str) else "\0".join(text) for text in texts)
+        joined = (text if isinstance(text, str) else json.dumps(text) for text in texts)  # whose border is certain
         return [hashlib.blake2b(text.encode(), digest_size=16, key=key).digest() for text in joined]
 
-    def _encoded(self, texts: list[Any]) -> tuple[Encoded, dict[int, str]]:
+    def _encoded(self, texts: list[Any], advance: Advance) -> tuple[Encoded, dict[int, str]]:
         """Encode texts; for those that fail, the reason by place."""
-        encoded, failures = self._halved(texts)
+        encoded, failures = self._halved(texts, advance)
         if self.meaning.long_texts == "error":
             limit = self.encoder.model.max_seq_length
             for place in np.flatnonzero(encoded.truncated).tolist():
                 failures[place] = f"expected at most {limit} tokens, got a longer text; truncate it or use chunks"
         return encoded, failures
 
-    def _halved(self, texts: list[Any]) -> tuple[Encoded, dict[int, str]]:
+    def _halved(self, texts: list[Any], advance: Advance) -> tuple[Encoded, dict[int, str]]:
         """Encode texts; if one fails, in halves, until the failing ones are alone."""
         try:
-            return self.encoder.encode(texts), {}
+            return self.encoder.encode(texts, advance), {}
         except (NonFiniteError, OutOfMemory) as error:
             failure: InferenceError = error
         except InferenceError as error:
@@ -362,10 +384,10 @@ class Transform:
                 message = message.partition(": ")[2]
             return _without_result(self.encoder, self.meaning), {0: message}
         middle = len(texts) // 2
-        one, failures = self._halved(texts[:middle])
+        one, failures = self._halved(texts[:middle], advance)
         if failures and self.meaning.on_error == "fail":
             return one, failures
-        other, more = self._halved(texts[middle:])
+        other, more = self._halved(texts[middle:], advance)
         return _joined(one, other), {**failures, **{middle + place: message for place, message in more.items()}}
 
 
@@ -398,15 +420,14 @@ def _unique(items: list[Any]) -> tuple[list[Any], NDArray[np.int64]]:
     return list(places), found
 
 
-def _with_ids(texts: Texts, column: Any, name: str, file: str, first_row: int) -> Texts:
+def _with_ids(texts: Texts, column: Any, name: str, places: Places, first_row: int) -> Texts:
     """The texts of rows that have an id."""
     if not column.null_count:
         return texts
     missing = set(np.flatnonzero(column.is_null().to_numpy()).tolist())
-    more = [RowError(file, first_row + row, name, "expected an id, got null") for row in missing]
+    more = {row: places.error(first_row + row, name, "expected an id, got null") for row in missing}
     kept = [(item, row) for item, row in zip(texts.items, texts.rows, strict=True) if row not in missing]
-    errors = {error.row: error for error in [*more, *texts.errors]}
-    return Texts([item for item, _ in kept], [row for _, row in kept], [errors[row] for row in sorted(errors)])
+    return Texts([item for item, _ in kept], [row for _, row in kept], {**more, **texts.errors})
 
 
 def _taken(column: Any, places: NDArray[np.int64], missing: NDArray[np.bool_]) -> Any:

@@ -51,26 +51,40 @@ def publish(folder: Path, target: Path, *, overwrite: bool = False) -> None:
     Raises:
         BundleError: `target` exists and is something else, and `overwrite` is false.
     """
-    mode = 0o777 & ~umask()
-    os.chmod(folder, mode)  # noqa: PTH101 - it was private
-    sync(folder)
     if overwrite and target.exists():
-        os.chmod(folder.parent, mode)  # noqa: PTH101 - models of other users may still use the replaced bundle
+        _finish(folder)
+        os.chmod(folder.parent, 0o777 & ~umask())  # noqa: PTH101 - models of other users may still use what is replaced
         if not exchange(folder, target):
             swap(folder, target)
         flush(folder.parent)
-    else:
-        try:
-            folder.rename(target)
-        except OSError:
-            if not target.exists():
-                raise
-            if not _same_vectors(folder, target):
-                raise BundleError(
-                    f"{target} exists and is not an intact bundle of the same model; choose another folder or "
-                    "overwrite it"
-                ) from None
+        flush(target.parent)
+    elif not place(folder, target) and not _same_vectors(folder, target):
+        raise BundleError(
+            f"{target} exists and is not an intact bundle of the same model; choose another folder or overwrite it"
+        )
+
+
+def place(folder: Path, target: Path) -> bool:
+    """Rename a finished folder of `staging` to `target`, atomically, unless another process was first.
+
+    Returns:
+        True if the folder is in place; False if `target` existed.
+    """
+    _finish(folder)
+    try:
+        folder.rename(target)
+    except OSError:
+        if not target.exists():
+            raise
+        return False
     flush(target.parent)
+    return True
+
+
+def _finish(folder: Path) -> None:
+    """Give a private folder the usual permissions, and flush it to disk."""
+    os.chmod(folder, 0o777 & ~umask())  # noqa: PTH101
+    sync(folder)
 
 
 def exchange(one: Path, other: Path) -> bool:

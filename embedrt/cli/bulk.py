@@ -47,6 +47,8 @@ _PART_FORMATS = ("parquet", "arrow", "jsonl", "npy", "lance")
         'embedrt bulk in/*.parquet out/ --text title --text body --template "{title}\\n{body}"',
         "embedrt bulk in/ out/ --model BAAI/bge-small-en-v1.5 --shard 3/8",
         "embedrt bulk s3://bucket/articles/ out/ --text body --keep id --vector-type float16",
+        "embedrt bulk in/ out/ --engine ray --address auto --workers 16",
+        "embedrt bulk in/ out/ --id id --to 'lancedb:///data/lance?table=articles'",
         "embedrt bulk check out/",
         "embedrt bulk merge out/ vectors.parquet",
     ),
@@ -143,9 +145,9 @@ def bulk(
 
     `embedrt bulk check TARGET` checks every part by its hash, and `embedrt bulk merge TARGET FILE` joins them.
     """
-    from embedrt.bulk.databases.address import without_password
     from embedrt.bulk.databases.loading import load
     from embedrt.bulk.driver import run_job
+    from embedrt.bulk.names import without_secrets
     from embedrt.bulk.options import Course, Meaning, ModelChoice
 
     named = {"--template": template or "", "--prompt": given["prompt"] or "", "--vector": given["vector"]}
@@ -177,7 +179,7 @@ def bulk(
     if report.stopped is None:
         for url in urls:
             loaded = load(target, url)
-            streams.note(f"{without_password(url)}: {loaded.parts} of {loaded.units} parts, {loaded.rows} rows written")
+            streams.note(f"{without_secrets(url)}: {loaded.parts} of {loaded.units} parts, {loaded.rows} rows written")
         return 0
     name = signal.Signals(report.stopped).name
     print(f"embedrt: ended by {name}; run the same command again to resume", file=sys.stderr)

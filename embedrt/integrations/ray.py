@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
-import pyarrow as pa
 
 from embedrt.bulk.arguments import Options, choices
+from embedrt.bulk.arrow import pa
 from embedrt.bulk.transform import Transform
+from embedrt.errors import MissingDependencyError
 
 try:
     import ray
 except ImportError as error:
-    from embedrt.errors import MissingDependencyError
-
     raise MissingDependencyError("Ray is not installed; run `pip install 'ray[data]'`") from error
 
 

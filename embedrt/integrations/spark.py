@@ -6,9 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Unpack
 
-import pyarrow as pa
-
 from embedrt.bulk.arguments import Options, choices
+from embedrt.bulk.arrow import pa
 from embedrt.bulk.options import Meaning, ModelChoice
 from embedrt.bulk.reading import tables
 from embedrt.bulk.transform import Transform

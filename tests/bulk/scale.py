@@ -21,8 +21,10 @@ import pyarrow as pa
 
 from embedrt.bulk import formats
 from embedrt.bulk.driver import run_files
+from embedrt.bulk.encoders import Advance
 from embedrt.bulk.options import Course, Meaning, ModelChoice
 from embedrt.bulk.plan import SourceFile
+from embedrt.bulk.rows import Places
 from embedrt.bulk.sources import state
 from embedrt.bulk.transform import Facts, Known, Transformed
 
@@ -77,8 +79,10 @@ class Stub:
     def schema(self, source: Any) -> Any:
         return pa.schema([*source, pa.field("embedding", self._type)])
 
-    def __call__(self, table: Any, *, file: str = "", first_row: int = 0, known: Known | None = None) -> Transformed:
-        del file, first_row, known
+    def __call__(
+        self, table: Any, *, places: Places, first_row: int, known: Known | None, advance: Advance
+    ) -> Transformed:
+        del places, first_row, known, advance
         values = pa.array(table.column("id").to_numpy().astype(np.float32))
         made = table.append_column("embedding", pa.FixedSizeListArray.from_arrays(values, 1))
         return Transformed(made, [], Facts(table.num_rows, table.num_rows, table.num_rows))

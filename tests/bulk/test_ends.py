@@ -133,7 +133,7 @@ def test_the_words_of_the_command(tmp_path: Path, tiny_bundle: Path) -> None:
     program = [sys.executable, "-m", "embedrt", "bulk"]
     source, target, merged = (str(tmp_path / name) for name in ("in", "out", "all.parquet"))
     for words, status, output in (
-        ([source, target, "--text", "text"], 0, f"{target}: 2 of 2 parts, 20 rows, "),
+        ([source, target, "--text", "text", "--part-rows", "10"], 0, f"{target}: 2 of 2 parts, 20 rows, "),
         (["check", target], 0, f"{target}: 2 of 2 parts are whole: 20 of 20 rows, "),
         (["merge", target, merged], 0, f"{merged}: written\n"),
     ):

@@ -13,6 +13,7 @@ from embedrt import Embedder
 from embedrt.bulk.options import Meaning, ModelChoice
 from embedrt.bulk.plan import Unit
 from embedrt.bulk.reading import Reader, tables
+from embedrt.bulk.rows import Places
 from embedrt.bulk.sources import find
 from embedrt.bulk.transform import Transform
 from embedrt.errors import BulkError
@@ -25,7 +26,7 @@ REMEDY = "; correct the row, or leave it out with --on-error null or skip"
 
 def not_utf8() -> Any:
     """A column of strings of which one is not UTF-8, as damaged files have."""
-    return pa.array([b"a", b"caf\xe9"]).view(pa.string())
+    return pa.array([b"a", b"dos\xe9"]).view(pa.string())
 
 
 COLUMNS = {
@@ -48,7 +49,7 @@ def test_values_that_are_no_text(tiny: Embedder, tiny_bundle: Path, name: str) -
     column, message = COLUMNS[name]
     table = pa.table({"id": [7, 8], "body": column}).slice(1)
     with pytest.raises(BulkError) as error:
-        transform(tiny_bundle, text=("body",))(table, file="in/a.parquet", first_row=41)
+        transform(tiny_bundle, text=("body",))(table, places=Places(("in/a.parquet",)), first_row=41)
     assert str(error.value) == f"in/a.parquet, row 41, column 'body': {message}{REMEDY}"
     for on_error, ids in [("null", [8]), ("skip", [])]:
         made = transform(tiny_bundle, text=("body",), on_error=on_error, keep=("id",), with_tokens=True)(table)
@@ -72,7 +73,7 @@ def test_good_rows_beside_bad_ones(tiny: Embedder, tiny_bundle: Path) -> None:
 
 def test_several_columns(tiny_bundle: Path) -> None:
     table = pa.table({"title": ["a", "b", None], "body": ["a", None, None]})
-    made = transform(tiny_bundle, template="{title}{body}", on_error="skip")(table, file="f", first_row=10)
+    made = transform(tiny_bundle, template="{title}{body}", on_error="skip")(table, places=Places(("f",)), first_row=10)
     assert [str(one) for one in made.errors] == [
         "f, row 11, column 'body': expected str, got null",
         "f, row 12, column 'title': expected str, got null",
@@ -110,7 +111,9 @@ def poisoned(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_vectors_that_are_not_finite(tiny: Embedder, poisoned: Path, table: Any, long_texts: Any, known: bool) -> None:
     store = Remembered() if known else None
     with pytest.raises(BulkError, match=r"^f, row 13, column 'body': the model returned NaN or infinity .*; correct"):
-        transform(poisoned, text=("body",), long_texts=long_texts)(table, file="f", first_row=10, known=store)
+        transform(poisoned, text=("body",), long_texts=long_texts)(
+            table, places=Places(("f",)), first_row=10, known=store
+        )
     for _ in range(2):
         made = transform(poisoned, text=("body",), on_error="skip", long_texts=long_texts)(table, known=store)
         assert made.table["id"].to_pylist() == [0, 1, 2, 4, 5]
@@ -133,10 +136,10 @@ def test_all_rows_fail(poisoned: Path) -> None:
 def test_from_file_to_vectors(tiny: Embedder, tiny_bundle: Path, name: str, on_error: Any, tmp_path: Path) -> None:
     content = {
         "a.jsonl": b'{"id": "1", "text": "the dog"}\nno\n{"id": "3", "text": null}\n{"id": "4", "text": ""}\n',
-        "a.csv": b"id,text\n1,the dog\n2\n3,caf\xe9\n4,\n",
+        "a.csv": b"id,text\n1,the dog\n2\n3,dos\xe9\n4,\n",
     }[name]
     messages = {
-        "a.jsonl": ["expected a JSON object, got 'no': Expecting value", "expected str, got null"],
+        "a.jsonl": ["expected a JSON object, got invalid JSON: Expecting value: line 1", "expected str, got null"],
         "a.csv": ["expected 2 values, got 1", "expected UTF-8, got byte 0xe9 at position 4"],
     }[name]
     (tmp_path / name).write_bytes(content)
@@ -144,7 +147,7 @@ def test_from_file_to_vectors(tiny: Embedder, tiny_bundle: Path, name: str, on_e
     offset = content.index(b"\n") + 1 if name == "a.csv" else 0
     made = Transform(ModelChoice(str(tiny_bundle)), Meaning(text=("text",), on_error=on_error))
     (table,) = tables(Reader().read(file, Unit(0, 0, 0, 4, offset, 0)), made.most_rows)
-    found = made(table, file=file.name)
+    found = made(table, places=Places((file.name,)))
     assert found.table.column_names == ["id", "text", "embedding"]
     for error, row, column, message in zip(found.errors, (1, 2), (None, "text"), messages, strict=True):
         assert (error.file, error.row, error.column) == (name, row, column)

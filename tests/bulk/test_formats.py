@@ -183,7 +183,7 @@ BAD: dict[str, tuple[bytes, list[tuple[str | None, str] | None]]] = {
         ),
         [
             None,
-            (None, "expected a JSON object, got 'not JSON': Expecting value: line 1 column 1 (char 0)"),
+            (None, "expected a JSON object, got invalid JSON: Expecting value: line 1 column 1 (char 0)"),
             ("text", "expected str, got int"),
             ("id", "expected int, got str"),
             (None, "expected a JSON object, got list"),
@@ -194,7 +194,7 @@ BAD: dict[str, tuple[bytes, list[tuple[str | None, str] | None]]] = {
         ],
     ),
     "x.csv": (
-        b'id,text\n1,good\n2\n3,a,b\n4,caf\xe9\n5,a\rb\n6,"good"\n',
+        b'id,text\n1,good\n2\n3,a,b\n4,dos\xe9\n5,a\rb\n6,"good"\n',
         [
             None,
             (None, "expected 2 values, got 1"),
@@ -204,7 +204,7 @@ BAD: dict[str, tuple[bytes, list[tuple[str | None, str] | None]]] = {
             None,
         ],
     ),
-    "x.txt": (b"good\ncaf\xe9\n\ngood", [None, ("text", "expected UTF-8, got byte 0xe9 at position 4"), None, None]),
+    "x.txt": (b"good\ndos\xe9\n\ngood", [None, ("text", "expected UTF-8, got byte 0xe9 at position 4"), None, None]),
 }
 
 

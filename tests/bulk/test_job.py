@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
@@ -356,6 +357,22 @@ def test_merge(place: Path, expected: Expected) -> None:
     with pytest.raises(BulkError, match="1 of 12 parts are missing"):
         merge(place / "out", place / "other.parquet")
     assert not (place / "other.parquet").exists()
+
+
+@pytest.mark.parametrize("merged", ["x.npy", "x.parquet", "x.arrow"])
+def test_rows_without_a_vector(place: Path, tiny_bundle: Path, merged: str) -> None:
+    """Parts and files that are merged from them are for any reader."""
+    pq.write_table(pa.table({"text": ["a", None, "b", None]}), place / "a.parquet")
+    jobs.run_again(place / "a.parquet", place / "new", tiny_bundle, part_rows=2, on_error="null")
+    assert check(place / "new").is_whole
+    for part in (place / "new").glob("part-*"):
+        assert pq.read_table(part).schema.field("embedding").type == pa.list_(pa.float32())
+    path = merge(place / "new", place / merged)
+    if merged == "x.npy":
+        assert np.isnan(np.load(path)).all(axis=1).tolist() == [False, True, False, True]
+    else:
+        reader = {"x.parquet": pq.read_table, "x.arrow": lambda path: pa.ipc.open_file(path).read_all()}[merged]
+        assert [row is None for row in reader(path)["embedding"].to_pylist()] == [False, True, False, True]
 
 
 def test_options_that_do_not_fit() -> None:

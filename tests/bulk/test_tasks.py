@@ -111,6 +111,15 @@ def known_results(made: Transform, table: Any) -> None:
     assert again.table.schema.equals(made.schema(table.schema))
 
 
+def test_known_results_of_pairs_that_differ_by_their_border(score_bundle: Path) -> None:
+    made = transform(score_bundle, text=("query", "body"))
+    pairs = pa.table({"query": ["the dog\0a", "the dog"], "body": ["b", "a\0b"]})
+    known = Remembered()
+    made(pairs.slice(0, 1), known=known)
+    again, expected = (made(pairs, known=table).table["embedding"].to_numpy() for table in (known, None))
+    assert np.abs(again - expected).max() < 1e-6
+
+
 def test_known_results_of_every_task(
     tiny_bundle: Path, sparse_bundle: Path, late_bundle: Path, score_bundle: Path, table: Any
 ) -> None:

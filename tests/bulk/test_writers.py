@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from embedrt.bulk import parts
@@ -105,6 +106,22 @@ def test_rows_without_a_vector(part_format: Any, target: Path) -> None:
     assert same(found, table)
     if part_format == "npy":
         assert np.isnan(np.load(path)).all(axis=1).tolist() == [False, True, False]
+
+
+def test_nulls_are_among_plain_lists_in_parquet(target: Path) -> None:
+    """Other readers have them as they are in the file: pyarrow before 26 reads no null among fixed-size lists."""
+    table = table_of(fixed(VECTORS, pa.float32(), [False, True, False]))
+    write(target, table, "parquet")
+    path = target / "part-00000003.parquet"
+    stored = pq.read_table(path)
+    assert stored.schema.field("embedding").type == pa.list_(pa.float32())
+    assert [row is None for row in stored["embedding"].to_pylist()] == [False, True, False]
+    assert WRITERS["parquet"].read_schema(path).equals(table.schema)
+    full = table.schema.field("embedding").with_nullable(False)
+    table = table.take([0, 2]).cast(pa.schema([*list(table.schema)[:-1], full], METADATA))
+    write(target, table, "parquet")
+    assert pq.read_table(path).schema.field("embedding").type == pa.list_(pa.float32(), 3)
+    assert same(pq.read_table(path), table)
 
 
 @pytest.mark.parametrize("part_format", FORMATS)

@@ -147,8 +147,7 @@ def test_a_bad_row_is_the_error_of_the_job(engine: str, source: Path, tiny_bundl
     options: dict[str, Any] = {"model": tiny_bundle, "part_rows": 2, "engine": engine, "progress": False}
     with pytest.raises(BulkError, match=r"bad.parquet, row 2, column 'body': expected .*, got null"):
         embedrt.bulk.run(path, tmp_path / "out", **options)
-    # pyarrow before 26 reads no null among fixed-size lists of Parquet.
-    report = embedrt.bulk.run(path, tmp_path / "null", on_error="null", fixed_size=False, **options)
+    report = embedrt.bulk.run(path, tmp_path / "null", on_error="null", **options)
     assert report.done.failed == 1
     assert rows_of(tmp_path / "null")["embedding"].null_count == 1
 

@@ -51,6 +51,11 @@ PEERS = {
 # The extra `serve`, for one room, which is imported by `embedrt serve` alone.
 SERVER = RUNTIME / "server"
 SERVING = {"starlette", "uvicorn", "httptools", "msgspec", "orjson", "prometheus_client"}
+# The extra `bulk`, with engines, databases and file systems that users install, for one room.
+BULK = RUNTIME / "bulk"
+BULK_PACKAGES = {"pyarrow", "fsspec", "lance", "ray", "pyspark", "qdrant_client", "lancedb", "chromadb", "psycopg"}
+# One file a framework, which imports it; nothing else imports these files.
+INTEGRATIONS = RUNTIME / "integrations"
 
 
 def python(code: str, *arguments: object, **environment: str) -> str:
@@ -288,21 +293,32 @@ def test_the_sources_import_what_the_package_depends_on_and_nothing_else(path: P
             assert (path.stem, inside) in {("torch_tensors", True), ("types", False)}
         else:
             is_peer = path in BENCH and inside and top in PEERS
-            serves = SERVER in path.parents and top in SERVING
             known = top in ALLOWED or top in sys.stdlib_module_names or OPTIONAL.get(top) == path.stem
-            assert known or is_peer or serves, f"{path.name} imports {name}"
+            assert known or is_peer or of_room(path, top), f"{path.name} imports {name}"
         if top == "click":
             assert path.parent.name == "cli", f"{path.name} imports click"
         if top in {"onnxruntime", "tokenizers", "huggingface_hub", "tqdm", "platformdirs", *OPTIONAL}:
-            assert inside, f"{path.name} imports {name} when it is imported"
+            assert inside or of_room(path, top), f"{path.name} imports {name} when it is imported"
         if top == "onnxruntime":
             assert path.stem == "session" or path in BENCH
         if top == "huggingface_hub":
             assert path.stem == "remote"
         listens = top == "socket" and SERVER in path.parents
-        assert listens or top not in {"pickle", "marshal", "shelve", "socket", "urllib", "http"}, (
-            f"{path.name} imports {name}"
-        )
+        sends = top == "pickle" and path == BULK / "engines" / "spark.py"  # the units of a job, to its own workers
+        if not (listens or sends or name == "urllib.parse"):
+            assert top not in {"pickle", "marshal", "shelve", "socket", "urllib", "http"}, f"{path.name} imports {name}"
+
+
+def of_room(path: Path, top: str) -> bool:
+    """A package that the rooms for servers, bulk jobs and other frameworks may import."""
+    rooms = ((SERVER, SERVING), (BULK, BULK_PACKAGES))
+    return INTEGRATIONS in path.parents or any(room in path.parents and top in packages for room, packages in rooms)
+
+
+def test_adapters_of_frameworks_are_imported_by_users_alone() -> None:
+    for path in SOURCES:
+        if INTEGRATIONS not in path.parents:
+            assert not any(name.startswith("embedrt.integrations") for name, _ in imports(path)), path
 
 
 def test_no_import_cycle() -> None:

@@ -1,6 +1,8 @@
 """Frameworks as packages, without torch: models for them, and their warnings that only they can mend."""
 
+import asyncio
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             name = callspec.id if callspec is not None and item.path.stem == "test_guides" else item.path.stem
             for ignored in WARNINGS.get(name.removeprefix("test_").replace(" ", "_").lower(), []):
                 item.add_marker(pytest.mark.filterwarnings(ignored))
+
+
+@pytest.fixture
+def event_loop() -> Iterator[None]:
+    """An event loop, for frameworks whose blocking methods would make one and leave it open."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 @pytest.fixture(scope="session")

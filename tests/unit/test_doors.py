@@ -54,7 +54,8 @@ class TestPublicNames:
         code = (
             "import importlib, inspect, pkgutil, embedrt\n"
             "for module in pkgutil.walk_packages(embedrt.__path__, 'embedrt.'):\n"
-            "    if module.name != 'embedrt.__main__': importlib.import_module(module.name)\n"
+            "    try: module.name.endswith('.__main__') or importlib.import_module(module.name)\n"
+            "    except embedrt.MissingDependencyError: pass  # adapters of frameworks that are not there\n"
             "from embedrt import diff, encode, export, ranges, tune, verify\n"
             "assert all(map(inspect.isfunction, (diff, encode, export, ranges, tune, verify)))\n"
             "assert embedrt.verify is verify and embedrt.tune is tune\n"

@@ -52,13 +52,3 @@ def parse_address(url: str) -> Address:
         unquote(parts.password) if parts.password else None,
         options,
     )
-
-
-def without_password(url: str) -> str:
-    """A URL as messages and files may have it."""
-    parts = urlsplit(url)
-    secret = {"api_key", "password", "token"}
-    kept = "&".join(f"{name}={value}" for name, value in parse_qsl(parts.query) if name not in secret)
-    host = parts.netloc.rpartition("@")
-    user = f"{host[0].partition(':')[0]}@" if host[1] else ""
-    return f"{parts.scheme}://{user}{host[2]}{parts.path}{'?' if kept else ''}{kept}"

@@ -11,10 +11,10 @@ from typing import Any
 from embedrt.bulk import manifest, parts
 from embedrt.bulk.arrow import pa
 from embedrt.bulk.databases import Database, open_database
-from embedrt.bulk.databases.address import without_password
 from embedrt.bulk.databases.rows import Layout, layout_of, rows_of
 from embedrt.bulk.job import Job, find_job
 from embedrt.bulk.manifest import Line
+from embedrt.bulk.names import without_secrets
 from embedrt.bulk.writers import WRITERS
 from embedrt.errors import BulkError, EmbedrtError
 
@@ -38,7 +38,7 @@ def load(target: str | os.PathLike[str], url: str) -> Loaded:
     """Write the parts of a job to a vector database. Call it again to resume.
 
     Rows are written by id, so that a part that is written twice changes nothing. `_job` keeps a list of the parts that
-    are stored, for each URL without its password. Parts that the job has not made yet are left for the next call.
+    are stored, for each URL without its secrets. Parts that the job has not made yet are left for the next call.
 
     Args:
         target: The folder of the job.
@@ -59,7 +59,7 @@ def load(target: str | os.PathLike[str], url: str) -> Loaded:
         200000
     """
     job = find_job(Path(target))
-    record = job.folder / f"loaded-{hashlib.sha256(without_password(url).encode()).hexdigest()[:16]}.jsonl"
+    record = job.folder / f"loaded-{hashlib.sha256(without_secrets(url).encode()).hexdigest()[:16]}.jsonl"
     done = _read(record)
     lines = sorted(_lines(job).values(), key=lambda line: line.unit)
     if not lines:
@@ -72,7 +72,7 @@ def load(target: str | os.PathLike[str], url: str) -> Loaded:
             done = set()
         for line in lines:
             if (line.unit, line.sha256) not in done:
-                rows += _load(job, line, layout, database, without_password(url))
+                rows += _load(job, line, layout, database, without_secrets(url))
                 with record.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"unit": line.unit, "sha256": line.sha256}) + "\n")
     return Loaded(len(lines), job.units, rows)
@@ -108,7 +108,7 @@ def _opened(url: str, layout: Layout) -> Database:
     except (EmbedrtError, ValueError):
         raise
     except Exception as error:
-        raise BulkError(f"{without_password(url)}: opening the table failed: {error}") from error
+        raise BulkError(f"{without_secrets(url)}: opening the table failed: {error}") from error
 
 
 def _read(record: Path) -> set[tuple[Any, Any]]:

@@ -62,8 +62,8 @@ def layout_of(schema: Any, meaning: Meaning, fingerprint: str) -> Layout:
     lists = pa.types.is_fixed_size_list(kind)
     if not lists or not (pa.types.is_float32(kind.value_type) or pa.types.is_float16(kind.value_type)):
         raise BulkError(
-            f"column {meaning.vector!r}: expected fixed-size lists of float32 or float16, got {kind}; compute dense "
-            "vectors of these types for a database"
+            f"column {meaning.vector!r}: expected fixed-size lists of float32 or float16, got {kind}; run with "
+            "--vector-type float32, and without --plain-lists"
         )
     chunked = meaning.long_texts == "chunks"
     numbers = not chunked and (meaning.id is None or pa.types.is_integer(schema.field(meaning.id).type))

@@ -5,7 +5,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from embedrt.bundle.atomic import publish
+from embedrt.bundle.atomic import place
 from embedrt.bundle.staging import staging
 from embedrt.hub.local import home
 
@@ -34,5 +34,5 @@ def unpacked(archive: bytes | memoryview) -> Path:
     if not target.exists():
         with staging(target) as folder, tarfile.open(fileobj=io.BytesIO(archive)) as files:
             files.extractall(folder, filter="data")
-            publish(folder, target)
+            place(folder, target)  # unless another worker was first: the name stands for the content
     return target

@@ -17,8 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pyarrow as pa
-
+from embedrt.bulk.arrow import pa
 from embedrt.bulk.engines import Assigned, Work
 from embedrt.bulk.engines.options import OptionValue, refuse_unknown, text, whole
 from embedrt.bulk.engines.shipping import packed, unpacked

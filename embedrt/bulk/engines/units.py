@@ -79,7 +79,5 @@ def lines(
 
 def _anywhere(task: Task) -> Task:
     """A task that names its files from any working folder."""
-    path = task.file.path
-    if "://" not in path:
-        path = str(Path(path).absolute())
-    return replace(task, target=str(Path(task.target).absolute()), file=replace(task.file, path=path))
+    files = (file if "://" in file.path else replace(file, path=str(Path(file.path).absolute())) for file in task.files)
+    return replace(task, target=str(Path(task.target).absolute()), files=tuple(files))

@@ -2,33 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
 from embedrt.bulk.arrow import pa
 from embedrt.bulk.formats.failures import explained
+from embedrt.bulk.formats.groups import pieces_of
 from embedrt.bulk.plan import SourceFile
+from embedrt.bulk.rows import check_names
 
 _MAGIC = b"ARROW1"
 
 
 def pieces(path: str, filesystem: Any, rows: int) -> Iterator[tuple[int, int]]:
     """See `Format`. A piece has whole record batches, or a part of one."""
-    gathered = 0
     with explained(path), _opened(path, filesystem, [0]) as (_, batches):
-        for batch in batches:
-            count = batch.num_rows
-            if gathered and gathered + count > rows:
-                yield gathered, 0
-                gathered = 0
-            if count > rows:  # in equal parts
-                parts = -(-count // rows)
-                bounds = [part * count // parts for part in range(parts + 1)]
-                yield from ((stop - start, 0) for start, stop in pairwise(bounds))
-            else:
-                gathered += count
-    if gathered:
-        yield gathered, 0
+        yield from pieces_of((batch.num_rows for batch in batches), rows)
 
 
 def schema(path: str, filesystem: Any) -> Any:
@@ -63,7 +51,9 @@ def _opened(path: str, filesystem: Any, places: list[int] | None) -> Iterator[tu
         source.seek(0)
         if is_file:
             file = pa.ipc.open_file(source, options=options)
+            check_names(path, file.schema.names)
             yield file.schema, (file.get_batch(i) for i in range(file.num_record_batches))
         else:
             reader = pa.ipc.open_stream(source, options=options)
+            check_names(path, reader.schema.names)
             yield reader.schema, iter(reader)

@@ -8,9 +8,8 @@ from typing import Any
 from embedrt.bulk.arrow import pa
 from embedrt.bulk.formats import blocks
 from embedrt.bulk.plan import SourceFile
-from embedrt.bulk.rows import MESSAGES
+from embedrt.bulk.rows import MESSAGES, check_names
 from embedrt.bulk.texts import not_utf8, unreadable
-from embedrt.errors import BulkError
 
 _BATCH_ROWS = 1024
 # The limit of Python's module is 128 kB for all readers of the process.
@@ -43,8 +42,7 @@ class Separated:
     def schema(self, path: str, filesystem: Any) -> Any:
         """See `Format`."""
         header = next((values for values, _ in self._records(path, path, filesystem, 0)), [])
-        if (bad := next((name for name in header if not _is_text(name)), None)) is not None:
-            raise BulkError(f"{path}: expected a header in UTF-8, got {bad.encode(errors='surrogateescape')!r}")
+        check_names(path, header)
         return pa.schema([pa.field(name, pa.string()) for name in header])
 
     def stream(
@@ -132,14 +130,6 @@ def _texts(values: Sequence[str | None], name: str, messages: dict[int, str]) ->
             kept.append(None)
             messages.setdefault(i, unreadable(name, not_utf8(error)))
     return kept
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 CSV, TSV = Separated(","), Separated("\t")

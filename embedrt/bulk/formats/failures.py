@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from embedrt.bulk.arrow import pa
+from embedrt.bulk.names import printable
 from embedrt.errors import BulkError
 
 
@@ -17,6 +18,6 @@ def explained(name: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise BulkError(f"{name}: missing; it was there when the job was planned") from error
+        raise BulkError(f"{printable(name)}: missing; it was there when the job was planned") from error
     except (pa.ArrowException, OSError) as error:
-        raise BulkError(f"{name}: cannot be read: {error}; get the file again") from error
+        raise BulkError(f"{printable(name)}: cannot be read: {printable(str(error))}; get the file again") from error

@@ -9,7 +9,7 @@ from embedrt.bulk.arrow import pa
 from embedrt.bulk.formats import blocks
 from embedrt.bulk.formats.failures import explained
 from embedrt.bulk.plan import SourceFile
-from embedrt.bulk.rows import MESSAGES
+from embedrt.bulk.rows import MESSAGES, check_names
 from embedrt.bulk.texts import kind_of, not_utf8, unreadable
 
 _BATCH_ROWS = 4096
@@ -34,6 +34,7 @@ def schema(path: str, filesystem: Any) -> Any:
         if read >= _FIRST_BYTES:
             break
     names = dict.fromkeys(name for value in objects for name in value)
+    check_names(path, list(names))
     return pa.schema([pa.field(name, _type_of([value.get(name) for value in objects])) for name in names])
 
 
@@ -94,7 +95,7 @@ def _parsed(line: bytes) -> tuple[dict[str, Any] | None, str | None]:
     except UnicodeDecodeError as error:
         return None, not_utf8(error)
     except ValueError as error:
-        return None, f"expected a JSON object, got {line[:40].decode(errors='replace')!r}: {error}"
+        return None, f"expected a JSON object, got invalid JSON: {error}"
     except RecursionError:
         return None, "expected a JSON object, got one with too many levels"
     if not isinstance(value, dict):

@@ -1,12 +1,14 @@
 """Parquet files: row groups are read one at a time, in pages."""
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
-from embedrt.bulk.arrow import pa, pq
+from embedrt.bulk.arrow import pq
 from embedrt.bulk.formats.failures import explained
+from embedrt.bulk.formats.groups import pieces_of
 from embedrt.bulk.plan import SourceFile
+from embedrt.bulk.rows import check_names
 
 # Small batches and buffers; otherwise a whole row group is held in memory.
 _BATCH_ROWS, _BUFFER_BYTES = 1024, 1 << 20
@@ -16,20 +18,8 @@ def pieces(path: str, filesystem: Any, rows: int) -> Iterator[tuple[int, int]]:
     """See `Format`. A piece has whole row groups, or a part of one."""
     with explained(path), _open(path, filesystem) as file:
         metadata = file.metadata
-        gathered = 0
-        for group in range(metadata.num_row_groups):
-            count = metadata.row_group(group).num_rows
-            if gathered and gathered + count > rows:
-                yield gathered, 0
-                gathered = 0
-            if count > rows:  # in equal parts
-                parts = -(-count // rows)
-                bounds = [part * count // parts for part in range(parts + 1)]
-                yield from ((stop - start, 0) for start, stop in pairwise(bounds))
-            else:
-                gathered += count
-        if gathered:
-            yield gathered, 0
+        groups = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+        yield from pieces_of(groups, rows)
 
 
 def schema(path: str, filesystem: Any) -> Any:
@@ -59,7 +49,9 @@ def stream(
 def _open(path: str, filesystem: Any) -> Any:
     source = filesystem.open_input_file(path)
     try:
-        return pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
-    except (pa.ArrowException, OSError):
+        file = pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
+        check_names(path, file.schema_arrow.names)
+    except BaseException:
         source.close()
         raise
+    return file

@@ -11,12 +11,18 @@ SUFFIX = ".parquet"
 RECORD = "embedrt.part"
 """Key of a part's record in its metadata."""
 
+WIDTH = b"embedrt.width"
+"""Key of the width of vectors in the metadata of their column, where the file has lists of any length."""
+
 # Of a row group: readers hold one in memory.
 _GROUP_BYTES = 1 << 25
 
 
 class Part:
     """An open part; see `Writer`.
+
+    Vectors of which some may be null are lists of any length: before pyarrow 26, a null among fixed-size lists in
+    Parquet cannot be read.
 
     Args:
         path: The file.
@@ -25,12 +31,14 @@ class Part:
     """
 
     def __init__(self, path: Path, schema: Any, vector: str | None) -> None:
+        schema = pa.schema([_stored(field) if field.name == vector else field for field in schema], schema.metadata)
         # Parquet stores a byte as 4 bytes; a dictionary of its 256 values stores it as one. Floats gain nothing from
         # a dictionary or compression.
         kinds = {} if vector is None else dict(_leaves(vector, schema.field(vector).type))
         packed = [name for name, kind in kinds.items() if pa.types.is_integer(kind)]
         others = [name for field in schema if field.name != vector for name, _ in _leaves(field.name, field.type)]
         plain = [name for name in kinds if name not in packed]
+        self._schema = schema
         self._writer = pq.ParquetWriter(
             path,
             schema,
@@ -43,7 +51,7 @@ class Part:
     def write(self, table: Any) -> None:
         """See `Writer`."""
         rows = max(1, table.num_rows * _GROUP_BYTES // max(table.nbytes, 1))
-        self._writer.write_table(table, row_group_size=rows)
+        self._writer.write_table(table.cast(self._schema), row_group_size=rows)
 
     def close(self, record: Mapping[str, Any]) -> None:
         """See `Writer`."""
@@ -73,7 +81,7 @@ def read_record(path: Path) -> Any:
 def read_schema(path: Path) -> Any:
     """See `WriterFormat`."""
     try:
-        return pq.read_schema(path)
+        return _restored(pq.read_schema(path))
     except pa.ArrowInvalid as error:
         raise OSError(str(error)) from error
 
@@ -81,7 +89,28 @@ def read_schema(path: Path) -> Any:
 def read_part(path: Path) -> Iterator[Any]:
     """See `WriterFormat`."""
     with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
-        yield from file.iter_batches(1024, use_threads=False)
+        schema = _restored(file.schema_arrow)
+        for batch in file.iter_batches(1024, use_threads=False):
+            yield batch.cast(schema)
+
+
+def _stored(field: Any) -> Any:
+    """The field of vectors in a file."""
+    if not (field.nullable and pa.types.is_fixed_size_list(field.type)):
+        return field
+    metadata = {**(field.metadata or {}), WIDTH: str(field.type.list_size).encode()}
+    return field.with_type(pa.list_(field.type.value_type)).with_metadata(metadata)
+
+
+def _restored(schema: Any) -> Any:
+    """The schema of a part, for that of its file."""
+    fields = []
+    for field in schema:
+        metadata = dict(field.metadata or {})
+        width = metadata.pop(WIDTH, None)
+        kind = field.type if width is None else pa.list_(field.type.value_type, int(width))
+        fields.append(field.with_type(kind).with_metadata(metadata or None))
+    return pa.schema(fields, schema.metadata)
 
 
 def _leaves(name: str, kind: Any) -> Iterator[tuple[str, Any]]:
