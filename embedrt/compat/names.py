@@ -57,19 +57,22 @@ _DENSE_PARTS = _BASE_PARTS | _of(
     "WordEmbeddings",
     "WordWeights",
 )
-_SPARSE_PARTS = _of(_PARTS, "MLMTransformer", "SparseAutoEncoder", "SparseStaticEmbedding", "SpladePooling")
+_SPARSE_PARTS = _BASE_PARTS | _of(
+    _PARTS, "Asym", "MLMTransformer", "SparseAutoEncoder", "SparseStaticEmbedding", "SpladePooling"
+)
 _MULTI_VECTOR_PARTS = {
-    **_of(_PARTS, "BaseTokenPooling", "MultiVectorMask"),
+    **_of(_PARTS, "BaseTokenPooling", "LambdaTokenPooling", "MultiVectorMask"),
     **_of("embedrt", "HierarchicalTokenPooling"),
 }
 _DENSE = _of(_CLASSES, "SentenceTransformer")
 _CROSS = _of(_CLASSES, "CrossEncoder")
 _SPARSE = _of(_CLASSES, "SparseEncoder")
-_MULTI_VECTOR = _of(_CLASSES, "MultiVectorEncoder")
+_MULTI_VECTOR = {**_of(_CLASSES, "MultiVectorEncoder"), **_of("embedrt", "maxsim", "maxsim_pairwise")}
 _MODEL = {"BaseModel": "embedrt.model:Model"}
 
 PROVIDED: dict[str, dict[str, str]] = {
-    NAME: {**_DENSE, **_CROSS, **_SPARSE, **_MULTI_VECTOR, **_QUANTIZATION, **_LOGGING}
+    NAME: {**_DENSE, **_CROSS, **_SPARSE, **_QUANTIZATION, **_LOGGING}
+    | _of(_CLASSES, "MultiVectorEncoder")
     | _of(_UTIL, "SimilarityFunction"),
     f"{NAME}.util": {**_SIMILARITY, **_RETRIEVAL, **_QUANTIZATION, **_ARRAYS, **_LOGGING, **_ENVIRONMENT},
     f"{NAME}.util.similarity": _SIMILARITY,
@@ -125,13 +128,11 @@ INSTEAD: dict[str, str] = {
             "data_collator",
             "datasets",
             "disable_datasets_caching",
-            "DefaultBatchSampler",
             "fit_mixin",
             "InputExample",
             "is_training_available",
             "losses",
             "mine_hard_negatives",
-            "MultiDatasetDefaultBatchSampler",
             "ParallelSentencesDataset",
             "peft_mixin",
             "readers",
@@ -166,7 +167,10 @@ INSTEAD: dict[str, str] = {
 _ENDINGS = {
     "DataCollator": _TRAINING,
     "Evaluator": _EVALUATION,
+    "BatchSampler": _TRAINING,
+    "BatchSamplers": _TRAINING,
     "Loss": _TRAINING,
+    "PeftAdapterMixin": _TRAINING,
     "ModelCardData": _CARD,
     "Trainer": _TRAINING,
     "TrainingArguments": _TRAINING,

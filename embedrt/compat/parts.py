@@ -103,3 +103,7 @@ class MultiVectorMask(Module):
 
 class BaseTokenPooling(Module):
     """A clustering of token vectors."""
+
+
+class LambdaTokenPooling(BaseTokenPooling):
+    """A clustering by a function."""

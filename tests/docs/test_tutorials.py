@@ -95,7 +95,8 @@ def test_every_tutorial_runs_from_top_to_bottom(
     if "cross-encoder/" in words:
         models["cross-encoder/ms-marco-MiniLM-L6-v2"] = request.getfixturevalue("reranker")
     if "--dtype int8" in words:
-        models[f"{MINILM} int8"] = request.getfixturevalue("minilm_int8_bundle")
+        for dtypes in ("int8", "float32,int8"):
+            models[f"{MINILM} {dtypes}"] = request.getfixturevalue("minilm_int8_bundle")
     if "127.0.0.1:11434" in words:
         shorter["127.0.0.1:11434"] = f"127.0.0.1:{request.getfixturevalue('chat')}"
     port = free_port()

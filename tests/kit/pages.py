@@ -17,6 +17,7 @@ FOLLOWED = [
         "container",
         "ten-million-rows",
         "raspberry-pi",
+        "quantize",
         "from-sentence-transformers",
     )
 ]
