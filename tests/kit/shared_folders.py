@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from tests.kit.cores import one_core
+
 
 def shared_folder(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """Let one worker process make a folder, while the others wait for it.
@@ -26,6 +28,7 @@ def shared_folder(factory: pytest.TempPathFactory, name: str, make: Callable[[Pa
     complete = folder.with_name(f"{folder.name}.complete")
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         if not complete.exists():
-            make(folder)
+            with one_core():
+                make(folder)
             complete.touch()
     return folder
