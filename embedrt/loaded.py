@@ -144,6 +144,21 @@ class Loaded:
             self._by_name[device] = self._runners[name]
             return self._runners[name]
 
+    def move(self, device: str | tuple[str | None, ...]) -> None:
+        """Make other devices those of calls that name none; what the model holds on other devices is freed.
+
+        Args:
+            device: A device by any of its names, or several.
+
+        Raises:
+            DeviceError: The device is unknown or not available; then nothing changes.
+        """
+        placed, runners = self._find(device), self.runners(device)
+        with self._lock:
+            name = ", ".join(one.short_name for one in next(iter(runners.values())).placement.devices)
+            self._device, self._placed = device, placed
+            self._runners, self._by_name = {name: runners}, {None: runners}  # running calls keep what they use
+
     def placements(self, device: str | tuple[str | None, ...] | None = None) -> dict[str, Placement]:
         """The placements of all routes on a device, or on several that share the batches.
 

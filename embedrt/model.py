@@ -19,13 +19,14 @@ from embedrt.hub.local import copy_bundle
 from embedrt.hub.resolve import resolve
 from embedrt.inputs.check import check_texts
 from embedrt.inputs.tokenizer import Tokenizer
-from embedrt.inputs.values import byte_count, one_of, positive, shown, truth
+from embedrt.inputs.values import byte_count, integer, one_of, positive, shown, truth
 from embedrt.loaded import Loaded
 from embedrt.run.request import Run
 from embedrt.run.runner import Runner
+from embedrt.tasks.absent import no_attribute
 from embedrt.tasks.arguments import are_gpus, device_name, device_names, length_for
 from embedrt.tasks.call import prompt_for
-from embedrt.types import Task, dtype_name
+from embedrt.types import DeviceName, Task, dtype_name
 
 if TYPE_CHECKING:
     from embedrt.run.processes import ProcessPool
@@ -197,9 +198,116 @@ class Model:
         return self.loaded.runners()
 
     @property
-    def device(self) -> str:
-        """The device in use; several are separated by commas."""
-        return self._any_runner.placement.name
+    def device(self) -> DeviceName:
+        """The device in use, as a str; several are separated by commas."""
+        return DeviceName(self._any_runner.placement.name)
+
+    def to(self, device: str | Sequence[str] | None = None, dtype: str | None = None) -> Self:
+        """Move the model to another device, for all later calls, and free the memory on the old one.
+
+        Args:
+            device: One or more devices, as the constructor takes them; None leaves the model where it is.
+            dtype: The model's own dtype, or None: the dtype is chosen when the model is loaded.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            DeviceError: The device is unknown or not available; then the model stays where it is.
+            ValueError: The dtype is another one, or the device has no such graph.
+        """
+        if type(device).__module__ == "torch" and type(device).__name__ == "dtype":
+            device, dtype = None, str(device)
+        if dtype is not None and dtype_name(str(dtype).removeprefix("torch.")) != self.dtype:
+            wanted = dtype_name(str(dtype).removeprefix("torch."))
+            raise ValueError(
+                f"dtype: expected {self.dtype!r}, in which the model is loaded, got {wanted!r}; load it with "
+                f"dtype={wanted!r}, which the bundle needs a graph for: `embedrt export --dtype {wanted}`"
+            )
+        names = device_names(device)
+        if names is not None:
+            self.loaded.move(names)
+        return self
+
+    def cpu(self) -> Self:
+        """Move the model to the CPU, as `to` does."""
+        return self.to("cpu")
+
+    def cuda(self, device: int | str | None = None) -> Self:
+        """Move the model to a GPU, as `to` does.
+
+        Args:
+            device: The number of the GPU, or its name; None takes the first.
+        """
+        return self.to("cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device)
+
+    def float(self) -> Self:
+        """Check that the model computes in float32, as `to` does."""
+        return self.to(dtype="float32")
+
+    def half(self) -> Self:
+        """Check that the model computes in float16, as `to` does."""
+        return self.to(dtype="float16")
+
+    def bfloat16(self) -> Self:
+        """Check that the model computes in bfloat16, as `to` does."""
+        return self.to(dtype="bfloat16")
+
+    def eval(self) -> Self:
+        """Return the model itself: a bundle is never in training mode."""
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Return the model itself for `train(False)`.
+
+        Raises:
+            ValueError: `mode` is true.
+        """
+        if truth(mode, "mode"):
+            raise ValueError("mode: expected False, got True; a bundle cannot be trained: train the original model")
+        return self
+
+    def evaluate(self, evaluator: Callable[..., Any], output_path: str | None = None) -> Any:
+        """Call an evaluator of sentence-transformers with this model.
+
+        Args:
+            evaluator: The evaluator.
+            output_path: A folder for its report, which is made if need be; None writes none.
+
+        Returns:
+            The result of the evaluator.
+        """
+        if output_path is not None:
+            Path(output_path).mkdir(parents=True, exist_ok=True)
+        return evaluator(self, output_path)
+
+    def get_model_kwargs(self) -> list[str]:
+        """The arguments of `encode` that not every model has: "task" if kinds of texts take routes of their own."""
+        return ["task"] if len(self.manifest.routes) > 1 else []
+
+    def __getitem__(self, index: int) -> "FirstModule":
+        """The first module, which scripts take the tokenizer and the limit from.
+
+        Raises:
+            IndexError: The index is not 0.
+        """
+        if integer(index) != 0:
+            raise IndexError(
+                f"expected 0, the module with the tokenizer, got {shown(index)}; a bundle is one graph without other "
+                "modules: `embedrt info` shows those that it was made of"
+            )
+        return FirstModule(self)
+
+    def _first_module(self) -> "FirstModule":
+        """The first module, as `model[0]`."""
+        return FirstModule(self)
+
+    __iter__ = None  # one module is no sequence
+
+    if not TYPE_CHECKING:  # type checkers see the attributes that there are
+
+        def __getattr__(self, name: str) -> Any:
+            raise no_attribute(self, name)
 
     @property
     def engine(self) -> str:
@@ -374,6 +482,36 @@ class Model:
             raise TypeError(f"pool: expected the result of start_multi_process_pool, got {type(pool).__name__}")
         if (pool.fingerprint, pool.dtype) != (self.manifest.fingerprint, self.dtype):
             raise ValueError("pool: it runs another model; use the result of this model's start_multi_process_pool")
+
+
+class FirstModule:
+    """The first module of a model as scripts for sentence-transformers use it: with the tokenizer and the limit.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the model."""
+        return self._model.tokenizer
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """The limit of the model."""
+        return self._model.max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        self._model.max_seq_length = value
+
+    if not TYPE_CHECKING:  # type checkers see the attributes that there are
+
+        def __getattr__(self, name: str) -> Any:
+            raise no_attribute(self, name)
 
 
 def _check_prompts(prompts: Any) -> None:

@@ -71,6 +71,25 @@ Task = Literal["embed", "score", "sparse", "multi-vector"]
 """The kinds of model: one vector a text, scores of pairs, vocabulary weights, one vector a token."""
 
 
+class DeviceName(str):
+    """The name of a device: a str that is equal to a `torch.device` of that name, and has its `type`."""
+
+    __slots__ = ()
+
+    @property
+    def type(self) -> str:
+        """The kind of device, such as "cuda"."""
+        return self.partition(":")[0]
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, str(other) if type(other).__module__ == "torch" else other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
 class Options(TypedDict, total=False):
     """The arguments of `encode` that do not change the type of its result."""
 

@@ -120,6 +120,27 @@ def tiny(tiny_bundle: Path) -> Embedder:
 
 
 @pytest.fixture(scope="session")
+def two_sided_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a random BERT with one prompt for queries and another for documents."""
+
+    def make(folder: Path) -> None:
+        prompts = {"query": "one cat is ", "document": "two dogs are "}
+        export(make_model(folder / "model", prompts=prompts), folder / "bundle")
+
+    return shared_folder(tmp_path_factory, "two-sided", make) / "bundle"
+
+
+@pytest.fixture(scope="session")
+def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a random BERT with other weights."""
+
+    def make(folder: Path) -> None:
+        export(make_model(folder / "model", seed=1), folder / "bundle")
+
+    return shared_folder(tmp_path_factory, "other", make) / "bundle"
+
+
+@pytest.fixture(scope="session")
 def reranker_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of a small cross-encoder."""
 

@@ -1,6 +1,5 @@
 """The model of a comparison: its bundle, which is exported if there is none, and the model folder that peers load."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from embedrt.bench.engines import OWN_INT8, Subject
 from embedrt.bench.process import OFFLINE
 from embedrt.bundle.check import expanded
 from embedrt.bundle.manifest import MANIFEST, read_manifest
+from embedrt.compat import real_environment
 from embedrt.errors import EmbedrtError, ExportError, ModelNotFoundError
 from embedrt.hub.local import parse
 from embedrt.hub.resolve import exporter, resolve
@@ -96,7 +96,7 @@ def export(
     command += ["--name", name] if name is not None else []
     command += ["--revision", revision] if revision is not None else []
     command += ["--task", task] if task is not None else []
-    environment = {**os.environ, **(OFFLINE if offline else {})}
+    environment = {**real_environment(), **(OFFLINE if offline else {})}
 
     def run(wanted: Sequence[str]) -> str | None:
         done = subprocess.run(

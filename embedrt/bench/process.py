@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from embedrt.bench.engines import PREPARATIONS, Engine
 from embedrt.bench.peers import Files
+from embedrt.compat import real_environment
 
 _WORKER = Path(__file__).with_name("worker.py")
 # No engine may ask the network: the model is here. Nor may it tell others about us.
@@ -67,7 +68,7 @@ def _make(need: str, files: Files, python: str) -> str | None:
     }
     done = subprocess.run(
         [python, "-P", str(_WORKER), json.dumps(job)],
-        env={**os.environ, **OFFLINE},
+        env={**real_environment(), **OFFLINE},
         capture_output=True,
         text=True,
         errors="replace",
@@ -107,7 +108,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._log,
             cwd=folder,
-            env={**os.environ, **OFFLINE},
+            env={**real_environment(), **OFFLINE},
         )
 
     def ask(self, task: str, *, limit: float | None = None, **request: Any) -> dict[str, Any]:

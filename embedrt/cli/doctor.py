@@ -16,6 +16,7 @@ from embedrt.bundle.facts import headline
 from embedrt.bundle.manifest import Manifest, read_bundle
 from embedrt.bundle.staging import unfinished
 from embedrt.cli import options, streams
+from embedrt.compat import hook, is_active
 from embedrt.engine import cuda_setup, numa, openvino
 from embedrt.engine.cuda_setup import Facts, Library
 from embedrt.engine.devices import DEVICES
@@ -73,6 +74,7 @@ def examine() -> Iterator[Finding]:
         ", ".join(f"{name} {_version(name) or 'missing'}" for name in _EXPORT)
         + (" (not needed to encode; `pip install 'embedrt[export]'` adds it)" if missing else ""),
     )
+    yield compat_finding(hook.state(), active=is_active(), package=_version("sentence-transformers"))
     limit = quota()
     granted = "no cgroup limit" if limit is None else f"{limit:g} by cgroup limit"
     near = f"; {len(found)} NUMA nodes" if (found := numa.nodes()) else ""
@@ -124,6 +126,28 @@ def cuda_findings(facts: Facts) -> Iterator[Finding]:
     for library in (*cuda_setup.LIBRARIES, cuda_setup.CUDNN):
         if library.name in facts.libraries:
             yield _library(library, facts.libraries[library.name])
+
+
+def compat_finding(state: hook.State, *, active: bool, package: str | None) -> Finding:
+    """Examine which module programs import as `sentence_transformers`.
+
+    Args:
+        state: The state of the hook.
+        active: True if this process has embedrt's module.
+        package: The installed version of sentence-transformers, or None.
+    """
+    topic = "sentence-transformers"
+    real = "not installed" if package is None else f"{package} installed"
+    if active:
+        return Finding(topic, f"embedrt's module takes its place (embedrt.compat); itself {real}")
+    if state.is_set and not state.is_there:
+        return Finding(
+            topic, real, f"{hook.VARIABLE} is set, but the hook is missing; run `python -m embedrt.compat hook`"
+        )
+    if state.is_there and not state.is_current:
+        return Finding(topic, real, f"{state.file} is of another embedrt; run `python -m embedrt.compat hook` again")
+    ready = f"; {hook.VARIABLE}=1 puts embedrt's module in its place" if state.is_there else ""
+    return Finding(topic, f"{real}{ready}")
 
 
 def _library(library: Library, path: str | None) -> Finding:

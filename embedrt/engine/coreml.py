@@ -66,6 +66,7 @@ DEVICE = Device(
     suffix="|".join(_UNITS),
     first="ALL",
     operators="portable",
+    computes={"float32": "float32"},
     compiles=True,
     length_step=64,
 )

@@ -25,9 +25,9 @@ _INSTEAD = {
 
 
 def refuse(**arguments: object) -> None:
-    """Raise a ValueError for the first argument that is not None; none of them is available here."""
+    """Raise a ValueError for the first argument that asks for something: that is neither None nor an empty dict."""
     for name, value in arguments.items():
-        if value is not None:
+        if value is not None and value != {}:
             raise ValueError(f"{name}: not available in embedrt; {_INSTEAD[name]}")
 
 

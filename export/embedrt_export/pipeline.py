@@ -27,6 +27,7 @@ from embedrt.bundle.manifest import (
     record_files,
     write_manifest,
 )
+from embedrt.bundle.settings import describe_graphs
 from embedrt.bundle.staging import recover, staging
 from embedrt.errors import BundleError, DeviceError, ExportError, UnsupportedModelError
 from embedrt.hub.local import stored_path
@@ -149,7 +150,7 @@ def export(
         draft = Draft(folder, manifest, spec, reference, decisions, texts)
         for name in dict.fromkeys([FLOAT32, *dtypes]):
             draft = dataclasses.replace(draft, manifest=WRITERS[name].write(draft))
-        manifest = _keep(folder, draft.manifest, dtypes)
+        manifest = describe_graphs(folder, _keep(folder, draft.manifest, dtypes))
         write_manifest(folder, manifest)
         read_manifest(folder)  # an invalid manifest fails here, not on load
         publish(folder, target, overwrite=overwrite)

@@ -6,8 +6,8 @@ from base64 import b64decode
 from pathlib import Path
 
 from embedrt.server.settings import ModelSettings, Settings
-from tests.clients.browser import browsing, find_browser
 from tests.clients.conftest import MODEL
+from tests.kit.browser import browsing, find_browser
 from tests.kit.pages import ROOT
 from tests.kit.server import serving
 
@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     bundle = parser.parse_args().bundle
     browser = find_browser()
-    assert browser is not None, "expected Chromium; `make .venv-clients/.ready` fetches it"
+    assert browser is not None, "expected Chromium; `make .venv-browser/.ready` fetches it"
     with (
         tempfile.TemporaryDirectory() as profile,
         serving(Settings((ModelSettings(MODEL, str(bundle)),))) as server,

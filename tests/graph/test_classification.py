@@ -230,7 +230,7 @@ class TestInt8:
 
 
 def rank_report(bundle: Path) -> RankReport:
-    (variant,) = read_manifest(bundle).routes["default"].variants_in("int8")
+    variant, _ = read_manifest(bundle).routes["default"].variants_in("int8")
     assert isinstance(variant.proof, RankReport)
     return variant.proof
 

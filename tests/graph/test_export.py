@@ -155,9 +155,37 @@ def test_bundle_has_the_configs_of_the_model_for_other_tools(model: Path, tmp_pa
     made |= {"onnx/model.onnx", "onnx/model_cpu.onnx", "onnx/model.onnx_data"}
     assert set(contents(bundle)) == copied | made | {MANIFEST}
     assert set(read_bundle(bundle).files) == copied | made
-    for name in copied:
+    changed = {"config.json", "tokenizer_config.json"}
+    for name in copied - changed:
         assert (bundle / name).read_bytes() == (model / name).read_bytes()
+    for name in changed:
+        of_bundle, of_model = (json.loads((folder / name).read_bytes()) for folder in (bundle, model))
+        assert of_bundle.keys() >= of_model.keys()
+        assert {key for key in of_bundle if of_bundle[key] != of_model.get(key)} <= {
+            "transformers.js_config",
+            "model_max_length",
+        }
     assert not any(path.is_symlink() for path in bundle.rglob("*"))
+
+
+@pytest.mark.parametrize("dtypes", [["float32"], ["float32", "int8"], ["int8"]])
+def test_configs_tell_other_tools_where_weights_are_and_how_many_tokens_count(
+    dtypes: list[str], tmp_path: Path
+) -> None:
+    model = make_model(tmp_path / "model", hidden_size=64, intermediate_size=256)
+    edit_json(model / "tokenizer_config.json", model_max_length=512)
+    bundle = export(model, tmp_path / "bundle", dtype=dtypes)
+    config = json.loads((bundle / "config.json").read_bytes())
+    assert config["model_type"] == "bert"
+    found = config["transformers.js_config"]
+    files = {"float32": "model.onnx", "int8": "model_int8.onnx"}
+    assert found["use_external_data_format"] == {files[dtype]: True for dtype in dtypes}
+    assert found["dtype"] == {"float32": "fp32", "int8": "int8"}[dtypes[0]]
+    for name in found["use_external_data_format"]:
+        assert (bundle / "onnx" / name).is_file()
+        assert (bundle / "onnx" / f"{name}_data").is_file()
+    assert json.loads((bundle / "tokenizer_config.json").read_bytes())["model_max_length"] == 48
+    read_bundle(bundle, "always")
 
 
 def test_transformer_in_a_subfolder(model: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from embedrt import Embedder, tune
-from embedrt.bundle.manifest import read_bundle, read_manifest
+from embedrt.bundle.manifest import Variant, read_bundle, read_manifest
 from embedrt.bundle.reports import QualityReport
 from embedrt.cli.main import main
 from embedrt.engine import cpu, int8_saturation
@@ -35,8 +35,9 @@ from embedrt_export.dtypes.int8.layer import QuantizedLayer
 from embedrt_export.dtypes.int8.levels import EXACT_PAIR, FULL_PAIR, column_scales, largest_pair
 from embedrt_export.dtypes.int8.linear import find_layers, observe, replace_layers
 from embedrt_export.dtypes.int8.texts import FEWEST, OWN, read_texts
+from embedrt_export.graph.builder import OPSET
 from embedrt_export.graph.data_file import DataFile
-from tests.kit.bundles import copy_bundle, edit_graph, read_raw, rehash, write_raw
+from tests.kit.bundles import change, copy_bundle, edit_graph, read_raw, rehash, write_raw
 from tests.kit.models import make_model
 from tests.kit.shared_folders import shared_folder
 
@@ -201,11 +202,16 @@ class TestTexts:
             read_texts(path)
 
 
-def quality(bundle: Path) -> QualityReport:
-    """The proof of the bundle's int8 graph."""
-    (variant,) = read_manifest(bundle).routes["default"].variants_in("int8")
-    assert isinstance(variant.proof, QualityReport)
-    return variant.proof
+def quality(bundle: Path, form: int = 0) -> QualityReport:
+    """The proof of one of the bundle's int8 graphs: the one for CPUs, or the portable one."""
+    proof = int8_variants(bundle)[form].proof
+    assert isinstance(proof, QualityReport)
+    return proof
+
+
+def int8_variants(bundle: Path) -> tuple[Variant, ...]:
+    """The int8 graphs: the one for CPUs, and the portable one."""
+    return read_manifest(bundle).routes["default"].variants_in("int8")
 
 
 @pytest.fixture
@@ -249,19 +255,68 @@ def int8_alone(small_source: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 class TestBundle:
     def test_linear_layers_are_in_8_bits_and_the_rest_is_as_it_was(self, small_bundle: Path) -> None:
-        manifest = Embedder(small_bundle).manifest
-        assert manifest.dtypes == ("float32", "int8")
-        (variant,) = manifest.routes["default"].variants_in("int8")
-        assert (variant.operators, variant.devices) == ("onnxruntime", ("cpu",))
-        counts: dict[str, int] = {}
-        for node in onnx.load(small_bundle / variant.file, load_external_data=False).graph.node:
-            counts[node.op_type] = counts.get(node.op_type, 0) + 1
-        assert counts["MatMulIntegerToFloat"] == 12  # 2 layers of 6
-        assert counts["QuantizeLinear"] == 8  # query, key and value share one
+        assert Embedder(small_bundle).manifest.dtypes == ("float32", "int8")
+        fast, portable = int8_variants(small_bundle)
+        assert (fast.operators, fast.devices) == ("onnxruntime", ("cpu",))
+        assert (portable.operators, portable.devices) == ("portable", ())
+        for variant, multiplies in ((fast, "MatMulIntegerToFloat"), (portable, "DequantizeLinear")):
+            counts: dict[str, int] = {}
+            for node in onnx.load(small_bundle / variant.file, load_external_data=False).graph.node:
+                counts[node.op_type] = counts.get(node.op_type, 0) + 1
+            # 2 layers of 6, whose two sides are dequantized
+            assert counts[multiplies] == (12 if variant is fast else 24)
+            assert counts["QuantizeLinear"] == 8  # query, key and value share one
 
+    def test_the_portable_graph_has_standard_operators_and_the_same_vectors(self, small_bundle: Path) -> None:
+        fast, portable = int8_variants(small_bundle)
+        model = onnx.load(small_bundle / portable.file, load_external_data=False)
+        assert [(one.domain, one.version) for one in model.opset_import] == [("", OPSET)]
+        onnx.checker.check_model(small_bundle / portable.file, full_check=True)
+        tokens = Embedder(small_bundle).tokenize(NATURAL)
+        feeds = {name: np.asarray(values, np.int64) for name, values in tokens.items()}
+        found = [
+            plain_session(small_bundle / variant.file).run(["sentence_embedding"], feeds)[0]
+            for variant in (fast, portable)
+        ]
+        assert cosines(*found).min() >= 0.99999
+        # Engines without int8 kernels compute the same.
+        (plain,) = plain_session(small_bundle / portable.file, optimize=False).run(["sentence_embedding"], feeds)
+        assert cosines(plain, found[1]).min() >= 0.99999
+
+    def test_onnx_runtime_computes_the_portable_graph_with_int8_kernels(
+        self, small_bundle: Path, tmp_path: Path
+    ) -> None:
+        ort = onnxruntime()
+        options = ort.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        options.log_severity_level = 4  # of what depends on this machine
+        ort.InferenceSession(small_bundle / int8_variants(small_bundle)[1].file, options, ["CPUExecutionProvider"])
+        counts: dict[str, int] = {}
+        for node in onnx.load(tmp_path / "optimized.onnx", load_external_data=False).graph.node:
+            counts[node.op_type] = counts.get(node.op_type, 0) + 1
+        assert counts["MatMulIntegerToFloat"] == 12
+        assert "DequantizeLinear" not in counts
+
+    def test_a_portable_graph_that_is_not_good_enough_is_left_out(
+        self, small_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def wrong(matmul: linear.Matmul) -> list[onnx.NodeProto]:
+            return [
+                *linear.portable_matmul(dataclasses.replace(matmul, y=f"{matmul.y}.right")),
+                onnx.helper.make_node("Neg", [f"{matmul.y}.right"], [matmul.y], name=f"{matmul.name}.negated"),
+            ]
+
+        monkeypatch.setattr(quantize, "_PORTABLE", dataclasses.replace(quantize._PORTABLE, add_matmul=wrong))
+        with caplog.at_level("INFO", "embedrt.export"):
+            bundle = export(small_source, tmp_path / "bundle", dtype="int8")
+        assert [variant.file for variant in int8_variants(bundle)] == ["onnx/model_int8_cpu.onnx"]
+        assert {path.name for path in (bundle / "onnx").iterdir()} == {"model_int8_cpu.onnx", "model_int8.onnx_data"}
+        assert "without a graph of standard operators" in caplog.text
+
+    @pytest.mark.parametrize("add_matmul", [linear.fused_matmul, linear.portable_matmul])
     @pytest.mark.parametrize(("outliers", "smooth"), [([], False), ([], True), ([2, 70], False)])
     def test_what_takes_the_place_of_a_product_computes_what_it_says(
-        self, outliers: list[int], smooth: bool, tmp_path: Path
+        self, outliers: list[int], smooth: bool, add_matmul: linear.AddMatmul, tmp_path: Path
     ) -> None:
         x, weight, bias = values(30, 96) * 3, values(80, 96, seed=1), values(1, 80, seed=2)[0]
         factor = np.linspace(0.5, 2, 96, dtype=np.float32) if smooth else None
@@ -283,7 +338,7 @@ class TestBundle:
         with DataFile(tmp_path / "model.data") as data:
             tensors = {"weight": weight, "bias": bias}
             replaced = QuantizedLayer(made, levels, scales, bias, extra, 0.0)
-            replace_layers(model, [(layer, replaced)], data, tensors.__getitem__)
+            replace_layers(model, [(layer, replaced)], data, tensors.__getitem__, add_matmul)
             data.flush()
             onnx.save_model(model, tmp_path / "model.onnx")
             session = onnxruntime().InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
@@ -295,7 +350,7 @@ class TestBundle:
 
     def test_the_nodes_before_an_activation_center_smooth_and_reorder_it(self, small_bundle: Path) -> None:
         """In BERT all activations but that of the second feed-forward layer come from a norm or from attention."""
-        (variant,) = read_manifest(small_bundle).routes["default"].variants_in("int8")
+        variant, _ = int8_variants(small_bundle)
         model = onnx.load(small_bundle / variant.file, load_external_data=False)
         makers = {name: node for node in model.graph.node for name in node.output}
         quantized = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
@@ -338,14 +393,17 @@ class TestBundle:
         assert cosines(absorbed, plain).min() >= 0.99999
 
     def test_pairs_of_all_weights_keep_to_the_manifest(self, small_bundle: Path) -> None:
-        (variant,) = read_manifest(small_bundle).routes["default"].variants_in("int8")
-        assert variant.largest_pair == EXACT_PAIR
-        model = onnx.load(small_bundle / variant.file)
-        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        weights = [node.input[1] for node in model.graph.node if node.op_type == "MatMulIntegerToFloat"]
-        assert len(weights) == 12
-        pairs = [largest_pair(onnx.numpy_helper.to_array(tensors[name])) for name in weights]
-        assert max(pairs) == EXACT_PAIR
+        for variant, readers in zip(
+            int8_variants(small_bundle), ("MatMulIntegerToFloat", "DequantizeLinear"), strict=True
+        ):
+            assert variant.largest_pair == EXACT_PAIR
+            model = onnx.load(small_bundle / variant.file)
+            tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+            read = {name for node in model.graph.node if node.op_type == readers for name in node.input[:2]}
+            weights = [onnx.numpy_helper.to_array(tensors[name]) for name in read & set(tensors)]
+            pairs = [largest_pair(weight) for weight in weights if weight.dtype == np.int8]
+            assert len(pairs) == 12
+            assert max(pairs) == EXACT_PAIR
 
     def test_large_tables_are_in_8_bits_where_only_rows_are_read(self) -> None:
         table = values(3000, 100)
@@ -377,18 +435,21 @@ class TestBundle:
         assert (d == 2 * table).all()
 
     def test_its_weights_lie_in_its_own_files(self, small_bundle: Path) -> None:
-        (variant,) = read_manifest(small_bundle).routes["default"].variants_in("int8")
-        assert (variant.file, variant.data) == ("onnx/model_int8.onnx", "onnx/model_int8.onnx_data")
-        model = onnx.load(small_bundle / variant.file, load_external_data=False)
-        external = [tensor for tensor in model.graph.initializer if uses_external_data(tensor)]
-        assert external
-        assert {ExternalDataInfo(tensor).location for tensor in external} == {"model_int8.onnx_data"}
+        places = []
+        for variant, file in zip(int8_variants(small_bundle), ("model_int8_cpu", "model_int8"), strict=True):
+            assert (variant.file, variant.data) == (f"onnx/{file}.onnx", "onnx/model_int8.onnx_data")
+            model = onnx.load(small_bundle / variant.file, load_external_data=False)
+            external = [tensor for tensor in model.graph.initializer if uses_external_data(tensor)]
+            assert external
+            assert {ExternalDataInfo(tensor).location for tensor in external} == {"model_int8.onnx_data"}
+            places.append({(tensor.name, ExternalDataInfo(tensor).offset) for tensor in external})
+        assert places[0] == places[1]  # nothing is there twice
 
     @pytest.mark.slow
     def test_int8_alone_has_the_same_vectors(self, small_bundle: Path, int8_alone: Path) -> None:
         manifest = read_bundle(int8_alone)
         assert manifest.dtypes == ("int8",)
-        graphs = {"onnx/model_int8.onnx", "onnx/model_int8.onnx_data"}
+        graphs = {"onnx/model_int8_cpu.onnx", "onnx/model_int8.onnx", "onnx/model_int8.onnx_data"}
         assert {name for name in manifest.files if name.startswith("onnx/")} == graphs
         assert {path.name for path in (int8_alone / "onnx").iterdir()} == {Path(name).name for name in graphs}
         embedder = Embedder(int8_alone)
@@ -472,11 +533,12 @@ class TestBundle:
         """A CPU that relies on the bound checks it when it loads the bundle, and `verify` checks it on every CPU."""
         folder = copy_bundle(small_bundle, tmp_path / "bundle")
         raw = read_raw(folder)
-        (variant,) = (one for one in raw["routes"]["default"]["variants"] if one["dtype"] == "int8")
+        variant, _ = (one for one in raw["routes"]["default"]["variants"] if one["dtype"] == "int8")
         variant["largest_pair"] = EXACT_PAIR - 1
         write_raw(folder, raw)
         message = (
-            r"model_int8\.onnx: expected int8 weights whose pairs add up to at most 127, as in the manifest, got 128"
+            r"model_int8_cpu\.onnx: expected int8 weights whose pairs add up to at most 127, as in the manifest, "
+            "got 128"
         )
         with pytest.raises(BundleError, match=message):
             verify(Embedder(folder, dtype="int8"))
@@ -518,9 +580,13 @@ class TestBundle:
             read_manifest(folder)
 
     def test_another_device_would_leave_its_work_to_the_processor(
-        self, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+        self, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(DEVICES, "other", dataclasses.replace(cpu.DEVICE, kind="other"))
+        portable = Embedder(small_bundle, "other", dtype="int8").runners["default"].placement.variant
+        assert portable == int8_variants(small_bundle)[1]
+        small_bundle = copy_bundle(small_bundle, tmp_path / "bundle")
+        change(small_bundle, lambda raw: raw["routes"]["default"]["variants"].pop())
         with pytest.raises(DeviceError, match=r"runs on cpu only, not on 'other'; use device='cpu', or another dtype"):
             Embedder(small_bundle, "other", dtype="int8")
 
@@ -567,7 +633,8 @@ class TestBundle:
         monkeypatch.setattr(quantize, "_KEPT_SHARES", (0.0,))
         monkeypatch.setattr(quantize, "_PAIR_BOUNDS", {2: "", FULL_PAIR: ", with slower kernels"})
         bundle = export(small_source, tmp_path / "bundle", dtype=["float32", "int8"])
-        (variant,) = read_manifest(bundle).routes["default"].variants_in("int8")
+        (variant,) = int8_variants(bundle)  # other tools do not know which CPUs need the slower kernels
+        assert variant.file == "onnx/model_int8_cpu.onnx"
         assert variant.largest_pair is not None
         assert EXACT_PAIR < variant.largest_pair <= FULL_PAIR
         assert quality(bundle).method.endswith(", with slower kernels")

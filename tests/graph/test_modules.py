@@ -341,6 +341,8 @@ def test_router(model: Path, tmp_path: Path) -> None:
     assert set(reports) == {"query", "document"}
     sizes = [(tmp_path / name / "onnx" / "model.onnx_data").stat().st_size for name in ("bundle", "plain-bundle")]
     assert sizes[0] < sizes[1] + 4096, "the routes share the transformer's weights"
+    # Other tools would find no graph that they look for.
+    assert "transformers.js_config" not in json.loads((tmp_path / "bundle" / "config.json").read_bytes())
 
 
 def test_router_in_float16(model: Path, tmp_path: Path) -> None:

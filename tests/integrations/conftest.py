@@ -1,6 +1,8 @@
 """Frameworks as packages, without torch: models for them, and their warnings that only they can mend."""
 
+import asyncio
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from embedrt import CrossEncoder, Embedder
-from embedrt_export import export
 from tests.kit.clients import TEXTS
-from tests.kit.models import make_model
-from tests.kit.shared_folders import shared_folder
 
 os.environ.update(
     {
@@ -24,7 +23,9 @@ os.environ.update(
 )
 # Warnings of the packages about each other, by the name of the framework: of its module `test_NAME.py`, and of the
 # blocks with its title in the guides.
-WARNINGS: dict[str, list[str]] = {}
+WARNINGS: dict[str, list[str]] = {
+    "bertopic": ["ignore:Tensorflow not installed:ImportWarning"],
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,6 +38,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.filterwarnings(ignored))
 
 
+@pytest.fixture
+def event_loop() -> Iterator[None]:
+    """An event loop, for frameworks whose blocking methods would make one and leave it open."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
 @pytest.fixture(scope="session")
 def queries(minilm: Embedder) -> NDArray[np.float32]:
     """The vectors of the texts as queries."""
@@ -47,17 +58,6 @@ def queries(minilm: Embedder) -> NDArray[np.float32]:
 def documents(minilm: Embedder) -> NDArray[np.float32]:
     """The vectors of the texts as documents."""
     return np.asarray(minilm.encode_document(TEXTS))
-
-
-@pytest.fixture(scope="session")
-def two_sided_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model with one prompt for queries and another for documents."""
-
-    def make(folder: Path) -> None:
-        prompts = {"query": "one cat is ", "document": "two dogs are "}
-        export(make_model(folder / "model", prompts=prompts), folder / "bundle")
-
-    return shared_folder(tmp_path_factory, "integrations/two-sided", make) / "bundle"
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from tests.kit.pages import INTEGRATION_PAGES, titled_blocks
 BLOCKS = {title: code for page in INTEGRATION_PAGES for title, code in titled_blocks("python", page).items()}
 
 
+@pytest.mark.usefixtures("event_loop")
 @pytest.mark.parametrize("title", BLOCKS)
 def test_a_block_runs(
     title: str, minilm_bundle: Path, reranker_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from embedrt.types import DeviceName
 from tests.kit.api_cases import ARRAYS, LIMIT, NARROW, NOT_TEXTS, VARIANTS, WIDTH, WRONG, Case
 from tests.kit.api_outcomes import Array, Failure, Outcome, in_float32, load
 
@@ -270,10 +271,10 @@ DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         "`model.device`",
         "a `torch.device`",
-        "a str",
+        "a str that is equal to it, with its `type`",
         "torch is not needed",
         lambda case, _: case.name == "device",
-        lambda _, outcome: replace(outcome, result=outcome.result["torch.device"]),
+        lambda _, outcome: replace(outcome, result=DeviceName(outcome.result["torch.device"])),
     ),
     Difference(
         "`truncate_dim` that is not 1 to dim",
@@ -421,8 +422,8 @@ WITHOUT_TORCH = Difference(
 
 
 @dataclass(frozen=True)
-class Stricter:
-    """A row of the table for values that are not among the recorded calls; tests/unit/test_arguments.py has them."""
+class Unrecorded:
+    """A row of the table for what is not among the recorded calls; tests/unit has the tests."""
 
     what: str
     theirs: str
@@ -430,18 +431,63 @@ class Stricter:
     reason: str
 
 
-STRICTER: tuple[Stricter, ...] = (
-    Stricter(
+STRICTER: tuple[Unrecorded, ...] = (
+    Unrecorded(
         "truth values that are no bool: `normalize_embeddings=1`",
         "the truth value that Python gives them",
         "`ValueError`",
         'arrays have none, and that of `"no"` is True',
     ),
-    Stricter(
+    Unrecorded(
         '`precision=""`, and other empty values',
         "float32",
         "`ValueError`; None is float32",
         "the message helps",
+    ),
+)
+
+METHODS: tuple[Unrecorded, ...] = (
+    Unrecorded(
+        "`to(device)`, `cpu()`, `cuda()`",
+        "move the weights",
+        "the device of all later calls; memory on the old one is freed",
+        "sessions are on a device",
+    ),
+    Unrecorded(
+        "`to(dtype)`, `half()`, `bfloat16()`, `float()`",
+        "convert the weights",
+        "the model itself if it is loaded in that dtype, else `ValueError`",
+        "a graph has one dtype: choose it with `dtype=` of the constructor",
+    ),
+    Unrecorded(
+        "`eval()`, `train(False)`; `train()`",
+        "switch dropout off or on",
+        "the model itself; `ValueError`",
+        "a bundle is never trained",
+    ),
+    Unrecorded(
+        "`model[0]`, `_first_module()`; `model[1]`, `for module in model`",
+        "the modules",
+        "an object with `tokenizer` and `max_seq_length`; `IndexError`, `TypeError`",
+        "a bundle is one graph",
+    ),
+    Unrecorded(
+        "`set_pooling_include_prompt`",
+        "changes the pooling",
+        "`ValueError` unless the bundle pools so",
+        "the export has fixed it",
+    ),
+    Unrecorded(
+        "`parameters`, `modules`, `state_dict`, `forward`, hooks, `auto_model`, `fit`, `compile`, ...",
+        "of torch, transformers, or the training",
+        "`AttributeError` with what to do instead",
+        "there are no torch weights",
+    ),
+    Unrecorded(
+        "sparse tensors of torch in `cos_sim` and the like",
+        "computed",
+        "`TypeError`",
+        "sparse vectors are `SparseVectors`, and `SparseEncoder.similarity` compares them",
     ),
 )
 
@@ -459,7 +505,7 @@ _HEAD = (
 
 def page() -> str:
     """The page docs/reference/differences.md."""
-    listed: list[Difference | Stricter] = [*DIFFERENCES, WITHOUT_TORCH, *STRICTER]
+    listed: list[Difference | Unrecorded] = [*DIFFERENCES, WITHOUT_TORCH, *STRICTER, *METHODS]
     rows = [f"| {row.what} | {row.theirs} | {row.ours} | {row.reason} |" for row in listed]
     return "\n".join([*_HEAD, *rows, ""])
 

@@ -8,8 +8,21 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 # Entries of the changelog keep the names of their time.
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# Tutorials that tests/docs/test_tutorials.py follows, command by command.
+FOLLOWED = [
+    ROOT / "docs" / "tutorials" / f"{name}.md"
+    for name in (
+        "first-search",
+        "rag",
+        "container",
+        "ten-million-rows",
+        "raspberry-pi",
+        "quantize",
+        "from-sentence-transformers",
+    )
+]
 # Their blocks with a title need frameworks, and run in tests/integrations.
-INTEGRATION_PAGES: list[Path] = []
+INTEGRATION_PAGES = [ROOT / "docs" / "guides" / "frameworks.md"]
 
 # The line that quantizes the real model: a fixture runs it, once for all who use the bundle.
 INT8_EXPORT = "embedrt export ./my-model -o fast/ --dtype float32,int8"

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 import embedrt
 from embedrt import Embedder
+from embedrt.types import DeviceName
 
 Float32 = NDArray[np.float32]
 
@@ -69,7 +70,7 @@ async def from_a_loop(model: Embedder, texts: list[str]) -> None:
 def others(model: Embedder, texts: list[str], a: Float32, b: Float32) -> None:
     assert_type(model.similarity(a, b), Float32)
     assert_type(model.similarity_pairwise(a, b), Float32)
-    assert_type(model.device, str)
+    assert_type(model.device, DeviceName)
     assert_type(model.max_seq_length, int | None)
     assert_type(model.prompts, dict[str, str])
     assert_type(model.get_embedding_dimension(), int)

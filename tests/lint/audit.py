@@ -1,4 +1,6 @@
-"""Run pip-audit on the environment of this interpreter, which has the runtime dependencies.
+"""Run pip-audit on the environment of an interpreter, which has the runtime dependencies.
+
+    python tests/lint/audit.py PYTHON
 
 Exit status 0: nothing was found, or the database cannot be reached, which is printed. Otherwise that of pip-audit.
 """
@@ -27,19 +29,12 @@ def verdict(status: int, output: str) -> tuple[int, str]:
     return status, "pip-audit failed"
 
 
-def main() -> int:
-    # The package itself is not in the database, and pip is not a dependency of it.
-    command = [
-        sys.executable,
-        "-m",
-        "pip_audit",
-        "--local",
-        "--skip-editable",
-        "--progress-spinner",
-        "off",
-        "--timeout",
-        "15",
-    ]
+def main(python: str) -> int:
+    folder = subprocess.check_output(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
+    )
+    command = [sys.executable, "-m", "pip_audit", "--path", folder.strip()]
+    command += ["--progress-spinner", "off", "--timeout", "15"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     status, line = verdict(done.returncode, done.stdout + done.stderr)
     print(done.stdout + done.stderr[-2000:] + line)
@@ -47,4 +42,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1]))

@@ -10,9 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from embedrt.compat import is_active
+
 os.environ["HF_HUB_OFFLINE"] = "1"
+assert not is_active(), "the reference would be embedrt itself"
 
 _ERRORS: dict[str, dict[str, dict[str, float]]] = {}
+
+
+@pytest.fixture(autouse=True)
+def _one_core(one_core: None) -> None:
+    """Torch has one thread in each process, and embedrt too."""
 
 
 @pytest.fixture

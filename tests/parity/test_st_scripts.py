@@ -1,4 +1,4 @@
-"""Scripts of sentence-transformers run with one line changed: its import.
+"""Scripts of sentence-transformers run with one line changed, its import, or as they are by `python -m embedrt.compat`.
 
 tests/st_scripts has them: the calls of the page "Computing Embeddings" of its documentation, in words of our own.
 """
@@ -33,14 +33,21 @@ def workplace(tmp_path: Path, own_store: Path, minilm_bundle: Path) -> Path:
     return tmp_path / "work"
 
 
-def run(name: str, folder: Path) -> dict[str, Any]:
-    """Runs a script with its import changed; the last line that it prints is its result."""
+@pytest.fixture(params=["changed", "unchanged"])
+def unchanged(request: pytest.FixtureRequest) -> bool:
+    """Whether a script runs as it is."""
+    is_unchanged: bool = request.param == "unchanged"
+    return is_unchanged
+
+
+def run(name: str, folder: Path, unchanged: bool) -> dict[str, Any]:
+    """Runs a script; the last line that it prints is its result."""
     script = (SCRIPTS / f"{name}.py").read_text(encoding="utf-8")
     assert script.count(BEFORE) == 1
-    (folder / "script.py").write_text(script.replace(BEFORE, AFTER), encoding="utf-8")
+    (folder / "script.py").write_text(script if unchanged else script.replace(BEFORE, AFTER), encoding="utf-8")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "error"}
     done = subprocess.run(
-        [sys.executable, "script.py"],
+        [sys.executable, *(["-m", "embedrt.compat"] if unchanged else []), "script.py"],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -63,8 +70,8 @@ def test_every_script_is_run() -> None:
     assert {path.stem for path in SCRIPTS.glob("*.py")} == tested
 
 
-def test_encode(workplace: Path, minilm: Embedder) -> None:
-    found = run("encode", workplace)
+def test_encode(workplace: Path, unchanged: bool, minilm: Embedder) -> None:
+    found = run("encode", workplace, unchanged)
     texts = ["The ferry leaves at noon.", "Our boat departs at twelve.", "He collects old stamps."]
     vectors = minilm.encode(texts)
     assert found["shape"] == [3, 384]
@@ -74,8 +81,8 @@ def test_encode(workplace: Path, minilm: Embedder) -> None:
     assert found["similarities"][0][1] > 0.5 > found["similarities"][0][2]
 
 
-def test_prompts(workplace: Path, minilm: Embedder) -> None:
-    found = run("prompts", workplace)
+def test_prompts(workplace: Path, unchanged: bool, minilm: Embedder) -> None:
+    found = run("prompts", workplace, unchanged)
     with_prompt = minilm.encode("Find a text like this: How are bricks fired?")
     for name in ("explicit", "by_name", "by_default", "set_later", "written_out"):
         assert error(found[name], with_prompt) <= TOLERANCE, name
@@ -83,8 +90,8 @@ def test_prompts(workplace: Path, minilm: Embedder) -> None:
     assert error(found["without"], with_prompt) > 0.01
 
 
-def test_max_seq_length(workplace: Path, minilm: Embedder) -> None:
-    found = run("max_seq_length", workplace)
+def test_max_seq_length(workplace: Path, unchanged: bool, minilm: Embedder) -> None:
+    found = run("max_seq_length", workplace, unchanged)
     assert (found["before"], found["after"]) == (256, 200)
     assert error(found["whole"], minilm.encode("brick " * 254)) <= TOLERANCE
     assert error(found["cut"], minilm.encode("brick " * 198)) <= TOLERANCE
@@ -93,16 +100,16 @@ def test_max_seq_length(workplace: Path, minilm: Embedder) -> None:
 
 
 @pytest.mark.parametrize("name", ["pickled", "stored"])
-def test_stored(name: str, workplace: Path, minilm: Embedder) -> None:
-    found = run(name, workplace)
+def test_stored(name: str, workplace: Path, unchanged: bool, minilm: Embedder) -> None:
+    found = run(name, workplace, unchanged)
     texts = ["The ferry leaves at noon.", "He collects old stamps."]
     assert found["sentences"] == texts
     assert error(found["embeddings"], minilm.encode(texts)) <= TOLERANCE
 
 
 @pytest.mark.slow
-def test_processes(workplace: Path) -> None:
-    found = run("processes", workplace)
+def test_processes(workplace: Path, unchanged: bool) -> None:
+    found = run("processes", workplace, unchanged)
     assert found["shape"] == [40, 384]
     assert set(found["largest"]) == {"by_devices", "by_pool", "again", "old", "streamed"}
     assert max(found["largest"].values()) <= TOLERANCE

@@ -3,7 +3,7 @@
 import json
 import pickle
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from enum import Enum
@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 import embedrt
-from embedrt import BundleError, Embedder, InferenceError, ModelNotFoundError, TruncationError
+from embedrt import BundleError, DeviceError, Embedder, InferenceError, ModelNotFoundError, TruncationError
 from embedrt.engine import Batch, cpu
 from embedrt.engine.devices import DEVICES
+from embedrt.types import DeviceName
 from embedrt_export import export
 from tests.kit.bundles import change, copy_bundle
 from tests.kit.chains import draw, pooling, write_chain, write_static
@@ -64,11 +65,11 @@ class TestConstructor:
                 ValueError,
                 "backend: not available in embedrt; there is one engine, ONNX Runtime",
             ),
-            ({"model_kwargs": {}}, ValueError, "model_kwargs: not available in embedrt; "),
-            ({"processor_kwargs": {}}, ValueError, "processor_kwargs: not available in embedrt; "),
-            ({"tokenizer_kwargs": {}}, ValueError, "tokenizer_kwargs: not available in embedrt; "),
-            ({"config_kwargs": {}}, ValueError, "config_kwargs: not available in embedrt; "),
-            ({"model_card_data": {}}, ValueError, "model_card_data: not available in embedrt; "),
+            ({"model_kwargs": {"a": 1}}, ValueError, "model_kwargs: not available in embedrt; "),
+            ({"processor_kwargs": {"a": 1}}, ValueError, "processor_kwargs: not available in embedrt; "),
+            ({"tokenizer_kwargs": {"a": 1}}, ValueError, "tokenizer_kwargs: not available in embedrt; "),
+            ({"config_kwargs": {"a": 1}}, ValueError, "config_kwargs: not available in embedrt; "),
+            ({"model_card_data": {"a": 1}}, ValueError, "model_card_data: not available in embedrt; "),
             ({"unheard_of": 1}, TypeError, "unheard_of"),
             ({"prompts": 5}, TypeError, "prompts: expected a dict or None, got int"),
         ],
@@ -81,7 +82,8 @@ class TestConstructor:
         assert message in str(caught.value)
 
     def test_what_changes_nothing(self, tiny: Embedder, tiny_bundle: Path) -> None:
-        model = Embedder(tiny_bundle, trust_remote_code=True, backend="onnx")
+        empty: Any = {name: {} for name in ("model_kwargs", "processor_kwargs", "tokenizer_kwargs", "config_kwargs")}
+        model = Embedder(tiny_bundle, trust_remote_code=True, backend="onnx", **empty)
         np.testing.assert_array_equal(model.encode("one"), tiny.encode("one"))
 
     def test_truncate_dim(self, tiny: Embedder, tiny_bundle: Path) -> None:
@@ -315,6 +317,153 @@ class TestClientsOfSentenceTransformers:
         ]
 
 
+@pytest.fixture
+def twin(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A second device that computes as the CPU does."""
+    monkeypatch.setitem(DEVICES, "twin", replace(cpu.DEVICE, kind="twin"))
+    return "twin"
+
+
+class TestMethodsOfTorch:
+    """Methods that models of torch have: they work, or say what to do instead."""
+
+    def test_the_device_is_a_name_and_more(self, own: Embedder) -> None:
+        class device:  # noqa: N801 - as torch has it
+            __module__ = "torch"
+
+            def __init__(self, name: str) -> None:
+                self.name = name
+
+            def __str__(self) -> str:
+                return self.name
+
+        assert own.device == "cpu"
+        assert device("cpu") == own.device
+        assert own.device == device("cpu") != DeviceName("cuda:1")
+        assert own.device != device("cuda")
+        assert (own.device.type, DeviceName("cuda:1").type) == ("cpu", "cuda")
+        assert hash(own.device) == hash("cpu")
+        assert json.dumps(own.device) == '"cpu"'
+
+    def test_to_the_device_it_has(self, own: Embedder) -> None:
+        engine = own.runners["default"].engine
+        assert own.to("cpu").to(device="cpu").to(None).cpu().eval().float() is own
+        assert own.runners["default"].engine is engine
+
+    def test_to_another_device(self, own: Embedder, tiny: Embedder, twin: str) -> None:
+        before = weakref.ref(own.runners["default"].engine)
+        assert own.to(twin) is own
+        assert own.device == twin
+        assert before() is None
+        np.testing.assert_array_equal(own.encode(["one", "two"]), tiny.encode(["one", "two"]))
+        assert pickle.loads(pickle.dumps(own)).device == twin
+        assert own.cpu().device == "cpu"
+
+    def test_calls_go_on_while_it_moves(self, own: Embedder, tiny: Embedder, twin: str) -> None:
+        expected = tiny.encode(["one", "two"])
+        with ThreadPoolExecutor(3) as pool:
+            calls = [pool.submit(own.encode, ["one", "two"]) for _ in range(60)]
+            for name in (twin, "cpu") * 5:
+                own.to(name)
+            for call in calls:
+                np.testing.assert_array_equal(call.result(), expected)
+
+    @pytest.mark.parametrize("device", ["gpu", "tpu:0", 3])
+    def test_to_a_device_that_is_not_there(self, own: Embedder, device: Any) -> None:
+        with pytest.raises(DeviceError, match=r"device: .* is unknown"):
+            own.to(device)
+        assert own.device == "cpu"
+
+    @pytest.mark.parametrize(("index", "name"), [(None, "cuda"), (1, "cuda:1"), ("cuda:0", "cuda:0")])
+    def test_to_a_gpu(self, own: Embedder, index: Any, name: str) -> None:
+        with pytest.raises(DeviceError, match=f"device: '{name}': .* no CUDAExecutionProvider"):
+            own.cuda(index)
+
+    @pytest.mark.parametrize(
+        ("convert", "dtype"),
+        [
+            (lambda model: model.half(), "float16"),
+            (lambda model: model.bfloat16(), "bfloat16"),
+            (lambda model: model.to("cpu", dtype="int8"), "int8"),
+            (lambda model: model.to(dtype="fp16"), "float16"),
+        ],
+        ids=["half", "bfloat16", "int8", "fp16"],
+    )
+    def test_to_another_dtype(self, own: Embedder, convert: Callable[[Embedder], Any], dtype: str) -> None:
+        with pytest.raises(ValueError, match=f"^dtype: expected 'float32', in which .* load it with dtype='{dtype}'"):
+            convert(own)
+
+    def test_training(self, own: Embedder) -> None:
+        assert own.train(False) is own
+        with pytest.raises(ValueError, match="mode: expected False, got True; a bundle cannot be trained"):
+            own.train()
+
+    def test_the_first_module(self, own: Embedder) -> None:
+        first = own[0]
+        assert first.tokenizer is own.tokenizer
+        assert first.max_seq_length == 48
+        own._first_module().max_seq_length = 6
+        assert (own.max_seq_length, first.max_seq_length) == (6, 6)
+        with pytest.raises(AttributeError, match="'FirstModule' object has no attribute 'auto_model': there is no"):
+            first.auto_model  # type: ignore[attr-defined]  # noqa: B018
+        for index in (1, -1, "0"):
+            with pytest.raises(IndexError, match="expected 0, the module with the tokenizer, got"):
+                own[index]  # type: ignore[index]
+        with pytest.raises(TypeError, match="not iterable"):
+            iter(own)
+        assert own  # as `if model:` asks
+
+    @pytest.mark.parametrize(
+        ("name", "remedy"),
+        [
+            ("parameters", "a bundle has no torch weights"),
+            ("modules", "a bundle is one graph"),
+            ("state_dict", "a bundle has no torch weights"),
+            ("forward", "`encode(texts, output_value=None)`"),
+            ("auto_model", "there is no transformers model"),
+            ("fit", "a bundle cannot be trained"),
+            ("save_to_hub", "the method is `push_to_hub`"),
+        ],
+    )
+    def test_what_a_bundle_cannot_have(self, own: Embedder, name: str, remedy: str) -> None:
+        assert not hasattr(own, name)
+        with pytest.raises(AttributeError, match=r"^'Embedder' object has no attribute") as caught:
+            getattr(own, name)
+        assert remedy in str(caught.value)
+
+    def test_an_unknown_attribute(self, own: Embedder) -> None:
+        with pytest.raises(AttributeError, match=r"^'Embedder' object has no attribute 'encoed'$"):
+            own.encoed  # type: ignore[attr-defined]  # noqa: B018
+
+    def test_the_prompt_in_the_pooling(self, own: Embedder, tmp_path: Path) -> None:
+        own.set_pooling_include_prompt(True)
+        with pytest.raises(ValueError, match="include_prompt: expected True, as the bundle was exported, got False"):
+            own.set_pooling_include_prompt(False)
+        source = write_chain(make_model(tmp_path / "m"), pooling(include_prompt=False))
+        model = Embedder(export(source, tmp_path / "b"))
+        model.set_pooling_include_prompt(False)
+        with pytest.raises(ValueError, match="include_prompt: expected False"):
+            model.set_pooling_include_prompt(True)
+
+    def test_arguments_of_a_model(self, own: Embedder) -> None:
+        assert own.get_model_kwargs() == []
+
+    def test_evaluators_are_called(self, own: Embedder, tmp_path: Path) -> None:
+        seen: list[Any] = []
+
+        def evaluator(model: Embedder, output_path: str | None) -> float:
+            seen.append((model, output_path))
+            return 0.5
+
+        assert own.evaluate(evaluator) == own.evaluate(evaluator, str(tmp_path / "a" / "b")) == 0.5
+        assert seen == [(own, None), (own, str(tmp_path / "a" / "b"))]
+        assert (tmp_path / "a" / "b").is_dir()
+
+    def test_a_model_that_is_absent_is_an_os_error(self) -> None:
+        with pytest.raises(OSError, match=r"^'org/other' is not in the local store"):
+            Embedder("org/other", local_files_only=True)
+
+
 class TestOneEngineADevice:
     def test_by_any_name(self, tiny_bundle: Path) -> None:
         model = Embedder(tiny_bundle)
@@ -355,6 +504,7 @@ class TestSave:
         read = json.loads((tmp_path / "copy" / "config_sentence_transformers.json").read_bytes())
         assert (read["prompts"], read["similarity_fn_name"]) == (other.manifest.prompts, "euclidean")
         assert json.loads((tmp_path / "copy" / "sentence_bert_config.json").read_bytes())["max_seq_length"] == 6
+        assert json.loads((tmp_path / "copy" / "tokenizer_config.json").read_bytes())["model_max_length"] == 6
 
     def test_the_copy_still_has_its_proof(self, tiny_bundle: Path, tmp_path: Path) -> None:
         model = Embedder(tiny_bundle)

@@ -37,7 +37,7 @@ def test_tf32_elsewhere(tiny_bundle: Path) -> None:
     message = "dtype 'tf32': expected device 'cuda', which computes it, got 'cpu'; use dtype='float32'"
     with pytest.raises(DeviceError, match=f"^{message}$"):
         Embedder(tiny_bundle, "cpu", dtype="tf32")
-    with pytest.raises(DeviceError, match=r"^dtype 'tf32': expected device 'cuda', which computes it, got 'coreml'"):
+    with pytest.raises(DeviceError, match=r"^dtype 'tf32': device 'coreml' computes float32 from graphs of"):
         choose(tiny_bundle, "coreml", "tf32")
     with pytest.raises(
         DeviceError, match=r"^dtype 'tf32': device 'openvino' computes float32, bfloat16 from graphs of"
@@ -54,6 +54,12 @@ def test_int8_on_cuda(tiny_bundle: Path, added: list[str]) -> None:
     )
     with pytest.raises(DeviceError, match=f"^{message}$"):
         choose(tiny_bundle, "cuda", "int8", *added, operators="onnxruntime")
+
+
+@pytest.mark.parametrize("device", ["coreml", "openvino"])
+def test_the_portable_int8_graph_is_not_for_devices_that_were_not_tried(tiny_bundle: Path, device: str) -> None:
+    with pytest.raises(DeviceError, match=f"^dtype 'int8': device '{device}' computes float32"):
+        choose(tiny_bundle, device, "int8", "int8", operators="portable", devices=())
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -89,7 +89,7 @@ def test_arguments(model: SparseEncoder, bundle: Path) -> None:
     with pytest.raises(TruncationError, match=r"texts\[3\]"):
         model.encode(TEXTS, on_truncation="error")
     with pytest.raises(ValueError, match="model_kwargs: not available"):
-        SparseEncoder(bundle, model_kwargs={})  # type: ignore[arg-type]
+        SparseEncoder(bundle, model_kwargs={"a": 1})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="embeddings: expected vectors of width 2300, got 2301"):
         model.decode(np.ones(ROWS + 1))
     with pytest.warns(DeprecationWarning, match="get_embedding_dimension"):

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -19,6 +20,7 @@ from tqdm.auto import tqdm
 
 from embedrt.bundle.manifest import Manifest
 from embedrt.bundle.reports import ParityReport
+from embedrt.compat import is_active
 from embedrt.engine.session import onnxruntime, plain_session
 from embedrt.errors import ExportError
 from embedrt.model import Model
@@ -30,6 +32,8 @@ from embedrt_export.source.locate import model_folder
 
 ReferenceKind = Literal["auto", "sentence-transformers", "golden", "onnx"]
 GOLDEN = Path(__file__).parent / "golden"
+
+logger = logging.getLogger("embedrt")
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def find_reference(kind: ReferenceKind, subject: Subject) -> Reference:
             weaker reference must not replace it silently.
     """
     manifest, runner, texts = subject.manifest, subject.runner, subject.texts
-    installed = find_spec("sentence_transformers") is not None
+    installed = find_spec("sentence_transformers") is not None and not _is_stand_in()
     if kind == "sentence-transformers" or (kind == "auto" and installed and subject.is_native):
         return _sentence_transformers(subject)
     if kind in {"auto", "golden"} and (golden := _golden(manifest.fingerprint, texts)) is not None:
@@ -139,9 +143,30 @@ def digest(texts: Sequence[Item]) -> str:
     return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
 
 
+def _is_stand_in() -> bool:
+    """Return True if the module of that name is embedrt's own; a log line has it if it hides the package."""
+    if not is_active():
+        return False
+    try:
+        hidden = version("sentence-transformers")
+    except PackageNotFoundError:
+        return True
+    logger.warning(
+        "sentence-transformers %s is installed, but embedrt.compat takes its place in this process, so that it is not "
+        "the reference; export in another process for that",
+        hidden,
+    )
+    return True
+
+
 def _sentence_transformers(subject: Subject) -> Reference:
     if find_spec("sentence_transformers") is None:
         raise ExportError("sentence-transformers is not installed; run `pip install sentence-transformers`")
+    if is_active():
+        raise ExportError(
+            "expected sentence-transformers as the reference, got the module of embedrt.compat, which takes its place "
+            "in this process; run the export without `python -m embedrt.compat` and EMBEDRT_AS_SENTENCE_TRANSFORMERS"
+        )
     try:
         vectors = _COMPUTED[subject.manifest.task](subject)
     except Exception as error:

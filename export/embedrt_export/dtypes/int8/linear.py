@@ -1,6 +1,7 @@
 """Quantization of linear layers: find them in a graph, observe their inputs, and replace them."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,22 +86,70 @@ def observe(
     return {name: np.concatenate(parts) for name, parts in rows.items() if parts}
 
 
+@dataclass(frozen=True)
+class Matmul:
+    """One quantized matmul with its bias, by the names of its values.
+
+    Attributes:
+        name: Name of its node.
+        x: Levels of the activation, their scale and their zero point.
+        weight: Levels of the weight, and the scale of each column.
+        bias: The bias `[outputs]`.
+        y: The result.
+    """
+
+    name: str
+    x: tuple[str, str, str]
+    weight: tuple[str, str]
+    bias: str
+    y: str
+
+
+AddMatmul = Callable[[Matmul], list[onnx.NodeProto]]
+"""Makes the nodes of a quantized matmul."""
+
+
+def fused_matmul(matmul: Matmul) -> list[onnx.NodeProto]:
+    """Multiply, scale and add the bias in one pass, by an operator of ONNX Runtime."""
+    (levels, scale, zero), (weight, scales) = matmul.x, matmul.weight
+    inputs = [levels, weight, scale, scales, zero, "", matmul.bias]
+    return [helper.make_node("MatMulIntegerToFloat", inputs, [matmul.y], name=matmul.name, domain=MICROSOFT)]
+
+
+def portable_matmul(matmul: Matmul) -> list[onnx.NodeProto]:
+    """Dequantize both sides and multiply in float32, in standard operators.
+
+    Engines with int8 kernels, such as ONNX Runtime, make one integer matmul of these nodes.
+    """
+    at = matmul.name
+    return [
+        # A node for every reader of the levels, as engines match the nodes around one matmul.
+        helper.make_node("DequantizeLinear", matmul.x, [f"{at}.x"], name=f"{at}.x"),
+        helper.make_node("DequantizeLinear", matmul.weight, [f"{at}.weight"], name=f"{at}.weight", axis=1),
+        helper.make_node("MatMul", [f"{at}.x", f"{at}.weight"], [f"{at}.product"], name=at),
+        # Not `Add` of the bias: ONNX Runtime would make a `Gemm` of both first, for which it has no int8 kernel.
+        helper.make_node("Neg", [matmul.bias], [f"{at}.minus"], name=f"{at}.minus"),
+        helper.make_node("Sub", [f"{at}.product", f"{at}.minus"], [matmul.y], name=f"{at}.biased"),
+    ]
+
+
 def replace_layers(
     model: onnx.ModelProto,
     found: Iterable[tuple[LinearLayer, QuantizedLayer]],
     data: DataFile,
     read: Callable[[str], Floats],
+    add_matmul: AddMatmul = fused_matmul,
 ) -> None:
     """Replace linear layers of a graph by quantized ones.
 
-    Layers with the same input share its quantized values. `MatMulIntegerToFloat` of ONNX Runtime multiplies, scales and
-    adds the bias in one pass.
+    Layers with the same input share its quantized values.
 
     Args:
         model: The graph, which is changed.
         found: The layers with their replacements.
         data: File for the quantized weights.
         read: Reads the values of a tensor.
+        add_matmul: Makes the nodes of the matmuls.
     """
     nodes: list[onnx.NodeProto] = []
     tensors: dict[str, TensorProto] = {}
@@ -120,13 +169,15 @@ def replace_layers(
         if layer.x not in inputs:
             added, inputs[layer.x] = _quantized_input(layer.x, quantized.scheme, constant, absorbed.names.get(layer.x))
             nodes += added
-        nodes += _quantized_layer(layer, quantized, inputs[layer.x], constant)
+        nodes += _quantized_layer(layer, quantized, inputs[layer.x], constant, add_matmul)
     used = {name for node in nodes for name in names_read(node)}
     kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend([*kept, *tensors.values()])
-    model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+    known = {one.domain for one in model.opset_import}
+    if MICROSOFT in {node.domain for node in nodes} - known:
+        model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
 
 
 def _quantized_input(
@@ -159,19 +210,18 @@ def _quantized_input(
 
 
 def _quantized_layer(
-    layer: LinearLayer, quantized: QuantizedLayer, x: tuple[str, str, str], constant: Constant
+    layer: LinearLayer,
+    quantized: QuantizedLayer,
+    x: tuple[str, str, str],
+    constant: Constant,
+    add_matmul: AddMatmul,
 ) -> list[onnx.NodeProto]:
-    (levels, scale, zero), at = x, layer.node
-    weight = constant(f"{at}.levels", quantized.levels)
-    scales = constant(f"{at}.scales", quantized.scales)
+    at = layer.node
+    weight = (constant(f"{at}.levels", quantized.levels), constant(f"{at}.scales", quantized.scales))
     bias = constant(f"{at}.bias", quantized.bias)
     outliers = quantized.scheme.outliers
     inside = f"{at}.inside" if len(outliers) else layer.y
-    nodes = [
-        helper.make_node(
-            "MatMulIntegerToFloat", [levels, weight, scale, scales, zero, "", bias], [inside], name=at, domain=MICROSOFT
-        )
-    ]
+    nodes = add_matmul(Matmul(at, x, weight, bias, inside))
     if len(outliers):
         low, high = (np.float32(edge) for edge in (quantized.scheme.low, quantized.scheme.high))
         if (outliers == np.arange(len(outliers))).all():  # 20 times as fast as Gather

@@ -1,10 +1,12 @@
-"""The int8 graph of a route: calibrated on texts, quantized from the float32 graph, and evaluated by its vectors."""
+"""The int8 graphs of a route: calibrated on texts, quantized from the float32 graph, and evaluated by their vectors."""
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil, gcd
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -24,7 +26,14 @@ from embedrt_export.dtypes.int8.embeddings import quantize_embeddings
 from embedrt_export.dtypes.int8.gptq import round_weights
 from embedrt_export.dtypes.int8.layer import LinearLayer, QuantizedLayer
 from embedrt_export.dtypes.int8.levels import EXACT_PAIR, FULL_PAIR, largest_pair
-from embedrt_export.dtypes.int8.linear import find_layers, observe, replace_layers
+from embedrt_export.dtypes.int8.linear import (
+    AddMatmul,
+    find_layers,
+    fused_matmul,
+    observe,
+    portable_matmul,
+    replace_layers,
+)
 from embedrt_export.dtypes.int8.texts import Items
 from embedrt_export.graph.builder import needed
 from embedrt_export.graph.data_file import DataFile
@@ -47,11 +56,35 @@ Evaluate = Callable[[Variant, str], Accuracy]
 """Function that encodes texts with a new variant and reports; the string describes the quantization."""
 
 
-def quantize(folder: Path, runner: Runner, texts: Items, data: DataFile, evaluate: Evaluate) -> Variant:
-    """Write the int8 graph of a route into a bundle.
+@dataclass(frozen=True)
+class _Form:
+    """One form of the int8 graph; all of a route share their weights.
+
+    Attributes:
+        ending: The end of the file's name.
+        operators: The operators that it uses; see `Variant`.
+        devices: The kinds of device that run it.
+        add_matmul: Makes the nodes of a quantized matmul.
+        fuses: True if attention is one node.
+    """
+
+    ending: str
+    operators: Literal["portable", "onnxruntime"]
+    devices: tuple[str, ...]
+    add_matmul: AddMatmul
+    fuses: bool
+
+
+_FAST = _Form("_int8_cpu.onnx", "onnxruntime", ("cpu",), fused_matmul, fuses=True)
+_PORTABLE = _Form("_int8.onnx", "portable", (), portable_matmul, fuses=False)
+
+
+def quantize(folder: Path, runner: Runner, texts: Items, data: DataFile, evaluate: Evaluate) -> tuple[Variant, ...]:
+    """Write the int8 graphs of a route into a bundle: the fastest for CPUs first, then one of standard operators.
 
     Pairs of weights are bounded, so that every CPU's fastest kernels are exact. If the vectors are not accurate enough
-    with bounded weights, they are not.
+    with bounded weights, they are not. Then there is no graph of standard operators: other tools do not know which
+    CPUs need slower kernels.
 
     Args:
         folder: The bundle.
@@ -61,20 +94,21 @@ def quantize(folder: Path, runner: Runner, texts: Items, data: DataFile, evaluat
         evaluate: Evaluates the new variant.
 
     Returns:
-        The variant, with its proof.
+        The variants, with their proofs.
 
     Raises:
         UnsupportedModelError: The graph has no linear layers to quantize.
         QualityError: The vectors are not accurate enough, even with many linear layers in float32.
     """
     if runner.route.architecture == sparse_static.ARCHITECTURE:
-        return _unchanged(folder, runner, data, evaluate)
+        return (_unchanged(folder, runner, data, evaluate),)
     start = data.mark()
     for bound in _PAIR_BOUNDS:
         data.rewind(start)
-        variant, report = _quantize_under(bound, folder, runner, texts, data, evaluate)
+        draft = _draft(bound, folder, runner, texts, data)
+        fast, kept, report = _first_good(draft, _FAST, _KEPT_SHARES, evaluate)
         if report.is_good:
-            return dataclasses.replace(variant, proof=report)
+            return fast, *_portable(draft, kept, evaluate)
         logger.info("int8: not accurate enough with pairs of weights up to %d", bound)
     raise QualityError(
         f"int8: {runner.name} with {report.method}: {report.accuracy}; "
@@ -82,49 +116,108 @@ def quantize(folder: Path, runner: Runner, texts: Items, data: DataFile, evaluat
     )
 
 
-def _quantize_under(
-    bound: int, folder: Path, runner: Runner, texts: Items, data: DataFile, evaluate: Evaluate
-) -> tuple[Variant, Accuracy]:
-    """Write the int8 graph with a bound for pairs of weights: the first one that is good, or else the last one."""
+@dataclass(frozen=True)
+class _Draft:
+    """The quantized layers of a route, from which its int8 graphs are made.
+
+    Attributes:
+        folder: The bundle.
+        runner: The route in float32.
+        source: The float32 graph.
+        data: File for all weights.
+        base: The float32 graph with quantized word embeddings.
+        read: Reads the values of a tensor of the graph.
+        found: The quantized layers.
+        bound: The bound for their pairs of weights.
+        method: The rest of the description of the quantization, after the number of layers.
+    """
+
+    folder: Path
+    runner: Runner
+    source: Path
+    data: DataFile
+    base: onnx.ModelProto
+    read: Callable[[str], Floats]
+    found: Mapping[LinearLayer, QuantizedLayer]
+    bound: int
+    method: str
+
+
+def _draft(bound: int, folder: Path, runner: Runner, texts: Items, data: DataFile) -> _Draft:
+    """Quantize all layers of a route with a bound for pairs of weights."""
     source = folder / runner.route.variants_in(FLOAT32)[-1].file
-    path = source.with_name(f"{source.stem}_int8.onnx")
-    found = dict(_quantized(source, path, runner, _calibration_sample(runner, texts.calibration), bound))
+    scratch = source.with_name(f"{source.stem}_int8.onnx")
+    found = dict(_quantized(source, scratch, runner, _calibration_sample(runner, texts.calibration), bound))
     if not found:
         raise UnsupportedModelError(
             f"int8: the graph of {runner.name} has no linear layers that embedrt can quantize; leave int8 out"
         )
     base = onnx.load(source, load_external_data=False)
     read = _reader(base, source.parent)
-    tables = quantize_embeddings(base, read, data)
+    words = " and the word embeddings" if quantize_embeddings(base, read, data) else ""
+    method = f"linear layers{words} in 8 bits by {texts.origin}{_PAIR_BOUNDS[bound]}"
+    return _Draft(folder, runner, source, data, base, read, found, bound, method)
+
+
+def _first_good(
+    draft: _Draft, form: _Form, shares: Sequence[float], evaluate: Evaluate
+) -> tuple[Variant, Sequence[float], Accuracy]:
+    """Write one form of the graph with more and more layers in float32, until it is good.
+
+    Returns:
+        The variant, the shares from its own on, and its report: of the first that is good, or else of the last.
+    """
+    left = shares
+    while True:
+        variant, method = _write(draft, form, left[0])
+        report = evaluate(variant, method)
+        logger.info("int8: %s: %s", report.method, report.accuracy)
+        if report.is_good or len(left) == 1:
+            return dataclasses.replace(variant, proof=report), left, report
+        left = left[1:]
+
+
+def _portable(draft: _Draft, shares: Sequence[float], evaluate: Evaluate) -> tuple[Variant, ...]:
+    """Write the graph of standard operators, if its vectors are right on every CPU and accurate enough."""
+    if draft.bound > EXACT_PAIR or draft.runner.route.variants_in(FLOAT32)[-1].operators != _PORTABLE.operators:
+        return ()
+    start = draft.data.mark()
+    variant, _, report = _first_good(draft, _PORTABLE, shares, evaluate)
+    if report.is_good:
+        return (variant,)
+    logger.info("int8: without a graph of standard operators, which is not accurate enough")
+    (draft.folder / variant.file).unlink()
+    draft.data.rewind(start)
+    return ()
+
+
+def _write(draft: _Draft, form: _Form, share: float) -> tuple[Variant, str]:
+    """Write one form of the graph with a share of the layers in float32, and describe it."""
+    found, source = draft.found, draft.source
     # Layers with a large error for the time that they save are the first to stay in float32.
     worst_first = sorted(found, key=lambda layer: -(found[layer].error ** 2) / found[layer].levels.size)
-    for share in _KEPT_SHARES:
-        kept = set(worst_first[: ceil(share * len(found))])
-        chosen = {layer: quantized for layer, quantized in found.items() if layer not in kept}
-        model = onnx.ModelProto()
-        model.CopyFrom(base)
-        replace_layers(model, chosen.items(), data, read)
-        model = fuse(model, OnCpu(runner.route.position_limit)) or model
-        _move_weights(model, source.parent, data)
-        data.flush()
-        onnx.save_model(model, path)
-        variant = Variant(
-            DTYPE,
-            path.relative_to(folder).as_posix(),
-            DATA,
-            "onnxruntime",
-            devices=("cpu",),
-            layout="padded",
-            proof=None,
-            largest_pair=max(largest_pair(quantized.levels) for quantized in chosen.values()),
-        )
-        layers = f"{len(chosen)} of {len(found)} linear layers"
-        words = " and the word embeddings" if tables else ""
-        report = evaluate(variant, f"{layers}{words} in 8 bits by {texts.origin}{_PAIR_BOUNDS[bound]}")
-        logger.info("int8: %s: %s", report.method, report.accuracy)
-        if report.is_good:
-            break
-    return variant, report
+    kept = set(worst_first[: ceil(share * len(found))])
+    chosen = {layer: quantized for layer, quantized in found.items() if layer not in kept}
+    model = onnx.ModelProto()
+    model.CopyFrom(draft.base)
+    replace_layers(model, chosen.items(), draft.data, draft.read, form.add_matmul)
+    if form.fuses:
+        model = fuse(model, OnCpu(draft.runner.route.position_limit)) or model
+    _move_weights(model, source.parent, draft.data)
+    draft.data.flush()
+    path = source.with_name(f"{source.stem}{form.ending}")
+    onnx.save_model(model, path)
+    variant = Variant(
+        DTYPE,
+        path.relative_to(draft.folder).as_posix(),
+        DATA,
+        form.operators,
+        devices=form.devices,
+        layout="padded",
+        proof=None,
+        largest_pair=max(largest_pair(quantized.levels) for quantized in chosen.values()),
+    )
+    return variant, f"{len(chosen)} of {len(found)} {draft.method}"
 
 
 def _unchanged(folder: Path, runner: Runner, data: DataFile, evaluate: Evaluate) -> Variant:

@@ -1,4 +1,4 @@
-"""The dtype int8 as a writer: an int8 graph for every route, quantized from its float32 graph and evaluated."""
+"""The dtype int8 as a writer: int8 graphs for every route, quantized from its float32 graph and evaluated."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from embedrt_export.graph.data_file import DataFile
 
 
 def write(draft: Draft) -> Manifest:
-    """Add an int8 variant to every route. All share one data file with their weights."""
+    """Add int8 variants to every route. All share one data file with their weights."""
     folder, manifest = draft.folder, draft.manifest
     texts = items_of(read_texts(None) if draft.texts is None else draft.texts, manifest.task)
     routes = {}
@@ -33,8 +33,8 @@ def write(draft: Draft) -> Manifest:
             evaluate = partial(
                 _evaluated, folder, manifest, route, texts.held_back, graph_values(exact, texts.held_back)
             )
-            variant = quantize(folder, exact, texts, data, evaluate)
-            routes[name] = dataclasses.replace(route, variants=(*route.variants, variant))
+            variants = quantize(folder, exact, texts, data, evaluate)
+            routes[name] = dataclasses.replace(route, variants=(*route.variants, *variants))
     written = {file for route in routes.values() for variant in route.variants_in(DTYPE) for file in variant.files}
     return dataclasses.replace(manifest, routes=routes, files=manifest.files | record_files(folder, written))
 

@@ -11,12 +11,26 @@ from pathlib import Path
 from threading import Timer
 from typing import IO, Any
 
-from tests.clients.conftest import CLIENTS
+from tests.kit.pages import ROOT
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 # Seconds that a browser may run.
 _LONGEST = 500
-UNPACKED = CLIENTS / "browser" / "root" / "usr"
+UNPACKED = Path(os.environ.get("EMBEDRT_BROWSER", ROOT / ".venv-browser")).absolute() / "root" / "usr"
+
+CONTRAST = """(() => {
+  const light = (color) => {
+    const [r, g, b] = color.match(/[\\d.]+/g).slice(0, 3)
+      .map((c) => c / 255).map((c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const one = document.getElementById('%s');
+  let behind = one;
+  while (/, 0\\)$/.test(getComputedStyle(behind).backgroundColor)) behind = behind.parentElement;
+  const [a, b] = [getComputedStyle(one).color, getComputedStyle(behind).backgroundColor].map(light);
+  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+})()"""
+"""WCAG's contrast of the text of an element with what is behind it: an expression, `%` the element's id."""
 
 
 def find_browser() -> Path | None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A headless Chromium in a folder, for the tests of the server's page, from Debian packages.
+# A headless Chromium in a folder, for the tests of web pages, from Debian packages.
 #
-#   tests/clients/browser.sh FOLDER
+#   tests/kit/browser.sh FOLDER
 #
 # Packages are unpacked, not installed: nothing outside of FOLDER changes, and it needs no root. FOLDER gets 0.3 GB. A
 # browser that the machine has is taken instead.
