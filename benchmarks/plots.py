@@ -91,7 +91,7 @@ def plots(
 
 
 def plot_page(found: Iterable[Plot]) -> Iterator[str]:
-    """The plots as Markdown, each with what was measured, and the command and file of its figures."""
+    """The plots as Markdown, each with what was measured, and the files of its figures."""
     for plot in found:
         yield f"## {plot.title}"
         yield ""
@@ -100,10 +100,7 @@ def plot_page(found: Iterable[Plot]) -> Iterator[str]:
         yield f"![{plot.title}: {plot.about.partition('. ')[0]}]({plot.file})"
         yield ""
         for record in plot.records:
-            yield (
-                f"- {record['machine']['title']}: measured {record['date'][:10]} with `{record['command']}`; "
-                f"file `benchmarks/results/{record['file']}`"
-            )
+            yield f"- {record['machine']['title']}: `benchmarks/results/{record['file']}`"
         yield ""
 
 
@@ -212,7 +209,8 @@ def _bulk(records: Sequence[Record]) -> str:
 
 def _rows(record: Record, top: int) -> Panel:
     speeds = {
-        f"{name} ({one['dtype']})": one["rows_per_s"]["median"] for name, one in _measured(record["engines"]).items()
+        name if one["dtype"] in name else f"{name} ({one['dtype']})": one["rows_per_s"]["median"]
+        for name, one in _measured(record["engines"]).items()
     }
     title = f"Rows per second, {record['machine']['title']}"
     return panel(title, f"all-MiniLM-L6-v2; {record['date'][:10]}", _longest_first(speeds, "{:.0f} rows/s"), top)

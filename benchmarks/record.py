@@ -46,3 +46,8 @@ def heading(title: str, record: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield f"- Versions: Python {record['machine']['python']}, {versions}"
     yield f"- Measured {record['date'][:10]} with `{record['command']}`; file `benchmarks/results/{record['file']}`"
+
+
+def one_line(error: str) -> str:
+    """The beginning of an error, as a table in Markdown can hold it."""
+    return " ".join(error.split()).replace("|", "\\|")[:120]

@@ -8,10 +8,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bulk, serving, tasks
+from benchmarks import bulk, quality, serving, tasks
 from benchmarks.bulk import bulk_tables
 from benchmarks.gpu.record import KIND, gpu_tables
 from benchmarks.plots import plot_page, plots
+from benchmarks.quality import quality_tables
 from benchmarks.repository import ROOT
 from benchmarks.serving import serving_tables
 from benchmarks.targets import target_table
@@ -52,6 +53,15 @@ def newest_tasks(folder: Path = RESULTS) -> list[dict[str, Any]]:
     return _newest(folder, tasks.KIND, lambda record: record["machine"]["name"])
 
 
+def newest_quality(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """The newest record of scores on each machine, by the machine's name.
+
+    Raises:
+        ValueError: A file has another format version.
+    """
+    return _newest(folder, quality.KIND, lambda record: record["machine"]["name"])
+
+
 def newest_servers(folder: Path = RESULTS) -> list[dict[str, Any]]:
     """The newest record of servers on each machine, by the machine's name.
 
@@ -83,6 +93,7 @@ def pages(
     records: Sequence[Mapping[str, Any]],
     gpus: Sequence[Mapping[str, Any]],
     others: Sequence[Mapping[str, Any]],
+    scores: Sequence[Mapping[str, Any]],
     servers: Sequence[Mapping[str, Any]],
     bulks: Sequence[Mapping[str, Any]],
 ) -> dict[Path, str]:
@@ -96,6 +107,7 @@ def pages(
             measured.read_text(encoding="utf-8"),
             chain(
                 machine_tables(records),
+                quality_tables(scores),
                 task_tables(others),
                 bulk_tables(bulks),
                 serving_tables(servers),
@@ -284,7 +296,9 @@ def _cell(text: str) -> str:
 
 def main() -> None:
     """Write the files."""
-    for path, text in pages(newest(), newest_gpus(), newest_tasks(), newest_servers(), newest_bulk()).items():
+    for path, text in pages(
+        newest(), newest_gpus(), newest_tasks(), newest_quality(), newest_servers(), newest_bulk()
+    ).items():
         path.write_text(text, encoding="utf-8")
 
 

@@ -1,6 +1,7 @@
 """Retrieval quality: finding a dictionary's entry by its headword."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,16 +41,27 @@ def search(entries: list[tuple[str, str]], documents: int, seed: int) -> Search:
             point to others.
         seed: Of the choice.
     """
-    headwords: dict[str, list[str]] = {}
-    for word, entry in entries:
-        if len((text := definition(entry)).split()) >= _MIN_WORDS:
-            headwords.setdefault(text, []).append(word)
-    drawn = random.Random(seed).sample(list(headwords), min(documents, len(headwords)))
+    pairs = ((word, definition(entry)) for word, entry in entries)
+    return drawn([(word, text) for word, text in pairs if len(text.split()) >= _MIN_WORDS], documents, seed)
+
+
+def drawn(pairs: Sequence[tuple[str, str]], documents: int, seed: int) -> Search:
+    """Draws a search.
+
+    Args:
+        pairs: Queries, each with a document that it should find.
+        documents: How many documents.
+        seed: Of the choice.
+    """
+    queries: dict[str, list[str]] = {}
+    for query, text in pairs:
+        queries.setdefault(text, []).append(query)
+    chosen = random.Random(seed).sample(list(queries), min(documents, len(queries)))
     relevant: dict[str, set[int]] = {}
-    for index, text in enumerate(drawn):
-        for word in headwords[text]:
-            relevant.setdefault(word, set()).add(index)
-    return Search(list(relevant), drawn, list(relevant.values()))
+    for index, text in enumerate(chosen):
+        for query in queries[text]:
+            relevant.setdefault(query, set()).add(index)
+    return Search(list(relevant), chosen, list(relevant.values()))
 
 
 def ndcg_at_10(
@@ -57,24 +69,46 @@ def ndcg_at_10(
 ) -> float:
     """Mean normalized discounted cumulative gain of the ten most similar documents, by cosine; 0 to 1.
 
-    A relevant document at rank r gains `1 / log2(r + 1)`; the sum is divided by that of the best possible ranking
-    (Järvelin and Kekäläinen, 2002).
-
     Args:
         queries: `[queries, dim]`.
         documents: `[documents, dim]`.
         relevant: The relevant documents of every query, one or more.
         block: Queries at a time, which bounds the memory.
     """
-    unit = documents / np.linalg.norm(documents, axis=1, keepdims=True)
-    gains = 1 / np.log2(np.arange(2, 12))
-    total = 0.0
-    for start in range(0, len(queries), block):
-        some = queries[start : start + block]
-        scores = some @ unit.T
-        for row, expected in zip(scores, relevant[start : start + block], strict=True):
-            # Stable: where scores are equal, the order of the documents decides, in every engine alike.
-            best = np.argsort(-row, kind="stable")[:10]
-            found = sum(gain for index, gain in zip(best, gains, strict=False) if int(index) in expected)
-            total += float(found / gains[: len(expected)].sum())
-    return total / len(queries)
+    return float(ndcg(best(queries, documents, 10, block), relevant).mean())
+
+
+def ndcg(found: NDArray[np.int64], relevant: Sequence[set[int]]) -> NDArray[np.float64]:
+    """Normalized discounted cumulative gain of every query; 0 to 1.
+
+    A relevant document at rank r gains `1 / log2(r + 1)`; the sum is divided by that of the best possible ranking
+    (Järvelin and Kekäläinen, 2002).
+
+    Args:
+        found: Documents by rank, `[queries, ranks]`.
+        relevant: The relevant documents of every query, one or more.
+    """
+    gains = 1 / np.log2(np.arange(2, found.shape[1] + 2))
+    shares = []
+    for row, expected in zip(found.tolist(), relevant, strict=True):
+        gained = sum(gain for index, gain in zip(row, gains, strict=True) if index in expected)
+        shares.append(gained / gains[: len(expected)].sum())
+    return np.array(shares)
+
+
+def best(
+    queries: NDArray[np.float32], documents: NDArray[np.float32], count: int, block: int = 256
+) -> NDArray[np.int64]:
+    """Indices of the most similar documents of every query by cosine, best first.
+
+    Where similarities are equal, the order of the documents decides, in every engine alike.
+    """
+    compared = unit(documents).T
+    parts = [queries[start : start + block] @ compared for start in range(0, len(queries), block)]
+    return np.concatenate([np.argsort(-part, axis=1, kind="stable")[:, :count] for part in parts])
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors of length 1."""
+    normalized: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return normalized

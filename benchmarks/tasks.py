@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from benchmarks.corpus import FOLDOC, dictionary, load_corpus
 from benchmarks.models import packaged
-from benchmarks.record import circumstances, heading, write
+from benchmarks.record import circumstances, heading, one_line, write
 from benchmarks.repository import ROOT
 from benchmarks.retrieval import search
 from benchmarks.targets import Verdict, at_least, at_most, target_table
@@ -288,8 +288,7 @@ _FORMS = {"max_error": "{:.1e}", "same_order": "{:.4f}", "same_first": "{:.2f}",
 def _rows(engines: Mapping[str, Any], columns: Sequence[str]) -> Iterator[str]:
     for name, engine in engines.items():
         if engine["error"]:
-            reason = " ".join(engine["error"].split()).replace("|", "\\|")[:120]
-            yield f"| {name} | {engine['dtype']} | failed: {reason} |" + " |" * (len(columns) + 1)
+            yield f"| {name} | {engine['dtype']} | failed: {one_line(engine['error'])} |" + " |" * (len(columns) + 1)
             continue
         ratio = engine["ratio"]
         cells = [

@@ -56,12 +56,12 @@ def vocabulary() -> Path:
 
 
 def version(package: str) -> str:
-    """The version of a client in Python."""
+    """The package of a client in Python and its version."""
     return package_version(package, CLIENTS)
 
 
 def javascript_version(package: str) -> str:
-    """The version of a client in JavaScript."""
+    """The package of a client in JavaScript and its version."""
     return npm_version(package, CLIENTS)
 
 

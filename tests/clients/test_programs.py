@@ -127,7 +127,7 @@ def test_langchain_sends_token_ids_by_default(
     result = program("langchain_openai_ids.py", server)
     assert result["token ids"]["code"] == "token_ids_not_supported"
     assert "check_embedding_ctx_length=False" in result["token ids"]["message"]
-    client = ("LangChain", f"langchain-openai {version('langchain-openai')}")
+    client = ("LangChain", version("langchain-openai"))
     record(*client, "OpenAIEmbeddings.embed_documents", max_error(result["texts"], expected))
     record(*client, "OpenAIEmbeddings.embed_query", max_error(result["query"], expected))
 
@@ -144,7 +144,7 @@ def test_langchain_with_its_token_ids_decoded(
     program: Program, cl100k_server: Running, record: Record, expected: NDArray[np.float32]
 ) -> None:
     result = program("langchain_openai_ids.py", cl100k_server, model="text-embedding-3-small")
-    client = ("LangChain", f"langchain-openai {version('langchain-openai')}")
+    client = ("LangChain", version("langchain-openai"))
     record(*client, "OpenAIEmbeddings, token ids", max_error(result["token ids"], expected))
     record(*client, "OpenAIEmbeddings.embed_documents", max_error(result["texts"], expected))
 
@@ -154,7 +154,7 @@ def test_llama_index(program: Program, server: Running, record: Record, expected
     assert len(result) == 5
     for name, vectors in result.items():
         called, package = CALLED_BY_LLAMA_INDEX[name.split()[0]]
-        record("LlamaIndex", f"{package} {version(package)}", called, max_error(vectors, expected))
+        record("LlamaIndex", version(package), called, max_error(vectors, expected))
 
 
 def test_haystack(program: Program, server: Running, record: Record, expected: NDArray[np.float32]) -> None:
@@ -216,7 +216,7 @@ def test_chroma(
 ) -> None:
     few = 200  # its function for servers waits five seconds for a reply
     result = program("chroma.py", server, many=MANY[:few])
-    client = ("Chroma", f"chromadb-client {version('chromadb-client')}")
+    client = ("Chroma", version("chromadb-client"))
     record(*client, "HuggingFaceEmbeddingServer", max_error(result.pop("server many"), expected_many[:few]))
     assert len(result) == 4
     for name, vectors in result.items():

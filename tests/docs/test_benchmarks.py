@@ -22,6 +22,7 @@ from benchmarks.render import (
     newest,
     newest_bulk,
     newest_gpus,
+    newest_quality,
     newest_servers,
     newest_tasks,
     pages,
@@ -365,5 +366,6 @@ def test_the_row_of_the_readme() -> None:
 def test_readme_docs_and_plot_are_those_of_the_committed_files() -> None:
     records = newest()
     assert records
-    for path, text in pages(records, newest_gpus(), newest_tasks(), newest_servers(), newest_bulk()).items():
+    others = (newest_gpus(), newest_tasks(), newest_quality(), newest_servers(), newest_bulk())
+    for path, text in pages(records, *others).items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `python -m benchmarks.render`"

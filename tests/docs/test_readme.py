@@ -184,7 +184,7 @@ def test_every_command_line_has_options_that_exist(page: Path) -> None:
 def test_every_other_shell_line_is_understood(page: Path) -> None:
     for line in shell_lines(page):
         program, *arguments = shlex.split(line)
-        others = {SERVING: {"curl"}, BROWSER: {"npm", "python3"}}.get(page, set())
+        others = {SERVING: {"curl"}, BROWSER: {".", "npm", "python3"}}.get(page, set())
         assert program in {"embedrt", "pip", "make"} | others, line
         if program == "make":
             assert re.search(rf"^{arguments[0]}:", MAKEFILE, re.MULTILINE), line

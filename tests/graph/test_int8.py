@@ -536,7 +536,10 @@ class TestBundle:
         variant, _ = (one for one in raw["routes"]["default"]["variants"] if one["dtype"] == "int8")
         variant["largest_pair"] = EXACT_PAIR - 1
         write_raw(folder, raw)
-        message = r"model_int8_cpu\.onnx: expected int8 weights whose pairs add up to at most 127, .* got 128"
+        message = (
+            r"model_int8_cpu\.onnx: expected int8 weights whose pairs add up to at most 127, as in the manifest, "
+            "got 128"
+        )
         with pytest.raises(BundleError, match=message):
             verify(Embedder(folder, dtype="int8"))
         assert main(["verify", str(folder), "--dtype", "int8"]) == 1

@@ -100,9 +100,13 @@ def exact(folder: Path, ids: NDArray[Any], mask: NDArray[Any], groups: int) -> N
     for query, key, value in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
         repeated = (query, np.repeat(key, groups, axis=2), np.repeat(value, groups, axis=2))
         q, k, v = (part.transpose(0, 2, 1, 3) for part in repeated)
-        scores = q @ k.swapaxes(2, 3) + bias
-        scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        context = scores @ v / scores.sum(axis=-1, keepdims=True)
+        context = np.empty(v.shape)
+        for row in range(len(ids)):  # in place: fresh memory for large arrays costs more than the sums
+            scores = q[row] @ k[row].swapaxes(1, 2)
+            scores += np.broadcast_to(bias, (len(ids), *scores.shape))[row]
+            scores -= scores.max(axis=-1, keepdims=True)
+            np.exp(scores, out=scores)
+            context[row] = scores @ v[row] / scores.sum(axis=-1, keepdims=True)
         results.append(context.transpose(0, 2, 1, 3).reshape(*ids.shape, -1))
     return np.concatenate(results, axis=-1)
 

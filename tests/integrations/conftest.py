@@ -10,10 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from embedrt import CrossEncoder, Embedder
-from embedrt_export import export
 from tests.kit.clients import TEXTS
-from tests.kit.models import make_model
-from tests.kit.shared_folders import shared_folder
 
 os.environ.update(
     {
@@ -26,7 +23,9 @@ os.environ.update(
 )
 # Warnings of the packages about each other, by the name of the framework: of its module `test_NAME.py`, and of the
 # blocks with its title in the guides.
-WARNINGS: dict[str, list[str]] = {}
+WARNINGS: dict[str, list[str]] = {
+    "bertopic": ["ignore:Tensorflow not installed:ImportWarning"],
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,17 +58,6 @@ def queries(minilm: Embedder) -> NDArray[np.float32]:
 def documents(minilm: Embedder) -> NDArray[np.float32]:
     """The vectors of the texts as documents."""
     return np.asarray(minilm.encode_document(TEXTS))
-
-
-@pytest.fixture(scope="session")
-def two_sided_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model with one prompt for queries and another for documents."""
-
-    def make(folder: Path) -> None:
-        prompts = {"query": "one cat is ", "document": "two dogs are "}
-        export(make_model(folder / "model", prompts=prompts), folder / "bundle")
-
-    return shared_folder(tmp_path_factory, "integrations/two-sided", make) / "bundle"
 
 
 @pytest.fixture(scope="session")

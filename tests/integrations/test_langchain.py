@@ -17,7 +17,7 @@ from embedrt import CrossEncoder, Embedder, ModelNotFoundError
 from embedrt.integrations.langchain import EmbedrtEmbeddings, EmbedrtReranker
 from tests.kit.clients import TEXTS, Record, max_error, package_version
 
-CLIENT = ("LangChain", f"langchain-core {package_version('langchain-core')}")
+CLIENT = ("LangChain", package_version("langchain-core"))
 
 
 def test_vectors(

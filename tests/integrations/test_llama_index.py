@@ -18,7 +18,7 @@ from embedrt import CrossEncoder, Embedder, EmbeddingsError, ModelNotFoundError
 from embedrt.integrations.llama_index import EmbedrtEmbedding, EmbedrtRerank
 from tests.kit.clients import TEXTS, Record, max_error, package_version
 
-CLIENT = ("LlamaIndex", f"llama-index-core {package_version('llama-index-core')}")
+CLIENT = ("LlamaIndex", package_version("llama-index-core"))
 QUERY = "How do otters sleep?"
 
 

@@ -44,7 +44,7 @@ class Row:
 
     Attributes:
         client: Name of the client, as its users write it.
-        version: The client's version.
+        version: The client's package and its version.
         called: The class or function of the client, or the route of the server.
         error: The largest absolute error in this run of the tests.
         test: Path of the test's module.
@@ -90,17 +90,16 @@ def max_error(found: Any, expected: Any) -> float:
 
 
 def package_version(name: str, environment: Path | None = None) -> str:
-    """The version of a Python package, in this environment or in the one of a folder."""
+    """A Python package and its version, in this environment or in the one of a folder."""
     if environment is None:
-        return metadata.version(name)
+        return f"{name} {metadata.version(name)}"
     folders = [str(folder) for folder in environment.glob("**/site-packages")]
-    return next(iter(metadata.distributions(name=name, path=folders))).version
+    return f"{name} {next(iter(metadata.distributions(name=name, path=folders))).version}"
 
 
 def npm_version(name: str, folder: Path) -> str:
-    """The version of an npm package that a folder has below `node_modules`."""
-    version: str = json.loads((folder / "node_modules" / name / "package.json").read_bytes())["version"]
-    return version
+    """An npm package and its version, which a folder has below `node_modules`."""
+    return f"{name} {json.loads((folder / 'node_modules' / name / 'package.json').read_bytes())['version']}"
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -17,11 +17,15 @@ FOLLOWED = [
         "container",
         "ten-million-rows",
         "raspberry-pi",
+        "quantize",
         "from-sentence-transformers",
     )
 ]
 # Their blocks with a title need frameworks, and run in tests/integrations.
-INTEGRATION_PAGES = [ROOT / "docs" / "guides" / "frameworks.md"]
+INTEGRATION_PAGES = [ROOT / "docs" / "guides" / f"{name}.md" for name in ("frameworks", "vector-stores", "topics")]
+# Blocks that run elsewhere: these need torch, and that one PostgreSQL.
+TORCH_BLOCKS = ("MTEB",)
+CLUSTER_BLOCKS = ("pgvector",)
 
 # The line that quantizes the real model: a fixture runs it, once for all who use the bundle.
 INT8_EXPORT = "embedrt export ./my-model -o fast/ --dtype float32,int8"

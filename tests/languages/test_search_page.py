@@ -81,9 +81,8 @@ def test_the_documents_that_the_page_starts_with(page: Page, minilm: Embedder) -
 
 
 def test_typed_documents_of_all_scripts_and_lengths(page: Page, minilm: Embedder) -> None:
-    documents = list(
-        dict.fromkeys(text.strip() for text in TEXTS if text.strip() and "\n" not in text and "\t" not in text)
-    )
+    typed = [text.strip() for text in TEXTS if text.strip() and "\n" not in text and "\t" not in text]
+    documents = list(dict.fromkeys([*typed[:-8:3], *typed[-8:]]))
     write(page, documents)
     for query in ("Wie schlafen Tiere?", "word " * 300, "👩‍🔬"):
         found = search(page, query)
@@ -192,9 +191,13 @@ def test_missing_libraries_damaged_files_and_other_folders(
             "onnx/model.onnx_data is damaged: its SHA-256 is not the one in embedrt.json. Copy the bundle again."
         )
         os.truncate(damaged / "onnx/model.onnx_data", 100)
-        assert "has 100 bytes instead of" in failure(browser, f"{url}/index.html?bundle=damaged/")
+        later = (damaged / "onnx/model.onnx_data").stat().st_mtime + 10  # the server compares whole seconds
+        os.utime(damaged / "onnx/model.onnx_data", (later, later))
+        assert "has 100 bytes instead of" in failure(browser, f"{url}/index.html?bundle=damaged/&again")
         (damaged / "onnx/model.onnx_data").unlink()
-        assert "the server answered 404. Copy the whole bundle" in failure(browser, f"{url}/index.html?bundle=damaged/")
+        assert "the server answered 404. Copy the whole bundle" in failure(
+            browser, f"{url}/index.html?bundle=damaged/&gone"
+        )
         pick(browser, "folder", [site / "node_modules" / "onnxruntime-web" / "dist"])
         browser.wait("/no embedrt.json/.test(document.getElementById('model-error').textContent)")
 
@@ -213,7 +216,7 @@ def test_every_field_has_a_label_and_both_color_schemes_have_contrast(page: Page
     tree = page.send("Accessibility.getFullAXTree")["nodes"]
     roles = {"textbox", "searchbox", "combobox", "button"}
     fields = [node for node in tree if node.get("role", {}).get("value") in roles]
-    assert len(fields) >= 8
+    assert len(fields) >= 7
     assert all(node["name"]["value"] for node in fields)
     for scheme in ("light", "dark"):
         page.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])

@@ -67,7 +67,8 @@ def requirements(arguments: str, pyproject: dict[str, Any]) -> list[str]:
 
 def resolve(environment: Environment, python: str) -> list[str]:
     """The lines of the file of an environment, for Python from this version on."""
-    command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", python, "-"]
+    uv = [sys.executable, "-m", "uv"]
+    command = [*uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--python-version", python, "-"]
     # The lowest versions need not run on a later Python.
     command += ["--python-platform", "linux"] if environment.lowest else ["--universal"]
 

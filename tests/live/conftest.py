@@ -18,6 +18,11 @@ assert not is_active(), "the reference would be embedrt itself"
 _ERRORS: dict[str, dict[str, dict[str, float]]] = {}
 
 
+@pytest.fixture(autouse=True)
+def _one_core(one_core: None) -> None:
+    """Torch has one thread in each process, and embedrt too."""
+
+
 @pytest.fixture
 def record_error() -> Callable[[str, str, float, float], None]:
     """Notes the worst error of a family or module, to the reference and by batch."""

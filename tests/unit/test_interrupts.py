@@ -117,10 +117,10 @@ class Calls:
     @staticmethod
     def until(condition: Callable[[], bool]) -> None:
         turns = threading.Event()
-        for _ in range(int(WAIT / 0.0005)):
+        for _ in range(int(WAIT / 0.0001)):
             if condition():
                 return
-            turns.wait(0.0005)
+            turns.wait(0.0001)
         raise AssertionError("it never came")
 
 
@@ -190,7 +190,7 @@ CALLS = {
 def test_an_interrupt_at_every_point_in_turn(
     monkeypatch: pytest.MonkeyPatch, kind: str, slots: int, handler: Handler
 ) -> None:
-    monkeypatch.setattr(coalescing, "_RECHECK_SECONDS", 0.005)
+    monkeypatch.setattr(coalescing, "_RECHECK_SECONDS", 0.001)
     with ThreadPoolExecutor(8) as pool:
         for victim in range(len(CALLS[kind])):
             done: set[Place] = set()

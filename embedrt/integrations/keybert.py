@@ -1,0 +1,46 @@
+"""KeyBERT: a backend for its embeddings."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from embedrt import Embedder, MissingDependencyError
+from embedrt.integrations.choice import Choice
+from embedrt.types import Vectors
+
+try:
+    from keybert.backend import BaseEmbedder
+except ImportError as error:
+    raise MissingDependencyError("KeyBERT is not installed; run `pip install keybert`") from error
+
+
+class EmbedrtBackend(BaseEmbedder):  # type: ignore[misc]
+    """A backend for `KeyBERT(model=...)`, which replaces objects that it does not know by another model.
+
+    Args:
+        model: A bundle folder, a name in the local store, a hub id, or an `Embedder`.
+        device: As for `Embedder`.
+        dtype: As for `Embedder`.
+        threads: As for `Embedder`.
+        truncate_dim: Coordinates to keep; None takes the model's.
+        normalize: Scale vectors to length 1, after truncation.
+
+    Example:
+        >>> KeyBERT(model=EmbedrtBackend("bundle/")).extract_keywords(texts)
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Embedder,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        threads: int | None = None,
+        truncate_dim: int | None = None,
+        normalize: bool = False,
+    ) -> None:
+        super().__init__(Choice(model, device, dtype, threads, truncate_dim, normalize))
+
+    def embed(self, documents: Iterable[str], verbose: bool = False) -> Vectors:
+        """The vectors of documents or words."""
+        choice: Choice = self.embedding_model
+        return choice.encode(documents, show_progress_bar=verbose)
