@@ -136,18 +136,18 @@ def compat_finding(state: hook.State, *, active: bool, package: str | None) -> F
         active: True if this process has embedrt's module.
         package: The installed version of sentence-transformers, or None.
     """
-    topic = "sentence-transformers"
-    real = "not installed" if package is None else f"{package} installed"
+    topic = "drop-in module"
+    real = f"sentence-transformers {f'{package} is' if package else 'is not'} installed"
     if active:
-        return Finding(topic, f"embedrt's module takes its place (embedrt.compat); itself {real}")
+        return Finding(topic, f"in place (embedrt.compat); {real}")
     if state.is_set and not state.is_there:
         return Finding(
             topic, real, f"{hook.VARIABLE} is set, but the hook is missing; run `python -m embedrt.compat hook`"
         )
     if state.is_there and not state.is_current:
         return Finding(topic, real, f"{state.file} is of another embedrt; run `python -m embedrt.compat hook` again")
-    ready = f"; {hook.VARIABLE}=1 puts embedrt's module in its place" if state.is_there else ""
-    return Finding(topic, f"{real}{ready}")
+    ready = f"ready for {hook.VARIABLE}=1" if state.is_there else "not in place"
+    return Finding(topic, f"{ready}; {real}")
 
 
 def _library(library: Library, path: str | None) -> Finding:

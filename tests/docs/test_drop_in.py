@@ -77,7 +77,7 @@ def test_the_lines_of_the_page(environment: Path, workplace: Path) -> None:
 def test_the_hook_in_a_whole_environment(environment: Path, workplace: Path) -> None:
     loaded = "python -c \"import sys; print({'embedrt', 'numpy'} & set(sys.modules))\""
     active = 'python -c "from embedrt.compat import is_active; print(is_active())"'
-    doctor = "python -m embedrt doctor | grep ^sentence-transformers -A1"
+    doctor = "python -m embedrt doctor | grep ^drop-in -A1"
     switched_on = {VARIABLE: "1", "EMBEDRT_MODEL": "tiny"}
     assert "the hook is missing; run `python -m embedrt.compat hook`" in run(
         doctor, environment, workplace, **switched_on
@@ -86,8 +86,8 @@ def test_the_hook_in_a_whole_environment(environment: Path, workplace: Path) -> 
     assert run(active, environment, workplace) == "False\n"
     assert run(active, environment, workplace, **switched_on) == "True\n"
     assert run(loaded, environment, workplace, **switched_on) == "set()\n"
-    assert "embedrt's module takes its place" in run(doctor, environment, workplace, **switched_on)
-    assert f"{VARIABLE}=1 puts embedrt's module in its place" in run(doctor, environment, workplace)
+    assert "in place (embedrt.compat)" in run(doctor, environment, workplace, **switched_on)
+    assert f"ready for {VARIABLE}=1" in run(doctor, environment, workplace)
     assert run("python -m embedrt.compat unhook", environment, workplace).startswith("removed ")
     assert run("python -m embedrt.compat unhook", environment, workplace) == "there was no hook\n"
     assert run(active, environment, workplace, **switched_on) == "False\n"

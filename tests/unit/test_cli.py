@@ -21,6 +21,7 @@ from embedrt.cli import doctor
 from embedrt.cli.main import COMMANDS as COMMAND_TABLE
 from embedrt.cli.main import main
 from embedrt.cli.streams import CLOSED
+from embedrt.compat import hook
 from embedrt.engine import numa
 from embedrt.hub import local as store
 from embedrt_export import export
@@ -778,6 +779,38 @@ class TestDoctor:
             status, out, _ = run("doctor")
         assert status == 1
         assert self.problems(out) == [f"delete {leftover}, or let the next export do it"]
+
+    @pytest.mark.parametrize(
+        ("state", "active", "package", "found", "problem"),
+        [
+            ((False, False, False), False, None, "not in place; sentence-transformers is not installed", None),
+            (
+                (True, True, True),
+                True,
+                "6.2.0",
+                "in place (embedrt.compat); sentence-transformers 6.2.0 is installed",
+                None,
+            ),
+            (
+                (True, True, False),
+                False,
+                None,
+                "ready for EMBEDRT_AS_SENTENCE_TRANSFORMERS=1; sentence-transformers is not installed",
+                None,
+            ),
+            ((False, False, True), False, None, "sentence-transformers is not installed", "the hook is missing; run"),
+            ((True, False, True), False, None, "sentence-transformers is not installed", "is of another embedrt; run"),
+        ],
+    )
+    def test_the_drop_in_module(
+        self, state: tuple[bool, bool, bool], active: bool, package: str | None, found: str, problem: str | None
+    ) -> None:
+        is_there, is_current, is_set = state
+        known = hook.State(Path("x.pth"), is_there=is_there, is_current=is_current, is_set=is_set)
+        finding = doctor.compat_finding(known, active=active, package=package)
+        assert (finding.topic, finding.found) == ("drop-in module", found)
+        assert (problem or "") in (finding.problem or "")
+        assert (problem is None) == (finding.problem is None)
 
     def test_less_than_a_processor(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(doctor, "quota", lambda: 0.5)
