@@ -229,7 +229,7 @@ def _file(path: str, name: str, source_format: str | None, found: tuple[int, str
     if chosen is None:
         raise BulkError(
             f"{name}: expected an ending of {', '.join(ENDINGS)}, with .gz or .zst after it for text; choose the "
-            "format with --format"
+            "format with --source-format"
         )
     size, version = found or state(path)
     return SourceFile(path, name, chosen, size, version, rows=-1)

@@ -5,13 +5,25 @@ import re
 from pathlib import Path
 
 import embedrt
-from docs.hooks import api, command_line, commands, errors, generated, package_rooms, rooms, site_links
+from docs.hooks import (
+    api,
+    command_line,
+    commands,
+    errors,
+    generated,
+    package_rooms,
+    rooms,
+    server_settings,
+    site_links,
+)
 from embedrt.errors import EmbedrtError
 from tests.kit.pages import ROOT, text
 
 PACKAGES = (ROOT / "embedrt", ROOT / "export" / "embedrt_export")
 # Of the operating system, Python or a library, for every program; not a setting of embedrt's.
 NOT_SETTINGS = {"LOCALAPPDATA", "PROCESSOR_IDENTIFIER", "PYTHONPATH", "RAYON_NUM_THREADS"}
+# Options of pip and docker, and the beginning of an option that is put together.
+OPTIONS_OF_OTHERS = {"--cpus", "--gpus", "--no-", "--no-deps"}
 
 
 def test_every_room_states_its_purpose() -> None:
@@ -30,6 +42,15 @@ def test_the_command_reference_has_every_command_and_its_help() -> None:
     for name in commands():
         assert f"## embedrt {name}\n" in command_line()
     assert "--normalize" in command_line()
+
+
+def test_every_option_that_the_code_names_exists() -> None:
+    known = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", command_line() + server_settings())) | OPTIONS_OF_OTHERS
+    for path in (path for package in PACKAGES for path in package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", node.value))
+                assert named <= known, f"{path.name}: {named - known}"
 
 
 def test_the_error_page_has_every_error() -> None:

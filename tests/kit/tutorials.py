@@ -12,7 +12,7 @@ from tests.kit.pages import ROOT, text
 
 FOLDER = ROOT / "docs" / "tutorials"
 _FENCE = re.compile(r'^```(\w+)(?: title="(.+?)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-_NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
+_VARIABLE = re.compile(r"(?P<any>\.\.\.)|(?P<number>-?\d+\.\d+)(?![\d.e])")
 
 
 @dataclass(frozen=True)
@@ -74,23 +74,28 @@ def follow(page: Path, folder: Path, environment: dict[str, str], shorter: dict[
 
 
 def compare(expected: str, got: str) -> None:
-    """Compare output with that of a page: "..." stands for anything, and decimals may differ by 0.015.
+    """Compare output with that of a page.
+
+    "..." stands for anything, and decimals may differ by 0.015. "0.6..." is a number that begins so.
 
     Raises:
         AssertionError: They differ.
     """
-    parts = []
-    for part in re.split(r"(\.\.\.)", expected.strip()):
-        if part == "...":
-            parts.append(".*?")
+    pattern, numbers, end = "", [], 0
+    for found in _VARIABLE.finditer(expected.strip()):
+        pattern += re.escape(expected.strip()[end : found.start()])
+        if found["number"] is None:
+            pattern += ".*?"
         else:
-            ends = _NUMBER.split(part)
-            parts.append(r"(-?\d+\.\d+(?:e-?\d+)?)".join(map(re.escape, ends)))
-    found = re.fullmatch("".join(parts), got.strip(), re.DOTALL)
-    assert found, f"expected:\n{expected}\ngot:\n{got}"
-    numbers = [number for part in expected.split("...") for number in _NUMBER.findall(part)]
-    for wanted, number in zip(numbers, found.groups(), strict=True):
-        assert math.isclose(float(wanted), float(number), abs_tol=0.015), f"expected:\n{expected}\ngot:\n{got}"
+            pattern += r"(-?\d+\.\d+)"
+            numbers.append(float(found["number"]))
+        end = found.end()
+    pattern += re.escape(expected.strip()[end:])
+    difference = f"expected:\n{expected}\ngot:\n{got}"
+    matched = re.fullmatch(pattern, got.strip(), re.DOTALL)
+    assert matched, difference
+    for wanted, number in zip(numbers, matched.groups(), strict=True):
+        assert math.isclose(wanted, float(number), abs_tol=0.015), difference
 
 
 def programs(folder: Path, models: dict[str, Path]) -> dict[str, str]:
