@@ -102,6 +102,8 @@ class Choice:
             _check_as_saved(opened)
             given["dtype"] = opened.dtype
         meaning = {name: getattr(self, name) for name in _MEANING}
+        if meaning["truncate_dim"] is None and opened.truncate_dim != opened.manifest.truncate_dim:
+            meaning["truncate_dim"] = opened.truncate_dim
         name = opened.folder if isinstance(self.model, Embedder) else self.model
         return {"model": str(name), **given, **meaning, "fingerprint": opened.fingerprint}
 

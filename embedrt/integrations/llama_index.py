@@ -1,7 +1,6 @@
 """LlamaIndex: embeddings for indexes, and a reranker for query engines."""
 
 import asyncio
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +64,16 @@ class EmbedrtEmbedding(BaseEmbedding):  # type: ignore[misc]
         fingerprint: str | None = None,
         **fields: Any,
     ) -> None:
-        choice = Choice(model, device, dtype, threads, truncate_dim, normalize, fingerprint)
+        if prompts is None:
+            choice = Choice(model, device, dtype, threads, truncate_dim, normalize, fingerprint)
+        elif isinstance(model, Embedder):
+            raise ValueError("prompts: an open model has its own; leave them out")
+        else:  # a model of its own, as others may use the same one without these prompts
+            own = Embedder(model, device, dtype=dtype, threads=threads, prompts=prompts)
+            choice = Choice(own, truncate_dim=truncate_dim, normalize=normalize, fingerprint=fingerprint)
         opened = choice.embedder
         if isinstance(model, Embedder):
-            if prompts is not None:
-                raise ValueError("prompts: an open model has its own; leave them out")
             model, dtype, prompts = opened.folder, opened.dtype, opened.prompts
-        elif prompts is not None:
-            opened = copy(opened)
-            opened.prompts = {**opened.prompts, **prompts}
-            choice = Choice(opened, None, None, None, truncate_dim, normalize, fingerprint)
         super().__init__(
             model=str(model),
             device=device,

@@ -20,7 +20,8 @@ except ImportError as error:
 class EmbedrtEmbeddingModel(EmbeddingModel):  # type: ignore[misc]
     """A model for `pydantic_ai.Embedder`. Queries and documents get the model's own prompts.
 
-    The setting `dimensions` truncates vectors. The usage has the tokens that the model has read.
+    The setting `dimensions` truncates vectors. The usage counts the tokens that the model reads of each
+    text, without the prompt.
 
     Args:
         model: A bundle folder, a name in the local store, a hub id, or an `Embedder`.
@@ -82,7 +83,7 @@ class EmbedrtEmbeddingModel(EmbeddingModel):  # type: ignore[misc]
     def _embed(self, texts: Sequence[str], input_type: str, dimensions: int | None) -> tuple[Any, int]:
         choice = self._choice if dimensions is None else replace(self._choice, truncate_dim=dimensions)
         vectors = (choice.encode_query if input_type == "query" else choice.encode_document)(texts)
-        return vectors.tolist(), sum(choice.embedder.token_count(texts))
+        return vectors.tolist(), sum(choice.embedder.token_count(texts, input_type))
 
     async def max_input_tokens(self) -> int | None:
         """The most tokens that the model reads of a text."""

@@ -63,6 +63,20 @@ def test_queries_and_documents_are_told_apart(two_sided: Embedder) -> None:
     assert model.get_query_embedding("a boat") != model.get_text_embedding("a boat")
 
 
+def test_prompts_are_written_too(minilm_bundle: Path, minilm: Embedder) -> None:
+    expected = minilm.encode_query(QUERY, prompt="query: ")
+    model = EmbedrtEmbedding(minilm_bundle, prompts={"query": "query: "})
+    opened = EmbedrtEmbedding(Embedder(minilm_bundle, prompts={"query": "query: "}))
+    for made in (model, opened):
+        again = EmbedrtEmbedding.from_dict(json.loads(json.dumps(made.to_dict())))
+        assert max_error(made.get_query_embedding(QUERY), expected) <= 1e-6
+        assert max_error(again.get_query_embedding(QUERY), expected) <= 1e-6
+        assert max_error(again.get_text_embedding(QUERY), minilm.encode_document(QUERY)) <= 1e-6
+    assert max_error(EmbedrtEmbedding(minilm_bundle).get_query_embedding(QUERY), minilm.encode_query(QUERY)) <= 1e-6
+    with pytest.raises(ValueError, match="prompts: an open model has its own; leave them out"):
+        EmbedrtEmbedding(minilm, prompts={"query": "query: "})
+
+
 def test_an_index_with_a_retriever_and_a_reranker(
     minilm_bundle: Path, minilm: Embedder, reranker: CrossEncoder, record: Record
 ) -> None:
