@@ -22,7 +22,7 @@ _INTERVAL = (2.5, 97.5)
 # are clustered at a time.
 _REPETITIONS, _LEARNED, _CLUSTERED = 10, 8, 2048
 _STEPS, _TOLERANCE = 2000, 1e-5
-_STARTS, _ITERATIONS = 3, 100
+_ITERATIONS, _GAIN = 100, 1e-4
 
 
 @dataclass(frozen=True)
@@ -227,35 +227,23 @@ def clustering_score(vectors: Vectors, labels: NDArray[np.int64]) -> Score:
 
 
 def k_means(vectors: Floats, clusters: int, random: np.random.Generator) -> NDArray[np.int64]:
-    """The cluster of every vector, by Lloyd's algorithm from k-means++ (Arthur and Vassilvitskii, 2007).
-
-    Of several starts the one with the smallest sum of squared distances counts.
-    """
-    found: tuple[float, NDArray[np.int64]] | None = None
-    for _ in range(_STARTS):
-        cost, assigned = _lloyd(vectors, _plus_plus(vectors, clusters, random))
-        if found is None or cost < found[0]:
-            found = cost, assigned
-    assert found is not None
-    return found[1]
-
-
-def _lloyd(vectors: Floats, centers: Floats) -> tuple[float, NDArray[np.int64]]:
+    """The cluster of every vector, by Lloyd's algorithm from k-means++ (Arthur and Vassilvitskii, 2007)."""
+    centers = _plus_plus(vectors, clusters, random)
     squares = np.einsum("ij,ij->i", vectors, vectors)
-    assigned = np.full(len(vectors), -1)
-    cost = np.inf
+    before = np.inf
     for _ in range(_ITERATIONS):
         distances = squares[:, None] - 2 * vectors @ centers.T + np.einsum("ij,ij->i", centers, centers)
-        before, assigned = assigned, distances.argmin(axis=1)
+        assigned: NDArray[np.int64] = distances.argmin(axis=1)
         cost = float(distances[np.arange(len(vectors)), assigned].sum())
-        if np.array_equal(before, assigned):
+        if before - cost <= _GAIN * cost:
             break
-        one_hot = assigned[:, None] == np.arange(len(centers))
+        before = cost
+        one_hot = assigned[:, None] == np.arange(clusters)
         counts = one_hot.sum(axis=0)
         filled = counts > 0  # an empty cluster keeps its center
         centers = centers.copy()
         centers[filled] = (one_hot.T.astype(np.float64) @ vectors)[filled] / counts[filled, None]
-    return cost, assigned
+    return assigned
 
 
 def _plus_plus(vectors: Floats, clusters: int, random: np.random.Generator) -> Floats:
