@@ -76,6 +76,10 @@ soak: $(VENV)/.develop  ## random calls with random faults; ARGS="--minutes 30 -
 soak-server: $(VENV)/.develop  ## a server under random load and faults, with leaks counted; ARGS="--minutes 10 --seed 7"
 	$(RUN) tests.endurance.soak_server $(ARGS)
 
+ifdef PINNED
+test-container: export PIP_CONSTRAINT := $(abspath constraints/runtime.txt)
+test-container: export PIP_BUILD_CONSTRAINT := $(abspath constraints/build.txt)
+endif
 test-container: $(VENV)/.develop  ## the steps of examples/docker/Dockerfile, without docker
 	$(RUN) tests.container $(ARGS)
 

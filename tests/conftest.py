@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from embedrt import Embedder
 from embedrt_export import export
 from tests.kit.clients import Record, recorder
+from tests.kit.cores import one_core
 from tests.kit.hub_client import Client
 from tests.kit.hub_server import Hub, serve
 from tests.kit.models import make_model
@@ -48,17 +49,11 @@ def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-@pytest.fixture
-def one_core() -> Iterator[None]:
-    """The worker process on a core of its own: threads of small models only wait for each other, and spin meanwhile."""
-    if not hasattr(os, "sched_setaffinity"):
+@pytest.fixture(name="one_core")
+def _one_core() -> Iterator[None]:
+    """The worker process on a core of its own."""
+    with one_core():
         yield
-        return
-    before = os.sched_getaffinity(0)
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    os.sched_setaffinity(0, {sorted(before)[worker % len(before)]})
-    yield
-    os.sched_setaffinity(0, before)
 
 
 @pytest.fixture(scope="session")

@@ -57,8 +57,18 @@ _DENSE_PARTS = _BASE_PARTS | _of(
     "WordEmbeddings",
     "WordWeights",
 )
-_SPARSE_PARTS = _BASE_PARTS | _of(
-    _PARTS, "Asym", "MLMTransformer", "SparseAutoEncoder", "SparseStaticEmbedding", "SpladePooling"
+_SPARSE_PARTS = _of(
+    _PARTS,
+    "Asym",
+    "Dense",
+    "InputModule",
+    "MLMTransformer",
+    "Module",
+    "Router",
+    "SparseAutoEncoder",
+    "SparseStaticEmbedding",
+    "SpladePooling",
+    "Transformer",
 )
 _MULTI_VECTOR_PARTS = {
     **_of(_PARTS, "BaseTokenPooling", "LambdaTokenPooling", "MultiVectorMask"),

@@ -57,10 +57,8 @@ class EmbedrtTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.prompt_name = prompt_name
 
     def fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803 - the names of scikit-learn
-        """Note the model's fingerprint and the number of coordinates."""
-        choice = self._choice(None)
-        self.fingerprint_ = choice.embedder.fingerprint
-        self._n_features_out = choice.dim
+        """Note the model's fingerprint."""
+        self.fingerprint_ = self._choice(None).embedder.fingerprint
         return self
 
     def transform(self, X: Any) -> Vectors:  # noqa: N803
@@ -77,10 +75,16 @@ class EmbedrtTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def _choice(self, fingerprint: str | None) -> Choice:
         return Choice(self.model, self.device, self.dtype, self.threads, self.truncate_dim, self.normalize, fingerprint)
 
+    @property
+    def _n_features_out(self) -> int:
+        """The number of output features, as `get_feature_names_out` reads it."""
+        return self._choice(None).dim
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
         tags.input_tags.one_d_array = True
         tags.input_tags.two_d_array = False
         tags.no_validation = True
+        tags.requires_fit = False
         return tags

@@ -11,6 +11,15 @@ from embedrt.bulk.transform import Transform
 
 TEXTS = ["the dog, the cat.", "", "river bank! money", "a boat on the river", "the dog, the cat.", "größe 🙂"]
 
+# Modules that start other processes, or stop them.
+SEVERAL = {"test_ends", "test_job", "test_scale"}
+
+
+@pytest.fixture(autouse=True)
+def _one_core(request: pytest.FixtureRequest) -> None:
+    if request.path.stem not in SEVERAL:
+        request.getfixturevalue("one_core")
+
 
 @pytest.fixture
 def table() -> Any:

@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+import embedrt.bulk
 from embedrt.bulk.databases import DATABASES, Database, open_database
 from embedrt.bulk.databases.rows import Layout, Rows, layout_of, rows_of
 from embedrt.bulk.options import Meaning
 from embedrt.errors import BulkError
+from tests.kit.pages import CLUSTER_BLOCKS, INTEGRATION_PAGES, titled_blocks
 
 DIM = 8
 MEANING = Meaning(text=("body",), id="id")
@@ -235,3 +238,26 @@ def test_unknown_databases_are_an_error() -> None:
         ValueError, match="begins with one of qdrant://, lancedb://, chroma://, pgvector://, got 'milvus'"
     ):
         open_database("milvus://host", layout_for(part([1])))
+
+
+def test_the_guide_to_pgvector(
+    postgres: str, minilm_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bundle").symlink_to(minilm_bundle)
+    texts = ["The stadium is full.", "Sea otters hold hands while asleep.", "Simmer the onions."]
+    pq.write_table(pa.table({"id": [1, 2, 3], "body": texts}), "articles.parquet")
+    embedrt.bulk.run("articles.parquet", "vectors/", model="bundle", text="body", id="id")
+    (title,) = CLUSTER_BLOCKS
+    (code,) = (
+        code for page in INTEGRATION_PAGES for name, code in titled_blocks("python", page).items() if name == title
+    )
+    server = postgres.replace("pgvector://", "postgresql://")
+    table = f"{postgres}{'&' if '?' in postgres else '?'}table=articles"
+    values: dict[str, Any] = {}
+    exec(
+        code.replace("pgvector://localhost/shop?table=articles", table).replace("postgresql://localhost/shop", server),
+        values,
+    )
+    assert values["rows"][0][0] == 2
+    assert len(values["rows"]) == 3

@@ -1,4 +1,4 @@
-"""The small cross-encoder of the examples, whose export takes half a minute: once a run."""
+"""What tests of the docs share: a core for each process, and the cross-encoder of the examples."""
 
 import ast
 import gzip
@@ -16,9 +16,16 @@ from tests.kit.pages import ROOT
 from tests.kit.shared_folders import shared_folder
 
 
+@pytest.fixture(autouse=True)
+def _one_core(request: pytest.FixtureRequest) -> None:
+    """A core for each process of the run, and for the commands and pages that it runs: their threads would only spin."""
+    if request.path.stem != "test_many_cores":
+        request.getfixturevalue("one_core")
+
+
 @pytest.fixture(scope="session")
 def reranked(tmp_path_factory: pytest.TempPathFactory, minilm_bundle: Path) -> Path:
-    """A folder in which `retrieve_and_rerank.py` has measured: with its output, dictionary and `reranker-bundle`."""
+    """A folder in which `retrieve_and_rerank.py` has measured: its output, a dictionary, and `reranker-bundle`."""
 
     def make(folder: Path) -> None:
         home = folder / "home"

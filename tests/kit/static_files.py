@@ -16,10 +16,14 @@ class _Quiet(SimpleHTTPRequestHandler):
         """Say nothing of files that are not there."""
 
 
+class _Server(ThreadingHTTPServer):
+    block_on_close = False  # browsers keep connections open on which they never ask
+
+
 @contextmanager
 def serving_files(folder: Path) -> Iterator[str]:
     """Serve the files of a folder; yields its address, without a slash at the end. Links lead out of the folder."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+    with _Server(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
         try:

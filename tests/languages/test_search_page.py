@@ -191,6 +191,8 @@ def test_missing_libraries_damaged_files_and_other_folders(
             "onnx/model.onnx_data is damaged: its SHA-256 is not the one in embedrt.json. Copy the bundle again."
         )
         os.truncate(damaged / "onnx/model.onnx_data", 100)
+        later = (damaged / "onnx/model.onnx_data").stat().st_mtime + 10  # the server compares whole seconds
+        os.utime(damaged / "onnx/model.onnx_data", (later, later))
         assert "has 100 bytes instead of" in failure(browser, f"{url}/index.html?bundle=damaged/&again")
         (damaged / "onnx/model.onnx_data").unlink()
         assert "the server answered 404. Copy the whole bundle" in failure(
@@ -214,7 +216,7 @@ def test_every_field_has_a_label_and_both_color_schemes_have_contrast(page: Page
     tree = page.send("Accessibility.getFullAXTree")["nodes"]
     roles = {"textbox", "searchbox", "combobox", "button"}
     fields = [node for node in tree if node.get("role", {}).get("value") in roles]
-    assert len(fields) >= 8
+    assert len(fields) >= 7
     assert all(node["name"]["value"] for node in fields)
     for scheme in ("light", "dark"):
         page.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])

@@ -100,9 +100,14 @@ def worst(found: Any, expected: Any) -> float:
     return float(max(np.abs(found - expected).max(), norms) / scale)
 
 
-# Every activation is compared with torch by itself as well, in test_activations.py.
+# Every activation is compared with torch by itself as well, in test_activations.py, and every mode in
+# test_prompts_left_out.
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name.startswith("dense, ") else []) for name in CHAINS]
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name.startswith(("dense, ", "pooling ")) else [])
+        for name in CHAINS
+    ],
 )
 def test_chain(transformer: Transformer, name: str, tmp_path: Path, record_error: Any) -> None:
     model = saved([transformer, *CHAINS[name]()], tmp_path / "model")
@@ -135,7 +140,7 @@ def test_prompts_left_out(transformer: Transformer, mode: str, tmp_path: Path, r
     assert worst(embedder.encode(texts), np.stack([model.encode(text) for text in texts])) <= TOLERANCE
 
 
-@pytest.mark.parametrize("layer_start", [0, 4, 6])
+@pytest.mark.parametrize("layer_start", [0, pytest.param(4, marks=pytest.mark.slow), 6])
 def test_weighted_layer_pooling(minilm_source: Path, layer_start: int, tmp_path: Path, record_error: Any) -> None:
     transformer = Transformer.load(str(minilm_source), config_kwargs={"output_hidden_states": True})
     module = WeightedLayerPooling(WIDTH, num_hidden_layers=6, layer_start=layer_start)
