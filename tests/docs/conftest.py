@@ -18,7 +18,7 @@ from tests.kit.shared_folders import shared_folder
 
 @pytest.fixture(autouse=True)
 def _one_core(request: pytest.FixtureRequest) -> None:
-    """A core for each process of the run, and for the commands and pages that it runs: their threads would only spin."""
+    """A core for each process of the run, and for the commands that it runs: their threads would only spin."""
     if request.path.stem != "test_many_cores":
         request.getfixturevalue("one_core")
 
