@@ -15,9 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from embedrt_export import export
 from tests.kit.pages import FOLLOWED, ROOT, text
-from tests.kit.shared_folders import shared_folder
 from tests.kit.tutorials import compare, follow, programs, steps
 
 pytestmark = pytest.mark.skipif(
@@ -32,17 +30,6 @@ SHORTER = {
     "--part-rows 4096": "--part-rows 150",
     "embedrt tune minilm/ --seconds 30": "embedrt tune minilm/ --clear",
 }
-
-
-@pytest.fixture(scope="session")
-def reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of the small cross-encoder of the examples."""
-
-    def run(folder: Path) -> None:
-        subprocess.run([sys.executable, str(ROOT / "examples" / "reranker.py"), str(folder / "model")], check=True)
-        export(folder / "model", folder / "bundle")
-
-    return shared_folder(tmp_path_factory, "tutorials/reranker", run) / "bundle"
 
 
 class Chat(BaseHTTPRequestHandler):
@@ -98,7 +85,7 @@ def test_every_tutorial_runs_from_top_to_bottom(
     words = text(page)
     shorter = dict(SHORTER)
     if "cross-encoder/" in words:
-        models["cross-encoder/ms-marco-MiniLM-L6-v2"] = request.getfixturevalue("reranker")
+        models["cross-encoder/ms-marco-MiniLM-L6-v2"] = request.getfixturevalue("reranked") / "reranker-bundle"
     if "--dtype int8" in words:
         for dtypes in ("int8", "float32,int8"):
             models[f"{MINILM} {dtypes}"] = request.getfixturevalue("minilm_int8_bundle")
