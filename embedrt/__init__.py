@@ -13,6 +13,7 @@ from embedrt.embedder import Embedder
 from embedrt.errors import (
     BulkError,
     BundleError,
+    CompatError,
     DeviceError,
     EmbeddingsError,
     EmbedrtError,
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BulkError",
     "BundleError",
+    "CompatError",
     "CrossEncoder",
     "DeviceError",
     "Difference",

@@ -16,6 +16,8 @@ from tests.kit.clients import Record
 from tests.kit.models import make_model
 
 CLIENT = ("MTEB", mteb.__version__)
+# MTEB itself passes it for models of sentence-transformers.
+pytestmark = pytest.mark.filterwarnings("ignore:The fill_missing parameter is deprecated:DeprecationWarning")
 
 
 def scores(model: Any, task: Any) -> dict[str, Any]:
