@@ -42,7 +42,7 @@ def test_scores_are_those_of_sentence_transformers(
 
 @pytest.mark.parametrize("prompts", [
     {"query": "one cat is ", "document": "two dogs are "},
-    {"STS": "the text is ", "LocalRetrieval-query": "one word is ", "document": "two dogs are "},
+    {"STS": "the text is ", "Retrieval-query": "one word is ", "document": "two dogs are "},
 ], ids=["query and document", "tasks"])  # fmt: skip
 def test_prompts_are_chosen_as_for_sentence_transformers(
     prompts: dict[str, str], tmp_path: Path, record: Record
