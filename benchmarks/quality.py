@@ -131,6 +131,8 @@ def quality_tables(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for record in records:
         yield from heading("Quality", record)
         yield f"- Model: {record['model']}"
+        if record.get("note"):
+            yield f"- Note: {record['note']}"
         yield from (
             f"- {name} failed: {one_line(about['error'])}"
             for name, about in record["engines"].items()

@@ -22,7 +22,7 @@ _INTERVAL = (2.5, 97.5)
 # are clustered at a time.
 _REPETITIONS, _LEARNED, _CLUSTERED = 10, 8, 2048
 _STEPS, _TOLERANCE = 2000, 1e-5
-_ITERATIONS, _GAIN = 100, 1e-4
+_STARTS, _ITERATIONS, _GAIN = 10, 100, 1e-4
 
 
 @dataclass(frozen=True)
@@ -227,8 +227,17 @@ def clustering_score(vectors: Vectors, labels: NDArray[np.int64]) -> Score:
 
 
 def k_means(vectors: Floats, clusters: int, random: np.random.Generator) -> NDArray[np.int64]:
-    """The cluster of every vector, by Lloyd's algorithm from k-means++ (Arthur and Vassilvitskii, 2007)."""
-    centers = _plus_plus(vectors, clusters, random)
+    """The cluster of every vector, by Lloyd's algorithm from k-means++ (Arthur and Vassilvitskii, 2007).
+
+    Of ten starts the one with the smallest sum of squared distances counts: a single start ends in one of several
+    optima, and a change of the last digit of a vector can lead to another one.
+    """
+    tries = (_lloyd(vectors, _plus_plus(vectors, clusters, random)) for _ in range(_STARTS))
+    return min(tries, key=lambda one: one[0])[1]
+
+
+def _lloyd(vectors: Floats, centers: Floats) -> tuple[float, NDArray[np.int64]]:
+    """The sum of squared distances to the centers, and the cluster of every vector."""
     squares = np.einsum("ij,ij->i", vectors, vectors)
     before = np.inf
     for _ in range(_ITERATIONS):
@@ -238,12 +247,12 @@ def k_means(vectors: Floats, clusters: int, random: np.random.Generator) -> NDAr
         if before - cost <= _GAIN * cost:
             break
         before = cost
-        one_hot = assigned[:, None] == np.arange(clusters)
+        one_hot = assigned[:, None] == np.arange(len(centers))
         counts = one_hot.sum(axis=0)
         filled = counts > 0  # an empty cluster keeps its center
         centers = centers.copy()
         centers[filled] = (one_hot.T.astype(np.float64) @ vectors)[filled] / counts[filled, None]
-    return assigned
+    return cost, assigned
 
 
 def _plus_plus(vectors: Floats, clusters: int, random: np.random.Generator) -> Floats:
