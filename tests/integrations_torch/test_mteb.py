@@ -16,8 +16,11 @@ from tests.kit.clients import Record
 from tests.kit.models import make_model
 
 CLIENT = ("MTEB", mteb.__version__)
-# MTEB itself passes it for models of sentence-transformers.
-pytestmark = pytest.mark.filterwarnings("ignore:The fill_missing parameter is deprecated:DeprecationWarning")
+# MTEB itself uses these names for models of sentence-transformers.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The fill_missing parameter is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The `get_sentence_embedding_dimension` method has been:FutureWarning"),
+]
 
 
 def scores(model: Any, task: Any) -> dict[str, Any]:
