@@ -107,9 +107,10 @@ def test_int8_is_the_same_on_kernels_that_cannot_saturate(
         texts = json.loads((bundle / "parity" / "texts.json").read_bytes())
         unbounded = copy_bundle(bundle, tmp_path / name)
         raw = read_raw(unbounded)
-        (variant,) = (one for one in raw["routes"]["default"]["variants"] if one["dtype"] == "int8")
-        assert variant["largest_pair"] == 128
-        variant["largest_pair"] = None
+        for variant in raw["routes"]["default"]["variants"]:
+            if variant["dtype"] == "int8":
+                assert variant["largest_pair"] == 128
+                variant["largest_pair"] = None
         write_raw(unbounded, raw)
         jobs |= {f"{name}, bounded": (bundle, "int8", texts), f"{name}, unbounded": (unbounded, "int8", texts)}
     found = encode(cpu, tmp_path, jobs)
