@@ -11,10 +11,17 @@ from fastembed.common.model_description import ModelSource, PoolingType
 from qdrant_client import QdrantClient, models
 
 from embedrt import Embedder
+from embedrt.integrations import qdrant
 from embedrt.integrations.qdrant import register
 from tests.kit.clients import Record
 
 TEXTS = ["one cat", "two dogs in the river", "the bank", "a short text"]
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No models of other tests, whose folders are gone."""
+    monkeypatch.setattr(qdrant._EmbedrtModels, "choices", {})
 
 
 def filled(name: str) -> QdrantClient:
