@@ -77,7 +77,7 @@ _MULTI_VECTOR_PARTS = {
 _DENSE = _of(_CLASSES, "SentenceTransformer")
 _CROSS = _of(_CLASSES, "CrossEncoder")
 _SPARSE = _of(_CLASSES, "SparseEncoder")
-_MULTI_VECTOR = {**_of(_CLASSES, "MultiVectorEncoder"), **_of("embedrt", "maxsim", "maxsim_pairwise")}
+_MULTI_VECTOR = _of(_CLASSES, "MultiVectorEncoder")
 _MODEL = {"BaseModel": "embedrt.model:Model"}
 
 PROVIDED: dict[str, dict[str, str]] = {
@@ -102,7 +102,7 @@ PROVIDED: dict[str, dict[str, str]] = {
     f"{NAME}.sparse_encoder": _SPARSE,
     f"{NAME}.sparse_encoder.model": _SPARSE,
     f"{NAME}.sparse_encoder.modules": _SPARSE_PARTS,
-    f"{NAME}.multi_vector_encoder": _MULTI_VECTOR,
+    f"{NAME}.multi_vector_encoder": _MULTI_VECTOR | _of("embedrt", "maxsim", "maxsim_pairwise"),
     f"{NAME}.multi_vector_encoder.model": _MULTI_VECTOR,
     f"{NAME}.multi_vector_encoder.modules": _MULTI_VECTOR_PARTS,
     # The places of older releases.
