@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,12 @@ def event_loop() -> Iterator[None]:
     yield
     asyncio.set_event_loop(None)
     loop.close()
+
+
+@pytest.fixture(scope="session")
+def own_minilm_bundle(minilm_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy to make links of: a link changes the time of a file, which another process may be hashing."""
+    return shutil.copytree(minilm_bundle, tmp_path_factory.mktemp("own") / "bundle")
 
 
 @pytest.fixture(scope="session")

@@ -75,17 +75,15 @@ def test_a_library(
     name: str,
     tmp_path: Path,
     own_store: Path,
-    minilm_bundle: Path,
+    own_minilm_bundle: Path,
     reranker_bundle: Path,
     minilm: Embedder,
     record: Record,
 ) -> None:
     client = CLIENTS[name]
-    for model, bundle in {
-        "sentence-transformers--all-MiniLM-L6-v2": minilm_bundle,
-        "reranker": reranker_bundle,
-    }.items():
-        shutil.copytree(bundle, own_store / "bundles" / model, copy_function=os.link)
+    bundles = own_store / "bundles"
+    shutil.copytree(own_minilm_bundle, bundles / "sentence-transformers--all-MiniLM-L6-v2", copy_function=os.link)
+    shutil.copytree(reranker_bundle, bundles / "reranker")
     found = run(name, tmp_path, own_store)
     if name == CROSS_ENCODER:
         expected = CrossEncoder(reranker_bundle).predict([(TEXTS[0], one) for one in TEXTS])

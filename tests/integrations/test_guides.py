@@ -14,10 +14,10 @@ BLOCKS = {title: code for page in INTEGRATION_PAGES for title, code in titled_bl
 @pytest.mark.usefixtures("event_loop")
 @pytest.mark.parametrize("title", [one for one in BLOCKS if one not in (*TORCH_BLOCKS, *CLUSTER_BLOCKS)])
 def test_a_block_runs(
-    title: str, minilm_bundle: Path, reranker_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    title: str, own_minilm_bundle: Path, reranker_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, bundle in {"bundle": minilm_bundle, "reranker": reranker_bundle}.items():
-        shutil.copytree(bundle, tmp_path / name, copy_function=os.link)
+    shutil.copytree(own_minilm_bundle, tmp_path / "bundle", copy_function=os.link)
+    shutil.copytree(reranker_bundle, tmp_path / "reranker")
     monkeypatch.chdir(tmp_path)
     exec(compile(BLOCKS[title], title, "exec"), {"__name__": "__main__"})
 
