@@ -85,7 +85,8 @@ def test_urls_with_spaces_and_options(folder: Path) -> None:
 
 
 def test_urls_of_fsspec(folder: Path) -> None:
-    fsspec = pytest.importorskip("fsspec")
+    import fsspec  # huggingface-hub needs it, so it is there
+
     memory = fsspec.filesystem("memory")
     memory.pipe("/data/x.txt", b"a\nb\n")
     (file,) = find(["memory://data/x.txt"], None, folder)
