@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 OnError = Literal["fail", "null", "skip"]
-"""What becomes of a row that cannot be read or computed: the job fails, its vector is null, or it is left out."""
+"""Treatment of a row that cannot be read or computed: the job fails, its vector is null, or it is left out."""
 LongTexts = Literal["truncate", "error", "mean", "chunks"]
-"""What becomes of a text that is too long: truncated, an error, the mean of its windows, or a row for each window."""
+"""Treatment of a text that is too long: truncated, an error, the mean of its windows, or a row for each window."""
 VectorType = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 PartFormat = Literal["parquet", "arrow", "jsonl", "npy", "lance"]
 Dedupe = Literal["none", "window", "all"]
